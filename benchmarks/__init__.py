@@ -1,0 +1,1 @@
+"""Measurements: one file asks one question and writes one report."""

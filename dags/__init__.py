@@ -1,0 +1,1 @@
+"""Airflow wiring: which stage runs when. Nothing here computes."""

@@ -1,0 +1,1 @@
+"""Feast: the definitions of the features, their quality gate and their way into the online store."""

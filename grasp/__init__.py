@@ -1,0 +1,1 @@
+"""The vocabulary every part of the system shares: settings, tables, versions, stages, the release manifest."""

@@ -1,0 +1,34 @@
+"""Days: UTC dates written as `YYYY-MM-DD`, the unit every job works on."""
+
+import argparse
+from datetime import UTC, date, datetime, time, timedelta
+
+
+def parse_day(text: str) -> str:
+    """Check that `text` is a calendar day; raises `ValueError` that shows it."""
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise ValueError(f"{text!r} is not a day: write YYYY-MM-DD") from None
+
+
+def day_argument(text: str) -> str:
+    """`parse_day` for argparse, so that a wrong `--day` ends in a usage message."""
+    try:
+        return parse_day(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def start_of(day: str) -> datetime:
+    """First moment of the day, UTC."""
+    return datetime.combine(date.fromisoformat(day), time.min, UTC)
+
+
+def end_of(day: str) -> datetime:
+    """Last microsecond of the day, UTC: the knowledge cutoff of every feature of that day."""
+    return start_of(day) + timedelta(days=1) - timedelta(microseconds=1)
+
+
+def plus_days(day: str, num_days: int) -> str:
+    return (date.fromisoformat(day) + timedelta(days=num_days)).isoformat()

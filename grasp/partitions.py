@@ -1,0 +1,78 @@
+"""Where a table's partition lies and what it holds, without reading any data.
+
+Beside its parquet files every partition carries `_content.json`: the number of rows and a hash of the rows. Two
+partitions with one hash hold the same rows, whatever their files look like; stages compare these hashes to see
+whether anything changed.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from grasp.tables import Table
+
+CONTENT_FILE = "_content.json"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What one partition holds. `hash` ignores row order, file layout and `computed_at`."""
+
+    num_rows: int
+    hash: str
+
+
+class MissingPartitionError(FileNotFoundError):
+    """A table has no data for the asked day; the message names table, day and how to make it."""
+
+
+def table_path(lake: Path, table: Table, version: str | None) -> Path:
+    if (table.versioned_by is None) != (version is None):
+        raise ValueError(f"{table.name} is versioned by {table.versioned_by}, got version {version!r}")
+    return lake / table.name / f"version={version}" if version else lake / table.name
+
+
+def partition_path(lake: Path, table: Table, version: str | None, day: str) -> Path:
+    return table_path(lake, table, version) / f"day={day}"
+
+
+def days(lake: Path, table: Table, version: str | None, until: str | None = None) -> list[str]:
+    """Days that have a complete partition, in order, up to and including `until`."""
+    found = sorted(
+        path.parent.name.removeprefix("day=") for path in table_path(lake, table, version).glob(f"day=*/{CONTENT_FILE}")
+    )
+    return [day for day in found if until is None or day <= until]
+
+
+def latest_day(lake: Path, table: Table, version: str | None, until: str | None = None) -> str | None:
+    found = days(lake, table, version, until)
+    return found[-1] if found else None
+
+
+def read_content(partition: Path) -> Content | None:
+    """What the partition holds, or None when it does not exist."""
+    file = partition / CONTENT_FILE
+    return Content(**json.loads(file.read_text())) if file.exists() else None
+
+
+def write_content(partition: Path, content: Content) -> None:
+    (partition / CONTENT_FILE).write_text(json.dumps(asdict(content)))
+
+
+def require_partition(lake: Path, table: Table, version: str | None, day: str) -> Path:
+    """The partition's folder; raises `MissingPartitionError` when the day was never written."""
+    path = partition_path(lake, table, version, day)
+    if not (path / CONTENT_FILE).exists():
+        known = days(lake, table, version)
+        have = f"it has {known[0]} to {known[-1]}" if known else "it has no day yet"
+        raise MissingPartitionError(
+            f"table {table.name} has no partition for {day} ({have}); run daily_refresh for {day}"
+        )
+    return path
+
+
+def state_hashes(lake: Path, table: Table, version: str | None, day: str) -> dict[str, str]:
+    """Content hashes a stage of `day` depends on: all days up to it for a delta table, else the day alone."""
+    wanted = days(lake, table, version, until=day) if table.delta else [day]
+    contents = {each: read_content(partition_path(lake, table, version, each)) for each in wanted}
+    return {each: content.hash for each, content in contents.items() if content}

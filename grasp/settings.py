@@ -1,0 +1,160 @@
+"""Where things are and how much is allowed: one frozen object, read from `GRASP_*` variables.
+
+`Settings.load()` is called once at the start of every command. A missing, wrong or misspelt variable raises
+`SettingsError` with the variable's name before any work is done. What a training run *is* lives in
+`training/recipes.py`, what a feature *means* in `grasp/tables.py` and `feature_repo/features.py`.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PREFIX = "GRASP_"
+ROOT = Path(__file__).resolve().parents[1]
+
+# Read by make, the tests and the benchmarks, not by the system itself.
+OUTSIDE_SETTINGS = {"GRASP_DATA", "GRASP_REQUIRE_ALL", "GRASP_PYTHON", "GRASP_TORCH_INDEX"}
+
+
+class SettingsError(ValueError):
+    """A `GRASP_*` variable is missing, wrong or unknown; the message names it."""
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    if moment is not None and moment.tzinfo is None:
+        raise ValueError("a time needs its zone, for example 1998-04-22T23:59:59Z")
+    return moment.astimezone(UTC) if moment else None
+
+
+AwareTime = Annotated[datetime | None, AfterValidator(_utc)]
+
+
+class Settings(BaseModel):
+    """All settings. The field `lake` is the variable `GRASP_LAKE`, and so on; descriptions are the help texts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(description="Folder for everything the system writes; the only required setting.")
+    source: Path = Field(description="Folder with interactions, items and optional users (docs/data.md).")
+    lake: Path = Field(description="Folder of the day-partitioned parquet tables, seen by every Spark worker.")
+    releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
+    data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
+    feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
+    mlflow_uri: str = Field(description="MLflow tracking store, as a database URI.")
+
+    now: AwareTime = Field(None, description="The clock for ages and freshness; the wall clock when unset.")
+
+    llm: Path = Field(description="Folder of the language model: Hugging Face files or one GGUF file.")
+    llm_budget: int = Field(
+        75, ge=0, description="Most generations paid for in one day, half for items and half for users."
+    )
+    llm_batch_size: int = Field(8, ge=1, le=256, description="Prompts generated together in one Spark worker.")
+    llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")
+    user_history_holdout: int = Field(
+        0, ge=0, description="Latest interactions a user's description must not see; 1 is `train_minus_last`."
+    )
+    hidden_attributes: tuple[str, ...] = Field(
+        ("asin", "zip_code", "url", "image"), description="Attributes that never enter a description."
+    )
+    encoder: Path = Field(description="Folder of the sentence-transformers encoder.")
+    encoder_batch_size: int = Field(64, ge=1, le=1024, description="Texts encoded together in one Spark worker.")
+
+    milvus_uri: str = Field(description="Milvus server URI, or a folder ending in .db for Milvus-Lite.")
+    milvus_token: str = Field("", repr=False, description="Token of the Milvus server; empty for Milvus-Lite.")
+    neighbour_backend: Literal["exact", "milvus"] = Field(
+        "exact", description="Who searches neighbours: exact (FAISS in memory) or milvus."
+    )
+    num_neighbours: int = Field(10, ge=1, le=1000, description="Neighbours averaged per user and item (k).")
+
+    late_days: int = Field(7, ge=0, description="How many days an event may arrive late and still be ingested.")
+    min_day_interactions: int = Field(
+        1, ge=0, description="Fewest interactions of a day for it to be published; 0 allows an empty day."
+    )
+    max_quarantine_share: float = Field(
+        0.05, ge=0, le=1, description="Largest share of source rows that may be quarantined before the day fails."
+    )
+    max_fallback_share: float = Field(
+        1.0, ge=0, le=1, description="Largest share of descriptions built from facts before the gate stops the day."
+    )
+    max_feature_age_hours: float = Field(48, gt=0, description="Features older than this count as stale.")
+    evaluation_days: int = Field(7, ge=1, description="Days between a training cutoff and the day it is judged on.")
+    retrain_every_days: int = Field(7, ge=1, description="The model is retrained when it is this old.")
+
+    spark_master: str = Field("local[2]", description="Spark master of the embedded connection `spark_default`.")
+    spark_memory: str = Field("3g", pattern=r"^\d+[mg]$", description="Memory of a Spark driver.")
+    num_threads: int = Field(2, ge=1, description="Threads of training; serving and Spark workers use one each.")
+
+    host: str = Field("127.0.0.1", description="Address the HTTP server binds to.")
+    port: int = Field(8100, ge=1, le=65535, description="Port of the HTTP server.")
+    airflow_port: int = Field(8180, ge=1, le=65535, description="Port of the Airflow UI (make airflow).")
+    lookup_timeout_ms: float = Field(200, gt=0, description="A slower feature lookup gives the popular fallback.")
+    redis: str = Field("localhost:6379", description="Redis of the production feature store configuration.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_places(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Everything that is written lies under `home` unless it is told otherwise."""
+        if not given.get("home"):
+            return given
+        home = Path(given["home"]).expanduser().resolve()
+        places = {
+            "source": home / "source" / "movielens-100k",
+            "lake": home / "lake",
+            "releases": home / "releases",
+            "data_docs": home / "data_docs",
+            "feature_store_yaml": ROOT / "feature_repo" / "feature_store.yaml",
+            "mlflow_uri": f"sqlite:///{home}/mlflow.db",
+            "llm": home / "models" / "smollm2-135m-instruct",
+            "encoder": home / "models" / "all-minilm-l6-v2",
+            "milvus_uri": f"{home}/milvus.db",
+        }
+        resolved = {
+            name: Path(value).expanduser().resolve() if isinstance(places.get(name), Path) else value
+            for name, value in given.items()
+        }
+        return places | resolved | {"home": home}
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read and validate every `GRASP_*` variable; raises `SettingsError` that names the wrong ones."""
+        environ = os.environ if environ is None else environ
+        given: dict[str, Any] = {}
+        for variable, value in environ.items():
+            if not variable.startswith(PREFIX) or variable in OUTSIDE_SETTINGS or value == "":
+                continue
+            name = variable.removeprefix(PREFIX).lower()
+            if name not in cls.model_fields:
+                near = difflib.get_close_matches(name, cls.model_fields, n=1)
+                hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
+                raise SettingsError(f"{variable} is not a setting{hint}")
+            given[name] = tuple(value.split(",")) if name == "hidden_attributes" else value
+        if "home" not in given:
+            raise SettingsError(
+                "GRASP_HOME is not set: name the folder the system may write to, e.g. GRASP_HOME=.grasp"
+            )
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            wrong = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+            raise SettingsError("; ".join(wrong)) from None
+
+    def clock(self) -> datetime:
+        """The one clock (UTC): `GRASP_NOW` when set, else the wall clock."""
+        return self.now or datetime.now(UTC)
+
+    def variables(self) -> dict[str, str]:
+        """The same settings as `GRASP_*` variables, complete, for child processes and `feature_store.yaml`."""
+        result = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                value = ",".join(value)
+            elif isinstance(value, datetime):
+                value = value.isoformat()
+            result[PREFIX + name.upper()] = "" if value is None else str(value)
+        return result

@@ -1,0 +1,191 @@
+"""Stages of the daily refresh: what each reads and writes, and whether its inputs changed since it last ran.
+
+A stage that finishes leaves a stamp for its day: a fingerprint over the code, the settings it depends on and the
+content hashes of the tables it reads, plus the hashes of what it wrote. A stage whose stamp still holds need not
+run again, and the DAG skips it before Spark starts.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from grasp import partitions, tables
+from grasp.settings import ROOT, Settings
+from grasp.tables import Table
+from grasp.versions import Versions, digest, file_sha256
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a day. `settings` names the settings that change its result beside the versions."""
+
+    name: str
+    code: str  # folder whose source belongs to the fingerprint
+    reads: tuple[Table, ...]
+    writes: tuple[Table, ...]
+    settings: tuple[str, ...] = ()
+    reads_source: bool = False
+    uses: tuple[str, ...] = ()  # versions: prompt, llm, embedding, feature
+
+
+_ITEM_STATE = (tables.ITEMS,)
+_USER_STATE = (tables.ITEMS, tables.USERS, tables.INTERACTIONS)
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "ingest",
+            "spark_jobs",
+            reads=(),
+            writes=(tables.INTERACTIONS, tables.ITEMS, tables.USERS, tables.QUARANTINE),
+            settings=("source", "late_days", "max_quarantine_share"),
+            reads_source=True,
+        ),
+        Stage(
+            "describe_items",
+            "spark_jobs",
+            # The ledger is no input: reading what was paid for never changes what a text is built from.
+            reads=(tables.ITEMS, tables.INTERACTIONS),
+            writes=(tables.ITEM_DESCRIPTION,),
+            settings=("llm_budget", "llm_max_new_tokens", "hidden_attributes"),
+            uses=("llm", "prompt"),
+        ),
+        Stage(
+            "describe_users",
+            "spark_jobs",
+            reads=_USER_STATE,
+            writes=(tables.USER_DESCRIPTION,),
+            settings=("llm_budget", "llm_max_new_tokens", "hidden_attributes", "user_history_holdout"),
+            uses=("llm", "prompt"),
+        ),
+        Stage(
+            "embed_descriptions",
+            "spark_jobs",
+            reads=(tables.ITEM_DESCRIPTION, tables.USER_DESCRIPTION),
+            writes=(tables.ITEM_EMBEDDING, tables.USER_EMBEDDING),
+            settings=("milvus_uri",),
+            uses=("embedding",),
+        ),
+        Stage(
+            "find_neighbours",
+            "spark_jobs",
+            reads=(tables.ITEM_EMBEDDING, tables.USER_EMBEDDING),
+            writes=(tables.ITEM_NEIGHBOURS, tables.USER_NEIGHBOURS),
+            settings=("num_neighbours", "neighbour_backend"),
+            uses=("feature",),
+        ),
+        Stage(
+            "aggregate_neighbours",
+            "spark_jobs",
+            reads=(tables.ITEM_NEIGHBOURS, tables.USER_NEIGHBOURS, tables.ITEM_EMBEDDING, tables.USER_EMBEDDING),
+            writes=(tables.ITEM_NEIGHBOUR_FEATURES, tables.USER_NEIGHBOUR_FEATURES),
+            uses=("feature",),
+        ),
+        Stage(
+            "build_features",
+            "spark_jobs",
+            reads=(
+                tables.INTERACTIONS,
+                tables.ITEMS,
+                tables.USERS,
+                tables.ITEM_DESCRIPTION,
+                tables.USER_DESCRIPTION,
+                tables.ITEM_EMBEDDING,
+                tables.USER_EMBEDDING,
+                tables.ITEM_NEIGHBOUR_FEATURES,
+                tables.USER_NEIGHBOUR_FEATURES,
+            ),
+            writes=(tables.ITEM_FEATURES, tables.USER_FEATURES),
+            uses=("feature",),
+        ),
+        Stage(
+            "check_quality",
+            "feature_repo",
+            reads=(
+                tables.INTERACTIONS,
+                tables.ITEM_DESCRIPTION,
+                tables.USER_DESCRIPTION,
+                tables.ITEM_EMBEDDING,
+                tables.USER_EMBEDDING,
+                tables.ITEM_FEATURES,
+                tables.USER_FEATURES,
+            ),
+            writes=(),
+            settings=("max_fallback_share", "max_feature_age_hours", "now"),
+            uses=("feature",),
+        ),
+    )
+}
+
+
+@cache
+def _code_hash(folder: str) -> str:
+    files = sorted(
+        [*(ROOT / folder).glob("**/*.py"), *(ROOT / folder).glob("**/*.txt"), *(ROOT / "grasp").glob("*.py")]
+    )
+    return digest({str(path.relative_to(ROOT)): file_sha256(path) for path in files})
+
+
+def _source_state(source: Path) -> list[list[object]]:
+    """Every file of the source folder with size and time of change: a cheap sign of new data."""
+    files = sorted(path for path in source.glob("**/*") if path.is_file())
+    return [[str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def _hashes(
+    settings: Settings, versions: Versions, stage_tables: Sequence[Table], day: str
+) -> dict[str, dict[str, str]]:
+    return {
+        table.name: partitions.state_hashes(settings.lake, table, versions.of(table.versioned_by), day)
+        for table in stage_tables
+    }
+
+
+def fingerprint(settings: Settings, name: str, day: str) -> str:
+    """sha256 over everything the stage's result of that day depends on."""
+    stage, versions = STAGES[name], Versions(settings)
+    variables = settings.variables()
+    return digest(
+        {
+            "stage": name,
+            "day": day,
+            "code": _code_hash(stage.code),
+            "settings": {key: variables[f"GRASP_{key.upper()}"] for key in stage.settings},
+            "versions": [_version(versions, key) for key in stage.uses],
+            "source": _source_state(settings.source) if stage.reads_source else [],
+            "inputs": _hashes(settings, versions, stage.reads, day),
+        }
+    )
+
+
+def _version(versions: Versions, name: str) -> str | None:
+    if name == "prompt":
+        return digest([versions.prompt("item"), versions.prompt("user")])
+    return versions.llm if name == "llm" else versions.of(name)
+
+
+def _stamp_file(settings: Settings, name: str, day: str) -> Path:
+    return settings.home / "stages" / name / f"{day}.json"
+
+
+def is_current(settings: Settings, name: str, day: str) -> bool:
+    """True when the stage ran for this day with these inputs and what it wrote is still there."""
+    file = _stamp_file(settings, name, day)
+    if not file.exists():
+        return False
+    stamp = json.loads(file.read_text())
+    written = _hashes(settings, Versions(settings), STAGES[name].writes, day)
+    return stamp == {"fingerprint": fingerprint(settings, name, day), "outputs": written} and all(
+        written[table.name] for table in STAGES[name].writes
+    )
+
+
+def stamp(settings: Settings, name: str, day: str, before: str) -> None:
+    """Record that the stage finished. `before` is its fingerprint taken before it read anything."""
+    file = _stamp_file(settings, name, day)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    outputs = _hashes(settings, Versions(settings), STAGES[name].writes, day)
+    file.write_text(json.dumps({"fingerprint": before, "outputs": outputs}))

@@ -1,0 +1,241 @@
+"""Every table, defined once: its key, its columns with types and meaning, and how it is partitioned.
+
+All tables are parquet under `GRASP_LAKE`. A plain table lies at `<name>/day=<day>`. A versioned table lies at
+`<name>/version=<version>/day=<day>`, so that vectors of two encoders, or features of two definitions, can never
+be read together. *Delta* tables hold what happened on a day; all others hold the state as of the end of a day.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    type: str  # Spark SQL type
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    meaning: str
+    versioned_by: str | None = None  # None, "embedding" or "feature": which version partitions it
+    delta: bool = False  # True: one day's events; False: the state as of the day's end
+
+    @property
+    def ddl(self) -> str:
+        """The schema as Spark reads it, for example `user_id string, age int`."""
+        return ", ".join(f"{column.name} {column.type}" for column in self.columns)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+
+def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(*row) for row in rows)
+
+
+COMPUTED_AT = ("computed_at", "timestamp", "when the row's content last changed, by the one clock")
+
+INTERACTIONS = Table(
+    "interactions",
+    ("user_id", "event_time", "row_number"),
+    _columns(
+        ("user_id", "string", "who"),
+        ("item_id", "string", "with what"),
+        ("event_time", "timestamp", "when, UTC"),
+        ("row_number", "bigint", "order of the source; breaks ties between equal times"),
+    ),
+    "What users did, one partition per event day.",
+    delta=True,
+)
+
+ITEMS = Table(
+    "items",
+    ("item_id",),
+    _columns(
+        ("item_id", "string", "key"),
+        ("title", "string", "name shown to people; may be empty"),
+        ("attributes", "map<string,string>", "further facts by name, lists joined with ', '"),
+    ),
+    "The catalogue as known on the day.",
+)
+
+USERS = Table(
+    "users",
+    ("user_id",),
+    _columns(
+        ("user_id", "string", "key"),
+        ("attributes", "map<string,string>", "known facts by name, such as age or occupation; may be empty"),
+    ),
+    "Users with at least one interaction up to the end of the day.",
+)
+
+QUARANTINE = Table(
+    "quarantine",
+    ("source_file", "source_row"),
+    _columns(
+        ("source_table", "string", "interactions, items or users"),
+        ("source_file", "string", "file the row came from"),
+        ("source_row", "bigint", "1-based data row in that file"),
+        ("reason", "string", "why the row was refused"),
+        ("record", "string", "the row as JSON"),
+    ),
+    "Rows that ingestion refused on the day, with the reason.",
+)
+
+
+def _description(entity: str) -> Table:
+    return Table(
+        f"{entity}_description",
+        (f"{entity}_id",),
+        _columns(
+            (f"{entity}_id", "string", "key"),
+            ("description", "string", "the text that is encoded"),
+            ("source", "string", "llm, or facts for the deterministic description"),
+            ("fallback_reason", "string", "why facts were used: budget, or what the validator found; null for llm"),
+            ("prompt_version", "string", "version of the prompt and of the facts template"),
+            ("model_revision", "string", "language model and revision that wrote or would have written it"),
+            ("input_hash", "string", "sha256 of the canonical facts the text is built from"),
+            ("description_hash", "string", "sha256 of the description"),
+            COMPUTED_AT,
+        ),
+        f"One description per {entity}, as of the end of the day.",
+    )
+
+
+def _generation(entity: str) -> Table:
+    return Table(
+        f"{entity}_generation",
+        ("generation_key",),
+        _columns(
+            ("generation_key", "string", "sha256 of prompt version, model revision, decoding and canonical input"),
+            (f"{entity}_id", "string", f"the {entity} it was first paid for"),
+            ("prompt_version", "string", "version of the prompt"),
+            ("model_revision", "string", "language model and revision"),
+            ("output", "string", "what the model wrote, untouched"),
+            ("description", "string", "the cleaned text; null when it was refused"),
+            ("refusal_reason", "string", "what the validator found; null when accepted"),
+            ("num_input_tokens", "int", "tokens of the prompt"),
+            ("num_output_tokens", "int", "tokens written"),
+            ("seconds", "double", "share of the batch's wall time"),
+        ),
+        f"Ledger of every paid generation for {entity}s, refused ones included; never paid twice.",
+        delta=True,
+    )
+
+
+def _embedding(entity: str) -> Table:
+    return Table(
+        f"{entity}_embedding",
+        (f"{entity}_id",),
+        _columns(
+            (f"{entity}_id", "string", "key"),
+            ("semantic_embedding", "array<float>", "unit vector of the description"),
+            ("description_hash", "string", "which description was encoded"),
+            COMPUTED_AT,
+        ),
+        f"Semantic embedding of every {entity}.",
+        versioned_by="embedding",
+    )
+
+
+def _neighbours(entity: str) -> Table:
+    return Table(
+        f"{entity}_neighbours",
+        (f"{entity}_id", "rank"),
+        _columns(
+            (f"{entity}_id", "string", "key"),
+            ("neighbour_id", "string", "a near one, never itself"),
+            ("similarity", "float", "cosine of the two semantic embeddings"),
+            ("rank", "int", "1 is nearest; ties by id"),
+        ),
+        f"The k nearest {entity}s by semantic embedding.",
+        versioned_by="feature",
+    )
+
+
+def _neighbour_features(entity: str) -> Table:
+    return Table(
+        f"{entity}_neighbour_features",
+        (f"{entity}_id",),
+        _columns(
+            (f"{entity}_id", "string", "key"),
+            ("neighbour_embedding", "array<float>", "mean of the neighbours' semantic embeddings"),
+            ("neighbour_ids", "array<string>", "neighbours, nearest first"),
+            ("neighbour_similarities", "array<float>", "their similarities, same order"),
+        ),
+        f"Each {entity}'s neighbours summarised as one vector.",
+        versioned_by="feature",
+    )
+
+
+def _features(entity: str, own: tuple[tuple[str, str, str], ...]) -> Table:
+    return Table(
+        f"{entity}_features",
+        (f"{entity}_id",),
+        _columns(
+            (f"{entity}_id", "string", "key"),
+            ("event_timestamp", "timestamp", "end of the day: what the row may know"),
+            *own,
+            ("is_tail", "bigint", "1 in the tail popularity group, 0 in the head"),
+            ("semantic_embedding", "array<float>", "unit vector of the description"),
+            ("neighbour_embedding", "array<float>", "mean of the neighbours' semantic embeddings"),
+            ("neighbour_ids", "array<string>", "neighbours, nearest first"),
+            ("neighbour_similarities", "array<float>", "their similarities, same order"),
+            ("description", "string", "the text that was encoded"),
+            ("source", "string", "llm or facts"),
+            ("prompt_version", "string", "version of the prompt"),
+            ("model_revision", "string", "language model and revision"),
+            ("embedding_version", "string", "encoder, revision, pooling and description version"),
+            ("feature_version", "string", "embedding version and how neighbours are aggregated"),
+            COMPUTED_AT,
+        ),
+        f"What the ranker and analysts know of each {entity}; the offline side of the Feast view.",
+        versioned_by="feature",
+    )
+
+
+ITEM_DESCRIPTION, USER_DESCRIPTION = _description("item"), _description("user")
+ITEM_GENERATION, USER_GENERATION = _generation("item"), _generation("user")
+ITEM_EMBEDDING, USER_EMBEDDING = _embedding("item"), _embedding("user")
+ITEM_NEIGHBOURS, USER_NEIGHBOURS = _neighbours("item"), _neighbours("user")
+ITEM_NEIGHBOUR_FEATURES, USER_NEIGHBOUR_FEATURES = _neighbour_features("item"), _neighbour_features("user")
+ITEM_FEATURES = _features(
+    "item",
+    (
+        ("title", "string", "name shown to people"),
+        ("popularity", "bigint", "distinct users up to the end of the day"),
+    ),
+)
+USER_FEATURES = _features(
+    "user",
+    (
+        ("sequence", "array<string>", "the last 100 item ids up to the end of the day, oldest first"),
+        ("num_interactions", "bigint", "interactions up to the end of the day"),
+    ),
+)
+
+MAX_SEQUENCE_LENGTH = 100  # items of a user that features and ranker look at
+
+ALL = (
+    INTERACTIONS,
+    ITEMS,
+    USERS,
+    QUARANTINE,
+    ITEM_GENERATION,
+    USER_GENERATION,
+    ITEM_DESCRIPTION,
+    USER_DESCRIPTION,
+    ITEM_EMBEDDING,
+    USER_EMBEDDING,
+    ITEM_NEIGHBOURS,
+    USER_NEIGHBOURS,
+    ITEM_NEIGHBOUR_FEATURES,
+    USER_NEIGHBOUR_FEATURES,
+    ITEM_FEATURES,
+    USER_FEATURES,
+)

@@ -1,0 +1,122 @@
+"""Versions: what must never be mixed, each a short name that changes whenever its meaning changes.
+
+model revision      a model folder's content
+prompt version      the text of a prompt and its facts template
+embedding version   encoder revision + pooling + normalisation + what the descriptions are
+feature version     embedding version + how neighbours are searched and averaged + the feature definition
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from grasp.settings import Settings
+
+# Raise by hand when a feature's meaning changes: its columns, units or how it is computed.
+FEATURE_DEFINITION = "1"
+# Raise with any change of a prompt, of a facts template or of the validator's rules.
+PROMPT_VERSIONS = {"item": "item-1", "user": "user-1"}
+
+_EDGE_BYTES = 1 << 20
+
+
+def digest(value: object) -> str:
+    """sha256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_revision(folder: Path) -> str:
+    """Name a model folder's content, such as `all_minilm_l6_v2-1f2e3d4c`.
+
+    Each file counts with its name, its size and its first and last mebibyte: enough to tell two releases of a
+    model apart without reading fifteen gigabytes before each job. Raises `FileNotFoundError` for an empty folder.
+    """
+    files = sorted(path for path in folder.glob("**/*") if path.is_file()) if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no model: run `make setup` or set GRASP_LLM / GRASP_ENCODER")
+    content = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        content.update(f"{path.relative_to(folder)}\0{size}\0".encode())
+        with path.open("rb") as file:
+            content.update(file.read(_EDGE_BYTES))
+            if size > 2 * _EDGE_BYTES:
+                file.seek(-_EDGE_BYTES, 2)
+            content.update(file.read(_EDGE_BYTES))
+    return f"{_plain(folder.name)}-{content.hexdigest()[:8]}"
+
+
+def _plain(text: str) -> str:
+    """Letters, digits and underscores only, as Milvus and Feast want their names."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions that a set of settings stands for; computed when first asked for."""
+
+    settings: Settings
+
+    @cached_property
+    def llm(self) -> str:
+        return model_revision(self.settings.llm)
+
+    @cached_property
+    def encoder(self) -> str:
+        return model_revision(self.settings.encoder)
+
+    def prompt(self, entity: str) -> str:
+        """Prompt version of `item` or `user`, with every setting that changes what a prompt says."""
+        parts = [PROMPT_VERSIONS[entity]]
+        hidden = sorted(self.settings.hidden_attributes)
+        parts.append(digest([hidden, self.settings.llm_max_new_tokens])[:6])
+        if entity == "user" and self.settings.user_history_holdout:
+            parts.append(f"minus{self.settings.user_history_holdout}")
+        return "-".join(parts)
+
+    @cached_property
+    def embedding(self) -> str:
+        """For example `all_minilm_l6_v2_1f2e3d4c5b6a`; names the Milvus collections."""
+        meaning = [
+            self.encoder,
+            "sentence-transformers pooling",
+            "unit norm",
+            self.prompt("item"),
+            self.prompt("user"),
+            self.llm,
+        ]
+        return f"{_plain(self.settings.encoder.name)}_{digest(meaning)[:12]}"
+
+    @cached_property
+    def feature(self) -> str:
+        """For example `v1_0a1b2c3d`; names the Feast project and the feature tables' partitions."""
+        meaning = [FEATURE_DEFINITION, self.embedding, self.settings.num_neighbours, "mean"]
+        return f"v{FEATURE_DEFINITION}_{digest(meaning)[:8]}"
+
+    def of(self, versioned_by: str | None) -> str | None:
+        """The version that partitions a table (`Table.versioned_by`)."""
+        return {None: None, "embedding": self.embedding, "feature": self.feature}[versioned_by]
+
+
+def feast_project(feature_version: str) -> str:
+    """Features of two versions live in two Feast projects, so that old ones serve until new ones are complete."""
+    return f"grasp_{feature_version}"
+
+
+def feature_service(feature_version: str) -> str:
+    """The feature service a model of this feature version trains with and is served from."""
+    return f"ranker_{feature_version}"
+
+
+def collection(entity: str, embedding_version: str) -> str:
+    """Name of the Milvus collection that holds one entity's vectors of one version."""
+    return f"{entity}_embedding_{embedding_version}"

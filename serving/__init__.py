@@ -1,0 +1,1 @@
+"""Online: one release, one feature lookup, scores with reasons."""

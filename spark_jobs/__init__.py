@@ -1,0 +1,1 @@
+"""Batch jobs: one file is one job and fills one kind of table."""

@@ -1,0 +1,100 @@
+"""What many tests share: settings of a temporary home, one Spark session for the whole run, a lake."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from grasp.environment import process_environment
+from grasp.settings import ROOT, Settings
+
+FIXED_NOW = "1998-03-02T00:00:00Z"
+
+
+def make_settings(home: Path, **changed: object) -> Settings:
+    """Settings of a throw-away home with a tiny model folder of each kind, so that versions have a name."""
+    for name in ("llm", "encoder"):
+        folder = home / "models" / f"tiny-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+    places: dict[str, object] = {
+        "home": str(home),
+        "now": FIXED_NOW,
+        "llm": str(home / "models" / "tiny-llm"),
+        "encoder": str(home / "models" / "tiny-encoder"),
+    }
+    return Settings(**(places | changed))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return make_settings(tmp_path)
+
+
+@pytest.fixture
+def settings_with(tmp_path: Path) -> Callable[..., Settings]:
+    """`settings_with(num_neighbours=2)`: the same home, some settings changed."""
+    return lambda **changed: make_settings(tmp_path, **changed)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """One Spark session for the whole run: starting it costs about fifteen seconds."""
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["SPARK_CONF_DIR"] = str(ROOT / "spark_jobs" / "conf")
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    from pyspark.sql import SparkSession
+
+    from spark_jobs.lake import spark_session
+
+    builder = SparkSession.builder.master("local[2]").config("spark.sql.shuffle.partitions", "2")
+    builder.config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse"))).getOrCreate()
+    session = spark_session("tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def lake(spark: object, settings: Settings) -> object:
+    from spark_jobs.lake import Lake
+
+    return Lake(spark, settings)
+
+
+@pytest.fixture
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables for a child process that works on the temporary home."""
+    return process_environment(settings)
+
+
+def _missing(reason: str) -> NoReturn:
+    """Skip by name, or fail where everything is required (CI)."""
+    if os.environ.get("GRASP_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason}, and GRASP_REQUIRE_ALL=1")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def require_program() -> Callable[[str, str], str]:
+    """`require_program("redis-server", "redis-server")`: path of a program from a Debian package."""
+
+    def find(name: str, package: str) -> str:
+        return shutil.which(name) or _missing(f"{name} is not installed (Debian package {package})")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def model_folders() -> tuple[Path, Path]:
+    """Folders of the real language model and encoder, as `make setup` leaves them under GRASP_HOME."""
+    home = Path(os.environ.get("GRASP_HOME", ROOT / ".grasp")).resolve()
+    folders = (home / "models" / "smollm2-135m-instruct", home / "models" / "all-minilm-l6-v2")
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    return _missing(f"{', '.join(missing)} missing: run `make setup`") if missing else folders

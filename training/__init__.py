@@ -1,0 +1,1 @@
+"""The ranker: its data set, model, training loop, evaluation and promotion gate."""
