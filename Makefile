@@ -1,0 +1,47 @@
+# Every target is a line or two that call a module; `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+export GRASP_HOME ?= $(CURDIR)/.grasp
+GRASP_PYTHON ?= python3.11
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+RUN := $(PYTHON) -m grasp.environment
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help setup demo test check serve airflow sql clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraints.txt requirements/install.sh
+	@GRASP_PYTHON=$(GRASP_PYTHON) bash requirements/install.sh $(VENV)
+	@touch $@
+
+setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data
+	@$(RUN) $(PYTHON) -m spark_jobs.fetch
+
+demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER runs it on your own data
+	@$(RUN) $(PYTHON) -m serving.demo $(if $(DATA),--data "$(DATA)")
+
+test: setup ## the whole test-suite
+	@$(RUN) $(PYTHON) -m pytest
+
+check: $(INSTALLED) ## ruff, mypy, import rules and the fast tests
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+	@$(RUN) $(PYTHON) -m pytest -q -m "not spark and not models and not integration and not e2e"
+
+serve: $(INSTALLED) ## HTTP server for the release in force
+	@$(RUN) $(PYTHON) -m serving.app
+
+airflow: $(INSTALLED) ## Airflow with its UI, both DAGs loaded
+	@$(RUN) airflow standalone
+
+sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs one query
+	@$(RUN) $(PYTHON) -m feature_repo.sql $(if $(QUERY),"$(QUERY)")
+
+clean: ## remove everything the system wrote, but not the virtual environment
+	rm -rf "$(GRASP_HOME)"

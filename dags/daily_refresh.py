@@ -1,0 +1,68 @@
+"""Rebuild a day's features, check them, put them online and publish the release.
+
+Runs at 02:00 UTC for the last whole day. Every task names the day it works on and replaces that day, so any task may
+be retried and any day run again or back-filled, with the same result. A stage whose inputs did not change is skipped
+before Spark starts.
+
+* `day`: the UTC day to work on; a scheduled run works on the last whole day before it.
+* `force`: run every stage although nothing changed.
+
+A failed expectation stops the run at `check_quality`: nothing that was published changes.
+"""
+
+import pendulum
+from airflow.sdk import Asset, Param, chain, dag, task
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+from dags.tasks import ModuleTask, SparkJob
+from grasp.settings import Settings
+
+# The interval that ends when the run starts ends at 02:00, so the last whole day is the day before that moment.
+DAY = "{{ params.day or ((data_interval_end or dag_run.run_after) - macros.timedelta(days=1)) | ds }}"
+FORCE = "{{ params.force }}"
+RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
+RETRY = {"retries": 2, "retry_delay": pendulum.duration(minutes=5), "retry_exponential_backoff": True}
+
+
+@dag(
+    schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
+    start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,  # Milvus-Lite and the online store have one writer
+    default_args=RETRY,
+    params={
+        "day": Param(None, type=["null", "string"], format="date", description="UTC day, YYYY-MM-DD"),
+        "force": Param(False, type="boolean", description="Run every stage although nothing changed"),
+    },
+    doc_md=__doc__,
+    tags=["grasp"],
+)
+def daily_refresh() -> None:
+    Settings.load()  # a wrong setting is an import error in the UI, not a failure at two in the morning
+
+    def job(name: str) -> SparkJob:
+        return SparkJob(job=name, day=DAY, force=FORCE)
+
+    def module(name: str, task_id: str, arguments: list[str], stage: str | None = None) -> ModuleTask:
+        return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=DAY, force=FORCE, stage=stage)
+
+    @task(outlets=[RELEASE], trigger_rule="none_failed")
+    def announce(day: str, *, outlet_events: dict) -> None:
+        """Tell listeners which day is ready; the event carries it, since such a run has no date of its own."""
+        outlet_events[RELEASE].extra = {"day": day}
+
+    chain(
+        job("ingest"),
+        [job("describe_items"), job("describe_users")],
+        job("embed_descriptions"),
+        job("find_neighbours"),
+        job("aggregate_neighbours"),
+        job("build_features"),
+        module("feature_repo.quality", "check_quality", ["--day", DAY], stage="check_quality"),
+        module("feature_repo.materialise", "materialise", ["--day", DAY]),
+        module("serving.release", "publish", ["publish", "--day", DAY]),
+        announce(DAY),
+    )
+
+
+daily_refresh()

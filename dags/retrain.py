@@ -1,0 +1,93 @@
+"""Train a ranker on published features, judge it, and release it if it is better beyond noise.
+
+Listens to the release that `daily_refresh` announces and takes the day from that event. Skips unless the last
+retraining is `GRASP_RETRAIN_EVERY_DAYS` old.
+
+* `day`: last day of the interactions the model is judged on; its features are what is served.
+* `cutoff`: the day whose features the model trains with (default: `GRASP_EVALUATION_DAYS` before `day`).
+* `recipe`: a name from `training/recipes.py`.
+* `force`: train although a retraining is recent.
+
+A model that does not beat popularity and the current model stays unpublished; that is a result, not a failure.
+"""
+
+from typing import Any
+
+import pendulum
+from airflow.sdk import Asset, Param, chain, dag, task
+
+from dags.tasks import ModuleTask
+from grasp.days import parse_day, plus_days
+from grasp.progress import say
+from grasp.settings import Settings
+
+RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
+RETRY = {"retries": 1, "retry_delay": pendulum.duration(minutes=5)}
+
+
+def choose_day(params: dict[str, Any], triggering_asset_events: dict[Any, Any] | None, run_after: Any) -> str:
+    """The day to judge on: the parameter, else what the release event carries, else the last whole day."""
+    if params.get("day"):
+        return parse_day(params["day"])
+    events = [event for asset in (triggering_asset_events or {}).values() for event in asset]
+    if events:
+        return max(parse_day(event.extra["day"]) for event in events)
+    return plus_days(run_after.date().isoformat(), -1)
+
+
+def last_retraining(settings: Settings, until: str) -> str | None:
+    """The latest day, up to `until`, on which a trained model was judged."""
+    decided = sorted(path.parent.name for path in (settings.home / "training").glob("*/decision.json"))
+    return max((day for day in decided if day <= until), default=None)
+
+
+def is_due(settings: Settings, day: str) -> bool:
+    last = last_retraining(settings, until=day)
+    return last is None or plus_days(last, settings.retrain_every_days) <= day
+
+
+@dag(
+    schedule=[RELEASE],
+    start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    default_args=RETRY,
+    params={
+        "day": Param(None, type=["null", "string"], format="date", description="UTC day, YYYY-MM-DD"),
+        "cutoff": Param(None, type=["null", "string"], format="date", description="training cutoff, YYYY-MM-DD"),
+        "recipe": Param("sasrec_grasp", type="string", pattern="^[a-z0-9_]+$", description="training/recipes.py"),
+        "force": Param(False, type="boolean", description="Train although a retraining is recent"),
+    },
+    doc_md=__doc__,
+    tags=["grasp"],
+)
+def retrain() -> None:
+    settings = Settings.load()
+
+    @task.short_circuit(ignore_downstream_trigger_rules=True)
+    def plan(**context: Any) -> dict[str, str] | None:
+        params = context["params"]
+        day = choose_day(params, context.get("triggering_asset_events"), context["dag_run"].run_after)
+        if not params["force"] and not is_due(settings, day):
+            say(f"retrain {day}: the last one, {last_retraining(settings, day)}, is recent; skipped")
+            return None
+        return {"day": day, "cutoff": params["cutoff"] or plus_days(day, -settings.evaluation_days)}
+
+    day = "{{ ti.xcom_pull(task_ids='plan')['day'] }}"
+    dates = ["--day", day, "--cutoff", "{{ ti.xcom_pull(task_ids='plan')['cutoff'] }}"]
+    decision = f"{settings.home}/training/{day}/decision.json"
+
+    def module(name: str, task_id: str, arguments: list[str]) -> ModuleTask:
+        return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=day)
+
+    chain(
+        plan(),
+        module("training.dataset", "build_training_set", dates),
+        module("feature_repo.quality", "check_training_set", ["--day", day, "--suite", "training"]),
+        module("training.train", "train", [*dates, "--recipe", "{{ params.recipe }}"]),
+        module("training.promote", "promote", dates),
+        module("serving.release", "publish", ["publish", "--day", day, "--decision", decision]),
+    )
+
+
+retrain()

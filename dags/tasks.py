@@ -1,0 +1,111 @@
+"""The two kinds of task every DAG is wired from: a Spark job, and one of our modules in a process of its own.
+
+Both print what they do, skip when their stage's inputs did not change, and name the day they work on.
+"""
+
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
+from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+
+from grasp import stages
+from grasp.environment import process_environment
+from grasp.progress import say
+from grasp.settings import ROOT, Settings
+
+NUM_TAIL_LINES = 15  # of a failed process, repeated in the task's error
+
+
+def skip_if_current(stage: str, day: str, force: str) -> None:
+    """End the task as skipped when the stage already ran with exactly these inputs."""
+    if force != "True" and stages.is_current(Settings.load(), stage, day):
+        say(f"{stage} {day}: inputs unchanged, skipped")
+        raise AirflowSkipException(f"{stage} {day}: inputs unchanged")
+
+
+class SparkJob(SparkSubmitOperator):
+    """spark-submit of `spark_jobs/<name>.py --day <day>` through the connection `spark_default`."""
+
+    template_fields = (*SparkSubmitOperator.template_fields, "day", "force")
+
+    def __init__(self, *, job: str, day: str, force: str, **kwargs: Any) -> None:
+        super().__init__(
+            task_id=job,
+            name=f"grasp.{job}",
+            application=str(ROOT / "spark_jobs" / f"{job}.py"),
+            application_args=["--day", day],
+            conn_id="spark_default",
+            driver_memory=Settings.load().spark_memory,
+            env_vars={"PYTHONPATH": str(ROOT)},
+            trigger_rule="none_failed",  # a skipped stage is as good as one that ran
+            **kwargs,
+        )
+        self.job = job
+        self.day = day
+        self.force = force
+
+    def execute(self, context: Any) -> None:
+        skip_if_current(self.job, self.day, self.force)
+        # The hook takes a missing connection for YARN; ask first, so that it is an error that says so.
+        BaseHook.get_connection("spark_default")
+        started = time.monotonic()
+        super().execute(context)
+        say(f"stage {self.job} {self.day} took {time.monotonic() - started:.1f} s")
+
+
+class ModuleTask(BaseOperator):
+    """`python -m <module> <arguments>` in a process of its own, its output in the task's log.
+
+    `stage` names the stage that may be skipped; a module without one decides for itself.
+    """
+
+    template_fields = ("arguments", "day", "force")
+
+    def __init__(
+        self,
+        *,
+        module: str,
+        arguments: list[str],
+        day: str,
+        force: str = "False",
+        stage: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(trigger_rule="none_failed", **kwargs)
+        self.module = module
+        self.arguments = arguments
+        self.day = day
+        self.force = force
+        self.stage = stage
+
+    def execute(self, context: Any) -> None:
+        if self.stage:
+            skip_if_current(self.stage, self.day, self.force)
+        started = time.monotonic()
+        run_module(self.module, *self.arguments)
+        say(f"stage {self.task_id} {self.day} took {time.monotonic() - started:.1f} s")
+
+
+def run_module(module: str, *arguments: str) -> None:
+    """Run a module, show its output line by line; raises with its last lines when it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=process_environment(Settings.load()),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)  # noqa: T201 - this is the task's log
+            tail.append(line)
+    if process.returncode:
+        raise AirflowException(f"{module} failed with exit code {process.returncode}:\n{''.join(tail)}")

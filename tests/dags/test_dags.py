@@ -1,0 +1,146 @@
+"""The wiring: every task works on an explicit day, publication comes last, and every program it starts exists."""
+
+import importlib.util
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from grasp.settings import ROOT, Settings
+
+pytestmark = pytest.mark.integration  # imports Airflow and its metadata models
+
+
+@pytest.fixture(scope="module")
+def dag_bag(tmp_path_factory: pytest.TempPathFactory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRASP_HOME", str(home))
+        patch.setenv("AIRFLOW_HOME", str(home / "airflow"))
+        patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+        from airflow.dag_processing.dagbag import DagBag
+
+        yield DagBag(ROOT / "dags")
+
+
+@pytest.fixture(scope="module")
+def retrain_module(tmp_path_factory: pytest.TempPathFactory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRASP_HOME", str(tmp_path_factory.mktemp("home")))
+        from dags import retrain
+
+        yield retrain
+
+
+def test_both_dags_load_and_nothing_else_does(dag_bag):
+    assert dag_bag.import_errors == {}
+    assert set(dag_bag.dags) == {"daily_refresh", "retrain"}
+
+
+def test_every_dag_says_what_it_does_retries_and_runs_alone(dag_bag):
+    for dag in dag_bag.dags.values():
+        assert dag.doc_md
+        assert dag.max_active_runs == 1
+        assert all(task.retries >= 1 for task in dag.tasks if task.task_id not in {"announce", "plan"})
+
+
+@pytest.mark.parametrize(("dag_id", "last"), [("daily_refresh", "announce"), ("retrain", "publish")])
+def test_publication_comes_last(dag_bag, dag_id, last):
+    leaves = [task.task_id for task in dag_bag.dags[dag_id].tasks if not task.downstream_task_ids]
+    assert leaves == [last]
+
+
+def test_quality_stands_between_features_and_the_online_store(dag_bag):
+    tasks = dag_bag.dags["daily_refresh"].task_dict
+    assert tasks["check_quality"].upstream_task_ids == {"build_features"}
+    assert tasks["materialise"].upstream_task_ids == {"check_quality"}
+    assert tasks["publish"].upstream_task_ids == {"materialise"}
+
+
+def test_every_program_a_task_starts_exists(dag_bag):
+    for dag in dag_bag.dags.values():
+        for task in dag.tasks:
+            if hasattr(task, "module"):
+                assert importlib.util.find_spec(task.module), task.module
+            if hasattr(task, "job"):
+                assert Path(task.application).is_file(), task.application
+                assert task.application_args[0] == "--day"
+
+
+def render_day(dag_bag, day_param, data_interval_end, run_after):
+    """Render the DAY template the way Airflow does for a run."""
+    task = dag_bag.dags["daily_refresh"].task_dict["ingest"]
+    from airflow.sdk.execution_time import macros
+
+    context = {
+        "params": SimpleNamespace(day=day_param),
+        "data_interval_end": data_interval_end,
+        "dag_run": SimpleNamespace(run_after=run_after),
+        "macros": macros,
+    }
+    return task.render_template(task.application_args[1], context)
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("kind", "day_param", "data_interval_end", "run_after", "day"),
+    [
+        # At 02:00 on the 2nd the interval from the 1st, 02:00, ends: the last whole day is the 1st.
+        ("scheduled", None, at("1998-03-02T02:00"), at("1998-03-02T02:00"), "1998-03-01"),
+        ("back-fill", None, at("1998-03-02T02:00"), at("2026-01-01T00:00"), "1998-03-01"),
+        ("manual without a date", None, None, at("1998-03-02T15:00"), "1998-03-01"),
+        ("manual with a day", "1998-02-28", at("2026-01-01T00:00"), at("2026-01-01T00:00"), "1998-02-28"),
+    ],
+)
+def test_each_kind_of_run_lands_on_its_day(dag_bag, kind, day_param, data_interval_end, run_after, day):
+    assert render_day(dag_bag, day_param, data_interval_end, run_after) == day
+
+
+RUN_AFTER = datetime(1998, 3, 10, 5, tzinfo=UTC)
+
+
+def event(day: str) -> SimpleNamespace:
+    return SimpleNamespace(extra={"day": day})
+
+
+@pytest.mark.parametrize(
+    ("params", "events", "day"),
+    [
+        ({"day": None}, {"asset": [event("1998-03-01")]}, "1998-03-01"),
+        ({"day": None}, {"asset": [event("1998-03-01"), event("1998-03-02")]}, "1998-03-02"),
+        ({"day": "1998-02-28"}, {"asset": [event("1998-03-01")]}, "1998-02-28"),
+        ({"day": None}, None, "1998-03-09"),
+    ],
+)
+def test_retraining_takes_the_day_from_the_release_event(retrain_module, params, events, day):
+    assert retrain_module.choose_day(params, events, RUN_AFTER) == day
+
+
+def test_retraining_waits_a_week(retrain_module, settings: Settings):
+    assert retrain_module.is_due(settings, "1998-03-01")
+    decided = settings.home / "training" / "1998-03-01"
+    decided.mkdir(parents=True)
+    (decided / "decision.json").write_text("{}")
+    assert not retrain_module.is_due(settings, "1998-03-07")
+    assert retrain_module.is_due(settings, "1998-03-08")
+
+
+def test_an_older_day_does_not_wait_for_a_later_retraining(retrain_module, settings: Settings):
+    decided = settings.home / "training" / "1998-03-01"
+    decided.mkdir(parents=True)
+    (decided / "decision.json").write_text("{}")
+    assert retrain_module.is_due(settings, "1998-02-20")
+
+
+def test_a_failing_module_ends_with_its_last_words(settings: Settings, monkeypatch):
+    monkeypatch.setenv("GRASP_HOME", str(settings.home))
+    from airflow.sdk.exceptions import AirflowException
+
+    from dags.tasks import run_module
+
+    with pytest.raises(AirflowException, match=r"(?s)failed with exit code 2.*not a day"):
+        run_module("serving.demo", "--cutoff", "never")

@@ -1,0 +1,26 @@
+"""The manifest is named by what it says."""
+
+import dataclasses
+
+import pytest
+
+from grasp import release
+from grasp.release import Manifest, NoReleaseError
+
+MANIFEST = Manifest("1998-03-01", "v1_a", "minilm_b", {"item": "item_embedding_b"}, "ranker_v1_a", None)
+
+
+def test_the_time_of_publication_is_no_part_of_the_identity():
+    assert dataclasses.replace(MANIFEST, published_at="now").release_id == MANIFEST.release_id
+    assert dataclasses.replace(MANIFEST, model="sasrec").release_id != MANIFEST.release_id
+
+
+def test_without_a_release_the_error_says_how_to_get_one(tmp_path):
+    with pytest.raises(NoReleaseError, match="make demo"):
+        release.current(tmp_path)
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / release.CURRENT_FILE).write_text('{"day": "1998-03-01"')
+    with pytest.raises(ValueError, match=r"current\.json is not a release manifest"):
+        release.current(tmp_path)

@@ -1,0 +1,55 @@
+"""A wrong setting ends the run at its start, by name; what is unset has a sensible place."""
+
+from pathlib import Path
+
+import pytest
+
+from grasp.settings import ROOT, Settings, SettingsError
+
+
+def test_only_the_home_is_required_and_everything_lies_under_it(tmp_path):
+    settings = Settings.load({"GRASP_HOME": str(tmp_path)})
+    for place in ("source", "lake", "releases", "data_docs", "llm", "encoder"):
+        assert getattr(settings, place).is_relative_to(tmp_path)
+    assert settings.milvus_uri == f"{tmp_path}/milvus.db"
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({}, "GRASP_HOME is not set"),
+        ({"GRASP_LLM_BUDGET": "many"}, "GRASP_LLM_BUDGET: .*integer.*'many'"),
+        ({"GRASP_LLM_BUGDET": "5"}, "GRASP_LLM_BUGDET is not a setting; did you mean GRASP_LLM_BUDGET"),
+        ({"GRASP_NOW": "1998-04-22T23:59:59"}, "GRASP_NOW: .*needs its zone"),
+        ({"GRASP_PORT": "99999"}, "GRASP_PORT"),
+        ({"GRASP_NEIGHBOUR_BACKEND": "magic"}, "GRASP_NEIGHBOUR_BACKEND.*'exact' or 'milvus'"),
+    ],
+)
+def test_a_wrong_setting_is_named(environ, message, tmp_path):
+    home = {"GRASP_HOME": str(tmp_path)} if environ else {}
+    with pytest.raises(SettingsError, match=message):
+        Settings.load(home | environ)
+
+
+def test_settings_survive_the_way_through_a_child_process(tmp_path):
+    given = {"GRASP_HOME": str(tmp_path), "GRASP_NOW": "1998-04-22T23:59:59Z", "GRASP_HIDDEN_ATTRIBUTES": "asin,ean"}
+    settings = Settings.load(given)
+    assert Settings.load(settings.variables()) == settings
+
+
+def test_the_clock_is_the_wall_clock_unless_told(tmp_path):
+    told = Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_NOW": "1998-04-22T23:59:59+01:00"})
+    assert told.clock().isoformat() == "1998-04-22T22:59:59+00:00"
+    assert Settings.load({"GRASP_HOME": str(tmp_path)}).clock().year >= 2026
+
+
+def test_secrets_do_not_show(tmp_path):
+    assert "hunter2" not in repr(Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_MILVUS_TOKEN": "hunter2"}))
+
+
+def test_the_example_file_names_every_setting_and_no_other():
+    lines = (Path(ROOT) / ".env.example").read_text().splitlines()
+    named = {
+        line.lstrip("# ").partition("=")[0] for line in lines if "=" in line and "GRASP_" in line.partition("=")[0]
+    }
+    assert named == {f"GRASP_{name.upper()}" for name in Settings.model_fields}
