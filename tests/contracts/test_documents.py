@@ -27,7 +27,9 @@ def test_every_make_target_and_module_that_is_named_exists(document):
     for line in lines_of(document):
         for target in re.findall(r"(?:^|&& )make ([a-z]+)", line):
             assert target in targets(), f"{document.name}: make {target}"
-        for module in re.findall(r"python -m ((?:grasp|spark_jobs|feature_repo|training|serving|benchmarks)[.\w]*)", line):
+        for module in re.findall(
+            r"python -m ((?:grasp|spark_jobs|feature_repo|training|serving|benchmarks)[.\w]*)", line
+        ):
             assert importlib.util.find_spec(module), f"{document.name}: {module}"
 
 

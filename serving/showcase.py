@@ -1,0 +1,116 @@
+"""Show what the release in force says to three users, and where to look next."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from grasp import partitions, release, tables
+from grasp.days import end_of
+from grasp.progress import say
+from grasp.settings import Settings
+from grasp.versions import Versions
+from serving.features import FeastUserFeatures, UserRow
+from serving.ranker import Release, load_release
+
+NUM_HISTORY, NUM_NEIGHBOURS, NUM_RECOMMENDATIONS = 8, 3, 10
+
+
+def show(settings: Settings, cutoff: str, latest: str) -> None:
+    """Print three users with their recommendations, the descriptions' sources, the gate's word and the next steps."""
+    manifest = release.current(settings.releases)
+    served = load_release(release.folder(settings.releases, manifest), manifest)
+    lookup = FeastUserFeatures(settings, manifest)
+    profiles = _profiles(settings, latest)
+    for user_id in three_users(_user_rows(settings, latest)):
+        user = lookup.get(user_id)
+        if user is not None:
+            _show_user(served, user, profiles)
+    _show_sources(settings, latest)
+    _show_gate(settings, cutoff, latest)
+    _show_next(settings)
+
+
+def three_users(rows: list[dict[str, object]]) -> list[str]:
+    """One the language model described, one of the tail, and the most active one; ids in a fixed order."""
+    ordered = sorted(rows, key=lambda row: (-int(str(row["num_interactions"])), str(row["user_id"])))
+    described = [str(row["user_id"]) for row in ordered if row["source"] == "llm"]
+    tail = [str(row["user_id"]) for row in reversed(ordered) if row["is_tail"]]
+    all_ids = [str(row["user_id"]) for row in ordered]
+    middle = all_ids[len(all_ids) // 2 :]
+    chosen = [*described[:1], *(tail[:1] or all_ids[-1:]), *middle, *all_ids]
+    return list(dict.fromkeys(chosen))[:3]
+
+
+def _user_rows(settings: Settings, day: str) -> list[dict[str, object]]:
+    version = Versions(settings).feature
+    partition = partitions.require_partition(settings.lake, tables.USER_FEATURES, version, day)
+    columns = ["user_id", "num_interactions", "is_tail", "source"]
+    return pq.read_table(partition, columns=columns, partitioning=None).to_pylist()
+
+
+def _profiles(settings: Settings, day: str) -> dict[str, dict[str, str]]:
+    partition = partitions.require_partition(settings.lake, tables.USERS, None, day)
+    rows = pq.read_table(partition, partitioning=None).to_pylist()
+    return {row["user_id"]: dict(row["attributes"] or []) for row in rows}
+
+
+def _profile(user_id: str, profiles: dict[str, dict[str, str]]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in profiles.get(user_id, {}).items()) or "no profile known"
+
+
+def _show_user(served: Release, user: UserRow, profiles: dict[str, dict[str, str]]) -> None:
+    titles = [served.items.title(row) for row in served.known(user.sequence)]
+    say(f"--- user {user.user_id}: {_profile(user.user_id, profiles)}")
+    say(f"history: {user.num_interactions} items, the latest: {'; '.join(titles[-NUM_HISTORY:])}")
+    say(f"description (from {user.source}): {user.description}")
+    pairs = list(zip(user.neighbour_ids, user.neighbour_similarities, strict=True))[:NUM_NEIGHBOURS]
+    near = "; ".join(f"{each} ({_profile(each, profiles)}, cosine {similarity:.2f})" for each, similarity in pairs)
+    say(f"nearest users: {near or 'none'}")
+    for rank, each in enumerate(served.recommend(user, NUM_RECOMMENDATIONS), start=1):
+        say(f"{rank:>4}. {each.title:<45.45} {each.reason}")
+
+
+def _show_sources(settings: Settings, day: str) -> None:
+    say("--- descriptions")
+    for entity, described, ledger in (
+        ("items", tables.ITEM_DESCRIPTION, tables.ITEM_GENERATION),
+        ("users", tables.USER_DESCRIPTION, tables.USER_GENERATION),
+    ):
+        folder = partitions.require_partition(settings.lake, described, None, day)
+        sources = pq.read_table(folder, columns=["source"], partitioning=None)["source"].to_pylist()
+        paid = [reason for each in _ledger_partitions(settings, ledger) for reason in _refusals(each)]
+        say(
+            f"{entity}: {len(sources)} described, {sources.count('llm')} by the language model; "
+            f"of {len(paid)} texts generated so far {paid.count(None)} passed validation"
+        )
+
+
+def _ledger_partitions(settings: Settings, ledger: tables.Table) -> list[Path]:
+    days = partitions.days(settings.lake, ledger, None)
+    return [partitions.partition_path(settings.lake, ledger, None, day) for day in days]
+
+
+def _refusals(partition: Path) -> list[str | None]:
+    return pq.read_table(partition, columns=["refusal_reason"], partitioning=None)["refusal_reason"].to_pylist()
+
+
+def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
+    say("--- the model")
+    folder = settings.home / "training" / latest
+    decision = json.loads((folder / "decision.json").read_text())
+    say(f"trained up to {cutoff}, judged on everything after it up to {latest}")
+    say(f"{'promoted' if decision['promoted'] else 'NOT promoted'}: {decision['reason']}")
+    manifest = release.current(settings.releases)
+    served = manifest.model or "what is popular (no model passed the gate)"
+    say(f"release {manifest.release_id} serves {served}")
+
+
+def _show_next(settings: Settings) -> None:
+    say("--- where to look next")
+    now = f"GRASP_HOME={settings.home} GRASP_NOW={end_of(release.current(settings.releases).day).isoformat()}"
+    say(f"quality report     {settings.data_docs}/uncommitted/data_docs/local_site/index.html")
+    say(f"tables in SQL      GRASP_HOME={settings.home} make sql    then ask: FROM item_features LIMIT 3")
+    say(f"serving            {now} make serve    then http://{settings.host}:{settings.port}/docs")
+    say(f"Airflow UI         GRASP_HOME={settings.home} make airflow    then http://127.0.0.1:{settings.airflow_port}")
+    say(f"training runs      {settings.home}/training/*/evaluation.md")

@@ -1,0 +1,131 @@
+"""Both DAGs through Airflow on a small slice of real data: every store holds what it should, and twice is once."""
+
+import hashlib
+import json
+import sqlite3
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from grasp import partitions, release, tables
+from grasp.days import end_of
+from grasp.versions import Versions, collection, feast_project, feature_service
+
+CUTOFF, LATEST = "1998-02-28", "1998-03-15"
+LLM_BUDGET = 6
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+
+def read(run, table, day):
+    version = Versions(run.settings).of(table.versioned_by)
+    return pd.read_parquet(partitions.require_partition(run.settings.lake, table, version, day))
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Every file below a folder with the hash of its bytes."""
+    files = [path for path in sorted(folder.glob("**/*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def milvus_rows(run) -> dict[str, dict[str, list[float]]]:
+    from spark_jobs.vectors import open_vectors
+
+    versions = Versions(run.settings)
+    with open_vectors(run.settings) as store:
+        return {entity: store.read_all(collection(entity, versions.embedding)) for entity in ("item", "user")}
+
+
+@pytest.mark.parametrize("day", [CUTOFF, LATEST])
+@pytest.mark.parametrize("entity", ["item", "user"])
+def test_every_entity_has_one_complete_feature_row_a_day(finished, entity, day):
+    entities = read(finished, tables.ITEMS if entity == "item" else tables.USERS, day)
+    features = read(finished, tables.ITEM_FEATURES if entity == "item" else tables.USER_FEATURES, day)
+    assert sorted(features[f"{entity}_id"]) == sorted(entities[f"{entity}_id"])
+    assert not features.isna().any().any()
+    assert set(features.event_timestamp.dt.tz_convert("UTC").astype("datetime64[us, UTC]")) == {end_of(day)}
+    assert {len(vector) for vector in features.neighbour_embedding} == {384}
+
+
+def test_no_feature_knows_an_event_after_its_day(finished):
+    interactions = pd.concat(
+        read(finished, tables.INTERACTIONS, day)
+        for day in partitions.days(finished.settings.lake, tables.INTERACTIONS, None, until=CUTOFF)
+    )
+    known = interactions.groupby("user_id").size()
+    features = read(finished, tables.USER_FEATURES, CUTOFF).set_index("user_id")
+    assert features.num_interactions.to_dict() == known.to_dict()
+
+
+def test_the_llm_was_paid_within_its_budget_and_the_rest_is_facts(finished):
+    for day in (CUTOFF, LATEST):
+        paid = sum(len(read(finished, table, day)) for table in (tables.ITEM_GENERATION, tables.USER_GENERATION))
+        assert paid == LLM_BUDGET
+    descriptions = read(finished, tables.ITEM_DESCRIPTION, LATEST)
+    assert set(descriptions.source) <= {"llm", "facts"}
+    assert (descriptions[descriptions.source == "facts"].fallback_reason.str.len() > 0).all()
+    assert (descriptions.description.str.len() > 0).all()
+
+
+def test_milvus_holds_the_latest_vectors_behind_the_alias(finished):
+    for entity, rows in milvus_rows(finished).items():
+        table = tables.ITEM_EMBEDDING if entity == "item" else tables.USER_EMBEDDING
+        assert set(rows) == set(read(finished, table, LATEST)[f"{entity}_id"])
+
+
+def test_the_online_store_answers_with_the_latest_day(finished):
+    from feature_repo.store import open_store
+
+    version = Versions(finished.settings).feature
+    store = open_store(finished.settings, version)
+    service = store.get_feature_service(feature_service(version))
+    row = store.get_online_features(service, [{"user_id": "1", "item_id": "1"}]).to_dict()
+    expected = read(finished, tables.USER_FEATURES, LATEST).set_index("user_id").loc["1"]
+    assert row["sequence"][0] == list(expected.sequence)
+    assert store.project == feast_project(version)
+
+
+def test_the_release_in_force_is_the_latest_day_and_whole(finished):
+    manifest = release.current(finished.settings.releases)
+    assert manifest.day == LATEST
+    folder = release.folder(finished.settings.releases, manifest)
+    for file, checksum in manifest.checksums.items():
+        assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == checksum
+    decision = json.loads((finished.settings.home / "training" / LATEST / "decision.json").read_text())
+    assert (manifest.model is not None) == decision["promoted"]
+    assert decision["reason"]
+
+
+def test_the_server_answered_all_through_the_refresh(finished):
+    assert finished.errors == []
+    assert len(finished.answers) > 10
+    assert all(len(answer["items"]) == 5 for answer in finished.answers)
+
+
+def test_the_release_event_carries_the_day(finished):
+    with sqlite3.connect(finished.settings.home / "airflow" / "airflow.db") as metadata:
+        extras = [json.loads(row[0]) for row in metadata.execute("SELECT extra FROM asset_event ORDER BY id")]
+    assert [extra["day"] for extra in extras][:2] == [CUTOFF, LATEST]
+
+
+def test_data_docs_show_the_checks(finished):
+    assert list(finished.settings.data_docs.glob("**/index.html"))
+
+
+def test_a_second_run_starts_no_spark(finished):
+    times = finished.refresh(LATEST)
+    skipped = {each.stage for each in times if each.seconds is None}
+    assert {"ingest", "describe_items", "describe_users", "embed_descriptions", "build_features"} <= skipped
+
+
+def test_a_forced_run_of_either_day_changes_nothing(finished):
+    settings = finished.settings
+    folders = {"lake": settings.lake, "releases": settings.releases, "training": settings.home / "training"}
+    before = {name: snapshot(folder) for name, folder in folders.items()}
+    vectors = milvus_rows(finished)
+    finished.refresh(CUTOFF, force=True)
+    finished.refresh(LATEST, force=True)
+    finished.retrain(force=True)
+    assert {name: snapshot(folder) for name, folder in folders.items()} == before
+    assert milvus_rows(finished) == vectors

@@ -1,0 +1,66 @@
+"""The demo shows progress lines only, counts skipped stages, and ends with the log when a run fails."""
+
+import sys
+
+import pytest
+
+from serving.demo import DemoError, _output, at_end_of, run_dag
+from serving.showcase import three_users
+
+
+def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
+    """A program called `airflow` that prints these lines."""
+    program = tmp_path / "bin" / "airflow"
+    program.parent.mkdir()
+    printed = "\n".join(f"print({line!r})" for line in lines)
+    program.write_text(f"#!{sys.executable}\n{printed}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+
+
+def test_stage_times_are_read_from_the_progress_lines(settings, tmp_path, monkeypatch, capsys):
+    fake_airflow(
+        tmp_path,
+        monkeypatch,
+        "2026 [info] noise",
+        "2026 [info] b'[grasp] ingest 1998-03-01: 12 rows'   [airflow.task]",
+        "[grasp] stage ingest 1998-03-01 took 12.5 s",
+        "[grasp] describe_items 1998-03-01: inputs unchanged, skipped",
+    )
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    times = run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
+    assert [(each.stage, each.seconds) for each in times] == [("ingest", 12.5), ("describe_items", None)]
+    shown = capsys.readouterr().out
+    assert "noise" not in shown
+    assert "12 rows" in shown
+    assert "noise" in (tmp_path / "log").read_text()
+
+
+def test_a_failed_run_ends_with_its_log(settings, tmp_path, monkeypatch):
+    fake_airflow(tmp_path, monkeypatch, "expectation expect_x failed", "DagRun Finished: state=failed, run_type=manual")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    with pytest.raises(DemoError, match=r"(?s)daily_refresh failed.*expectation expect_x failed"):
+        run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
+
+
+def test_a_command_that_dies_names_its_log(settings, tmp_path):
+    command = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
+    with pytest.raises(DemoError, match=r"(?s)ended with code 3.*last words"):
+        list(_output(command, settings, tmp_path / "log"))
+
+
+def test_a_day_is_refreshed_with_the_clock_at_its_end(settings):
+    assert at_end_of(settings, "1998-02-28").clock().isoformat() == "1998-02-28T23:59:59.999999+00:00"
+
+
+def row(user_id, num_interactions, source="facts", is_tail=0):
+    return {"user_id": user_id, "num_interactions": num_interactions, "source": source, "is_tail": is_tail}
+
+
+def test_three_different_users_are_shown():
+    rows = [row("a", 50, "llm"), row("b", 40), row("c", 30), row("d", 3, is_tail=1)]
+    assert three_users(rows) == ["a", "d", "c"]
+
+
+def test_fewer_users_are_shown_where_there_are_fewer():
+    assert three_users([row("a", 5)]) == ["a"]
