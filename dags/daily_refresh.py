@@ -7,14 +7,17 @@ before Spark starts.
 * `day`: the UTC day to work on; a scheduled run works on the last whole day before it.
 * `force`: run every stage although nothing changed.
 
-A failed expectation stops the run at `check_quality`: nothing that was published changes.
+A failed expectation stops the run at `check_quality`: nothing that was published changes. A day that is older than
+`GRASP_MAX_FEATURE_AGE_HOURS`, or than what is online, is a back-fill: its tables are written, nothing is published.
 """
 
 import pendulum
 from airflow.sdk import Asset, Param, chain, dag, task
+from airflow.sdk.exceptions import AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from dags.tasks import ModuleTask, SparkJob
+from grasp import release
 from grasp.settings import Settings
 
 # The interval that ends when the run starts ends at 02:00, so the last whole day is the day before that moment.
@@ -48,8 +51,11 @@ def daily_refresh() -> None:
 
     @task(outlets=[RELEASE], trigger_rule="none_failed")
     def announce(day: str, *, outlet_events: dict) -> None:
-        """Tell listeners which day is ready; the event carries it, since such a run has no date of its own."""
-        outlet_events[RELEASE].extra = {"day": day}
+        """Tell listeners which day is served now; the event carries it, since such a run has no date of its own."""
+        manifest = release.current(Settings.load().releases)
+        if manifest.day != day:
+            raise AirflowSkipException(f"{day} is a back-fill: the release in force is of {manifest.day}")
+        outlet_events[RELEASE].extra = {"day": day, "release": manifest.release_id}
 
     chain(
         job("ingest"),

@@ -37,7 +37,7 @@ AwareTime = Annotated[datetime | None, AfterValidator(_utc)]
 class Settings(BaseModel):
     """All settings. The field `lake` is the variable `GRASP_LAKE`, and so on; descriptions are the help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     home: Path = Field(description="Folder for everything the system writes; the only required setting.")
     source: Path = Field(description="Folder with interactions, items and optional users (docs/data.md).")

@@ -120,7 +120,7 @@ def _tail(log: Path) -> str:
 
 
 def run_all(plan: Plan, recipe: str) -> list[StageTime]:
-    """Both refreshes and the retraining. The clock of each run is the end of the day it works on."""
+    """Both refreshes and the retraining. By the clock the cutoff day is a back-fill: offline only, not published."""
     settings = plan.settings
     log = settings.home / "logs" / f"demo-{time.strftime('%Y%m%dT%H%M%S')}.log"
     say(f"home {settings.home}, log {log}")
@@ -128,13 +128,9 @@ def run_all(plan: Plan, recipe: str) -> list[StageTime]:
         continue
     times = []
     for day in (plan.cutoff, plan.latest):
-        times += run_dag(at_end_of(settings, day), "daily_refresh", {"day": day}, log)
+        times += run_dag(settings, "daily_refresh", {"day": day}, log)
     conf: dict[str, object] = {"day": plan.latest, "cutoff": plan.cutoff, "recipe": recipe, "force": True}
-    return times + run_dag(at_end_of(settings, plan.latest), "retrain", conf, log)
-
-
-def at_end_of(settings: Settings, day: str) -> Settings:
-    return settings.model_copy(update={"now": end_of(day)})
+    return times + run_dag(settings, "retrain", conf, log)
 
 
 def show_times(times: list[StageTime], total: float) -> None:
@@ -157,12 +153,14 @@ def main() -> None:
         plan = plan_folder(settings, arguments.data) if arguments.data else plan_movielens(settings)
         if arguments.cutoff:
             plan = dataclasses.replace(plan, cutoff=arguments.cutoff)
+        # The clock stands at the end of the latest day, so that ages and freshness are real checks.
+        plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"now": end_of(plan.latest)}))
         times = run_all(plan, arguments.recipe)
     except (DemoError, SettingsError) as error:
         sys.exit(f"error: {error}")
     from serving.showcase import show  # torch and Feast, only once there is something to show
 
-    show(at_end_of(plan.settings, plan.latest), plan.cutoff, plan.latest)
+    show(plan.settings, plan.cutoff, plan.latest)
     show_times(times, time.monotonic() - started)
 
 

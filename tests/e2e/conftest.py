@@ -19,7 +19,7 @@ import pytest
 from grasp.days import end_of, start_of
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
-from serving.demo import StageTime, at_end_of, run_dag
+from serving.demo import StageTime, run_dag
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
 NUM_USERS, NUM_ITEMS, LLM_BUDGET = 60, 200, 6
@@ -73,11 +73,11 @@ class Run:
         return self.settings.home / "logs" / "e2e.log"
 
     def refresh(self, day: str, **params: object) -> list[StageTime]:
-        return run_dag(at_end_of(self.settings, day), "daily_refresh", {"day": day, **params}, self.log)
+        return run_dag(self.settings, "daily_refresh", {"day": day, **params}, self.log)
 
     def retrain(self, **params: object) -> list[StageTime]:
         conf = {"day": LATEST, "cutoff": CUTOFF, "recipe": "sasrec_grasp", **params}
-        return run_dag(at_end_of(self.settings, LATEST), "retrain", conf, self.log)
+        return run_dag(self.settings, "retrain", conf, self.log)
 
 
 def free_port() -> int:
@@ -124,6 +124,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folders: tuple[Path
             "GRASP_SOURCE": str(home / "source"),
             "GRASP_LLM": str(model_folders[0]),
             "GRASP_ENCODER": str(model_folders[1]),
+            "GRASP_NOW": end_of(LATEST).isoformat(),
+            # Both days count as fresh here, so that the first one is published and served while the second is made.
+            "GRASP_MAX_FEATURE_AGE_HOURS": "720",
             "GRASP_LLM_BUDGET": str(LLM_BUDGET),
             "GRASP_PORT": str(free_port()),
             "GRASP_AIRFLOW_PORT": str(free_port()),
@@ -131,7 +134,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folders: tuple[Path
         }
     )
     run = Run(settings)
-    environment = process_environment(at_end_of(settings, LATEST))
+    environment = process_environment(settings)
     subprocess.run(["airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
     run.times["cutoff"] = run.refresh(CUTOFF)
     server = subprocess.Popen([sys.executable, "-m", "serving.app"], cwd=ROOT, env=environment)

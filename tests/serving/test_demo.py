@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from serving.demo import DemoError, _output, at_end_of, run_dag
+from serving.demo import DemoError, _output, run_dag
 from serving.showcase import three_users
 
 
@@ -47,10 +47,6 @@ def test_a_command_that_dies_names_its_log(settings, tmp_path):
     command = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
     with pytest.raises(DemoError, match=r"(?s)ended with code 3.*last words"):
         list(_output(command, settings, tmp_path / "log"))
-
-
-def test_a_day_is_refreshed_with_the_clock_at_its_end(settings):
-    assert at_end_of(settings, "1998-02-28").clock().isoformat() == "1998-02-28T23:59:59.999999+00:00"
 
 
 def row(user_id, num_interactions, source="facts", is_tail=0):

@@ -1,0 +1,126 @@
+"""Feast definitions: entities, sources, feature views and the feature service of one feature version.
+
+Generated from `grasp/tables.py`, so that a column is named, typed and explained in one place. A change of meaning
+raises `FEATURE_DEFINITION` in `grasp/versions.py`: the new version gets a project, views and tables of its own beside
+the old ones.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.types import Array, FeastType, Float32, Int64, String, UnixTimestamp
+
+from grasp import partitions, tables
+from grasp.settings import Settings
+from grasp.tables import Table
+from grasp.versions import Versions, feature_service
+
+OWNER = "recommendations@grasp.local"
+EVENT_TIMESTAMP = "event_timestamp"
+FEAST_TYPES: dict[str, FeastType] = {
+    "string": String,
+    "bigint": Int64,
+    "array<float>": Array(Float32),
+    "array<string>": Array(String),
+    "timestamp": UnixTimestamp,
+}
+# What a request's one lookup and the training join read of a user. Item features are no part of it: a ranker holds
+# the items of its release in memory, and one service over both entities would ask every request for an item.
+RANKER_FEATURES = (
+    "sequence",
+    "num_interactions",
+    "is_tail",
+    "semantic_embedding",
+    "neighbour_embedding",
+    "neighbour_ids",
+    "neighbour_similarities",
+    "description",
+    "source",
+    "embedding_version",
+    "feature_version",
+    "computed_at",
+)
+
+
+def definitions(settings: Settings, feature_version: str, offline_store: str) -> list[Any]:
+    """Everything one feature version registers; `offline_store` is the type named in `feature_store.yaml`.
+
+    Raises `ValueError` for an offline store these sources were never tried with.
+    """
+    user, item = _entity("user", "Who interacts."), _entity("item", "What can be recommended.")
+    sources = [_source(settings, table, feature_version, offline_store) for table in _TABLES]
+    ttl = timedelta(hours=settings.max_feature_age_hours)
+    user_view, item_view = (
+        _view(table, entity, source, ttl, feature_version)
+        for table, entity, source in zip(_TABLES, (user, item), sources, strict=True)
+    )
+    service = FeatureService(
+        name=feature_service(feature_version),
+        features=[user_view[list(RANKER_FEATURES)]],
+        description="What the ranker of this feature version trains with and is served from, one lookup by user.",
+        owner=OWNER,
+        tags={"feature_version": feature_version},
+    )
+    return [user, item, *sources, user_view, item_view, service]
+
+
+_TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
+
+
+def _entity(name: str, description: str) -> Entity:
+    return Entity(
+        name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING, description=description, owner=OWNER
+    )
+
+
+def _source(settings: Settings, table: Table, feature_version: str, offline_store: str) -> DataSource:
+    """All days of one version of a table; the folder's other files and the partition column `day` are ignored."""
+    place = {
+        "name": f"{table.name}_lake",
+        "path": str(partitions.table_path(settings.lake, table, feature_version)),
+        "timestamp_field": EVENT_TIMESTAMP,
+        "description": table.meaning,
+        "owner": OWNER,
+    }
+    if offline_store == "duckdb":
+        return FileSource(file_format=ParquetFormat(), **place)
+    if offline_store == "spark":
+        from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+        return SparkSource(file_format="parquet", **place)
+    raise ValueError(f"offline store {offline_store!r}: GRASP_FEATURE_STORE_YAML must name duckdb or spark")
+
+
+def _view(table: Table, entity: Entity, source: DataSource, ttl: timedelta, feature_version: str) -> FeatureView:
+    """The view of a feature table: each column once, with its meaning; what is older than `ttl` counts as unknown."""
+    return FeatureView(
+        name=table.name,
+        entities=[entity],
+        ttl=ttl,
+        schema=[
+            Field(name=column.name, dtype=FEAST_TYPES[column.type], description=column.meaning)
+            for column in table.columns
+            if column.name != EVENT_TIMESTAMP
+        ],
+        source=source,
+        online=True,
+        description=table.meaning,
+        owner=OWNER,
+        tags={
+            "table": table.name,
+            "feature_version": feature_version,
+            "knows": "what happened up to the end of its day",
+            "refreshed": "daily",
+        },
+    )
+
+
+if __name__ == "features":
+    # The `feast` command imports this file by its bare name and looks for objects; our own code calls definitions().
+    _settings = Settings.load()
+    user, item, user_source, item_source, user_features, item_features, ranker = definitions(
+        _settings, Versions(_settings).feature, "duckdb"
+    )

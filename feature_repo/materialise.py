@@ -1,0 +1,258 @@
+"""Put one day's features online: `python -m feature_repo.materialise --day D [--rollback]`.
+
+Reads:   user_features, item_features of the day (through Feast's offline store)
+Writes:  Feast's registry and online store; `$GRASP_HOME/feast/online-<feature version>.json`
+
+Afterwards the online store holds exactly the day's rows: an entity that the day does not know any more (withdrawn,
+erased, or not yet there on an earlier day) is overwritten with nulls and reads like one that never existed.
+
+Feast's stores keep whatever is written last, so the order is guarded here, by the JSON file: a day before the one
+online is left alone, and features older than GRASP_MAX_FEATURE_AGE_HOURS are refused. `--rollback` lifts both: it
+puts the named day online whatever is there, and so also refills an online store that was lost.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_repo.store import open_store, read_config
+from grasp import partitions, tables
+from grasp.days import day_argument, end_of, start_of
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from grasp.tables import Table
+from grasp.versions import Versions, digest, file_sha256
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+VIEWS = (tables.USER_FEATURES, tables.ITEM_FEATURES)
+READ_BATCH = 500  # entities per read when counting what arrived
+SQLITE_WAIT_SECONDS = 30
+
+
+class StaleFeaturesError(ValueError):
+    """The day's features are older than GRASP_MAX_FEATURE_AGE_HOURS."""
+
+
+class IncompleteError(ValueError):
+    """What is online after the write is not what the day holds."""
+
+
+@dataclass(frozen=True)
+class OnlineState:
+    """What the online store of one feature version holds."""
+
+    day: str
+    complete: bool  # False while a day is being written, and after a run that died on the way
+    hashes: dict[str, str]  # table -> content hash of the day
+    definitions: str  # hash of what was registered
+    keys: dict[str, list[str]]  # table -> ids that may have a row online
+
+
+def materialise(settings: Settings, feature_version: str, day: str, rollback: bool = False) -> bool:
+    """Put the day online; returns False when there is nothing to do.
+
+    Raises `StaleFeaturesError`, `IncompleteError` or `MissingPartitionError`; then the state file still names the
+    day as incomplete, or was not touched, and the same command may simply be run again.
+    """
+    hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
+    with _lock(settings):
+        state = read_state(settings, feature_version)
+        if not rollback and state and _is_settled(settings, state, day, hashes):
+            return False
+        if not rollback:
+            check_age(settings, day)
+        _write_day(settings, feature_version, day, hashes, state)
+    return True
+
+
+def check_age(settings: Settings, day: str) -> None:
+    """Age is the clock minus the end of the day, which is the event timestamp of its rows."""
+    age_hours = (settings.clock() - end_of(day)).total_seconds() / 3600
+    if age_hours > settings.max_feature_age_hours:
+        raise StaleFeaturesError(
+            f"features of {day} are {age_hours:.0f} h old, GRASP_MAX_FEATURE_AGE_HOURS is "
+            f"{settings.max_feature_age_hours:g}: run daily_refresh for a later day, or pass --rollback to serve them"
+        )
+
+
+def state_file(settings: Settings, feature_version: str) -> Path:
+    return settings.home / "feast" / f"online-{feature_version}.json"
+
+
+def read_state(settings: Settings, feature_version: str) -> OnlineState | None:
+    """Raises `ValueError` that names the file when it is damaged."""
+    file = state_file(settings, feature_version)
+    try:
+        return OnlineState(**json.loads(file.read_text()))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it and materialise with --rollback") from error
+
+
+def _is_settled(settings: Settings, state: OnlineState, day: str, hashes: dict[str, str]) -> bool:
+    """True, and said, when the online store already holds this day or a later one."""
+    if day < state.day:
+        say(f"materialise {day}: {state.day} is online, left alone (--rollback puts {day} online)")
+        return True
+    if day == state.day and state.complete and (state.hashes, state.definitions) == (hashes, _definitions(settings)):
+        say(f"materialise {day}: online already, nothing changed")
+        return True
+    return False
+
+
+def _write_day(
+    settings: Settings, feature_version: str, day: str, hashes: dict[str, str], before: OnlineState | None
+) -> None:
+    started = time.monotonic()
+    ids = {table.name: _ids(settings, table, feature_version, day) for table in VIEWS}
+    online = before.keys if before else {}
+    gone = {name: sorted(set(online.get(name, [])) - set(ids[name])) for name in ids}
+    registered = before.definitions if before else None
+    target = OnlineState(day, True, hashes, _definitions(settings), ids)
+    # Said before the first row is written: after a crash the file names the day and every id that may be online.
+    writing = replace(target, complete=False, keys={name: [*ids[name], *gone[name]] for name in ids})
+    _write_state(settings, feature_version, writing)
+
+    store = open_for_writing(settings, feature_version, apply=registered != target.definitions)
+    store.materialize(start_of(day), end_of(day), feature_views=[table.name for table in VIEWS])
+    for table in VIEWS:
+        _forget(store, table, gone[table.name], day)
+        _check_arrived(store, table, ids[table.name], gone[table.name], (feature_version, int(end_of(day).timestamp())))
+        forgotten = f", {len(gone[table.name])} forgotten" if gone[table.name] else ""
+        say(f"materialise {day}: {table.name} {len(ids[table.name])} rows in, as many online{forgotten}")
+    _write_state(settings, feature_version, target)
+    say(f"materialise {day}: {feature_version} online in {time.monotonic() - started:.1f} s")
+
+
+def open_for_writing(settings: Settings, feature_version: str, apply: bool) -> "FeatureStore":
+    """The store, with the definitions registered when `apply` asks for it."""
+    from feature_repo.features import definitions  # Feast takes eight seconds to import
+
+    store = open_store(settings, feature_version)
+    if apply:
+        if store.config.online_store.type == "sqlite":
+            _let_readers_read(Path(store.config.online_store.path))
+        store.apply(definitions(settings, feature_version, store.config.offline_store.type))
+        say(f"materialise: definitions of {feature_version} registered in project {store.project}")
+    return store
+
+
+def _let_readers_read(database: Path) -> None:
+    """In SQLite's write-ahead mode, which stays with the file, a writer never blocks serving's reads."""
+    with closing(sqlite3.connect(database, timeout=SQLITE_WAIT_SECONDS)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _forget(store: "FeatureStore", table: Table, ids: list[str], day: str) -> None:
+    """Overwrite rows with nulls.
+
+    Through the provider: `write_to_online_store` skips a frame without values, and the old row would stay.
+    """
+    if not ids:
+        return
+    import pandas as pd
+
+    nulls = {column.name: None for column in table.columns}
+    rows = pd.DataFrame([{**nulls, table.key[0]: each, "event_timestamp": end_of(day)} for each in ids])
+    store.provider.ingest_df(store.get_feature_view(table.name), rows)
+
+
+def _check_arrived(store: "FeatureStore", table: Table, ids: list[str], gone: list[str], row: tuple[str, int]) -> None:
+    """Read every id back: each of the day is there with the version and time of `row`, and what is gone is unknown."""
+    online = _online_versions(store, table, [*ids, *gone])
+    missing = [each for each in ids if online[each] != row]
+    if missing:
+        raise IncompleteError(
+            f"{table.name}: {len(ids)} rows in, {len(ids) - len(missing)} online; {missing[0]} is missing: "
+            "check that each row's event_timestamp is the end of its day, then materialise again"
+        )
+    left = [each for each in gone if online[each] is not None]
+    if left:
+        raise IncompleteError(f"{table.name}: {len(left)} rows of other days are still online, such as {left[0]}")
+
+
+def _online_versions(store: "FeatureStore", table: Table, ids: list[str]) -> dict[str, tuple[str, int] | None]:
+    """Feature version and event timestamp (whole seconds) of each id's online row; None where there is none."""
+    key, feature = table.key[0], "feature_version"
+    online: dict[str, tuple[str, int] | None] = {}
+    for start in range(0, len(ids), READ_BATCH):
+        batch = ids[start : start + READ_BATCH]
+        response = store.get_online_features([f"{table.name}:{feature}"], [{key: each} for each in batch])
+        answer = response.to_dict(include_event_timestamps=True)
+        rows = zip(batch, answer[feature], answer[f"{feature}__ts"], strict=True)
+        online |= {each: (version, seconds) if version else None for each, version, seconds in rows}
+    return online
+
+
+def _content_hash(settings: Settings, table: Table, feature_version: str, day: str) -> str:
+    content = partitions.read_content(partitions.require_partition(settings.lake, table, feature_version, day))
+    return content.hash if content else ""
+
+
+def _ids(settings: Settings, table: Table, feature_version: str, day: str) -> list[str]:
+    import pyarrow.parquet as pq
+
+    folder = partitions.partition_path(settings.lake, table, feature_version, day)
+    return sorted(pq.read_table(folder, columns=[table.key[0]], partitioning=None)[table.key[0]].to_pylist())
+
+
+def _definitions(settings: Settings) -> str:
+    """Hash of everything `features.definitions` and the store's configuration depend on."""
+    return digest(
+        [
+            file_sha256(Path(__file__).with_name("features.py")),
+            read_config(settings),
+            [asdict(table) for table in VIEWS],
+            [str(settings.lake), settings.max_feature_age_hours],
+        ]
+    )
+
+
+def _write_state(settings: Settings, feature_version: str, state: OnlineState) -> None:
+    """Replace the file as a whole: a reader sees the old state or the new one."""
+    file = state_file(settings, feature_version)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    with temporary.open("w") as handle:
+        json.dump(asdict(state), handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(file)
+
+
+@contextmanager
+def _lock(settings: Settings) -> Iterator[None]:
+    """One writer at a time; a second one waits and then finds the work done."""
+    folder = settings.home / "feast"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "materialise.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="feature_repo.materialise", description=__doc__)
+    parser.add_argument("--day", type=day_argument, required=True, help="UTC day to put online, YYYY-MM-DD")
+    parser.add_argument("--rollback", action="store_true", help="put the day online even over a later one")
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.load()
+        materialise(settings, Versions(settings).feature, arguments.day, arguments.rollback)
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        say(f"materialise {arguments.day}: failed: {error}")
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the gate looks at: a table's rows with their vectors measured, and one row about the table as a whole.
+
+Great Expectations knows nothing of vectors, and every cell it sees costs time. So each vector becomes three numbers
+(norm, whether finite, dimension), each list its length, and what is true of the table as a whole (counts, shares,
+comparison with other tables) becomes one row, the summary.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from grasp.days import end_of
+
+SPARK_TYPES = {
+    pa.string(): "string",
+    pa.int32(): "int",
+    pa.int64(): "bigint",
+    pa.float32(): "float",
+    pa.float64(): "double",
+}
+VECTOR_SUFFIX = "_embedding"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`rows` has one row per row of the table, `summary` one row in all."""
+
+    name: str
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+
+
+def read_rows(folder: Path) -> pa.Table:
+    """All parquet of a partition or of one file, without the columns that are only in its path."""
+    return pq.read_table(folder, partitioning=None)
+
+
+def measure(name: str, rows: pa.Table) -> Measured:
+    """Measure what every table has: its schema, its number of rows, its vectors and lists."""
+    columns: dict[str, Any] = {}
+    summary: dict[str, Any] = {"schema": schema_of(rows.schema), "num_rows": rows.num_rows}
+    for field in rows.schema:
+        column = rows[field.name].combine_chunks()
+        if field.name.endswith(VECTOR_SUFFIX) and pa.types.is_list(field.type):
+            norms, are_finite, dimensions = measure_vectors(column)
+            columns |= {
+                f"{field.name}_norm": norms,
+                f"{field.name}_is_finite": are_finite,
+                f"{field.name}_dimension": dimensions,
+            }
+            summary[f"{field.name}_num_dimensions"] = len(np.unique(dimensions))
+        elif pa.types.is_list(field.type):
+            columns[f"{field.name}_length"] = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+        elif not pa.types.is_map(field.type):
+            columns[field.name] = column.to_pandas()
+    return Measured(name, pd.DataFrame(columns), pd.DataFrame([summary]))
+
+
+def measure_vectors(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Norm, whether all numbers are finite, and dimension of each vector; a missing one has dimension 0."""
+    dimensions = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+    row_of = np.repeat(np.arange(len(dimensions)), dimensions)
+    are_finite = np.bincount(row_of, ~np.isfinite(values), len(dimensions)) == 0
+    norms = np.sqrt(np.bincount(row_of, np.where(np.isfinite(values), values, 0.0) ** 2, len(dimensions)))
+    return norms, are_finite & (dimensions > 0), dimensions
+
+
+def schema_of(schema: pa.Schema) -> str:
+    """The schema as `Table.ddl` writes it."""
+    return ", ".join(f"{field.name} {_spark_type(field.type)}" for field in schema)
+
+
+def _spark_type(kind: pa.DataType) -> str:
+    if pa.types.is_timestamp(kind):
+        return "timestamp"
+    if pa.types.is_list(kind):
+        return f"array<{_spark_type(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"map<{_spark_type(kind.key_type)},{_spark_type(kind.item_type)}>"
+    return SPARK_TYPES.get(kind, str(kind))
+
+
+# What follows adds to a measured table. A column that is not there adds nothing: the schema expectation names it.
+
+
+def compare_keys(measured: Measured, column: str, expected: Collection[str]) -> None:
+    """Add to the summary how many of the expected ids have no row, and how many ids are not expected."""
+    if column in measured.rows:
+        found, wanted = set(measured.rows[column].dropna()), set(expected)
+        measured.summary[f"{column}_num_missing"] = len(wanted - found)
+        measured.summary[f"{column}_num_unknown"] = len(found - wanted)
+
+
+def compare_volume(measured: Measured, num_rows_before: int | None) -> None:
+    """Add to the summary the rows as a share of the previous day's; 1 when there is no previous day."""
+    share = len(measured.rows) / num_rows_before if num_rows_before else 1.0
+    measured.summary["share_of_previous_day"] = share
+
+
+def add_ages(measured: Measured, day: str, now: datetime) -> None:
+    """Add to each row how old it is, and how far its event timestamp lies from the end of its day."""
+    if "event_timestamp" in measured.rows:
+        moments = pd.to_datetime(measured.rows["event_timestamp"], utc=True)
+        measured.rows["age_hours"] = (now - moments).dt.total_seconds() / 3600
+        measured.rows["seconds_from_end_of_day"] = (moments - end_of(day)).dt.total_seconds()
+
+
+def add_fallback_share(descriptions: Measured) -> None:
+    """Add to the summary the share of descriptions that the language model did not write."""
+    if "source" in descriptions.rows:
+        is_fallback = descriptions.rows["source"] != "llm"
+        descriptions.summary["fallback_share"] = is_fallback.mean() if len(is_fallback) else 0.0
+
+
+def count_outdated(embeddings: Measured, descriptions: Measured, key: str) -> None:
+    """Add to the embeddings' summary how many were made from another text than the day's description."""
+    column = "description_hash"
+    if all({key, column} <= set(each.rows) for each in (embeddings, descriptions)):
+        texts, encoded = (each.rows.drop_duplicates(key).set_index(key)[column] for each in (descriptions, embeddings))
+        common = texts.index.intersection(encoded.index)
+        embeddings.summary["num_outdated"] = int((texts[common] != encoded[common]).sum())

@@ -1,0 +1,123 @@
+"""The one feature lookup of a request: a user's row of the online store, through Feast."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from string import Template
+from typing import Any, Protocol
+
+import yaml
+
+from grasp.release import Manifest
+from grasp.settings import Settings
+from grasp.versions import feast_project
+
+
+class StoreError(RuntimeError):
+    """The online store cannot be opened or did not answer properly; the message says what to check."""
+
+
+@dataclass(frozen=True)
+class UserRow:
+    """What the online store knows of a user; see `grasp.tables.USER_FEATURES` for the columns' meaning."""
+
+    user_id: str
+    sequence: list[str]
+    semantic_embedding: list[float]
+    neighbour_embedding: list[float]
+    neighbour_ids: list[str]
+    neighbour_similarities: list[float]
+    description: str
+    source: str
+    is_tail: bool
+    num_interactions: int
+    event_timestamp: datetime  # end of the row's day, UTC
+    computed_at: datetime
+
+
+class UserFeatures(Protocol):
+    def get(self, user_id: str) -> UserRow | None:
+        """The user's row, None for a user the store does not know; raises `StoreError`."""
+
+
+_COLUMNS = (
+    "sequence",
+    "semantic_embedding",
+    "neighbour_embedding",
+    "neighbour_ids",
+    "neighbour_similarities",
+    "description",
+    "source",
+    "is_tail",
+    "num_interactions",
+    "computed_at",
+)
+
+
+class FeastUserFeatures:
+    """Rows from the Feast project of a release's feature version: one online read per request."""
+
+    def __init__(self, settings: Settings, manifest: Manifest) -> None:
+        from feast.errors import FeastError
+
+        self._store = _open_store(settings, feast_project(manifest.feature_version))
+        try:
+            self._service = self._store.get_feature_service(manifest.feature_service)
+        except (FeastError, OSError) as error:
+            raise StoreError(
+                f"feature service {manifest.feature_service} is not registered ({error}): "
+                f"run `python -m feature_repo.materialise --day {manifest.day}`"
+            ) from error
+        self._errors = _store_errors()
+
+    def get(self, user_id: str) -> UserRow | None:
+        try:
+            response = self._store.get_online_features(self._service, [{"user_id": user_id}])
+        except self._errors as error:
+            raise StoreError(f"the online store did not answer: {type(error).__name__}: {error}") from error
+        return _row(user_id, response.to_dict(include_event_timestamps=True))
+
+
+def _open_store(settings: Settings, project: str) -> Any:
+    """The store of `settings.feature_store_yaml`, in the project of one feature version; raises `StoreError`."""
+    from feast import FeatureStore, RepoConfig
+    from feast.errors import FeastError
+
+    file = settings.feature_store_yaml
+    try:
+        text = Template(file.read_text()).substitute({**os.environ, **settings.variables()})
+        config = RepoConfig(**yaml.safe_load(text), repo_path=file.parent)
+        config.project = project
+        # A store lives as long as one release is served, so no request ever waits for the registry again (0: for ever).
+        config.registry.cache_ttl_seconds = 0
+        return FeatureStore(config=config)
+    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, FeastError) as error:
+        raise StoreError(f"{file} opens no feature store: {type(error).__name__}: {error}") from error
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    """What the online stores raise when they fail; anything else is a mistake of ours and must show."""
+    import sqlite3
+
+    from feast.errors import FeastError
+    from redis.exceptions import RedisError
+
+    return (OSError, sqlite3.Error, RedisError, FeastError)
+
+
+def _row(user_id: str, values: dict[str, list[Any]]) -> UserRow | None:
+    """Feast answers an unknown key with nulls; a row that is null in part is damaged."""
+    row = {name: values[name][0] for name in _COLUMNS}
+    absent = [name for name, value in row.items() if value is None]
+    if len(absent) == len(_COLUMNS):
+        return None
+    if absent:
+        raise StoreError(f"the online row of user {user_id} lacks {', '.join(absent)}: materialise its day again")
+    row["is_tail"] = bool(row["is_tail"])
+    row["computed_at"] = _utc(row["computed_at"])
+    seconds = values["sequence__ts"][0]
+    return UserRow(user_id=user_id, event_timestamp=datetime.fromtimestamp(seconds, UTC), **row)
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

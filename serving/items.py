@@ -1,0 +1,122 @@
+"""The item side of a release, held in memory: titles, popularity and frozen vectors of every item.
+
+Shape suffixes:  N items of the release   S semantic size
+"""
+
+# ruff: noqa: N803, N815 - the shape suffixes above
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+_COLUMNS = [
+    "item_id",
+    "title",
+    "popularity",
+    "semantic_embedding",
+    "neighbour_embedding",
+    "neighbour_ids",
+    "feature_version",
+]
+
+
+@dataclass(frozen=True)
+class ItemSide:
+    """Every item of a release, row by row. An item that the model knows but the release lacks is not `available`."""
+
+    ids: list[str]
+    titles: list[str]
+    neighbour_ids: list[list[str]]
+    popularity_N: np.ndarray  # distinct users
+    semantic_NS: np.ndarray  # float32, unit rows
+    neighbour_NS: np.ndarray  # float32, mean of the neighbours' semantic rows
+    available_N: np.ndarray
+    row_of: dict[str, int]
+
+    def title(self, row: int) -> str:
+        """The name shown to people, or the id where the source gave none."""
+        return self.titles[row] or f"item {self.ids[row]}"
+
+    def similarities(self, row: int) -> np.ndarray:
+        """Cosine of one item's semantic embedding with every item's; the rows are unit vectors."""
+        return self.semantic_NS @ self.semantic_NS[row]
+
+    def similar(self, item_id: str, k: int) -> list[tuple[int, float]]:
+        """The k rows nearest to an item, itself left out; ties by row. Raises `KeyError` for an unknown item."""
+        row = self.row_of[item_id]
+        scores_N = np.where(self.available_N, self.similarities(row), -np.inf)
+        scores_N[row] = -np.inf
+        return top(scores_N, k)
+
+    def popular(self, k: int, excluded: np.ndarray) -> list[tuple[int, float]]:
+        """The k items with most users; `excluded` marks rows that must not be shown."""
+        return top(np.where(excluded | ~self.available_N, -np.inf, self.popularity_N.astype(np.float64)), k)
+
+
+def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
+    """Rows of the k largest finite scores, largest first, ties by row."""
+    order = np.argsort(-scores_N, kind="stable")[:k]
+    return [(int(row), float(scores_N[row])) for row in order if np.isfinite(scores_N[row])]
+
+
+def load_items(folder: Path, feature_version: str, vocabulary: Sequence[str] = ()) -> ItemSide:
+    """Read the item side; rows in the order of the model's vocabulary, then the items that are new since training.
+
+    Raises `ValueError` naming the folder when an item repeats, vectors differ in width, or a row has another
+    feature version.
+    """
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise ValueError(f"{folder} holds no parquet file: the release has no item side")
+    try:
+        table = pa.concat_tables([pq.ParquetFile(file).read(columns=_COLUMNS) for file in files]).combine_chunks()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{folder} is not readable as item features: {error}") from error
+    missing = set(_COLUMNS) - set(table.column_names)
+    if missing:
+        raise ValueError(f"{folder} lacks the columns {', '.join(sorted(missing))}")
+    return _arranged(folder, table.sort_by("item_id"), feature_version, vocabulary)
+
+
+def _arranged(folder: Path, table: pa.Table, feature_version: str, vocabulary: Sequence[str]) -> ItemSide:
+    found = table["item_id"].to_pylist()
+    position = {item_id: index for index, item_id in enumerate(found)}
+    if not found or len(position) != len(found):
+        raise ValueError(f"{folder} holds {len(found)} rows for {len(position)} items; one row per item is needed")
+    versions = set(table["feature_version"].to_pylist())
+    if versions != {feature_version}:
+        raise ValueError(f"{folder} holds feature versions {sorted(map(str, versions))}, not {feature_version}")
+    known = set(vocabulary)
+    ids = [*vocabulary, *(item_id for item_id in found if item_id not in known)]
+    source_N = np.array([position.get(item_id, -1) for item_id in ids])
+    available_N = source_N >= 0
+    titles, neighbours = table["title"].to_pylist(), table["neighbour_ids"].to_pylist()
+    semantic, neighbour = (_matrix(folder, table, name) for name in ("semantic_embedding", "neighbour_embedding"))
+    # A withdrawn item keeps its row so that the model's rows stay in place; all it has are zeros.
+    return ItemSide(
+        ids=ids,
+        titles=[(titles[index] or "") if index >= 0 else "" for index in source_N],
+        neighbour_ids=[(neighbours[index] or []) if index >= 0 else [] for index in source_N],
+        popularity_N=np.where(available_N, table["popularity"].to_numpy()[source_N], 0),
+        semantic_NS=np.where(available_N[:, None], semantic[source_N], np.float32(0)),
+        neighbour_NS=np.where(available_N[:, None], neighbour[source_N], np.float32(0)),
+        available_N=available_N,
+        row_of={item_id: row for row, item_id in enumerate(ids) if available_N[row]},
+    )
+
+
+def _matrix(folder: Path, table: pa.Table, name: str) -> np.ndarray:
+    """A column of lists as a float32 matrix; raises `ValueError` unless all are present, finite and of one width."""
+    column = table[name].combine_chunks()
+    widths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(widths) != 1 or not widths[0]:
+        raise ValueError(f"{folder}: {name} has vectors of widths {widths}; one width is needed")
+    matrix = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, widths[0])
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{folder}: {name} holds values that are not finite")
+    return matrix

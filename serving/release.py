@@ -1,0 +1,342 @@
+"""Publish a release: tie one day's features, their versions and a model together, and put it in force last.
+
+    python -m serving.release publish --day 1998-04-22 [--model FOLDER | --decision FILE]
+    python -m serving.release rollback [--to RELEASE_ID]
+    python -m serving.release status | list | verify
+
+A release is built beside the others under a temporary name, loaded as serving would load it, written through to the
+disk and renamed; only then does `current.json` name it. Whatever dies on the way leaves the old release in force.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from grasp import partitions, tables
+from grasp.days import day_argument, end_of
+from grasp.progress import say
+from grasp.release import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError, current, folder, read_manifest
+from grasp.settings import Settings, SettingsError
+from grasp.versions import Versions, collection, feature_service, file_sha256
+from serving.ranker import check_files, load_release
+from training.model import load_ranker
+
+NUM_KEPT = 10  # releases that a rollback can reach
+STAGING_PREFIX = ".staging-"
+Checkpoint = Callable[[str], None]
+
+
+class ReleaseError(ValueError):
+    """A release cannot be published or put in force; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model a release carries (`source` is its folder; both None for `popular`) and why."""
+
+    name: str | None
+    source: Path | None
+    reason: str
+
+
+def _no_checkpoint(step: str) -> None:
+    """Called after each step of a publication; tests pass one that fails."""
+
+
+def publish(
+    settings: Settings,
+    day: str,
+    choose: Callable[[Manifest | None], ModelChoice],
+    checkpoint: Checkpoint = _no_checkpoint,
+) -> Manifest:
+    """Publish the features of `day` with the chosen model; returns the manifest in force afterwards.
+
+    `choose` is asked with the manifest in force. The same content again changes nothing, and a day before the one
+    in force is a back-fill that is not published. Raises `ReleaseError` or `MissingPartitionError`; then, and after
+    a crash at any step, the old release stays in force.
+    """
+    with _lock(settings.releases):
+        before = _current_or_none(settings.releases)
+        if before and day < before.day:
+            say(
+                f"release: {day} is older than the release in force ({before.release_id}): back-filled, not published. "
+                f"A model trained for it can still be served: "
+                f"python -m serving.release publish --day {before.day} --model FOLDER"
+            )
+            return before
+        choice = choose(before)
+        say(f"release: model {choice.name or 'popular'}: {choice.reason}")
+        staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
+        try:
+            manifest = _stage(settings, day, choice, staging, checkpoint)
+            if before and before.release_id == manifest.release_id and _is_whole(settings.releases, manifest):
+                say(f"release: {manifest.release_id} is in force already, nothing changed")
+                return before
+            _put_in_place(settings.releases, manifest, staging, checkpoint)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        _put_in_force(settings.releases, manifest, checkpoint)
+        _prune(settings.releases, manifest)
+    say(f"release: {manifest.release_id} is in force: day {day}, model {manifest.model or 'popular'}")
+    return manifest
+
+
+def choose_model(
+    settings: Settings, model: Path | None, decision: Path | None
+) -> Callable[[Manifest | None], ModelChoice]:
+    """The named model, the one a promotion decision names, or else the one in force as long as its features match."""
+
+    def choose(before: Manifest | None) -> ModelChoice:
+        if model:
+            return _trained(model, "named by --model")
+        if decision:
+            verdict = _read_decision(decision)
+            if verdict["promoted"]:
+                return _trained(Path(str(verdict["model"])), f"promoted: {verdict['reason']}")
+            say(f"release: the new model is not promoted: {verdict['reason']}")
+        return _keep(settings, before)
+
+    return choose
+
+
+def _trained(source: Path, reason: str) -> ModelChoice:
+    if not source.is_dir():
+        raise ReleaseError(f"no model folder at {source}")
+    return ModelChoice(load_ranker(source).metadata.name, source, reason)
+
+
+def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
+    version = Versions(settings).feature
+    if before is None:
+        return ModelChoice(None, None, "no release carries a model yet")
+    if before.model is None:
+        return ModelChoice(None, None, "the release in force carries no model")
+    if before.feature_version != version:
+        reason = f"{before.model} was trained with features {before.feature_version}, these are {version}: retrain"
+        return ModelChoice(None, None, reason)
+    return ModelChoice(before.model, folder(settings.releases, before) / "model", "kept from the release in force")
+
+
+def _read_decision(file: Path) -> dict[str, object]:
+    """Raises `ReleaseError` unless the file is `{"model": folder or null, "promoted": bool, "reason": text}`."""
+    try:
+        verdict = json.loads(file.read_text())
+        complete = isinstance(verdict["promoted"], bool) and isinstance(verdict["reason"], str)
+        if not complete or (verdict["promoted"] and not isinstance(verdict["model"], str)):
+            raise TypeError("`promoted` is true or false, `reason` a text, `model` a folder when promoted")
+    except FileNotFoundError:
+        raise ReleaseError(f"no promotion decision at {file}: run retrain first") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ReleaseError(f"{file} is no promotion decision: {error}") from error
+    return verdict
+
+
+def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, checkpoint: Checkpoint) -> Manifest:
+    """Build the whole release in a temporary folder and load it as serving will; returns its manifest."""
+    versions = Versions(settings)
+    partition = partitions.require_partition(settings.lake, tables.ITEM_FEATURES, versions.feature, day)
+    partitions.require_partition(settings.lake, tables.USER_FEATURES, versions.feature, day)
+    for leftover in settings.releases.glob(f"{STAGING_PREFIX}*"):
+        shutil.rmtree(leftover)
+    _link_files(sorted(partition.glob("*.parquet")), staging / "items")
+    checkpoint("items staged")
+    if choice.source:
+        _link_files(sorted(path for path in choice.source.iterdir() if path.is_file()), staging / "model")
+    checkpoint("model staged")
+    manifest = Manifest(
+        day=day,
+        feature_version=versions.feature,
+        embedding_version=versions.embedding,
+        collections={entity: collection(entity, versions.embedding) for entity in ("item", "user")},
+        feature_service=feature_service(versions.feature),
+        model=choice.name,
+        checksums={
+            str(path.relative_to(staging)): file_sha256(path) for path in sorted(staging.glob("*/*")) if path.is_file()
+        },
+        published_at=settings.clock().isoformat(),
+    )
+    num_items = len(load_release(staging, manifest).items.row_of)
+    expected = partitions.require_partition(settings.lake, tables.ITEMS, None, day)
+    content = partitions.read_content(expected)
+    if content is None or num_items != content.num_rows:
+        raise ReleaseError(
+            f"item_features of {day} has {num_items} items, table items has {content.num_rows if content else 0}: "
+            f"run daily_refresh for {day} again"
+        )
+    checkpoint("verified")
+    (staging / MANIFEST_FILE).write_text(_as_json(manifest))
+    checkpoint("manifest written")
+    return manifest
+
+
+def _link_files(files: list[Path], target: Path) -> None:
+    """Hard links keep the release's own copy even when the lake replaces its day; a copy where links cannot reach."""
+    target.mkdir(parents=True)
+    for file in files:
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)
+
+
+def _put_in_place(releases: Path, manifest: Manifest, staging: Path, checkpoint: Checkpoint) -> None:
+    """Write everything through to the disk, then rename. A whole folder of the same id stays as it is."""
+    place = folder(releases, manifest)
+    if _is_whole(releases, manifest):
+        return
+    if place.exists():
+        say(f"release: {place.name} was damaged and is replaced")
+        shutil.rmtree(place)
+    for path in [*staging.rglob("*"), staging]:
+        _sync(path)
+    checkpoint("synced")
+    staging.rename(place)
+    _sync(releases)
+    checkpoint("in place")
+
+
+def _put_in_force(releases: Path, manifest: Manifest, checkpoint: Checkpoint = _no_checkpoint) -> None:
+    """Let readers see it: one atomic rename of `current.json`."""
+    temporary = releases / f"{CURRENT_FILE}.new"
+    temporary.write_text(_as_json(manifest))
+    _sync(temporary)
+    checkpoint("current written")
+    temporary.replace(releases / CURRENT_FILE)
+    _sync(releases)
+    checkpoint("in force")
+
+
+def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
+    """Put an earlier release in force again: the named one, or the one published before the one in force."""
+    with _lock(settings.releases):
+        before = current(settings.releases)
+        known = published(settings.releases)
+        ids = [manifest.release_id for manifest in known]
+        if release_id is None:
+            earlier = ids[: ids.index(before.release_id)] if before.release_id in ids else ids
+            if not earlier:
+                raise ReleaseError(f"no release was published before {before.release_id}")
+            release_id = earlier[-1]
+        if release_id not in ids:
+            raise ReleaseError(f"no release {release_id}; there are {', '.join(ids)}")
+        manifest = known[ids.index(release_id)]
+        check_files(folder(settings.releases, manifest), manifest)
+        _put_in_force(settings.releases, manifest)
+    say(f"release: {manifest.release_id} is in force again (was {before.release_id})")
+    say(
+        f"release: user features stay as they are; to take them back to {manifest.day} as well: "
+        f"python -m feature_repo.materialise --day {manifest.day} --rollback"
+    )
+    return manifest
+
+
+def published(releases: Path) -> list[Manifest]:
+    """All releases on disk in the order they were published (their manifest files' times: the clock may be set)."""
+    files = sorted(releases.glob(f"[!.]*/{MANIFEST_FILE}"), key=lambda file: (file.stat().st_mtime_ns, str(file)))
+    return [read_manifest(file) for file in files]
+
+
+def verify(settings: Settings) -> Manifest:
+    """Load the release in force as serving would, checksums first; raises `ValueError` naming what is damaged."""
+    manifest = current(settings.releases)
+    load_release(folder(settings.releases, manifest), manifest)
+    return manifest
+
+
+def _prune(releases: Path, manifest: Manifest) -> None:
+    """Keep the last `NUM_KEPT` releases, and always the one in force."""
+    for old in published(releases)[:-NUM_KEPT]:
+        if old.release_id != manifest.release_id:
+            shutil.rmtree(folder(releases, old))
+            say(f"release: {old.release_id} removed, {NUM_KEPT} are kept")
+
+
+def _is_whole(releases: Path, manifest: Manifest) -> bool:
+    try:
+        check_files(folder(releases, manifest), manifest)
+    except ValueError:
+        return False
+    return True
+
+
+def _current_or_none(releases: Path) -> Manifest | None:
+    try:
+        return current(releases)
+    except NoReleaseError:
+        return None
+
+
+@contextmanager
+def _lock(releases: Path) -> Iterator[None]:
+    """One publication at a time: the refresh and the retraining may finish together."""
+    releases.mkdir(parents=True, exist_ok=True)
+    with (releases / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _as_json(manifest: Manifest) -> str:
+    return json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
+
+
+def _describe(settings: Settings, manifest: Manifest) -> str:
+    hours = (settings.clock() - end_of(manifest.day)).total_seconds() / 3600
+    return (
+        f"{manifest.release_id}: day {manifest.day} ({hours:.1f} h old), features {manifest.feature_version}, "
+        f"model {manifest.model or 'popular'}, published {manifest.published_at}"
+    )
+
+
+def _run(settings: Settings, arguments: argparse.Namespace) -> None:
+    if arguments.command == "publish":
+        publish(settings, arguments.day, choose_model(settings, arguments.model, arguments.decision))
+    elif arguments.command == "rollback":
+        rollback(settings, arguments.to)
+    elif arguments.command == "verify":
+        say(f"release: {verify(settings).release_id} is whole")
+    elif arguments.command == "status":
+        say(f"release: {_describe(settings, current(settings.releases))}")
+    else:
+        in_force = current(settings.releases).release_id
+        for manifest in published(settings.releases):
+            mark = "*" if manifest.release_id == in_force else " "
+            say(f"release: {mark} {_describe(settings, manifest)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m serving.release", description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    publication = commands.add_parser("publish", help="put the features of a day in force")
+    publication.add_argument("--day", type=day_argument, required=True, help="UTC day, YYYY-MM-DD")
+    model = publication.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, help="folder of a trained model")
+    model.add_argument("--decision", type=Path, help="decision.json of a training run")
+    back = commands.add_parser("rollback", help="put an earlier release in force again")
+    back.add_argument("--to", help="release id; the one published before by default")
+    commands.add_parser("status", help="the release in force")
+    commands.add_parser("list", help="all releases, oldest first, * in force")
+    commands.add_parser("verify", help="check the release in force")
+    arguments = parser.parse_args()
+    try:
+        _run(Settings.load(), arguments)
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

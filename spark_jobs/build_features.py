@@ -1,0 +1,154 @@
+"""Put everything known of each item and user into one row: the offline side of the Feast feature views.
+
+Reads:   interactions, items, users, descriptions, embeddings, neighbour features
+Writes:  item_features, user_features
+
+Every item and every user gets a row; one whose description, embedding or neighbour row is missing stops the day. An
+item or user without any neighbour (a catalogue of one) carries the zero vector of the same length and empty lists,
+as `aggregate_neighbours` wrote them. A row whose content is the same as in the latest state keeps its `computed_at`.
+
+Head and tail (Pareto 80/20, and user cut, as LLM-ESR and GRASP group them): head items are the most popular fifth of
+the catalogue by distinct users, ties by id; tail users have fewer than nine interactions.
+"""
+
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from grasp import tables
+from grasp.days import end_of
+from grasp.progress import say
+from grasp.tables import MAX_SEQUENCE_LENGTH, Table
+from spark_jobs.lake import Lake, run
+
+HEAD_SHARE = 0.2  # of the items
+MIN_HEAD_INTERACTIONS = 9  # of a user
+
+
+class IncompleteFeaturesError(ValueError):
+    """An item or user lacks a description, embedding or neighbour row; the message counts them and names one."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The tables that are joined to each item or user, all keyed by its id."""
+
+    description: DataFrame
+    embedding: DataFrame
+    neighbour_features: DataFrame
+
+
+def item_popularity(items: DataFrame, interactions: DataFrame) -> DataFrame:
+    """Title, number of distinct users and tail flag of every item: item_id, title, popularity, is_tail."""
+    num_users = interactions.groupBy("item_id").agg(F.count_distinct("user_id").alias("num_users"))
+    popularity = F.coalesce("num_users", F.lit(0)).cast("bigint")
+    counted = items.join(num_users, "item_id", "left").select("item_id", "title", popularity.alias("popularity"))
+    num_head = int(items.count() * HEAD_SHARE)
+    head = counted.orderBy(F.desc("popularity"), "item_id").limit(num_head).select("item_id", F.lit(0).alias("head"))
+    is_tail = F.coalesce("head", F.lit(1)).cast("bigint")
+    return counted.join(head, "item_id", "left").select("item_id", "title", "popularity", is_tail.alias("is_tail"))
+
+
+def user_sequences(users: DataFrame, interactions: DataFrame) -> DataFrame:
+    """Each user's last items, oldest first, with count and tail flag: user_id, sequence, num_interactions, is_tail."""
+    latest = Window.partitionBy("user_id").orderBy(F.desc("event_time"), F.desc("row_number"))
+    of_user = Window.partitionBy("user_id")
+    last = interactions.withColumns({"age": F.row_number().over(latest), "num": F.count("*").over(of_user)})
+    steps = F.array_sort(F.collect_list(F.struct((-F.col("age")).alias("step"), "item_id")))
+    sequences = (
+        last.where(F.col("age") <= MAX_SEQUENCE_LENGTH)
+        .groupBy("user_id")
+        .agg(steps["item_id"].alias("items"), F.max("num").alias("num"))
+    )
+    num_interactions = F.coalesce("num", F.lit(0)).cast("bigint")
+    return users.join(sequences, "user_id", "left").select(
+        "user_id",
+        F.coalesce("items", F.array().cast("array<string>")).alias("sequence"),
+        num_interactions.alias("num_interactions"),
+        (num_interactions < MIN_HEAD_INTERACTIONS).cast("bigint").alias("is_tail"),
+    )
+
+
+def join_parts(own: DataFrame, parts: Parts, key: str) -> DataFrame:
+    """Join the parts to every row of `own`.
+
+    Raises `IncompleteFeaturesError` when a part has no row for an id, or an embedding is that of another description.
+    """
+    described_by = F.col("description_hash").alias("encoded_hash")
+    embedding = parts.embedding.select(key, "semantic_embedding", described_by)
+    joined = (
+        own.join(parts.description.drop("computed_at"), key, "left")
+        .join(embedding, key, "left")
+        .join(parts.neighbour_features, key, "left")
+    )
+    _require_complete(joined, key)
+    return joined
+
+
+def _require_complete(joined: DataFrame, key: str) -> None:
+    faults = {
+        "have no description": F.col("description_hash").isNull(),
+        "have no embedding": F.col("encoded_hash").isNull(),
+        "have no neighbour row": F.col("neighbour_embedding").isNull(),
+        "have the embedding of another description": F.col("encoded_hash") != F.col("description_hash"),
+    }
+    counts = [F.count_if(fault).alias(f"num_{index}") for index, fault in enumerate(faults.values())]
+    examples = [F.min(F.when(fault, F.col(key))).alias(f"id_{index}") for index, fault in enumerate(faults.values())]
+    row = joined.agg(*counts, *examples).first()
+    found = [
+        f"{row[f'num_{index}']} {what} (for example {key} {row[f'id_{index}']})"
+        for index, what in enumerate(faults)
+        if row[f"num_{index}"]
+    ]
+    if found:
+        raise IncompleteFeaturesError(f"{key.removesuffix('_id')}_features: {', '.join(found)}; run the stages before")
+
+
+def keep_computed_at(rows: DataFrame, latest: DataFrame, table: Table) -> DataFrame:
+    """Carry `computed_at` over from the latest state for rows whose content is the same."""
+    (key,) = table.key
+    content = [name for name in table.column_names if name not in ("event_timestamp", "computed_at")]
+    before = latest.select(key, F.xxhash64(*content).alias("old_content"), F.col("computed_at").alias("old_at"))
+    is_same = F.xxhash64(*(F.col(name) for name in content)) == F.col("old_content")
+    return (
+        rows.join(before, key, "left")
+        .withColumn("computed_at", F.when(is_same, F.col("old_at")).otherwise(F.col("computed_at")))
+        .select(*table.column_names)
+    )
+
+
+def _write(lake: Lake, day: str, table: Table, own: DataFrame, parts: Parts) -> None:
+    (key,) = table.key
+    stamped = join_parts(own, parts, key).withColumns(
+        {
+            "event_timestamp": F.lit(end_of(day)),
+            "embedding_version": F.lit(lake.versions.embedding),
+            "feature_version": F.lit(lake.versions.feature),
+            "computed_at": F.lit(lake.settings.clock()),
+        }
+    )
+    rows = keep_computed_at(stamped, lake.read_latest(table, day), table)
+    changed = lake.write(table, rows, day)
+    say(f"{table.name}: {lake.read(table, day).count():,} rows, {'written' if changed else 'unchanged'}")
+
+
+def main(lake: Lake, day: str) -> None:
+    interactions = lake.read_until(tables.INTERACTIONS, day).cache()
+    item_parts = Parts(
+        lake.read(tables.ITEM_DESCRIPTION, day),
+        lake.read(tables.ITEM_EMBEDDING, day),
+        lake.read(tables.ITEM_NEIGHBOUR_FEATURES, day),
+    )
+    user_parts = Parts(
+        lake.read(tables.USER_DESCRIPTION, day),
+        lake.read(tables.USER_EMBEDDING, day),
+        lake.read(tables.USER_NEIGHBOUR_FEATURES, day),
+    )
+    _write(lake, day, tables.ITEM_FEATURES, item_popularity(lake.read(tables.ITEMS, day), interactions), item_parts)
+    _write(lake, day, tables.USER_FEATURES, user_sequences(lake.read(tables.USERS, day), interactions), user_parts)
+    interactions.unpersist()
+
+
+if __name__ == "__main__":
+    run(main)

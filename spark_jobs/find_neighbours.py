@@ -1,0 +1,117 @@
+"""Find every item's and user's nearest neighbours by semantic embedding.
+
+Reads:   item_embedding, user_embedding
+Writes:  item_neighbours, user_neighbours
+
+The neighbours of a day are searched among the vectors of that day's state and no others, so that nothing learnt later
+can appear in them. The exact backend searches in Spark workers, block by block; the Milvus backend searches from the
+driver, since Milvus-Lite serves one process, and only when the collection holds exactly the day's state.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from grasp import partitions, tables
+from grasp.progress import say
+from grasp.tables import Table
+from grasp.versions import collection
+from spark_jobs.embedding_table import read_embeddings
+from spark_jobs.lake import Lake, run
+from spark_jobs.neighbours import Catalogue, MilvusBackend, exact_backend
+from spark_jobs.vectors import VectorStore, open_vectors
+
+ENTITIES = {
+    "item": (tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS),
+    "user": (tables.USER_EMBEDDING, tables.USER_NEIGHBOURS),
+}
+QUERIES_PER_BLOCK = 1_000
+
+Search = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+
+
+def neighbour_rows(
+    key: str, ids: list[str], neighbour_ids: list[list[str]], similarities: list[list[float]]
+) -> pa.RecordBatch:
+    """One row per neighbour: entity, neighbour, similarity and rank from 1."""
+    counts = [len(each) for each in neighbour_ids]
+    return pa.RecordBatch.from_pydict(
+        {
+            key: [entity for entity, count in zip(ids, counts, strict=True) for _ in range(count)],
+            "neighbour_id": [each for row in neighbour_ids for each in row],
+            "similarity": pa.array([each for row in similarities for each in row], pa.float32()),
+            "rank": pa.array([rank for count in counts for rank in range(1, count + 1)], pa.int32()),
+        },
+        schema=pa.schema(
+            [(key, pa.string()), ("neighbour_id", pa.string()), ("similarity", pa.float32()), ("rank", pa.int32())]
+        ),
+    )
+
+
+def search_blocks(
+    blocks: Iterator[pa.RecordBatch], partition: Path, table: Table, content_hash: str, k: int
+) -> Iterator[pa.RecordBatch]:
+    """Runs in a Spark worker: each row is the number of the first query of a block."""
+    for batch in blocks:
+        for start in batch.column(0).to_pylist():
+            embeddings, backend = read_embeddings(partition, table), exact_backend(partition, table, content_hash)
+            block = slice(start, start + QUERIES_PER_BLOCK)
+            ids = embeddings.ids[block]
+            yield neighbour_rows(table.key[0], ids, *backend.search(ids, embeddings.vectors[block], k))
+
+
+def find_exactly(lake: Lake, source: Table, target: Table, partition: Path) -> DataFrame:
+    content = partitions.read_content(partition)
+    num_rows, content_hash = (content.num_rows, content.hash) if content else (0, "")
+    num_blocks = max(1, -(-num_rows // QUERIES_PER_BLOCK))
+    search: Search = partial(
+        search_blocks, partition=partition, table=source, content_hash=content_hash, k=lake.settings.num_neighbours
+    )
+    blocks = lake.spark.range(0, num_rows, QUERIES_PER_BLOCK, numPartitions=num_blocks)
+    return blocks.mapInArrow(search, target.ddl)
+
+
+def find_in_milvus(lake: Lake, store: VectorStore, entity: str, day: str, partition: Path) -> DataFrame:
+    """Search the collection; raises `ValueError` unless it holds the state of this very day."""
+    source, target = ENTITIES[entity]
+    name = collection(entity, lake.versions.embedding)
+    ids, vectors, hashes = read_embeddings(partition, source)
+    held = store.hashes(name) if store.has_collection(name) else {}
+    if held != dict(zip(ids, hashes, strict=True)):
+        raise ValueError(
+            f"Milvus collection {name} does not hold {source.name} as of {day}: it follows the latest day, "
+            f"{lake.days(source)[-1]}. Set GRASP_NEIGHBOUR_BACKEND=exact for earlier days; "
+            "for the latest day run embed_descriptions again"
+        )
+    if not ids:
+        return lake.spark.createDataFrame([], target.ddl)
+    backend = MilvusBackend(store, name, Catalogue(ids, vectors))
+    found = backend.search(ids, np.asarray(vectors), lake.settings.num_neighbours)
+    return lake.spark.createDataFrame(pa.Table.from_batches([neighbour_rows(source.key[0], ids, *found)]))
+
+
+def main(lake: Lake, day: str) -> None:
+    version = lake.versions.embedding
+    places = {
+        entity: partitions.require_partition(lake.root, source, version, day)
+        for entity, (source, _) in ENTITIES.items()
+    }
+    if lake.settings.neighbour_backend == "exact":
+        found = {entity: find_exactly(lake, *ENTITIES[entity], partition) for entity, partition in places.items()}
+    else:
+        with open_vectors(lake.settings) as store:
+            found = {
+                entity: find_in_milvus(lake, store, entity, day, partition) for entity, partition in places.items()
+            }
+    for entity, rows in found.items():
+        _, target = ENTITIES[entity]
+        changed = lake.write(target, rows, day)
+        say(f"{target.name} {day}: {lake.settings.num_neighbours} neighbours each{'' if changed else ', unchanged'}")
+
+
+if __name__ == "__main__":
+    run(main)

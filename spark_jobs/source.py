@@ -1,0 +1,239 @@
+"""The data contract: a folder with `interactions.*`, `items.*` and, if there are any, `users.*` (docs/data.md).
+
+Every table is read into one shape, whatever its format: `source_file`, `source_row` (1-based), `position` (order in
+the whole table), `fields` (a map of the row's non-empty values as text; null for a line that cannot be read) and
+`record` (the row as JSON, for the quarantine).
+"""
+
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql import types as T
+
+REQUIRED = {
+    "interactions": ("user_id", "item_id", "timestamp"),
+    "items": ("item_id",),
+    "users": ("user_id",),
+}
+FORMATS = {".tsv": "tsv", ".tsv.gz": "tsv", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet"}
+
+_LINES_TO_LOOK_AT = 100  # JSON lines may leave columns out, so that one line does not tell them all
+_MAX_ROWS_OF_A_FILE = 1 << 40
+
+
+class SourceError(ValueError):
+    """The source does not keep the contract; the message names the file, what is missing and what is there."""
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """One table of the source: a file, or a folder of parquet files."""
+
+    name: str  # interactions, items or users
+    path: Path
+    format: str  # tsv, jsonl or parquet
+
+
+def find(folder: Path, name: str) -> SourceTable | None:
+    """The file of a table, or None when there is none.
+
+    Raises `FileNotFoundError` without the folder, `SourceError` for two files of one table or an unknown format.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: run `make setup` or set GRASP_SOURCE (docs/data.md)")
+    found = sorted(folder.glob(f"{name}.*"))
+    if not found:
+        return None
+    if len(found) > 1:
+        raise SourceError(f"{folder} holds {name} twice: {', '.join(path.name for path in found)}; keep one")
+    suffix = found[0].name.removeprefix(name)
+    if suffix not in FORMATS:
+        raise SourceError(f"{found[0]}: format {suffix} is not one of {', '.join(FORMATS)}")
+    return SourceTable(name, found[0], FORMATS[suffix])
+
+
+def require(folder: Path, name: str) -> SourceTable:
+    """`find`, but a missing table raises `SourceError` that says what is there."""
+    table = find(folder, name)
+    if table is None:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise SourceError(f"{folder} holds no {name} ({name}{', '.join(FORMATS)}); it holds {there}")
+    return table
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Lines of a text file, gzip or not, without their ends; raises `SourceError` when it is not what its name says."""
+    try:
+        with path.open("rb") as file:
+            raw = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+            for line in io.TextIOWrapper(raw, "utf-8-sig", errors="replace", newline="\n"):
+                yield line.rstrip("\r\n")
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise SourceError(f"{path} is no complete gzip file: {error}") from error
+
+
+def read(spark: SparkSession, table: SourceTable) -> DataFrame:
+    """All rows of a table in the shape of the module's docstring; raises `SourceError` for a missing column."""
+    if table.format == "parquet":
+        return _read_parquet(spark, table)
+    columns = _text_columns(table)
+    _require_columns(table, columns)
+    lines = _read_lines(spark, table)
+    fields = _tsv_fields(columns) if table.format == "tsv" else _jsonl_fields()
+    rows = lines.withColumn("fields", _without_empty(fields))
+    line = F.to_json(F.create_map(F.lit("line"), F.col("value")))
+    record = F.coalesce(F.to_json("fields"), line).alias("record")
+    return rows.select("source_file", "source_row", F.col("source_row").alias("position"), "fields", record)
+
+
+def _text_columns(table: SourceTable) -> tuple[str, ...]:
+    """The header of a TSV file, or every key of the first JSON lines."""
+    lines = lines_of(table.path)
+    if table.format == "tsv":
+        return tuple(next(lines, "").split("\t"))
+    columns: dict[str, None] = {}
+    for line, _ in zip(lines, range(_LINES_TO_LOOK_AT), strict=False):
+        try:
+            row = json.loads(line) if line else {}
+        except json.JSONDecodeError:
+            continue  # a broken row is quarantined with its number when it is read
+        columns |= dict.fromkeys(row) if isinstance(row, dict) else {}
+    return tuple(columns)
+
+
+def _require_columns(table: SourceTable, columns: tuple[str, ...]) -> None:
+    missing = [name for name in REQUIRED[table.name] if name not in columns]
+    if missing:
+        there = ", ".join(repr(name)[1:-1] for name in columns if name) or "none"
+        raise SourceError(f"{table.path}: column {', '.join(missing)} is missing; its columns are {there}")
+    if len(set(columns)) != len(columns):
+        raise SourceError(f"{table.path}: a column is there twice: {', '.join(columns)}")
+
+
+def _read_lines(spark: SparkSession, table: SourceTable) -> DataFrame:
+    """Lines with their number in the file. Blank lines count but are left out.
+
+    Spark splits a plain file and deals the splits out by size, so that rows do not arrive in the file's order: the
+    split's start and the counter within it restore it. A gzip file is never split.
+    """
+    lines = spark.read.option("lineSep", "\n").text(str(table.path))
+    located = lines.select(
+        F.regexp_replace("value", "\r$", "").alias("value"),
+        F.lit(table.path.name).alias("source_file"),
+        F.col("_metadata.file_block_start").alias("split"),
+        F.monotonically_increasing_id().alias("counter"),
+    )
+    if table.path.suffix == ".gz":
+        numbered = located.withColumn("line", F.col("counter") + 1)
+    else:
+        numbered = located.join(F.broadcast(_split_starts(spark, located)), "split")
+        numbered = numbered.withColumn("line", F.col("counter") - F.col("first_counter") + F.col("first_line"))
+    num_header_lines = 1 if table.format == "tsv" else 0
+    rows = numbered.withColumn("source_row", F.col("line") - num_header_lines)
+    return rows.where((F.col("source_row") > 0) & (F.trim("value") != ""))
+
+
+def _split_starts(spark: SparkSession, located: DataFrame) -> DataFrame:
+    """For each split the counter and the line number of its first line."""
+    splits = located.groupBy("split").agg(F.min("counter").alias("counter"), F.count("*").alias("num_lines")).collect()
+    starts, line = [], 1
+    for row in sorted(splits, key=lambda row: row.split):
+        starts.append((row.split, row.counter, line))
+        line += row.num_lines
+    return spark.createDataFrame(starts, "split bigint, first_counter bigint, first_line bigint")
+
+
+def _tsv_fields(columns: tuple[str, ...]) -> Column:
+    """TSV knows no quotes: a tab always parts two columns. Null when their number is wrong."""
+    parts = F.split("value", "\t", -1)
+    fields = F.map_from_arrays(F.array(*map(F.lit, columns)), parts)
+    return F.when(F.size(parts) == len(columns), fields)
+
+
+def _jsonl_fields() -> Column:
+    """Values as text, lists joined with ', ', nested objects as JSON. Null for a line that is no JSON object."""
+    raw = F.from_json("value", T.MapType(T.StringType(), T.StringType()))
+    return F.transform_values(
+        raw,
+        lambda _, value: F.when(
+            value.startswith("["),
+            F.coalesce(F.array_join(F.from_json(value, T.ArrayType(T.StringType())), ", "), value),
+        ).otherwise(value),
+    )
+
+
+def _without_empty(fields: Column) -> Column:
+    trimmed = F.transform_values(fields, lambda _, value: F.trim(value))
+    return F.map_filter(trimmed, lambda _, value: value.isNotNull() & (value != ""))
+
+
+def _read_parquet(spark: SparkSession, table: SourceTable) -> DataFrame:
+    """Rows of one or more parquet files; files follow each other by name, so that later files may be added."""
+    _require_parquet(table.path)
+    try:
+        rows = spark.read.parquet(str(table.path))
+    except AnalysisException as error:
+        hint = "write times with microseconds (pandas: coerce_timestamps='us')"
+        raise SourceError(f"{table.path} cannot be read: {str(error).splitlines()[0]}; {hint}") from error
+    _require_columns(table, tuple(rows.columns))
+    texts = [_as_text(field).alias(field.name) for field in rows.schema]
+    names = F.array(*(F.lit(name) for name in rows.columns))
+    located = rows.select(
+        F.map_from_arrays(names, F.array(*texts)).alias("all_fields"),
+        F.col("_metadata.file_path").alias("file_path"),
+        (F.col("_metadata.row_index") + 1).alias("source_row"),
+    )
+    return (
+        located.join(F.broadcast(_numbered_files(spark, table, located)), "file_path")
+        .withColumn("fields", _without_empty(F.col("all_fields")))
+        .select(
+            "source_file",
+            "source_row",
+            (F.col("file_index") * _MAX_ROWS_OF_A_FILE + F.col("source_row")).alias("position"),
+            "fields",
+            F.to_json("fields").alias("record"),
+        )
+    )
+
+
+def _numbered_files(spark: SparkSession, table: SourceTable, located: DataFrame) -> DataFrame:
+    """Parquet files in the order of their names, each with the name people know it by."""
+    paths = sorted(row.file_path for row in located.select("file_path").distinct().collect())
+    folder = f"/{table.path.name}/"
+    names = [unquote(path).rpartition(folder) for path in paths]
+    files = [
+        (path, f"{folder[1:]}{name[2]}" if name[1] else table.path.name, index)
+        for index, (path, name) in enumerate(zip(paths, names, strict=True))
+    ]
+    return spark.createDataFrame(files, "file_path string, source_file string, file_index bigint")
+
+
+def _require_parquet(path: Path) -> None:
+    """Parquet files begin with PAR1; Spark's own message for any other file is a page long."""
+    files = [path] if path.is_file() else sorted(path.glob("**/[!._]*.parquet"))
+    if not files:
+        raise SourceError(f"{path} holds no .parquet file")
+    for file in files:
+        with file.open("rb") as opened:
+            if opened.read(4) != b"PAR1":
+                raise SourceError(f"{file} is no parquet file")
+
+
+def _as_text(field: T.StructField) -> Column:
+    """A parquet value as the contract's text: times as unix seconds, lists joined with ', '."""
+    column = F.col(f"`{field.name}`")
+    if isinstance(field.dataType, T.TimestampType | T.TimestampNTZType | T.DateType):
+        return (F.unix_micros(column.cast("timestamp")) / F.lit(1_000_000)).cast("decimal(20,6)").cast("string")
+    if isinstance(field.dataType, T.ArrayType):
+        return F.array_join(column.cast("array<string>"), ", ")
+    if isinstance(field.dataType, T.StructType | T.MapType):
+        return F.to_json(column)
+    return column.cast("string")

@@ -1,0 +1,35 @@
+"""Make text from outside safe to show, to compare and to put into a prompt as data."""
+
+import html
+import re
+import unicodedata
+
+# Controls, zero-width and direction marks, lone surrogates, private use: nothing a reader could see.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
+_SCRIPT = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_TAG = re.compile(r"</?[a-z!][^<>]*>", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.IGNORECASE)
+
+
+def clean_text(text: str, max_chars: int = 500) -> str:
+    """One line of visible text: NFC, HTML tags and invisible characters gone, white space folded, at most `max_chars`.
+
+    HTML entities are decoded before tags are removed, so that an escaped tag does not survive. Cleaning a clean text
+    changes nothing.
+    """
+    text = text[: 10 * max_chars]  # bounds the work that a hostile text can cause
+    while (cleaned := _clean_once(text)) != text:
+        text = cleaned
+    return text[:max_chars].rstrip()
+
+
+def _clean_once(text: str) -> str:
+    text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    visible = "".join(
+        " " if character.isspace() else "" if unicodedata.category(character) in _INVISIBLE else character
+        for character in text
+    )
+    for markup in (_SCRIPT, _COMMENT, _TAG):
+        visible = markup.sub(" ", visible)
+    return unicodedata.normalize("NFC", " ".join(visible.split()))

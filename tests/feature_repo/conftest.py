@@ -1,0 +1,197 @@
+"""A tiny lake with every table, written without Spark."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from grasp import partitions, tables
+from grasp.days import end_of, start_of
+from grasp.partitions import Content
+from grasp.settings import Settings
+from grasp.tables import Table
+from grasp.versions import Versions
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+USERS, ITEMS = ["u1", "u2", "u3"], ["i1", "i2", "i3", "i4"]
+ARROW_TYPES = {
+    "string": pa.string(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "float": pa.float32(),
+    "double": pa.float64(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "array<float>": pa.list_(pa.float32()),
+    "array<string>": pa.list_(pa.string()),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),
+}
+OF = {
+    "user": {
+        "description": tables.USER_DESCRIPTION,
+        "generation": tables.USER_GENERATION,
+        "embedding": tables.USER_EMBEDDING,
+        "neighbours": tables.USER_NEIGHBOURS,
+        "means": tables.USER_NEIGHBOUR_FEATURES,
+        "features": tables.USER_FEATURES,
+    },
+    "item": {
+        "description": tables.ITEM_DESCRIPTION,
+        "generation": tables.ITEM_GENERATION,
+        "embedding": tables.ITEM_EMBEDDING,
+        "neighbours": tables.ITEM_NEIGHBOURS,
+        "means": tables.ITEM_NEIGHBOUR_FEATURES,
+        "features": tables.ITEM_FEATURES,
+    },
+}
+Row = dict[str, Any]
+
+
+def unit(seed: int, dimension: int = 4) -> list[float]:
+    vector = np.random.default_rng(seed).normal(size=dimension)
+    return [float(value) for value in (vector / np.linalg.norm(vector)).astype(np.float32)]
+
+
+def others(ids: list[str], each: str, day: str) -> list[str]:
+    """Everyone's neighbours are all the others; on the second day the order is turned round."""
+    return [other for other in (ids if day == DAY else ids[::-1]) if other != each]
+
+
+@dataclass(frozen=True)
+class SmallLake:
+    """Writes days of tables as the lake does."""
+
+    settings: Settings
+
+    def folder(self, table: Table, day: str) -> Any:
+        version = Versions(self.settings).of(table.versioned_by)
+        return partitions.partition_path(self.settings.lake, table, version, day)
+
+    def write(self, table: Table, day: str, rows: list[Row]) -> None:
+        folder = self.folder(table, day)
+        folder.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([(column.name, ARROW_TYPES[column.type]) for column in table.columns])
+        full = [{column.name: row.get(column.name) for column in table.columns} for row in rows]
+        pq.write_table(pa.Table.from_pylist(full, schema), folder / "part-00000.parquet")
+        kept = [{name: value for name, value in row.items() if name != "computed_at"} for row in rows]
+        text = json.dumps(kept, default=str, sort_keys=True)
+        partitions.write_content(folder, Content(len(rows), f"{len(rows)}:{hashlib.sha256(text.encode()).hexdigest()}"))
+
+    def rows(self, table: Table, day: str) -> list[Row]:
+        return pq.read_table(self.folder(table, day), partitioning=None).to_pylist()
+
+    def change(self, table: Table, day: str, number: int, **values: object) -> None:
+        """Change columns of one row."""
+        rows = self.rows(table, day)
+        rows[number] |= values
+        self.write(table, day, rows)
+
+    def write_day(self, day: str, users: list[str] = USERS, items: list[str] = ITEMS) -> None:
+        """Every table of a day that passes the gate."""
+        noon = start_of(day).replace(hour=12)
+        interactions = [
+            {"user_id": user, "item_id": items[number % 2], "event_time": noon, "row_number": number}
+            for number, user in enumerate(users)
+        ]
+        self.write(tables.INTERACTIONS, day, interactions)
+        self.write(tables.ITEMS, day, [{"item_id": i, "title": f"Film {i}", "attributes": []} for i in items])
+        self.write(tables.USERS, day, [{"user_id": u, "attributes": [("age", "30")]} for u in users])
+        refused = {"source_table": "interactions", "source_file": "ml.inter", "source_row": 7}
+        self.write(tables.QUARANTINE, day, [{**refused, "reason": "unknown item", "record": "{}"}])
+        for entity, ids in (("user", users), ("item", items)):
+            self._write_texts(entity, ids, day)
+            self._write_vectors(entity, ids, day)
+        self.write_features(day, users, items)
+
+    def write_features(self, day: str, users: list[str] = USERS, items: list[str] = ITEMS, dimension: int = 4) -> None:
+        for entity, ids in (("user", users), ("item", items)):
+            rows = [self._feature_row(entity, number, ids, day, dimension) for number in range(len(ids))]
+            self.write(OF[entity]["features"], day, rows)
+
+    def _feature_row(self, entity: str, number: int, ids: list[str], day: str, dimension: int) -> Row:
+        versions = Versions(self.settings)
+        own = {
+            "item": {"title": f"Film {ids[number]}", "popularity": number + 1},
+            "user": {"sequence": ["i1", "i2"], "num_interactions": 2},
+        }
+        return {
+            f"{entity}_id": ids[number],
+            "event_timestamp": end_of(day),
+            **own[entity],
+            "is_tail": number % 2,
+            "semantic_embedding": unit(number, dimension),
+            "neighbour_embedding": unit(number + 100, dimension),
+            "neighbour_ids": others(ids, ids[number], day),
+            "neighbour_similarities": [0.9 - 0.1 * rank for rank in range(len(ids) - 1)],
+            "description": f"{ids[number]} on {day}",
+            "source": "facts" if number else "llm",
+            "prompt_version": versions.prompt(entity),
+            "model_revision": versions.llm,
+            "embedding_version": versions.embedding,
+            "feature_version": versions.feature,
+            "computed_at": end_of(day),
+        }
+
+    def _write_texts(self, entity: str, ids: list[str], day: str) -> None:
+        versions = Versions(self.settings)
+        common = {"prompt_version": versions.prompt(entity), "model_revision": versions.llm}
+        descriptions = [
+            {
+                **common,
+                f"{entity}_id": each,
+                "description": f"{each} on {day}",
+                "source": "facts" if number else "llm",
+                "fallback_reason": "budget" if number else None,
+                "input_hash": f"input-{each}",
+                "description_hash": f"text-{each}-{day}",
+                "computed_at": end_of(day),
+            }
+            for number, each in enumerate(ids)
+        ]
+        paid = {f"{entity}_id": ids[0], "num_input_tokens": 100, "num_output_tokens": 10, "seconds": 0.5, **common}
+        accepted = {"generation_key": f"{entity}-{day}-1", "output": "A film.", "description": "A film.", **paid}
+        refused = {"generation_key": f"{entity}-{day}-2", "output": "No.", "refusal_reason": "too short", **paid}
+        self.write(OF[entity]["description"], day, descriptions)
+        self.write(OF[entity]["generation"], day, [accepted, refused])
+
+    def _write_vectors(self, entity: str, ids: list[str], day: str) -> None:
+        key, similarities = f"{entity}_id", [0.9 - 0.1 * rank for rank in range(len(ids) - 1)]
+        vectors = [
+            {key: i, "semantic_embedding": unit(n), "description_hash": f"text-{i}-{day}", "computed_at": end_of(day)}
+            for n, i in enumerate(ids)
+        ]
+        near = [
+            {key: i, "neighbour_id": other, "similarity": similarities[rank], "rank": rank + 1}
+            for i in ids
+            for rank, other in enumerate(others(ids, i, day))
+        ]
+        means = [
+            {
+                key: i,
+                "neighbour_embedding": unit(0),
+                "neighbour_ids": others(ids, i, day),
+                "neighbour_similarities": similarities,
+            }
+            for i in ids
+        ]
+        self.write(OF[entity]["embedding"], day, vectors)
+        self.write(OF[entity]["neighbours"], day, near)
+        self.write(OF[entity]["means"], day, means)
+
+
+@pytest.fixture
+def small_lake(settings: Settings) -> SmallLake:
+    """Nothing in it yet."""
+    return SmallLake(settings)
+
+
+@pytest.fixture
+def two_days(small_lake: SmallLake) -> SmallLake:
+    """1998-03-01 and 1998-03-02, whole."""
+    for day in (DAY, NEXT):
+        small_lake.write_day(day)
+    return small_lake

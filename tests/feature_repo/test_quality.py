@@ -1,0 +1,248 @@
+"""The gate stops a day by name of what is wrong with it, says warnings, and shows both in a report."""
+
+import re
+import subprocess
+import sys
+from datetime import timedelta
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo.measures import measure_vectors
+from feature_repo.quality import QualityError, check_day, check_training_set
+from grasp import stages, tables
+from grasp.days import end_of, start_of
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+CUTOFF = end_of(DAY)
+
+
+@pytest.mark.parametrize(
+    ("vector", "expected"),
+    [
+        ([3.0, 4.0], (5.0, True, 2)),
+        ([1.0, float("nan")], (1.0, False, 2)),
+        ([], (0.0, False, 0)),
+        (None, (0.0, False, 0)),
+    ],
+)
+def test_a_vector_is_measured(vector, expected):
+    first = [1.0, 0.0]
+    norms, are_finite, dimensions = measure_vectors(pa.array([first, vector, first], pa.list_(pa.float32())))
+    assert (norms[1], are_finite[1], dimensions[1]) == expected
+    assert (norms[2], are_finite[2], dimensions[2]) == (1.0, True, 2)
+    assert np.allclose(norms[0], 1)
+
+
+def test_a_whole_day_passes_without_a_warning(two_days, capsys):
+    assert check_day(two_days.settings, NEXT) == []
+    said = capsys.readouterr().out
+    assert "0 failed, 0 warnings" in said
+    assert str(two_days.settings.data_docs) in said
+
+
+def failures(check, settings):
+    """`table.column` of every critical expectation that fails, and the whole message."""
+    with pytest.raises(QualityError) as error:
+        check(settings, NEXT)
+    return {f"{finding.table}.{finding.column}" for finding in error.value.findings}, str(error.value)
+
+
+def test_wrong_values_stop_the_day_by_name(two_days):
+    change = partial(two_days.change, day=NEXT)
+    change(tables.INTERACTIONS, number=0, event_time=start_of(DAY))
+    change(tables.INTERACTIONS, number=1, item_id="stranger")
+    change(tables.USER_DESCRIPTION, number=0, user_id="stranger")
+    change(tables.ITEM_DESCRIPTION, number=1, description="")
+    change(tables.ITEM_DESCRIPTION, number=2, source="guess")
+    change(tables.USER_EMBEDDING, number=1, semantic_embedding=[1.0, 1.0, 0.0, 0.0])
+    change(tables.ITEM_EMBEDDING, number=1, semantic_embedding=[1.0, 0.0])
+    change(tables.ITEM_EMBEDDING, number=2, description_hash="older")
+    change(tables.ITEM_FEATURES, number=0, neighbour_similarities=[0.5])
+    change(tables.ITEM_FEATURES, number=1, neighbour_embedding=[float("nan"), 0.0, 0.0, 0.0])
+    change(tables.ITEM_FEATURES, number=2, popularity=-1)
+    change(tables.ITEM_FEATURES, number=3, embedding_version="older_encoder")
+    change(tables.USER_FEATURES, number=0, sequence=["i1"] * 101)
+    change(tables.USER_FEATURES, number=1, sequence=[], event_timestamp=end_of(DAY))
+    change(tables.USER_FEATURES, number=2, is_tail=2)
+
+    failed, message = failures(check_day, two_days.settings)
+
+    assert failed == {
+        "interactions.event_time",
+        "interactions.item_id_num_unknown",
+        "user_description.user_id_num_missing",
+        "user_description.user_id_num_unknown",
+        "item_description.description",
+        "item_description.source",
+        "user_embedding.semantic_embedding_norm",
+        "item_embedding.semantic_embedding_num_dimensions",
+        "item_embedding.num_outdated",
+        "item_features.neighbour_ids_length,neighbour_similarities_length",
+        "item_features.neighbour_embedding_is_finite",
+        "item_features.popularity",
+        "item_features.embedding_version",
+        "user_features.sequence_length",
+        "user_features.seconds_from_end_of_day",
+        "user_features.is_tail",
+    }
+    assert message.startswith("1998-03-02 does not pass the daily quality gate")
+    is_tail = (
+        "user_features.is_tail: is_tail is 0 or 1 (expect_column_values_to_be_in_set, observed 1 rows such as [2])"
+    )
+    assert is_tail in message
+
+
+def test_missing_rows_and_columns_stop_the_day_by_name(two_days):
+    two_days.write_day(NEXT, users=["u1"])
+    two_days.write(tables.INTERACTIONS, NEXT, [])
+    two_days.write(tables.ITEM_FEATURES, NEXT, two_days.rows(tables.ITEM_FEATURES, NEXT)[:3] * 2)
+    wrong = pa.table({"item_id": ["i1", "i2", "i3", "i4"], "semantic_embedding": ["a", "b", "c", "d"]})
+    pq.write_table(wrong, two_days.folder(tables.ITEM_EMBEDDING, NEXT) / "part-00000.parquet")
+
+    failed, message = failures(check_day, two_days.settings)
+
+    assert {
+        "interactions.num_rows",
+        "user_features.share_of_previous_day",
+        "item_features.item_id",
+        "item_features.item_id_num_missing",
+        "item_embedding.schema",
+        "item_embedding.computed_at",
+    } <= failed
+    assert "item_embedding.schema: columns and types are those of grasp/tables.py" in message
+    assert 'The column "computed_at" in BatchData does not exist' in message
+
+
+def text_of(page):
+    """What a reader sees, without spaces."""
+    return re.sub(r"<[^>]*>|\s", "", page.read_text())
+
+
+def test_the_report_shows_what_failed_and_what_passed(two_days):
+    check_day(two_days.settings, DAY)
+    two_days.change(tables.USER_FEATURES, NEXT, 1, is_tail=2)
+    with pytest.raises(QualityError):
+        check_day(two_days.settings, NEXT)
+    site = two_days.settings.data_docs / "gx" / "uncommitted" / "data_docs" / "local_site"
+    index = (site / "index.html").read_text()
+    assert f"{DAY}-daily" in index
+    assert f"{NEXT}-daily" in index
+    (page,) = site.glob(f"validations/user_features/{NEXT}-daily/*/*.html")
+    assert "is_tail is 0 or 1" in page.read_text()
+    assert "Status:Failed" in text_of(page)
+    (page,) = site.glob(f"validations/user_features/{DAY}-daily/*/*.html")
+    assert "Status:Succeeded" in text_of(page)
+
+
+def test_too_many_fallbacks_stop_the_day_only_when_a_limit_is_set(two_days, settings_with):
+    with pytest.raises(QualityError, match=r"item_description\.fallback_share: at most GRASP_MAX_FALLBACK_SHARE"):
+        check_day(settings_with(max_fallback_share=0.5), NEXT)
+
+
+def test_a_warning_is_said_and_the_day_goes_on(two_days, settings_with, capsys):
+    for row in range(3):
+        two_days.change(tables.USER_DESCRIPTION, NEXT, row, source="facts")
+    old = settings_with(now=end_of(NEXT) + timedelta(hours=49))
+    warned = {f"{warning.table}.{warning.column}" for warning in check_day(old, NEXT)}
+    assert warned == {"user_description.fallback_share", "item_features.age_hours", "user_features.age_hours"}
+    assert "warning: user_features.age_hours: not older than the limit" in capsys.readouterr().out
+
+
+def test_a_missing_table_says_what_to_run(small_lake):
+    with pytest.raises(FileNotFoundError, match="table interactions has no partition for 1998-03-01"):
+        check_day(small_lake.settings, DAY)
+
+
+def write_training_set(settings, **changed):
+    """Two users, two items; both users have events on either side of the cutoff."""
+    vectors = {"semantic_embedding": [[1.0, 0.0], [0.0, 1.0]], "neighbour_embedding": [[0.5, 0.0], [0.0, 0.5]]}
+    state = {"is_tail": [0, 1], "event_timestamp": [CUTOFF, CUTOFF], **vectors}
+    events = {
+        "user_id": ["u1", "u1", "u2", "u2"],
+        "item_id": ["i1", "i2", "i1", "i3"],
+        "event_time": [start_of(DAY), start_of(NEXT), start_of(DAY), start_of(NEXT)],
+        "row_number": [1, 2, 3, 4],
+        "split": ["train", "test", "validation", "test"],
+    }
+    frames = {
+        "users": {"user_id": ["u1", "u2"], **state},
+        "items": {"item_id": ["i1", "i2"], **state},
+        "events": events,
+    }
+    folder = settings.home / "training" / NEXT / "training_set"
+    folder.mkdir(parents=True)
+    for name, columns in {"users": users, "items": items, "events": events}.items():
+        pq.write_table(pa.table(columns | changed.get(name, {})), folder / f"{name}.parquet")
+
+
+def test_a_sound_training_set_passes(settings):
+    write_training_set(settings)
+    assert check_training_set(settings, NEXT) == []
+
+
+def test_a_broken_training_set_is_refused(settings):
+    write_training_set(
+        settings,
+        users={"user_id": ["u1", "u1"], "is_tail": [0, 3]},
+        items={"semantic_embedding": [[1.0, 0.0], [float("inf")]]},
+        events={"user_id": ["u1", "u1", "u9", "u9"], "split": ["train", "train", "validation", "later"]},
+    )
+    failed, _ = failures(check_training_set, settings)
+    assert failed == {
+        "training_users.user_id",
+        "training_users.is_tail",
+        "training_items.semantic_embedding_is_finite",
+        "training_items.semantic_embedding_norm",
+        "training_items.semantic_embedding_num_dimensions",
+        "training_events.user_id_num_unknown",
+        "training_events.is_on_its_side",
+        "training_events.split",
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"users": {"event_timestamp": [end_of(NEXT)] * 2}}, "training_events.days_from_cutoff_to_day"),
+        ({"items": {"event_timestamp": [CUTOFF, end_of(NEXT)]}}, "training_items.seconds_from_cutoff"),
+        ({"events": {"split": ["test", "test", "validation", "test"]}}, "training_events.is_on_its_side"),
+    ],
+)
+def test_a_leaking_training_set_is_refused(settings, changed, expected):
+    write_training_set(settings, **changed)
+    failed, _ = failures(check_training_set, settings)
+    assert expected in failed
+
+
+def test_a_training_set_that_was_never_built_says_how(settings):
+    with pytest.raises(FileNotFoundError, match=r"users\.parquet is missing: run python -m training\.dataset"):
+        check_training_set(settings, NEXT)
+
+
+def run_command(environment, *arguments):
+    command = [sys.executable, "-m", "feature_repo.quality", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_fails_with_the_expectation_and_leaves_no_stamp(two_days, environment):
+    two_days.change(tables.USER_FEATURES, NEXT, 1, is_tail=2)
+    result = run_command(environment, "--day", NEXT)
+    assert result.returncode == 1
+    assert "user_features.is_tail: is_tail is 0 or 1" in result.stderr
+    assert not stages.is_current(two_days.settings, "check_quality", NEXT)
+
+
+def test_the_command_stamps_a_day_that_passed(two_days, environment):
+    result = run_command(environment, "--day", NEXT)
+    assert result.returncode == 0, result.stderr
+    assert stages.is_current(two_days.settings, "check_quality", NEXT)
+
+
+def test_a_wrong_setting_ends_the_command_before_great_expectations_is_imported(environment):
+    result = run_command(environment | {"GRASP_MAX_FALLBACK_SHARE": "2"}, "--day", DAY)
+    assert result.returncode == 1
+    assert "GRASP_MAX_FALLBACK_SHARE" in result.stderr

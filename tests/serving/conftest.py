@@ -1,0 +1,145 @@
+"""A tiny lake with one or two days, a ranker that was never trained, and users in a dictionary."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from grasp import partitions, tables
+from grasp.days import end_of
+from grasp.partitions import Content
+from grasp.settings import Settings
+from grasp.versions import Versions, feature_service
+from serving.features import StoreError, UserRow
+
+DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+ITEM_IDS = [f"i{number}" for number in range(1, 9)]
+SIZE = 6
+
+
+def unit_rows(num: int, size: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).normal(size=(num, size)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def item_table(item_ids: list[str], version: str, size: int = SIZE) -> pa.Table:
+    """Item i1 has most users; vectors are random but the same for every call."""
+    vectors = unit_rows(len(item_ids), size)
+    return pa.table(
+        {
+            "item_id": item_ids,
+            "title": [f"Title {item_id}" for item_id in item_ids],
+            "popularity": pa.array(range(len(item_ids) * 10, 0, -10), pa.int64()),
+            "semantic_embedding": pa.array(list(vectors), pa.list_(pa.float32())),
+            "neighbour_embedding": pa.array(list(np.roll(vectors, 1, 0)), pa.list_(pa.float32())),
+            "neighbour_ids": [[item_ids[row - 1]] for row in range(len(item_ids))],
+            "feature_version": [version] * len(item_ids),
+        }
+    )
+
+
+def write_partition(settings: Settings, table: Any, day: str, rows: pa.Table) -> None:
+    folder = partitions.partition_path(settings.lake, table, Versions(settings).of(table.versioned_by), day)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows, folder / "part-0.parquet")
+    partitions.write_content(folder, Content(rows.num_rows, f"{rows.num_rows}:test"))
+
+
+@pytest.fixture
+def write_day() -> Callable[..., None]:
+    """`write_day(settings, DAY)`: the tables of a day that a publication looks at."""
+
+    def write(settings: Settings, day: str = DAY, item_ids: list[str] = ITEM_IDS, size: int = SIZE) -> None:
+        items = item_table(item_ids, Versions(settings).feature, size)
+        write_partition(settings, tables.ITEM_FEATURES, day, items)
+        write_partition(settings, tables.ITEMS, day, items.select(["item_id", "title"]))
+        write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"]}))
+
+    return write
+
+
+@pytest.fixture
+def make_model(tmp_path: Path) -> Callable[..., Path]:
+    """`make_model(settings)`: the folder of a saved, untrained ranker over `ITEM_IDS`."""
+    import torch
+
+    from training.model import Metadata, Ranker, RankerConfig, save_ranker
+
+    def make(
+        settings: Settings,
+        name: str = "tiny-ranker",
+        item_ids: list[str] = ITEM_IDS,
+        version: str | None = None,
+        **config: Any,
+    ) -> Path:
+        version = version or Versions(settings).feature
+        torch.manual_seed(1)
+        ranker = Ranker(RankerConfig(**({"num_items": len(item_ids), "semantic_size": SIZE, "width": 8} | config)))
+        metadata = Metadata(name, feature_service(version), version, "tiny", DAY, DAY, 1, {})
+        save_ranker(tmp_path / "models-trained" / name, ranker, item_ids, metadata)
+        return tmp_path / "models-trained" / name
+
+    return make
+
+
+def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
+    vectors = unit_rows(2, size, seed=7).tolist()
+    return UserRow(
+        user_id=user_id,
+        sequence=["i3", "i5"],
+        semantic_embedding=vectors[0],
+        neighbour_embedding=vectors[1],
+        neighbour_ids=["u2"],
+        neighbour_similarities=[0.5],
+        description="likes tests",
+        source="facts",
+        is_tail=False,
+        num_interactions=2,
+        event_timestamp=end_of(DAY),
+        computed_at=datetime(1998, 3, 2, tzinfo=UTC),
+    )
+
+
+@dataclass
+class FakeUserFeatures:
+    """Users in a dictionary; may be slow or broken."""
+
+    users: dict[str, UserRow] = field(default_factory=dict)
+    delay_seconds: float = 0.0
+    is_broken: bool = False
+    num_lookups: int = 0
+
+    def get(self, user_id: str) -> UserRow | None:
+        self.num_lookups += 1
+        time.sleep(self.delay_seconds)
+        if self.is_broken:
+            raise StoreError("the online store did not answer: it is broken")
+        return self.users.get(user_id)
+
+
+@pytest.fixture
+def users() -> FakeUserFeatures:
+    return FakeUserFeatures({"u1": make_user()})
+
+
+@pytest.fixture
+def user() -> UserRow:
+    return make_user()
+
+
+@pytest.fixture
+def decision(tmp_path: Path) -> Callable[..., Path]:
+    def write(**content: Any) -> Path:
+        file = tmp_path / "decision.json"
+        file.write_text(json.dumps(content))
+        return file
+
+    return write

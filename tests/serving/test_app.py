@@ -1,0 +1,306 @@
+"""The HTTP application: answers, named fallbacks, limits, and how it follows the manifest."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from fastapi.testclient import TestClient
+
+from grasp.days import end_of
+from grasp.release import current, folder
+from grasp.settings import Settings
+from serving.app import create_app
+from serving.body_limit import MAX_BODY_BYTES
+from serving.features import StoreError
+from serving.follower import RETRY_SECONDS, ReleaseFollower
+from serving.release import choose_model, publish, rollback
+
+DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+NEVER = 3600.0  # seconds between looks at the manifest; tests look themselves
+
+
+@pytest.fixture
+def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]:
+    def put(day: str = DAY, model: str | None = "tiny-ranker", **changed: object) -> str:
+        write_day(settings, day)
+        source = make_model(settings, name=model, **changed) if model else None
+        return publish(settings, day, choose_model(settings, source, None)).release_id
+
+    return put
+
+
+@pytest.fixture
+def serve(settings_with, users) -> Iterator[Callable[..., TestClient]]:
+    """`serve(max_feature_age_hours=1)`: a running application over the fake users."""
+    clients = []
+
+    def start(poll_seconds: float = NEVER, **changed: object) -> TestClient:
+        changed = {"lookup_timeout_ms": 2000, **changed}
+        client = TestClient(create_app(settings_with(**changed), lambda *_: users, poll_seconds))
+        clients.append(client)
+        return client.__enter__()
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+def ask(client: TestClient, user_id: str = "u1", **more: object) -> dict:
+    response = client.post("/v1/recommendations", json={"user_id": user_id, **more})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_known_user_gets_items_with_reasons_from_a_named_release(publish_day, serve):
+    release_id = publish_day()
+
+    answer = ask(serve(), k=3)
+
+    assert (answer["fallback"], answer["release"], answer["model"]) == (None, release_id, "tiny-ranker")
+    assert (answer["feature_day"], answer["feature_age_hours"]) == (DAY, 0.0)
+    assert len(answer["items"]) == 3
+    assert all(each["title"].startswith("Title ") and each["reason"] for each in answer["items"])
+    assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+
+
+def test_one_lookup_per_request(publish_day, serve, users):
+    publish_day()
+
+    ask(serve())
+
+    assert users.num_lookups == 1
+
+
+def test_seen_items_come_back_when_asked(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), k=100, exclude_seen=False)
+
+    assert {each["item_id"] for each in answer["items"]} >= {"i3", "i5"}
+
+
+def test_recent_items_are_used_and_unknown_ones_counted(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), k=100, recent_item_ids=["i1", "nonsense", "gone"])
+
+    assert answer["num_unknown_recent_items"] == 2
+    assert "i1" not in {each["item_id"] for each in answer["items"]}
+
+
+def test_an_unknown_user_gets_popular_items_and_is_told(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), "stranger", k=2, recent_item_ids=["i1"])
+
+    assert answer["fallback"] == "unknown_user"
+    assert [each["reason"] for each in answer["items"]] == ["popular: 70 users", "popular: 60 users"]
+
+
+@pytest.mark.parametrize(("age", "fallback"), [(timedelta(hours=48), None), (timedelta(hours=48.01), "stale_features")])
+def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallback):
+    publish_day()
+
+    answer = ask(serve(now=end_of(DAY) + age, max_feature_age_hours=48))
+
+    assert answer["fallback"] == fallback
+    assert answer["feature_age_hours"] == pytest.approx(age.total_seconds() / 3600, abs=0.01)
+    assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+
+
+def test_a_slow_store_is_not_waited_for(publish_day, serve, users):
+    publish_day()
+    client = serve(lookup_timeout_ms=50)
+    users.delay_seconds = 1.0
+
+    started = time.monotonic()
+    answer = ask(client)
+
+    assert answer["fallback"] == "store_timeout"
+    assert time.monotonic() - started < 0.8
+    assert client.get("/readyz").json()["reason"] == "store_timeout"
+
+
+def test_a_broken_store_gives_popular_items_and_is_not_ready(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    users.is_broken = True
+
+    assert ask(client)["fallback"] == "store_error"
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_vectors_of_another_width_are_a_store_error(publish_day, serve, users):
+    publish_day()
+    users.users["u1"] = replace(users.users["u1"], semantic_embedding=[1.0])
+
+    assert ask(serve())["fallback"] == "store_error"
+
+
+def test_a_user_whose_items_are_all_gone_has_no_history(publish_day, serve, users):
+    publish_day()
+    users.users["u1"] = replace(users.users["u1"], sequence=["gone"])
+
+    assert ask(serve())["fallback"] == "no_history"
+
+
+def test_a_popular_release_names_itself(publish_day, serve):
+    publish_day(model=None)
+
+    answer = ask(serve(), k=2)
+
+    assert (answer["fallback"], answer["model"]) == ("no_model", None)
+    assert [each["item_id"] for each in answer["items"]] == ["i1", "i2"]
+
+
+def test_without_a_release_it_lives_but_says_why_it_cannot_answer(serve):
+    client = serve()
+
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").json()["reason"].startswith("no release")
+    response = client.post("/v1/recommendations", json={"user_id": "u1"})
+    assert (response.status_code, response.json()["detail"][:10]) == (503, "no release")
+
+
+def test_similar_items(publish_day, serve):
+    release_id = publish_day(model=None)
+
+    answer = serve().get("/v1/items/i2/similar", params={"k": 3}).json()
+
+    assert (answer["title"], answer["release"]) == ("Title i2", release_id)
+    similarities = [each["similarity"] for each in answer["items"]]
+    assert len(similarities) == 3 and similarities == sorted(similarities, reverse=True)
+    assert "i2" not in {each["item_id"] for each in answer["items"]}
+
+
+def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
+    publish_day()
+
+    response = serve().get("/v1/items/a%2Fb/similar")
+
+    assert response.status_code == 404
+    assert response.json()["detail"].startswith("item 'a/b' is not in release")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"user_id": "u1", "k": 101}, "body.k"),
+        ({"user_id": "u1", "k": 0}, "body.k"),
+        ({"user_id": ""}, "body.user_id"),
+        ({"user_id": "u" * 257}, "body.user_id"),
+        ({"user_id": 7}, "body.user_id"),
+        ({}, "body.user_id"),
+        ({"user_id": "u1", "recent_item_ids": ["i1"] * 101}, "body.recent_item_ids"),
+        ({"user_id": "u1", "n": 3}, "body.n"),
+        ({"user_id": "\ud800"}, "body.user_id"),
+        ({"user_id": "u1", "\ud800": 1}, "body"),
+    ],
+)
+def test_a_wrong_request_is_named(publish_day, serve, body, field):
+    publish_day()
+
+    response = serve().post(
+        "/v1/recommendations", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+
+    assert response.status_code == 422
+    assert [each["field"] for each in response.json()["detail"]] == [field]
+
+
+def test_similar_refuses_an_oversize_k(publish_day, serve):
+    publish_day()
+
+    assert serve().get("/v1/items/i1/similar", params={"k": 101}).status_code == 422
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_a_large_body_is_refused(publish_day, serve, is_announced):
+    publish_day()
+    body = b'{"user_id": "' + b"u" * MAX_BODY_BYTES + b'"}'
+
+    response = serve().post(
+        "/v1/recommendations",
+        content=body if is_announced else iter([body[:1000], body[1000:]]),
+        headers={"content-type": "application/json"},
+    )
+
+    assert response.status_code == 413
+    assert "larger than" in response.json()["detail"]
+
+
+def test_a_new_release_is_taken_up_while_running(publish_day, serve):
+    first = publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    assert ask(client)["release"] == first
+
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+    assert ask(client)["model"] == "better"
+
+
+def test_a_rollback_is_followed(publish_day, serve, settings):
+    first = publish_day(DAY)
+    publish_day(NEXT_DAY)
+    client = serve()
+    rollback(settings)
+
+    client.app.state.follower.check()  # type: ignore[attr-defined]
+
+    assert ask(client)["release"] == first
+
+
+def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, serve, settings):
+    first = publish_day(DAY)
+    client = serve()
+    publish_day(NEXT_DAY, model="broken")
+    weights = folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"ruin")
+
+    client.app.state.follower.check()  # type: ignore[attr-defined]
+
+    assert ask(client)["release"] == first
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    assert "model.safetensors does not match its checksum" in ready.json()["problem"]
+
+
+def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings):
+    first = publish_day(DAY)
+    client = serve()
+    (settings.releases / "current.json").write_text("{")
+
+    client.app.state.follower.check()  # type: ignore[attr-defined]
+
+    assert ask(client)["release"] == first
+    assert "is not a release manifest" in client.get("/readyz").json()["problem"]
+
+
+def test_a_refused_release_is_tried_again_only_after_a_while(settings, publish_day):
+    publish_day()
+    now, attempts = [0.0], []
+
+    def load(manifest: object) -> None:
+        attempts.append(manifest)
+        raise StoreError("the store is down")
+
+    follower = ReleaseFollower(settings.releases, load, lambda: now[0])  # type: ignore[arg-type]
+    follower.check()
+    follower.check()
+    assert len(attempts) == 1
+    now[0] += RETRY_SECONDS
+    follower.check()
+    assert len(attempts) == 2
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        time.sleep(0.02)

@@ -1,0 +1,111 @@
+"""The lookup against a real Feast project on SQLite."""
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pandas as pd
+import pytest
+
+from grasp.days import end_of
+from grasp.release import Manifest
+from grasp.settings import Settings
+from grasp.versions import Versions, feature_service
+from serving.features import FeastUserFeatures, StoreError
+
+DAY = "1998-03-01"
+COMPUTED_AT = datetime(1998, 3, 2, 1, 30, tzinfo=UTC)
+
+pytestmark = pytest.mark.integration
+
+
+def manifest_of(settings: Settings) -> Manifest:
+    versions = Versions(settings)
+    return Manifest(DAY, versions.feature, versions.embedding, {}, feature_service(versions.feature), None)
+
+
+@pytest.fixture
+def materialised(settings: Settings) -> Callable[[int], Settings]:
+    """`materialised(384)`: a registered project whose online store knows user u1."""
+    from feature_repo.features import definitions
+    from feature_repo.store import open_store
+
+    def put(size: int) -> Settings:
+        version = Versions(settings).feature
+        store = open_store(settings, version)
+        store.apply(definitions(settings, version, "duckdb"))
+        row = {
+            "user_id": "u1",
+            "event_timestamp": end_of(DAY),
+            "sequence": ["i2", "i1"],
+            "num_interactions": 2,
+            "is_tail": 1,
+            "semantic_embedding": [0.5] * size,
+            "neighbour_embedding": [0.25] * size,
+            "neighbour_ids": ["u2", "u3"],
+            "neighbour_similarities": [0.75, 0.5],
+            "description": "likes tests",
+            "source": "facts",
+            "prompt_version": "p",
+            "model_revision": "m",
+            "embedding_version": "e",
+            "feature_version": version,
+            "computed_at": COMPUTED_AT,
+        }
+        store.write_to_online_store("user_features", pd.DataFrame([row]))
+        return settings
+
+    return put
+
+
+@pytest.mark.parametrize("size", [384, 1536])
+def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialised, size):
+    settings = materialised(size)
+    users = FeastUserFeatures(settings, manifest_of(settings))
+
+    row = users.get("u1")
+
+    assert row is not None
+    assert (row.sequence, row.num_interactions, row.is_tail) == (["i2", "i1"], 2, True)
+    assert (row.semantic_embedding, row.neighbour_embedding) == ([0.5] * size, [0.25] * size)
+    assert (row.neighbour_ids, row.neighbour_similarities) == (["u2", "u3"], [0.75, 0.5])
+    assert (row.description, row.source, row.computed_at) == ("likes tests", "facts", COMPUTED_AT)
+    assert (end_of(DAY) - row.event_timestamp).total_seconds() < 1
+    assert users.get("stranger") is None
+
+
+def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
+    settings = materialised(4)
+    users = FeastUserFeatures(settings, manifest_of(settings))
+    with sqlite3.connect(settings.home / "feast" / "online.db") as connection:
+        (name,) = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_features'").fetchone()
+        connection.execute(f'DROP TABLE "{name}"')
+
+    with pytest.raises(StoreError, match="no such table"):
+        users.get("u1")
+
+
+def test_features_that_were_never_registered_are_named_and_nothing_is_written(materialised, settings_with):
+    settings = materialised(4)
+    registry = settings.home / "feast" / "registry.db"
+    before = registry.read_bytes()
+    changed = settings_with(num_neighbours=3)
+
+    with pytest.raises(StoreError, match=f"run `python -m feature_repo.materialise --day {DAY}`"):
+        FeastUserFeatures(changed, manifest_of(changed))
+    assert registry.read_bytes() == before
+
+
+def test_a_registry_that_is_not_there_is_named(settings):
+    with pytest.raises(StoreError, match="is not registered"):
+        FeastUserFeatures(settings, manifest_of(settings))
+
+
+@pytest.mark.parametrize("text", ["online_store: {type: nonsense}", "registry: ${GRASP_NOWHERE}", "", "[: not yaml"])
+def test_a_broken_configuration_is_named(settings_with, tmp_path, text):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    settings = settings_with(feature_store_yaml=str(file))
+
+    with pytest.raises(StoreError, match=r"broken\.yaml opens no feature store"):
+        FeastUserFeatures(settings, manifest_of(settings))

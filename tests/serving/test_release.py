@@ -1,0 +1,304 @@
+"""Publishing, keeping, refusing and rolling back releases."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grasp import partitions, tables
+from grasp.partitions import MissingPartitionError
+from grasp.release import Manifest, NoReleaseError, current, folder
+from grasp.settings import ROOT, Settings
+from grasp.versions import Versions
+from serving import release
+from serving.release import ReleaseError, choose_model, publish, published, rollback, verify
+
+DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+STEPS = [
+    "items staged",
+    "model staged",
+    "verified",
+    "manifest written",
+    "synced",
+    "in place",
+    "current written",
+    "in force",
+]
+
+
+class CrashError(Exception):
+    """The process dies here."""
+
+
+def put(settings: Settings, day: str = DAY, model: Path | None = None, decision: Path | None = None) -> Manifest:
+    return publish(settings, day, choose_model(settings, model, decision))
+
+
+def files_of(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time and content; the lock file says nothing."""
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+
+def test_a_release_without_a_model_is_popular(settings, write_day):
+    write_day(settings)
+
+    manifest = put(settings)
+
+    assert manifest.model is None
+    assert current(settings.releases) == manifest
+    assert manifest.collections["item"] == f"item_embedding_{Versions(settings).embedding}"
+    assert [path.name for path in (folder(settings.releases, manifest) / "items").iterdir()] == ["part-0.parquet"]
+
+
+def test_publishing_the_same_content_again_changes_no_file(settings, settings_with, write_day, make_model):
+    write_day(settings)
+    put(settings, model=make_model(settings))
+    before = files_of(settings.releases)
+
+    put(settings_with(now="1998-03-09T00:00:00Z"))
+
+    assert files_of(settings.releases) == before
+
+
+def test_the_next_day_keeps_the_model(settings, write_day, make_model):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    put(settings, DAY, model=make_model(settings))
+
+    manifest = put(settings, NEXT_DAY)
+
+    assert (manifest.day, manifest.model) == (NEXT_DAY, "tiny-ranker")
+    verify(settings)
+
+
+def test_a_model_of_other_features_is_not_kept_and_the_reason_is_said(
+    settings, settings_with, write_day, make_model, capsys
+):
+    write_day(settings)
+    put(settings, model=make_model(settings))
+    changed = settings_with(num_neighbours=3)
+    write_day(changed, NEXT_DAY)
+
+    manifest = put(changed, NEXT_DAY)
+
+    assert manifest.model is None
+    assert "tiny-ranker was trained with features" in capsys.readouterr().out
+
+
+def test_a_model_of_other_features_is_refused_when_named(settings, write_day, make_model):
+    write_day(settings)
+    before = put(settings)
+
+    with pytest.raises(ValueError, match="feature_version of the model is v0_other"):
+        put(settings, model=make_model(settings, version="v0_other"))
+
+    assert current(settings.releases) == before
+
+
+def test_a_model_for_vectors_of_another_width_is_refused(settings, write_day, make_model):
+    write_day(settings)
+
+    with pytest.raises(ValueError, match="need 5 columns"):
+        put(settings, model=make_model(settings, semantic_size=5))
+
+
+def test_a_promoted_model_is_published(settings, write_day, make_model, decision):
+    write_day(settings)
+    verdict = decision(model=str(make_model(settings)), promoted=True, reason="beats popularity")
+
+    assert put(settings, decision=verdict).model == "tiny-ranker"
+
+
+def test_a_model_that_was_not_promoted_leaves_the_old_one(settings, write_day, make_model, decision, capsys):
+    write_day(settings)
+    put(settings, model=make_model(settings, name="old"))
+    new = make_model(settings, name="new")
+
+    manifest = put(settings, decision=decision(model=str(new), promoted=False, reason="no better than popularity"))
+
+    assert manifest.model == "old"
+    assert "not promoted: no better than popularity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content", [{"promoted": True, "reason": "no model"}, {"model": None, "promoted": "yes", "reason": "x"}]
+)
+def test_a_broken_decision_is_named(settings, write_day, decision, content):
+    write_day(settings)
+
+    with pytest.raises(ReleaseError, match=r"decision\.json is no promotion decision"):
+        put(settings, decision=decision(**content))
+
+
+def test_a_missing_model_folder_is_named(settings, write_day, tmp_path):
+    write_day(settings)
+
+    with pytest.raises(ReleaseError, match=r"no model folder at .*nowhere"):
+        put(settings, model=tmp_path / "nowhere")
+
+
+def test_an_older_day_is_not_published_over_a_newer_one(settings, write_day, capsys):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    newer = put(settings, NEXT_DAY)
+
+    assert put(settings, DAY) == newer
+    assert current(settings.releases) == newer
+    assert "back-filled, not published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_crash_at_any_step_leaves_one_whole_release_in_force(settings, write_day, make_model, step):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    old = put(settings, DAY)
+
+    def crash(reached: str) -> None:
+        if reached == step:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        publish(settings, NEXT_DAY, choose_model(settings, make_model(settings), None), crash)
+
+    in_force = verify(settings)
+    assert (in_force == old) == (step != "in force")
+    assert put(settings, NEXT_DAY, model=make_model(settings)).day == NEXT_DAY
+    assert verify(settings).model == "tiny-ranker"
+    assert not list(settings.releases.glob(".staging-*"))
+
+
+def test_the_steps_of_the_crash_test_are_all_there_are(settings, write_day):
+    write_day(settings)
+    reached: list[str] = []
+
+    publish(settings, DAY, choose_model(settings, None, None), reached.append)
+
+    assert reached == STEPS
+
+
+def test_what_a_killed_publication_left_behind_is_removed(settings, write_day):
+    write_day(settings)
+    (settings.releases / ".staging-1" / "items").mkdir(parents=True)
+
+    put(settings)
+
+    assert not (settings.releases / ".staging-1").exists()
+
+
+def test_a_day_without_features_is_named(settings, write_day):
+    write_day(settings, DAY)
+
+    with pytest.raises(MissingPartitionError, match="item_features has no partition for 1998-03-02"):
+        put(settings, NEXT_DAY)
+
+
+def test_an_incomplete_item_side_is_refused(settings, write_day):
+    write_day(settings, item_ids=["i1", "i2"])
+    items = partitions.partition_path(settings.lake, tables.ITEMS, None, DAY)
+    partitions.write_content(items, partitions.Content(8, "8:test"))
+
+    with pytest.raises(ReleaseError, match="item_features of 1998-03-01 has 2 items, table items has 8"):
+        put(settings)
+
+
+def test_replacing_the_day_in_the_lake_leaves_the_release_alone(settings, write_day):
+    write_day(settings)
+    put(settings)
+    partition = partitions.partition_path(settings.lake, tables.ITEM_FEATURES, Versions(settings).feature, DAY)
+    partition.rename(partition.with_name("replaced"))
+    write_day(settings, item_ids=["i1"])
+
+    verify(settings)
+
+
+def test_rollback_goes_to_the_release_before_and_forward_again(settings, write_day, make_model, capsys):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    first = put(settings, DAY)
+    second = put(settings, DAY, model=make_model(settings))
+    third = put(settings, NEXT_DAY)
+
+    assert rollback(settings).release_id == second.release_id
+    assert rollback(settings).release_id == first.release_id
+    assert f"materialise --day {DAY} --rollback" in capsys.readouterr().out
+    with pytest.raises(ReleaseError, match="no release was published before"):
+        rollback(settings)
+    assert rollback(settings, third.release_id) == third
+    assert len(published(settings.releases)) == 3
+
+
+def test_after_a_rollback_of_the_model_the_next_refresh_keeps_the_earlier_one(settings, write_day, make_model):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    put(settings, DAY, model=make_model(settings, name="good"))
+    put(settings, DAY, model=make_model(settings, name="bad"))
+    rollback(settings)
+
+    assert put(settings, NEXT_DAY).model == "good"
+
+
+def test_rollback_to_an_unknown_release_lists_those_there_are(settings, write_day):
+    write_day(settings)
+    manifest = put(settings)
+
+    with pytest.raises(ReleaseError, match=f"no release nonsense; there are {manifest.release_id}"):
+        rollback(settings, "nonsense")
+
+
+def test_rollback_refuses_a_damaged_release(settings, write_day):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    first, second = put(settings, DAY), put(settings, NEXT_DAY)
+    damage(folder(settings.releases, first) / "items" / "part-0.parquet")
+
+    with pytest.raises(ValueError, match=r"part-0\.parquet does not match its checksum"):
+        rollback(settings)
+    assert current(settings.releases) == second
+
+
+def test_verify_names_the_damaged_file_and_publishing_again_repairs_it(settings, write_day, make_model):
+    write_day(settings)
+    model = make_model(settings)
+    manifest = put(settings, model=model)
+    damage(folder(settings.releases, manifest) / "model" / "vocabulary.json")
+
+    with pytest.raises(ValueError, match=r"vocabulary\.json does not match its checksum"):
+        verify(settings)
+    put(settings, model=model)
+    verify(settings)
+
+
+def damage(file: Path) -> None:
+    """Other bytes in a file of its own: the hard link's other name keeps the good ones."""
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:-1])
+
+
+def test_only_the_last_releases_are_kept(settings, write_day):
+    days = [f"1998-03-{number:02d}" for number in range(1, release.NUM_KEPT + 3)]
+    for day in days:
+        write_day(settings, day)
+        put(settings, day)
+
+    assert [manifest.day for manifest in published(settings.releases)] == days[2:]
+    verify(settings)
+
+
+def test_verify_says_when_nothing_was_published(settings):
+    with pytest.raises(NoReleaseError, match="no release at"):
+        verify(settings)
+
+
+def test_the_command_line_publishes_and_lists(settings, write_day, environment):
+    write_day(settings)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "serving.release", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert run("status").stderr.startswith("error: no release at")
+    assert run("publish", "--day", DAY).returncode == 0
+    assert f"* {current(settings.releases).release_id}" in run("list").stdout

@@ -1,0 +1,155 @@
+"""Only texts without a vector are encoded, parquet comes first, and Milvus gets what differs and nothing else."""
+
+import hashlib
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grasp import partitions, tables
+from grasp.versions import collection
+from spark_jobs import embed_descriptions
+from spark_jobs.lake import Lake
+from spark_jobs.vectors import open_vectors
+
+pytestmark = pytest.mark.spark
+
+BEFORE, DAY, NEXT = "1998-02-28", "1998-03-01", "1998-03-02"
+ENTITIES = {"item": tables.ITEM_DESCRIPTION, "user": tables.USER_DESCRIPTION}
+
+
+class RecordingEncoder:
+    """A unit vector per text, and one file per text it was asked to encode."""
+
+    def __init__(self, folder: Path, batch_size: int, asked: Path) -> None:
+        self.asked = asked
+
+    def encode(self, texts):
+        self.asked.mkdir(exist_ok=True)
+        vectors = []
+        for text in texts:
+            assert not (self.asked / text).exists(), f"{text} was encoded twice"
+            (self.asked / text).touch()
+            content = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], dtype=np.uint8)
+            vectors.append(content / np.linalg.norm(content.astype(float)))
+        return np.array(vectors, dtype=np.float32)
+
+
+class ZeroEncoder:
+    def __init__(self, folder: Path, batch_size: int) -> None:
+        pass
+
+    def encode(self, texts):
+        return np.zeros((len(texts), 4), dtype=np.float32)
+
+
+@pytest.fixture
+def embed(tmp_path):
+    """`embed(lake, day)` runs the job and returns the texts that were encoded."""
+
+    def job(lake, day):
+        asked = tmp_path / "asked"
+        for text in asked.glob("*"):
+            text.unlink()
+        embed_descriptions.main(lake, day, partial(RecordingEncoder, asked=asked))
+        return sorted(text.name for text in asked.glob("*"))
+
+    return job
+
+
+def describe(lake, day, **texts):
+    """`describe(lake, DAY, item={"1": "a"}, user={...})` writes the descriptions of a day."""
+    for entity, table in ENTITIES.items():
+        rows = [
+            (each, text, "facts", None, "p", "m", "i", hashlib.sha256(text.encode()).hexdigest(), None)
+            for each, text in texts[entity].items()
+        ]
+        lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
+
+
+def held(lake, entity="item", name=None):
+    with open_vectors(lake.settings) as store:
+        return set(store.hashes(name or collection(entity, lake.versions.embedding)))
+
+
+def milvus_lines(capsys):
+    return [line for line in capsys.readouterr().out.splitlines() if "Milvus" in line]
+
+
+def test_every_description_gets_the_vector_of_its_text(lake, embed):
+    describe(lake, DAY, item={"1": "jazz", "2": "rock", "3": "jazz"}, user={"u": "likes jazz"})
+    assert embed(lake, DAY) == ["jazz", "likes jazz", "rock"]
+    rows = {row.item_id: row for row in lake.read(tables.ITEM_EMBEDDING, DAY).collect()}
+    assert rows["1"].semantic_embedding == rows["3"].semantic_embedding != rows["2"].semantic_embedding
+    assert rows["1"].computed_at.astimezone(UTC) == datetime(1998, 3, 2, tzinfo=UTC)
+    assert held(lake) == {"1", "2", "3"}
+    assert held(lake, name="user_embedding") == {"u"}
+
+
+def test_a_second_run_encodes_nothing_changes_no_file_and_writes_nothing_to_milvus(lake, embed, capsys):
+    describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    folder = partitions.partition_path(lake.root, tables.ITEM_EMBEDDING, lake.versions.embedding, DAY)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    capsys.readouterr()
+    assert embed(lake, DAY) == []
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert all(line.endswith(": 0 vectors upserted, 0 deleted, 1 held") for line in milvus_lines(capsys))
+
+
+def test_the_next_day_pays_for_what_changed_and_keeps_when_the_rest_was_computed(spark, settings_with, embed, capsys):
+    lake = Lake(spark, settings_with(now="1998-03-02T00:00:00Z"))
+    describe(lake, DAY, item={"1": "jazz", "2": "rock", "3": "gone"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    lake = Lake(spark, settings_with(now="1998-03-03T00:00:00Z"))
+    describe(lake, NEXT, item={"1": "jazz", "2": "rock opera", "4": "jazz"}, user={"u": "likes jazz"})
+    capsys.readouterr()
+    assert embed(lake, NEXT) == ["rock opera"]
+    rows = {row.item_id: row for row in lake.read(tables.ITEM_EMBEDDING, NEXT).collect()}
+    assert {key: row.computed_at.astimezone(UTC).day for key, row in rows.items()} == {"1": 2, "2": 3, "4": 3}
+    assert rows["4"].semantic_embedding == rows["1"].semantic_embedding
+    assert "2 vectors upserted, 1 deleted, 3 held" in milvus_lines(capsys)[0]
+    assert held(lake) == {"1", "2", "4"}
+
+
+def test_a_backfill_writes_its_day_and_leaves_the_later_collection_alone(lake, embed):
+    describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    describe(lake, BEFORE, item={"1": "early jazz"}, user={"u": "likes jazz"})
+    assert embed(lake, BEFORE) == ["early jazz", "likes jazz"]
+    assert lake.read(tables.ITEM_EMBEDDING, BEFORE).count() == 1
+    assert held(lake) == {"1", "2"}
+
+
+def test_a_run_that_died_before_milvus_is_mended_by_the_next_without_encoding_again(lake, embed, tmp_path):
+    describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
+    milvus = Path(lake.settings.milvus_uri)
+    milvus.write_text("in the way")
+    with pytest.raises(ValueError, match=f"{milvus} is a file"):
+        embed(lake, DAY)
+    milvus.unlink()
+    assert embed(lake, DAY) == []
+    assert held(lake) == {"1", "2"}
+
+
+def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, settings_with, embed, tmp_path):
+    describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    other = tmp_path / "other-encoder"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    changed = Lake(spark, settings_with(encoder=str(other)))
+    assert embed(changed, DAY) == ["jazz", "likes jazz"]
+    assert changed.versions.embedding != lake.versions.embedding
+    assert held(lake) == held(changed) == {"1"}
+    with open_vectors(lake.settings) as store:
+        assert not store.switch_alias("item_embedding", collection("item", changed.versions.embedding))
+
+
+def test_an_unsound_vector_stops_the_day_and_leaves_nothing_behind(lake):
+    describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
+    with pytest.raises(ValueError, match=r"these are not: the description with hash \w{64} \(length 0\)"):
+        embed_descriptions.main(lake, DAY, ZeroEncoder)
+    assert lake.days(tables.ITEM_EMBEDDING) == []

@@ -1,0 +1,90 @@
+"""A day's neighbours come from that day's vectors alone, whichever backend searches."""
+
+import numpy as np
+import pytest
+
+from grasp import tables
+from grasp.versions import collection
+from spark_jobs import find_neighbours
+from spark_jobs.find_neighbours import QUERIES_PER_BLOCK
+from spark_jobs.lake import Lake
+from spark_jobs.vectors import open_vectors
+
+pytestmark = pytest.mark.spark
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+VECTORS = {"1": [1.0, 0.0], "2": [0.8, 0.6], "3": [0.6, 0.8], "4": [0.0, 1.0]}
+
+
+def embed(lake, day, vectors):
+    """Write the vectors of a day for items and users and make Milvus follow them."""
+    for entity, table in (("item", tables.ITEM_EMBEDDING), ("user", tables.USER_EMBEDDING)):
+        rows = [(each, vector, f"hash of {vector}", None) for each, vector in vectors.items()]
+        lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
+        with open_vectors(lake.settings) as store:
+            name = collection(entity, lake.versions.embedding)
+            store.ensure_collection(name, len(next(iter(vectors.values()))))
+            store.upsert(
+                name,
+                list(vectors),
+                np.array(list(vectors.values()), np.float32),
+                [f"hash of {v}" for v in vectors.values()],
+            )
+
+
+def neighbours(lake, day):
+    return {
+        (row.item_id, row.rank): (row.neighbour_id, round(row.similarity, 4))
+        for row in lake.read(tables.ITEM_NEIGHBOURS, day).collect()
+    }
+
+
+def test_each_has_its_k_nearest_ranked_from_one(spark, settings_with):
+    lake = Lake(spark, settings_with(num_neighbours=2))
+    embed(lake, DAY, VECTORS)
+    find_neighbours.main(lake, DAY)
+    found = neighbours(lake, DAY)
+    assert len(found) == 8
+    assert (found["1", 1], found["1", 2]) == (("2", 0.8), ("3", 0.6))
+    assert (found["4", 1], found["4", 2]) == (("3", 0.8), ("2", 0.6))
+    assert lake.read(tables.USER_NEIGHBOURS, DAY).count() == 8
+
+
+def test_an_item_planted_later_changes_no_earlier_neighbour(lake):
+    embed(lake, DAY, VECTORS)
+    find_neighbours.main(lake, DAY)
+    before = neighbours(lake, DAY)
+    embed(lake, NEXT, VECTORS | {"planted": [0.995, 0.0999]})
+    find_neighbours.main(lake, DAY)
+    find_neighbours.main(lake, NEXT)
+    assert neighbours(lake, DAY) == before
+    assert neighbours(lake, NEXT)["1", 1][0] == "planted"
+
+
+def test_both_backends_write_the_very_same_rows_of_more_than_one_block(lake, spark, settings_with, capsys):
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(QUERIES_PER_BLOCK + 200, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[10:25] = vectors[0]
+    embed(lake, DAY, {str(i): vector.tolist() for i, vector in enumerate(vectors.astype(np.float32))})
+    find_neighbours.main(lake, DAY)
+    assert lake.read(tables.ITEM_NEIGHBOURS, DAY).count() == 10 * len(vectors)
+    capsys.readouterr()
+    find_neighbours.main(Lake(spark, settings_with(neighbour_backend="milvus")), DAY)
+    assert capsys.readouterr().out.count("unchanged") == 2
+
+
+def test_milvus_refuses_a_day_it_does_not_hold(lake, spark, settings_with):
+    embed(lake, DAY, VECTORS)
+    embed(lake, NEXT, VECTORS | {"later": [0.0, -1.0]})
+    in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
+    with pytest.raises(ValueError, match="as of 1998-03-01.*1998-03-02. Set GRASP_NEIGHBOUR_BACKEND=exact"):
+        find_neighbours.main(in_milvus, DAY)
+    assert in_milvus.days(tables.ITEM_NEIGHBOURS) == []
+    find_neighbours.main(in_milvus, NEXT)
+    assert in_milvus.days(tables.ITEM_NEIGHBOURS) == [NEXT]
+
+
+def test_a_day_without_vectors_is_named(lake):
+    with pytest.raises(FileNotFoundError, match="item_embedding has no partition for 1998-03-01"):
+        find_neighbours.main(lake, DAY)

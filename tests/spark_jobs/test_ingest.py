@@ -1,0 +1,167 @@
+"""What keeps the contract is taken in, what breaks it is refused with a reason, and the future is not known."""
+
+import json
+
+import pytest
+
+from grasp import partitions, tables
+from spark_jobs import ingest
+from spark_jobs.ingest import Count, QuarantineError, check_quarantine
+from spark_jobs.source import SourceError
+
+DAY, NEXT = "1998-02-20", "1998-02-28"
+NOON, NEXT_NOON = 887_976_000, 888_667_200  # 12:00 UTC of the two days; the clock of tests is 1998-03-02
+ITEMS = [{"item_id": 1, "title": "Toy\u200b <b>Story</b>\x07", "genres": ["Comedy", "Animation"]}, {"item_id": "2"}]
+USERS = ["user_id\tage\tnote", "ann\t33\tlikes\u202e &lt;i&gt;films"]
+
+
+def write_source(settings, lines, items=ITEMS, users=USERS, header="user_id\titem_id\ttimestamp"):
+    settings.source.mkdir(parents=True, exist_ok=True)
+    (settings.source / "interactions.tsv").write_text("\n".join([header, *lines]))
+    (settings.source / "items.jsonl").write_text("\n".join(map(json.dumps, items)))
+    if users:
+        (settings.source / "users.tsv").write_text("\n".join(users))
+
+
+def reasons(lake, day=DAY):
+    return {(row.source_file, row.source_row): row.reason for row in lake.read(tables.QUARANTINE, day).collect()}
+
+
+def lenient(spark, settings_with):
+    from spark_jobs.lake import Lake
+
+    return Lake(spark, settings_with(max_quarantine_share=1))
+
+
+def state(lake):
+    return {path: path.stat().st_mtime_ns for path in lake.root.glob("*/day=*/*")}
+
+
+@pytest.mark.spark
+def test_every_bad_row_is_named_with_its_reason(spark, settings_with):
+    lake = lenient(spark, settings_with)
+    lines = [
+        f"ann\t1\t{NOON}",
+        f"ann\t2\t{NOON}",
+        f"ann\t1\t{NOON}",
+        f"\t1\t{NOON}",
+        f"bob\t\t{NOON}",
+        f"bob\t99\t{NOON}",
+        "bob\t1\tyesterday",
+        "bob\t1\t0",
+        "bob\t1\t888900000000",
+        f"bob\t1\t{NOON + 86_400 * 365}",
+        "bob\t1",
+        f"bo\u200bb\t1\t{NOON}",
+    ]
+    write_source(lake.settings, lines, items=[*ITEMS, {"item_id": 1, "title": "again"}, {"title": "none"}])
+    ingest.main(lake, DAY)
+    assert reasons(lake) == {
+        ("interactions.tsv", 3): "duplicate",
+        ("interactions.tsv", 4): "no_user_id",
+        ("interactions.tsv", 5): "no_item_id",
+        ("interactions.tsv", 6): "unknown_item",
+        ("interactions.tsv", 7): "no_time",
+        ("interactions.tsv", 8): "before_1990",
+        ("interactions.tsv", 9): "no_time",
+        ("interactions.tsv", 10): "in_the_future",
+        ("interactions.tsv", 11): "unreadable_interaction",
+        ("interactions.tsv", 12): "no_user_id",
+        ("items.jsonl", 3): "repeated_item_id",
+        ("items.jsonl", 4): "no_item_id",
+    }
+    taken = lake.read(tables.INTERACTIONS, DAY).orderBy("row_number").collect()
+    assert [(row.user_id, row.item_id, row.row_number) for row in taken] == [("ann", "1", 1), ("ann", "2", 2)]
+    assert [row.event_time.isoformat() for row in taken] == ["1998-02-20T12:00:00"] * 2
+
+
+@pytest.mark.spark
+def test_facts_are_cleaned_and_users_without_facts_are_taken_in(spark, lake):
+    write_source(lake.settings, [f"ann\t1\t{NOON}", f"bob\t2\t{NOON}"])
+    ingest.main(lake, DAY)
+    items = {row.item_id: (row.title, row.attributes) for row in lake.read(tables.ITEMS, DAY).collect()}
+    assert items == {"1": ("Toy Story", {"genres": "Comedy, Animation"}), "2": ("", {})}
+    users = {row.user_id: row.attributes for row in lake.read(tables.USERS, DAY).collect()}
+    assert users == {"ann": {"age": "33", "note": "likes films"}, "bob": {}}
+
+
+@pytest.mark.spark
+def test_a_given_row_number_orders_and_must_be_one(spark, settings_with):
+    lake = lenient(spark, settings_with)
+    lines = [
+        f"ann\t1\t{NOON}\t7",
+        f"ann\t2\t{NOON}\t7",
+        f"bob\t1\t{NOON}\tx",
+        f"bob\t2\t{NOON}\t5",
+        f"bob\t2\t{NOON}\t4",
+    ]
+    write_source(lake.settings, lines, header="user_id\titem_id\ttimestamp\trow_number")
+    ingest.main(lake, DAY)
+    assert list(reasons(lake).values()) == ["repeated_row_number", "no_row_number", "duplicate"]
+    taken = {(row.user_id, row.item_id, row.row_number) for row in lake.read(tables.INTERACTIONS, DAY).collect()}
+    assert taken == {("ann", "1", 7), ("bob", "2", 4)}
+
+
+@pytest.mark.spark
+def test_later_days_take_late_events_and_leave_old_days_and_the_future_alone(spark, lake):
+    old = [f"ann\t1\t{NOON - 20 * 86_400}", f"ann\t1\t{NOON}"]
+    write_source(lake.settings, [*old, f"ann\t2\t{NEXT_NOON}"])
+    ingest.main(lake, DAY)
+    assert lake.days(tables.INTERACTIONS) == ["1998-01-31", DAY]
+    before = state(lake)
+    ingest.main(lake, DAY)
+    assert state(lake) == before
+
+    late, too_late = f"bob\t1\t{NOON - 86_400}", f"bob\t2\t{NOON - 19 * 86_400}"
+    write_source(lake.settings, [*old, f"ann\t2\t{NEXT_NOON}", late, too_late])
+    ingest.main(lake, NEXT)
+    assert lake.days(tables.INTERACTIONS) == ["1998-01-31", "1998-02-19", DAY, NEXT]
+    assert {path: time for path, time in state(lake).items() if path in before} == before
+    assert {row.user_id for row in lake.read(tables.USERS, DAY).collect()} == {"ann"}
+    assert {row.user_id for row in lake.read(tables.USERS, NEXT).collect()} == {"ann", "bob"}
+
+
+@pytest.mark.spark
+def test_too_many_bad_rows_fail_the_day_and_leave_only_the_quarantine(spark, lake, capsys):
+    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t99\t{NOON}"], users=None)
+    with pytest.raises(QuarantineError, match="1 of 2 interactions were refused.*1 interactions unknown_item"):
+        ingest.main(lake, DAY)
+    assert reasons(lake) == {("interactions.tsv", 2): "unknown_item"}
+    assert lake.days(tables.INTERACTIONS) == lake.days(tables.ITEMS) == lake.days(tables.USERS) == []
+    assert "the source has no users table" in capsys.readouterr().out
+
+
+@pytest.mark.spark
+def test_an_empty_day_is_written_and_said(spark, lake, capsys):
+    write_source(lake.settings, [])
+    ingest.main(lake, DAY)
+    content = partitions.read_content(partitions.partition_path(lake.root, tables.INTERACTIONS, None, DAY))
+    assert content is not None and content.num_rows == 0
+    assert lake.read(tables.ITEMS, DAY).count() == 2
+    assert f"{DAY} has no interactions" in capsys.readouterr().out
+
+
+@pytest.mark.spark
+def test_a_missing_column_stops_before_anything_is_written(spark, lake):
+    write_source(lake.settings, [], header="user\titem_id\ttimestamp")
+    with pytest.raises(SourceError, match=r"interactions\.tsv: column user_id is missing"):
+        ingest.main(lake, DAY)
+    assert not lake.root.exists()
+
+
+def test_duplicates_never_fail_a_day():
+    check_quarantine([Count("interactions", DAY, None, 1), Count("interactions", DAY, "duplicate", 99)], 100, 0.05)
+
+
+def test_rows_without_a_time_are_measured_by_the_whole_source():
+    counts = [Count("interactions", DAY, None, 10), Count("interactions", None, "no_time", 5)]
+    check_quarantine(counts, num_interactions=100, limit=0.05)
+    with pytest.raises(QuarantineError, match="5 of 99 interactions"):
+        check_quarantine(counts, num_interactions=99, limit=0.05)
+
+
+def test_the_limit_itself_is_allowed():
+    counts = [Count("items", None, None, 19), Count("items", None, "no_item_id", 1)]
+    check_quarantine(counts, 0, limit=0.05)
+    with pytest.raises(QuarantineError, match="1 of 20 items were refused.*1 items no_item_id"):
+        check_quarantine(counts, 0, limit=0.049)

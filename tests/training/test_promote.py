@@ -1,0 +1,160 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from grasp import release
+from training import dataset, promote, train
+from training.evaluate import Interval
+from training.model import Metadata, load_ranker
+from training.promote import decide
+from training.recipes import RECIPES
+
+DAY, CUTOFF = "1998-04-22", "1998-02-28"
+ABOVE, AROUND, NOTHING = Interval(0.02, 0.01, 0.03), Interval(0.01, 0.0, 0.03), Interval(*[float("nan")] * 3)
+
+
+@pytest.mark.parametrize(
+    ("against", "promoted"),
+    [
+        ({"popularity": ABOVE}, True),
+        ({"popularity": ABOVE, "current": ABOVE}, True),
+        ({"popularity": AROUND}, False),
+        ({"popularity": ABOVE, "current": AROUND}, False),
+        ({"popularity": AROUND, "current": ABOVE}, False),
+        ({"popularity": NOTHING}, False),
+    ],
+)
+def test_only_what_beats_every_rival_beyond_noise_is_promoted(against, promoted):
+    decision = decide(Path("/models/new"), against)
+
+    assert decision.promoted is promoted
+    assert decision.model == ("/models/new" if promoted else None)
+    assert all(rival in decision.reason for rival in against)
+
+
+@pytest.fixture
+def trained(frames, settings, monkeypatch):
+    """A home with a training set and a candidate; its settings are in the environment."""
+    for variable, value in settings.variables().items():
+        monkeypatch.setenv(variable, value)
+    dataset.write(dataset.folder(settings, DAY), frames, "x", CUTOFF)
+    home = settings.home / "training" / DAY
+    (home / "candidate.json").write_text(json.dumps({"model": make_model(home, frames, seed=0).name}))
+    return settings
+
+
+def make_model(target: Path, frames, seed: int, feature_version: str = "v1") -> Path:
+    config = replace(
+        RECIPES["sasrec_grasp"](), max_epochs=1, ranker=(("width", 8), ("max_length", 5), ("dropout", 0.0))
+    )
+    training_set = dataset.arrange(frames)
+    metadata = Metadata("", "ranker", feature_version, "sasrec_grasp", DAY, CUTOFF, seed, {})
+    return train.save(train.fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
+
+
+def put_in_force(settings, model: Path | None, name: str | None) -> None:
+    manifest = release.Manifest("1998-02-28", "v1", "e1", {}, "ranker", name)
+    folder = release.folder(settings.releases, manifest)
+    folder.mkdir(parents=True)
+    if model:
+        model.rename(folder / "model")
+    (settings.releases / release.CURRENT_FILE).write_text(json.dumps(manifest.__dict__))
+
+
+def run_promote(settings) -> dict:
+    promote.main(["--day", DAY, "--cutoff", CUTOFF])
+    return json.loads((settings.home / "training" / DAY / "decision.json").read_text())
+
+
+def evaluation(settings) -> dict:
+    return json.loads(next((settings.home / "training" / DAY).glob("sasrec-*/evaluation.json")).read_text())
+
+
+def test_a_refusal_is_a_result_with_its_reports(trained, capsys):
+    decision = run_promote(trained)  # two events of one user: NDCG cannot lie above popularity's on both
+
+    found = evaluation(trained)
+    assert decision["promoted"] is False
+    assert decision["model"] is None
+    assert found["num_events"] == 2
+    assert found["num_unknown_items"] == 1
+    assert found["decision"] == decision
+    assert set(found["metrics"]) == {"popularity", found["candidate"]}
+    assert found["metrics"]["popularity"]["overall"]["hr@20"]["mean"] == 0.5
+    assert (
+        next((trained.home / "training" / DAY).glob("sasrec-*/evaluation.md")).read_text().count("| popularity |") > 1
+    )
+    assert "[grasp] promote 1998-04-22: refused" in capsys.readouterr().out
+
+
+def test_the_model_in_force_is_a_rival(trained, frames, tmp_path):
+    other = make_model(tmp_path, frames, seed=1)
+    name = other.name
+    put_in_force(trained, other, name)
+
+    run_promote(trained)
+
+    assert set(evaluation(trained)["differences"]) == {"popularity", name}
+
+
+def test_a_model_of_other_features_is_named_as_not_comparable(trained, frames, tmp_path):
+    other = make_model(tmp_path, frames, seed=1, feature_version="v2")
+    put_in_force(trained, other, "old-model")
+
+    decision = run_promote(trained)
+
+    assert set(evaluation(trained)["differences"]) == {"popularity"}
+    assert "old-model in force reads features of another version" in decision["reason"]
+
+
+def test_the_candidate_itself_in_force_is_no_rival(trained):
+    candidate = json.loads((trained.home / "training" / DAY / "candidate.json").read_text())["model"]
+    put_in_force(trained, None, candidate)
+
+    assert "already in force" in run_promote(trained)["reason"]
+
+
+def test_a_popular_release_in_force_is_no_rival_beside_popularity(trained):
+    put_in_force(trained, None, None)
+    run_promote(trained)
+
+    assert set(evaluation(trained)["differences"]) == {"popularity"}
+
+
+def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_todays_items(trained, frames, tmp_path):
+    smaller = {
+        "users": frames["users"],
+        "items": frames["items"].iloc[:5],
+        "events": frames["events"][frames["events"]["split"] != "test"],
+    }
+    loaded = load_ranker(make_model(tmp_path, smaller, seed=1))
+    training_set = dataset.arrange(frames)
+
+    found = promote.judge(training_set, promote.questions(training_set, "test"), [loaded])
+
+    assert found[loaded.metadata.name]["ndcg@10"].shape == (2,)
+
+
+def test_when_nobody_came_back_the_model_is_refused(trained, frames):
+    events = frames["events"]
+    only_before = frames | {"events": events[events["split"] != "test"]}
+    dataset.write(dataset.folder(trained, DAY), only_before, "x", CUTOFF)
+
+    assert "nothing to judge by" in run_promote(trained)["reason"]
+
+
+def test_a_corrupt_candidate_is_an_error_that_names_the_file(trained, capsys):
+    weights = next((trained.home / "training" / DAY).glob("sasrec-*/model.safetensors"))
+    weights.write_bytes(b"x")
+
+    with pytest.raises(SystemExit, match=r"model\.safetensors does not match its checksum"):
+        promote.main(["--day", DAY, "--cutoff", CUTOFF])
+
+
+def test_without_a_candidate_promotion_says_what_to_run(settings, monkeypatch):
+    for variable, value in settings.variables().items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=r"python -m training\.train"):
+        promote.main(["--day", DAY, "--cutoff", CUTOFF])

@@ -1,0 +1,295 @@
+"""Build the point-in-time training set of a day: what was known at the end of the cutoff, and what came after.
+
+    python -m training.dataset --day 1998-04-22 --cutoff 1998-02-28
+
+Reads:   interactions up to `day`; user and item features as of the end of `cutoff`, through Feast
+Writes:  <home>/training/<day>/training_set/{users,items,events}.parquet
+
+Training and validation targets lie before the cutoff, test events after it. One leak remains and is wanted to be
+known: the description of a user as of the cutoff was written from interactions that include the training targets.
+`GRASP_USER_HISTORY_HOLDOUT=1` keeps the last one, the validation target, out of it (`train_minus_last`), and a recipe
+with `user_text="mean_of_prefix_items"` reads no user description at all. Test events are never seen by either.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+from grasp import partitions, tables
+from grasp.days import day_argument, end_of
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from grasp.versions import Versions, digest, feast_project, feature_service, file_sha256
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+MIN_FOR_VALIDATION = 3  # interactions before the cutoff of a user whose last one is a validation target
+MIN_FOR_TEST = 5  # interactions before the cutoff of a user whose later ones are test events
+INPUTS_FILE = "inputs.json"
+
+_TIMESTAMP = pa.timestamp("us", "UTC")
+_VECTORS = {"semantic_embedding": pa.list_(pa.float32()), "neighbour_embedding": pa.list_(pa.float32())}
+_AS_OF = {"is_tail": pa.int64(), **_VECTORS, "event_timestamp": _TIMESTAMP}
+SCHEMAS = {
+    "users": pa.schema({"user_id": pa.string(), "num_interactions": pa.int64(), **_AS_OF}),
+    "items": pa.schema({"item_id": pa.string(), "popularity": pa.int64(), **_AS_OF}),
+    "events": pa.schema(
+        {
+            "user_id": pa.string(),
+            "item_id": pa.string(),
+            "event_time": _TIMESTAMP,
+            "row_number": pa.int64(),
+            "split": pa.string(),
+        }
+    ),
+}
+
+
+def split_events(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
+    """Name each interaction `train`, `validation` or `test`, in order of user, time and row number.
+
+    Before the cutoff all train, but the last one of a user with three or more is a validation target. After it the
+    events of users with five or more before it test; those of all other users are left out.
+    """
+    events = interactions.sort_values(["user_id", "event_time", "row_number"], ignore_index=True)
+    is_before = events["event_time"] <= cutoff
+    num_before = is_before.groupby(events["user_id"]).transform("sum")
+    from_last = events[is_before].groupby("user_id").cumcount(ascending=False).reindex(events.index)
+    is_validation = is_before & (from_last == 0) & (num_before >= MIN_FOR_VALIDATION)
+    is_test = ~is_before & (num_before >= MIN_FOR_TEST)
+    events["split"] = np.select([is_validation, is_before, is_test], ["validation", "train", "test"], "")
+    return events[events["split"] != ""].reset_index(drop=True)
+
+
+def join_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: str) -> pd.DataFrame:
+    """Features in the order of `keys`, exactly one row each.
+
+    Feast drops keys whose features are too old or too new and returns rows in another order; both would go unnoticed.
+    Raises `ValueError` that counts what is missing or repeated.
+    """
+    if features[key].duplicated().any():
+        raise ValueError(f"Feast returned {features[key].duplicated().sum()} rows twice for {key} as of {day}")
+    joined = pd.DataFrame({key: list(keys)}).merge(features, how="left", on=key, validate="one_to_one")
+    missing = joined.loc[joined[list(_VECTORS)].isna().any(axis=1), key]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(joined)} {key}s have no features as of {day}, the first is {missing.iloc[0]!r}: "
+            f"run daily_refresh for {day}"
+        )
+    return joined
+
+
+def open_store(settings: Settings, feature_version: str) -> "FeatureStore":
+    """The Feast store of one feature version, configured by `GRASP_FEATURE_STORE_YAML`."""
+    import yaml
+    from feast import FeatureStore, RepoConfig
+
+    text = Template(settings.feature_store_yaml.read_text()).substitute({**os.environ, **settings.variables()})
+    config = RepoConfig(**yaml.safe_load(text) | {"project": feast_project(feature_version)})
+    config.repo_path = settings.feature_store_yaml.parent
+    return FeatureStore(config=config)
+
+
+def features_as_of(
+    settings: Settings, user_ids: Sequence[str], item_ids: Sequence[str], cutoff: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """User and item features as they were known at the end of the cutoff day, one row per id and in their order."""
+    feature_version = Versions(settings).feature
+    store = open_store(settings, feature_version)
+    service = store.get_feature_service(feature_service(feature_version))
+    item_names = [f"{tables.ITEM_FEATURES.name}:{name}" for name in ("popularity", "is_tail", *_VECTORS)]
+    moment = end_of(cutoff)
+    result = []
+    for key, keys, features in (("user_id", user_ids, service), ("item_id", item_ids, item_names)):
+        entities = pd.DataFrame({key: list(keys), "event_timestamp": moment})
+        job = store.get_historical_features(entity_df=entities, features=features)
+        result.append(join_features(keys, key, job.to_df(), cutoff))
+    return result[0], result[1]
+
+
+def read_interactions(settings: Settings, day: str) -> pd.DataFrame:
+    """All interactions up to the end of the day; raises `FileNotFoundError` when there are none."""
+    partitions.require_partition(settings.lake, tables.INTERACTIONS, None, day)
+    days = partitions.days(settings.lake, tables.INTERACTIONS, None, until=day)
+    rows = [_read_partition(settings, tables.INTERACTIONS, each) for each in days]
+    return pa.concat_tables(rows).to_pandas()
+
+
+def _read_partition(settings: Settings, table: tables.Table, day: str) -> pa.Table:
+    path = partitions.require_partition(settings.lake, table, Versions(settings).of(table.versioned_by), day)
+    files = sorted(str(file) for file in path.glob("*.parquet"))
+    rows = pyarrow.dataset.dataset(files, format="parquet").to_table(columns=list(table.column_names))
+    if "event_time" in rows.column_names:
+        index = rows.column_names.index("event_time")
+        rows = rows.set_column(index, "event_time", rows["event_time"].cast(_TIMESTAMP))
+    return rows
+
+
+def build(settings: Settings, day: str, cutoff: str) -> dict[str, pd.DataFrame]:
+    """The three tables of the training set."""
+    events = split_events(read_interactions(settings, day), end_of(cutoff))
+    user_ids = sorted(events.loc[events["split"] != "test", "user_id"].unique())
+    if not user_ids:
+        raise ValueError(f"no interaction up to {cutoff}: choose a later cutoff")
+    item_ids = sorted(_read_partition(settings, tables.ITEMS, cutoff)["item_id"].to_pylist())
+    users, items = features_as_of(settings, user_ids, item_ids, cutoff)
+    unknown = set(events.loc[events["split"] != "test", "item_id"]) - set(item_ids)
+    if unknown:
+        raise ValueError(f"{len(unknown)} items of interactions up to {cutoff} are in no catalogue: {min(unknown)!r}")
+    return {"users": users, "items": items, "events": events}
+
+
+def folder(settings: Settings, day: str) -> Path:
+    return settings.home / "training" / day / "training_set"
+
+
+def write(target: Path, frames: dict[str, pd.DataFrame], inputs: str, cutoff: str) -> None:
+    """Write the tables and, last, the fingerprint of what they were built from."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / INPUTS_FILE).unlink(missing_ok=True)
+    for name, schema in SCHEMAS.items():
+        rows = pa.Table.from_pandas(frames[name][schema.names], schema, preserve_index=False)
+        pyarrow.parquet.write_table(rows.replace_schema_metadata(None), target / f"{name}.parquet")
+    (target / INPUTS_FILE).write_text(json.dumps({"fingerprint": inputs, "cutoff": cutoff}))
+
+
+def fingerprint(settings: Settings, day: str, cutoff: str) -> str:
+    """sha256 over everything the training set depends on."""
+    versions = Versions(settings)
+    wanted = ((tables.INTERACTIONS, day), *((t, cutoff) for t in (tables.ITEMS, *_FEATURE_TABLES)))
+    states = {
+        table.name: partitions.state_hashes(settings.lake, table, versions.of(table.versioned_by), each)
+        for table, each in wanted
+    }
+    return digest([day, cutoff, versions.feature, file_sha256(Path(__file__)), states])
+
+
+_FEATURE_TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set in memory. Items are counted from 1, 0 is padding and stands for an item unknown at the cutoff."""
+
+    item_ids: list[str]
+    item_semantic: np.ndarray  # (N, S), row i for item i + 1
+    item_neighbour: np.ndarray
+    popularity: np.ndarray  # (N,) distinct users before the cutoff
+    item_is_tail: np.ndarray  # (N,)
+    user_ids: list[str]
+    user_semantic: np.ndarray  # (U, S)
+    user_neighbour: np.ndarray
+    user_is_tail: np.ndarray  # (U,)
+    sequences: list[np.ndarray]  # items of each user, oldest first, over all splits
+    splits: list[np.ndarray]  # which split each of them belongs to
+
+
+def require(target: Path, cutoff: str) -> None:
+    """Raises `FileNotFoundError` when the training set was never built, `ValueError` when for another cutoff."""
+    if not (target / INPUTS_FILE).is_file():
+        raise FileNotFoundError(f"no training set in {target}: run python -m training.dataset")
+    built_for = json.loads((target / INPUTS_FILE).read_text())["cutoff"]
+    if built_for != cutoff:
+        raise ValueError(f"{target} was built for the cutoff {built_for}, not {cutoff}: run python -m training.dataset")
+
+
+def load(target: Path) -> TrainingSet:
+    """Read a training set."""
+    return arrange({name: pyarrow.parquet.read_table(target / f"{name}.parquet").to_pandas() for name in SCHEMAS})
+
+
+def arrange(frames: dict[str, pd.DataFrame]) -> TrainingSet:
+    """Number users and items, stack their vectors and cut the events into one sequence per user."""
+    users, items, events = frames["users"], frames["items"], frames["events"]
+    item_index = pd.Index(items["item_id"]).get_indexer(events["item_id"]) + 1
+    user_index = pd.Index(users["user_id"]).get_indexer(events["user_id"])
+    ends = np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
+    # The row's place breaks no tie here: events are written in order and a stable sort keeps it.
+    order = np.argsort(user_index, kind="stable")
+    return TrainingSet(
+        items["item_id"].tolist(),
+        _stack(items, "semantic_embedding"),
+        _stack(items, "neighbour_embedding"),
+        items["popularity"].to_numpy(),
+        items["is_tail"].to_numpy(dtype=bool),
+        users["user_id"].tolist(),
+        _stack(users, "semantic_embedding"),
+        _stack(users, "neighbour_embedding"),
+        users["is_tail"].to_numpy(dtype=bool),
+        np.split(item_index[order], ends),
+        np.split(events["split"].to_numpy()[order], ends),
+    )
+
+
+def _stack(frame: pd.DataFrame, column: str) -> np.ndarray:
+    vectors: np.ndarray = np.stack([np.asarray(vector, np.float32) for vector in frame[column]])
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{column} of {frame.columns[0].removesuffix('_id')}s holds values that are not finite")
+    return vectors
+
+
+def _say_counts(frames: dict[str, pd.DataFrame]) -> None:
+    events = frames["events"]
+    count = events["split"].value_counts()
+    test = events[events["split"] == "test"]
+    unknown = (~test["item_id"].isin(frames["items"]["item_id"])).sum()
+    # The first interaction of a user is nobody's target.
+    num_targets = count.get("train", 0) - events.loc[events["split"] == "train", "user_id"].nunique()
+    say(
+        f"training set: {len(frames['users']):,} users, {len(frames['items']):,} items, {num_targets:,} training "
+        f"targets, {count.get('validation', 0):,} validation targets"
+    )
+    say(
+        f"training set: {len(test):,} later interactions of {test['user_id'].nunique():,} users test; "
+        f"{unknown:,} are of items unknown at the cutoff and count as missed"
+    )
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """`--day` and `--cutoff`, as every command of the training takes them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--day", type=day_argument, required=True, help="UTC day whose model is made, YYYY-MM-DD")
+    parser.add_argument("--cutoff", type=day_argument, required=True, help="last day to learn from, before --day")
+    return parser
+
+
+def check_days(day: str, cutoff: str) -> None:
+    if cutoff >= day:
+        raise ValueError(f"--cutoff {cutoff} must lie before --day {day}: later interactions judge the model")
+
+
+def main(arguments_given: Any = None) -> None:
+    given = arguments(__doc__).parse_args(arguments_given)
+    started = time.monotonic()
+    try:
+        settings = Settings.load()
+        check_days(given.day, given.cutoff)
+        inputs, target = fingerprint(settings, given.day, given.cutoff), folder(settings, given.day)
+        if (target / INPUTS_FILE).is_file() and json.loads((target / INPUTS_FILE).read_text())["fingerprint"] == inputs:
+            say(f"training set {given.day}: unchanged")
+            return
+        frames = build(settings, given.day, given.cutoff)
+        write(target, frames, inputs, given.cutoff)
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    _say_counts(frames)
+    say(f"training set {given.day}: done in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Decide whether the model just trained may be served.
+
+    python -m training.promote --day 1998-04-22 --cutoff 1998-02-28
+
+Reads:   the training set and the candidate of <home>/training/<day>, the model of the release in force
+Writes:  evaluation.json and evaluation.md beside the candidate, decision.json beside the training set
+
+All are judged on the same test events. The candidate is promoted only if its NDCG@10 is above popularity's, and above
+that of the model in force, beyond noise: the 95 % interval of the paired difference, users drawn again, lies above 0.
+A refusal is a result, not an error.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from grasp import release
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from training import dataset
+from training.dataset import TrainingSet
+from training.evaluate import (
+    Event,
+    Interval,
+    groups,
+    interval,
+    metrics,
+    popularity_scorer,
+    questions,
+    rank_events,
+    ranker_scorer,
+)
+from training.model import LoadedRanker, load_ranker
+from training.train import CANDIDATE_FILE
+
+DECISION_FILE = "decision.json"
+METRIC = "ndcg@10"
+POPULARITY = "popularity"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What follows from an evaluation; `model` is the candidate's folder, or None when it is refused."""
+
+    model: str | None
+    promoted: bool
+    reason: str
+
+
+def decide(folder: Path, against: dict[str, Interval], remark: str = "") -> Decision:
+    """Promote what lies above every rival beyond noise. `against` holds the paired differences, rival by rival."""
+    compared = [
+        f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}) on {rival}" for rival, found in against.items()
+    ]
+    # A difference over no events is NaN, and no comparison with NaN is true: it is refused.
+    promoted = all(found.low > 0 for found in against.values())
+    verdict = "beats its rivals beyond noise" if promoted else "does not beat its rivals beyond noise"
+    reason = "; ".join([f"{METRIC.upper()} {verdict}: {', '.join(compared)}", *([remark] if remark else [])])
+    return Decision(str(folder) if promoted else None, promoted, reason)
+
+
+def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedRanker | None, str]:
+    """The served model to beat, or None and, where there is one that cannot be compared, why."""
+    try:
+        manifest = release.current(settings.releases)
+    except release.NoReleaseError:
+        return None, ""
+    if manifest.model is None:
+        return None, ""
+    if manifest.model == candidate.metadata.name:
+        return None, "it is already in force"
+    rival = load_ranker(release.folder(settings.releases, manifest) / "model")
+    if rival.metadata.feature_version != candidate.metadata.feature_version:
+        return None, f"{manifest.model} in force reads features of another version and cannot be compared"
+    return rival, ""
+
+
+def judge(
+    training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Every metric of every event, for popularity and each ranker, by name."""
+    found = {POPULARITY: metrics(rank_events(popularity_scorer(training_set), events))}
+    for each in rankers:
+        scorer = ranker_scorer(each.ranker, each.vocabulary, training_set)
+        found[each.metadata.name] = metrics(rank_events(scorer, events))
+    return found
+
+
+def summarise(
+    training_set: TrainingSet, events: Sequence[Event], found: dict[str, dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    """Counts, and every metric of every group with its interval, as JSON."""
+    users = np.array([event.user for event in events])
+    chosen = {name: rows for name, rows in groups(training_set, events).items() if rows.any()}
+    return {
+        "num_events": len(events),
+        "num_users": len(np.unique(users)),
+        "num_unknown_items": sum(event.target == 0 for event in events),
+        "num_events_by_group": {name: int(rows.sum()) for name, rows in chosen.items()},
+        "metrics": {
+            model: {
+                group: {metric: asdict(interval(values[rows], users[rows])) for metric, values in by_metric.items()}
+                for group, rows in chosen.items()
+            }
+            for model, by_metric in found.items()
+        },
+    }
+
+
+def markdown(summary: dict[str, Any], reason: str) -> str:
+    """The evaluation for a reader: NDCG@10 and HR@10 by model and group, then what was decided."""
+    lines = [
+        f"{summary['num_events']:,} test events of {summary['num_users']:,} users, "
+        f"{summary['num_unknown_items']:,} of items unknown at the cutoff (missed). Full ranking, history left out; "
+        "95 % intervals by user.",
+        "",
+        "| model | group | events | NDCG@10 | 95 % | HR@10 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, by_group in summary["metrics"].items():
+        for group, found in by_group.items():
+            ndcg, hr = found[METRIC], found["hr@10"]
+            lines.append(
+                f"| {model} | {group} | {summary['num_events_by_group'][group]:,} | {ndcg['mean']:.4f} "
+                f"| {ndcg['low']:.4f} to {ndcg['high']:.4f} | {hr['mean']:.4f} |"
+            )
+    return "\n".join([*lines, "", reason, ""])
+
+
+def promote(settings: Settings, day: str, cutoff: str) -> Decision:
+    """Evaluate the day's candidate, write the reports and the decision."""
+    home = settings.home / "training" / day
+    if not (home / CANDIDATE_FILE).is_file():
+        raise FileNotFoundError(f"no candidate in {home}: run python -m training.train --day {day}")
+    folder = home / json.loads((home / CANDIDATE_FILE).read_text())["model"]
+    dataset.require(dataset.folder(settings, day), cutoff)
+    training_set, candidate = dataset.load(dataset.folder(settings, day)), load_ranker(folder)
+    if candidate.metadata.cutoff != cutoff:
+        raise ValueError(f"{folder} was trained with the cutoff {candidate.metadata.cutoff}, not {cutoff}")
+    events = questions(training_set, "test")
+    if not events:
+        return Decision(None, False, f"no known user came back between {cutoff} and {day}: nothing to judge by")
+    rival, remark = rival_in_force(settings, candidate)
+    found = judge(training_set, events, [candidate, *([rival] if rival else [])])
+    users = np.array([event.user for event in events])
+    own = found[candidate.metadata.name][METRIC]
+    against = {name: interval(own - found[name][METRIC], users) for name in found if name != candidate.metadata.name}
+    decision = decide(folder, against, remark)
+    summary = summarise(training_set, events, found)
+    summary |= {"day": day, "cutoff": cutoff, "candidate": candidate.metadata.name, "decision": asdict(decision)}
+    summary["differences"] = {name: asdict(each) for name, each in against.items()}
+    (folder / "evaluation.json").write_text(json.dumps(summary, indent=1))
+    (folder / "evaluation.md").write_text(markdown(summary, decision.reason))
+    for line in markdown(summary, "").splitlines():
+        if line:
+            say(line)
+    return decision
+
+
+def main(arguments_given: Any = None) -> None:
+    given = dataset.arguments(__doc__).parse_args(arguments_given)
+    started = time.monotonic()
+    try:
+        settings = Settings.load()
+        dataset.check_days(given.day, given.cutoff)
+        decision = promote(settings, given.day, given.cutoff)
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    file = settings.home / "training" / given.day / DECISION_FILE
+    file.write_text(json.dumps(asdict(decision), indent=1))
+    verdict = "promoted" if decision.promoted else "refused"
+    say(f"promote {given.day}: {verdict}: {decision.reason}")
+    say(f"promote {given.day}: done in {time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
