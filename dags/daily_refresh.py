@@ -18,6 +18,8 @@ from airflow.timetables.interval import CronDataIntervalTimetable
 
 from dags.tasks import ModuleTask, SparkJob
 from grasp import release
+from grasp.days import age_hours
+from grasp.progress import say
 from grasp.settings import Settings
 
 # The interval that ends when the run starts ends at 02:00, so the last whole day is the day before that moment.
@@ -49,6 +51,18 @@ def daily_refresh() -> None:
     def module(name: str, task_id: str, arguments: list[str], stage: str | None = None) -> ModuleTask:
         return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=DAY, force=FORCE, stage=stage)
 
+    @task.short_circuit(trigger_rule="none_failed", ignore_downstream_trigger_rules=True)
+    def is_fresh(day: str) -> bool:
+        """A day too old to be served is a back-fill: its tables are written, and it ends here."""
+        settings = Settings.load()
+        age = age_hours(day, settings.clock())
+        if age <= settings.max_feature_age_hours:
+            return True
+        say(
+            f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, its tables are written, nothing published"
+        )
+        return False
+
     @task(outlets=[RELEASE], trigger_rule="none_failed")
     def announce(day: str, *, outlet_events: dict) -> None:
         """Tell listeners which day is served now; the event carries it, since such a run has no date of its own."""
@@ -65,6 +79,7 @@ def daily_refresh() -> None:
         job("aggregate_neighbours"),
         job("build_features"),
         module("feature_repo.quality", "check_quality", ["--day", DAY], stage="check_quality"),
+        is_fresh(DAY),
         module("feature_repo.materialise", "materialise", ["--day", DAY]),
         module("serving.release", "publish", ["publish", "--day", DAY]),
         announce(DAY),

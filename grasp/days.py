@@ -32,3 +32,8 @@ def end_of(day: str) -> datetime:
 
 def plus_days(day: str, num_days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=num_days)).isoformat()
+
+
+def age_hours(day: str, now: datetime) -> float:
+    """Age of a day's features, in hours: the clock minus what they may know."""
+    return (now - end_of(day)).total_seconds() / 3600

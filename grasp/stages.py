@@ -105,7 +105,7 @@ STAGES = {
             "check_quality",
             "feature_repo",
             reads=(
-                tables.INTERACTIONS,
+                *_USER_STATE,
                 tables.ITEM_DESCRIPTION,
                 tables.USER_DESCRIPTION,
                 tables.ITEM_EMBEDDING,
@@ -114,7 +114,7 @@ STAGES = {
                 tables.USER_FEATURES,
             ),
             writes=(),
-            settings=("max_fallback_share", "max_feature_age_hours", "now"),
+            settings=("min_day_interactions", "max_fallback_share", "max_feature_age_hours", "now"),
             uses=("feature",),
         ),
     )

@@ -4,7 +4,6 @@ python -m serving.app        http://127.0.0.1:8100/docs shows the endpoints
 """
 
 import logging
-import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -173,7 +172,12 @@ def create_app(settings: Settings, open_users: OpenUsers = FeastUserFeatures, po
     """The application; it starts without a release and takes up the first that is published."""
 
     def load(manifest: Manifest) -> Served:
-        return Served(load_release(folder(settings.releases, manifest), manifest), open_users(settings, manifest))
+        users = open_users(settings, manifest)
+        try:
+            users.get(PROBE_USER)  # the first lookup is the slowest; no request should be the one that waits
+        except StoreError as error:
+            log.warning("%s", error)
+        return Served(load_release(folder(settings.releases, manifest), manifest), users)
 
     follower = ReleaseFollower(settings.releases, load)
     recommender = Recommender(settings, follower)
@@ -237,7 +241,6 @@ def main() -> None:
         settings = Settings.load()
     except SettingsError as error:
         sys.exit(f"error: {error}")
-    os.environ.update(settings.variables())  # feature_store.yaml reads them, defaults included
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
 

@@ -25,6 +25,7 @@ MOVIELENS_CUTOFF, MOVIELENS_LATEST = "1998-02-28", "1998-04-22"
 LLM_BUDGET = 75  # generations a day, over two days
 STAGE_TOOK = re.compile(r"stage (\S+) (\S+) took ([\d.]+) s")
 STAGE_SKIPPED = re.compile(r"(\S+) (\S+): inputs unchanged, skipped")
+AIRFLOW_SOURCE = re.compile(r"'?\s+\[(?:airflow|task)")  # what Airflow appends to a line: who logged it, and where
 NUM_TAIL_LINES = 40
 
 
@@ -81,7 +82,7 @@ def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) ->
         failed = failed or "state=failed" in line
         if MARK not in line:
             continue
-        text = line[line.index(MARK) :].split("  [")[0].rstrip()
+        text = AIRFLOW_SOURCE.split(line[line.index(MARK) :])[0].rstrip()
         print(text, flush=True)  # noqa: T201
         if found := STAGE_TOOK.search(text):
             times.append(StageTime(f"{dag} {found[2]}", found[1], float(found[3])))

@@ -58,17 +58,15 @@ class FeastUserFeatures:
     """Rows from the Feast project of a release's feature version: one online read per request."""
 
     def __init__(self, settings: Settings, manifest: Manifest) -> None:
-        from feast.errors import FeastError
-
-        self._store = _open_store(settings, feast_project(manifest.feature_version))
+        self._errors = _store_errors()
+        self._store = _open_store(settings, feast_project(manifest.feature_version), self._errors)
         try:
             self._service = self._store.get_feature_service(manifest.feature_service)
-        except (FeastError, OSError) as error:
+        except self._errors as error:
             raise StoreError(
                 f"feature service {manifest.feature_service} is not registered ({error}): "
                 f"run `python -m feature_repo.materialise --day {manifest.day}`"
             ) from error
-        self._errors = _store_errors()
 
     def get(self, user_id: str) -> UserRow | None:
         try:
@@ -78,10 +76,9 @@ class FeastUserFeatures:
         return _row(user_id, response.to_dict(include_event_timestamps=True))
 
 
-def _open_store(settings: Settings, project: str) -> Any:
+def _open_store(settings: Settings, project: str, errors: tuple[type[Exception], ...]) -> Any:
     """The store of `settings.feature_store_yaml`, in the project of one feature version; raises `StoreError`."""
     from feast import FeatureStore, RepoConfig
-    from feast.errors import FeastError
 
     file = settings.feature_store_yaml
     try:
@@ -91,18 +88,19 @@ def _open_store(settings: Settings, project: str) -> Any:
         # A store lives as long as one release is served, so no request ever waits for the registry again (0: for ever).
         config.registry.cache_ttl_seconds = 0
         return FeatureStore(config=config)
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, FeastError) as error:
+    except (KeyError, TypeError, ValueError, yaml.YAMLError, *errors) as error:
         raise StoreError(f"{file} opens no feature store: {type(error).__name__}: {error}") from error
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    """What the online stores raise when they fail; anything else is a mistake of ours and must show."""
+    """What registries and online stores raise when they fail; anything else is a mistake of ours and must show."""
     import sqlite3
 
     from feast.errors import FeastError
     from redis.exceptions import RedisError
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return (OSError, sqlite3.Error, RedisError, FeastError)
+    return (OSError, sqlite3.Error, RedisError, SQLAlchemyError, FeastError)
 
 
 def _row(user_id: str, values: dict[str, list[Any]]) -> UserRow | None:

@@ -3,7 +3,7 @@
     python -m training.promote --day 1998-04-22 --cutoff 1998-02-28
 
 Reads:   the training set and the candidate of <home>/training/<day>, the model of the release in force
-Writes:  evaluation.json and evaluation.md beside the candidate, decision.json beside the training set
+Writes:  evaluation.json, evaluation.md and decision.json beside the candidate's folder
 
 All are judged on the same test events. The candidate is promoted only if its NDCG@10 is above popularity's, and above
 that of the model in force, beyond noise: the 95 % interval of the paired difference, users drawn again, lies above 0.
@@ -155,8 +155,8 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
     summary = summarise(training_set, events, found)
     summary |= {"day": day, "cutoff": cutoff, "candidate": candidate.metadata.name, "decision": asdict(decision)}
     summary["differences"] = {name: asdict(each) for name, each in against.items()}
-    (folder / "evaluation.json").write_text(json.dumps(summary, indent=1))
-    (folder / "evaluation.md").write_text(markdown(summary, decision.reason))
+    (home / "evaluation.json").write_text(json.dumps(summary, indent=1))
+    (home / "evaluation.md").write_text(markdown(summary, decision.reason))
     for line in markdown(summary, "").splitlines():
         if line:
             say(line)

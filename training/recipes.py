@@ -35,6 +35,11 @@ def sasrec_grasp() -> TrainConfig:
     return TrainConfig("sasrec_grasp", "sasrec", "grasp")
 
 
+def sasrec_grasp_prefix_text() -> TrainConfig:
+    """The control without any leak: the items seen so far speak for the user, no description does."""
+    return replace(sasrec_grasp(), name="sasrec_grasp_prefix_text", ranker=(("user_text", "mean_of_prefix_items"),))
+
+
 def gru4rec() -> TrainConfig:
     return TrainConfig("gru4rec", "gru4rec", "none")
 
@@ -52,5 +57,14 @@ def bert4rec_grasp() -> TrainConfig:
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
-    recipe.__name__: recipe for recipe in (sasrec, sasrec_grasp, gru4rec, gru4rec_grasp, bert4rec, bert4rec_grasp)
+    recipe.__name__: recipe
+    for recipe in (
+        sasrec,
+        sasrec_grasp,
+        sasrec_grasp_prefix_text,
+        gru4rec,
+        gru4rec_grasp,
+        bert4rec,
+        bert4rec_grasp,
+    )
 }

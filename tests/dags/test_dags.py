@@ -42,7 +42,7 @@ def test_every_dag_says_what_it_does_retries_and_runs_alone(dag_bag):
     for dag in dag_bag.dags.values():
         assert dag.doc_md
         assert dag.max_active_runs == 1
-        assert all(task.retries >= 1 for task in dag.tasks if task.task_id not in {"announce", "plan"})
+        assert all(task.retries >= 1 for task in dag.tasks if task.task_id not in {"is_fresh", "announce", "plan"})
 
 
 @pytest.mark.parametrize(("dag_id", "last"), [("daily_refresh", "announce"), ("retrain", "publish")])
@@ -54,7 +54,8 @@ def test_publication_comes_last(dag_bag, dag_id, last):
 def test_quality_stands_between_features_and_the_online_store(dag_bag):
     tasks = dag_bag.dags["daily_refresh"].task_dict
     assert tasks["check_quality"].upstream_task_ids == {"build_features"}
-    assert tasks["materialise"].upstream_task_ids == {"check_quality"}
+    assert tasks["is_fresh"].upstream_task_ids == {"check_quality"}
+    assert tasks["materialise"].upstream_task_ids == {"is_fresh"}
     assert tasks["publish"].upstream_task_ids == {"materialise"}
 
 

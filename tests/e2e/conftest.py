@@ -48,7 +48,7 @@ def write_slice(source: Path, target: Path) -> None:
 
     both = sorted(each for each, own in kept.items() if spans_the_cutoff(own))
     past = sorted(each for each, own in kept.items() if len(own) >= 5 and each not in both)
-    users = {*both, *past[: NUM_USERS - len(both)]}
+    users = set([*both, *past][:NUM_USERS])
     target.mkdir(parents=True)
     with (target / "interactions.tsv").open("w") as file:
         file.writelines("\t".join(row) + "\n" for row in [header, *(r for u in sorted(users) for r in kept[u])])

@@ -68,10 +68,23 @@ def test_a_known_user_gets_items_with_reasons_from_a_named_release(publish_day, 
 
 def test_one_lookup_per_request(publish_day, serve, users):
     publish_day()
+    client = serve()
+    before = users.num_lookups
 
-    ask(serve())
+    ask(client)
 
-    assert users.num_lookups == 1
+    assert users.num_lookups == before + 1
+
+
+def test_a_release_is_taken_up_while_the_store_is_down(publish_day, serve, users):
+    publish_day()
+    users.is_broken = True
+    client = serve()
+    assert ask(client)["fallback"] == "store_error"
+
+    users.is_broken = False
+
+    assert ask(client)["fallback"] is None
 
 
 def test_seen_items_come_back_when_asked(publish_day, serve):
@@ -219,7 +232,7 @@ def test_similar_refuses_an_oversize_k(publish_day, serve):
     assert serve().get("/v1/items/i1/similar", params={"k": 101}).status_code == 422
 
 
-@pytest.mark.parametrize("is_announced", [True, False])
+@pytest.mark.parametrize("is_announced", [True, False])  # by a content-length
 def test_a_large_body_is_refused(publish_day, serve, is_announced):
     publish_day()
     body = b'{"user_id": "' + b"u" * MAX_BODY_BYTES + b'"}'

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -27,35 +28,36 @@ def manifest_of(settings: Settings) -> Manifest:
 @pytest.fixture
 def materialised(settings: Settings) -> Callable[[int], Settings]:
     """`materialised(384)`: a registered project whose online store knows user u1."""
-    from feature_repo.features import definitions
-    from feature_repo.store import open_store
+    from feature_repo.materialise import open_for_writing
 
     def put(size: int) -> Settings:
         version = Versions(settings).feature
-        store = open_store(settings, version)
-        store.apply(definitions(settings, version, "duckdb"))
-        row = {
-            "user_id": "u1",
-            "event_timestamp": end_of(DAY),
-            "sequence": ["i2", "i1"],
-            "num_interactions": 2,
-            "is_tail": 1,
-            "semantic_embedding": [0.5] * size,
-            "neighbour_embedding": [0.25] * size,
-            "neighbour_ids": ["u2", "u3"],
-            "neighbour_similarities": [0.75, 0.5],
-            "description": "likes tests",
-            "source": "facts",
-            "prompt_version": "p",
-            "model_revision": "m",
-            "embedding_version": "e",
-            "feature_version": version,
-            "computed_at": COMPUTED_AT,
-        }
-        store.write_to_online_store("user_features", pd.DataFrame([row]))
+        store = open_for_writing(settings, version, apply=True)
+        store.write_to_online_store("user_features", pd.DataFrame([row_of("u1", version, size)]))
         return settings
 
     return put
+
+
+def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
+    return {
+        "user_id": user_id,
+        "event_timestamp": end_of(DAY),
+        "sequence": ["i2", "i1"],
+        "num_interactions": 2,
+        "is_tail": 1,
+        "semantic_embedding": [0.5] * size,
+        "neighbour_embedding": [0.25] * size,
+        "neighbour_ids": ["u2", "u3"],
+        "neighbour_similarities": [0.75, 0.5],
+        "description": "likes tests",
+        "source": "facts",
+        "prompt_version": "p",
+        "model_revision": "m",
+        "embedding_version": "e",
+        "feature_version": version,
+        "computed_at": COMPUTED_AT,
+    }
 
 
 @pytest.mark.parametrize("size", [384, 1536])
@@ -72,6 +74,27 @@ def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialise
     assert (row.description, row.source, row.computed_at) == ("likes tests", "facts", COMPUTED_AT)
     assert (end_of(DAY) - row.event_timestamp).total_seconds() < 1
     assert users.get("stranger") is None
+
+
+def test_rows_are_answered_while_a_day_is_written(materialised):
+    from feature_repo.materialise import open_for_writing
+
+    settings = materialised(384)
+    version = Versions(settings).feature
+    day = pd.DataFrame([row_of(f"u{number}", version, 384) for number in range(1, 301)])
+    writer = open_for_writing(settings, version, apply=False)
+    users = FeastUserFeatures(settings, manifest_of(settings))
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(writer.write_to_online_store, "user_features", day)
+        num_answers = 0
+        while not writing.done():
+            assert users.get("u1") is not None
+            num_answers += 1
+        writing.result()
+
+    assert num_answers > 1
+    assert users.get("u300") is not None
 
 
 def test_a_store_that_loses_its_tables_is_a_store_error(materialised):

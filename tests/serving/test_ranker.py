@@ -106,8 +106,8 @@ def test_a_reason_names_the_nearest_item_of_the_history_and_whether_it_is_a_neig
 
 def test_an_item_unlike_all_of_the_history_claims_no_similarity(load, user):
     release = load()
-    release.items.semantic_NS[release.items.row_of["i4"]] *= -100  # opposite to everything it was near to
-    release.items.semantic_NS[[2, 4]] = release.items.semantic_NS[3] / -100
+    vectors, row_of = release.items.semantic_NS, release.items.row_of
+    vectors[[row_of["i3"], row_of["i5"]]] = -vectors[row_of["i4"]]  # the history points the other way
 
     best = {each.item_id: each for each in release.recommend(user, 8)}["i4"]
 

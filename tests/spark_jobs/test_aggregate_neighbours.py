@@ -1,7 +1,5 @@
 """Neighbours count the same, and an entity without any gets zeros of the right length."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 from pyspark.testing import assertDataFrameEqual
@@ -42,13 +40,13 @@ def test_ids_and_similarities_keep_their_rank_and_no_entity_is_lost(spark):
 
 @pytest.mark.spark
 def test_a_second_run_changes_nothing(lake, capsys):
-    for entity, embedding, neighbours in (
-        ("item", tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS),
-        ("user", tables.USER_EMBEDDING, tables.USER_NEIGHBOURS),
+    for embedding, neighbours in (
+        (tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS),
+        (tables.USER_EMBEDDING, tables.USER_NEIGHBOURS),
     ):
         vectors = [("a", [1.0, 0.0], "h", None), ("b", [0.0, 1.0], "h", None)]
         lake.write(embedding, lake.spark.createDataFrame(vectors, embedding.ddl), DAY)
-        near = [(f"{each}", other, 0.0, 1) for each, other in (("a", "b"), ("b", "a"))]
+        near = [(each, other, 0.0, 1) for each, other in (("a", "b"), ("b", "a"))]
         lake.write(neighbours, lake.spark.createDataFrame(near, neighbours.ddl), DAY)
     aggregate_neighbours.main(lake, DAY)
     row = lake.read(tables.USER_NEIGHBOUR_FEATURES, DAY).filter("user_id = 'a'").first()

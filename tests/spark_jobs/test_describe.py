@@ -1,18 +1,18 @@
 """Descriptions: paid once, within the budget, most important first, and never from the future."""
 
 import json
-import os
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
+from pyspark import cloudpickle
 
 from grasp import partitions, tables
-from spark_jobs import describe as module
-from spark_jobs.describe import GenerationError, describe, item_budget, user_budget
+from spark_jobs.describe import MIN_ROUND, GenerationError, describe, item_budget, real_model, user_budget
 from spark_jobs.describe_items import item_facts
 from spark_jobs.describe_users import user_facts
+from spark_jobs.lake import Lake
 from spark_jobs.llm import Generation, ModelFolderError
 from spark_jobs.prompts import ITEM, USER
 
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.spark
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws"}
+HISTORY = [("u1", "2", f"{DAY}T01:00:00"), ("u2", "2", f"{DAY}T02:00:00"), ("u1", "1", f"{DAY}T03:00:00")]
+WRITTEN = (tables.ITEM_DESCRIPTION, tables.ITEM_GENERATION)
 ACCEPTED = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
 
 
@@ -36,9 +38,13 @@ class FakeModel:
 
     @staticmethod
     def _answer(asked):
-        named = next(line for line in asked.splitlines() if line.startswith(("title: ", "recent: ", "favours: ")))
+        named = next(line for line in asked.splitlines() if line.startswith(("title: ", "recent: ")))
         title = named.split(": ", 1)[1].split(";")[0]
-        return "As an AI language model." if title == "Alien" else ACCEPTED.format(title)
+        return (
+            "Sorry, it is not possible to describe this film for viewers."
+            if title == "Alien"
+            else ACCEPTED.format(title)
+        )
 
 
 class BrokenModel(FakeModel):
@@ -50,6 +56,10 @@ class BrokenModel(FakeModel):
         return super().generate(prompts)
 
 
+def no_model():
+    raise AssertionError("a model was made although nothing is to be generated")
+
+
 @pytest.fixture
 def log(tmp_path):
     return tmp_path / "asked.jsonl"
@@ -59,60 +69,53 @@ def asked(log):
     return log.read_text().splitlines() if log.exists() else []
 
 
-def write_items(lake, day, titles):
-    rows = [(key, title, {"genres": "Drama"}) for key, title in titles.items()]
-    lake.write(tables.ITEMS, lake.spark.createDataFrame(rows, tables.ITEMS.ddl), day)
+def frame(lake, table, rows):
+    return lake.spark.createDataFrame(rows, table.ddl)
 
 
-def write_interactions(lake, day, rows):
-    """`rows`: user, item, hour of the day."""
-    moments = [
-        (user, item, datetime.fromisoformat(f"{day}T{hour:02}:00:00").replace(tzinfo=UTC), number)
-        for number, (user, item, hour) in enumerate(rows)
+def items_frame(lake, titles):
+    return frame(lake, tables.ITEMS, [(key, title, {"genres": "Drama"}) for key, title in titles.items()])
+
+
+def users_frame(lake, keys):
+    return frame(lake, tables.USERS, [(key, {"age": "24", "occupation": "writer"}) for key in keys])
+
+
+def interactions_frame(lake, rows):
+    """`rows`: user, item, moment; the order of the rows is the source's."""
+    timed = [
+        (user, item, datetime.fromisoformat(moment).replace(tzinfo=UTC), number)
+        for number, (user, item, moment) in enumerate(rows)
     ]
-    lake.write(tables.INTERACTIONS, lake.spark.createDataFrame(moments, tables.INTERACTIONS.ddl), day)
-
-
-def write_users(lake, day, keys):
-    rows = [(key, {"age": "24", "occupation": "writer"}) for key in keys]
-    lake.write(tables.USERS, lake.spark.createDataFrame(rows, tables.USERS.ddl), day)
+    return frame(lake, tables.INTERACTIONS, timed)
 
 
 @pytest.fixture
 def filled(lake):
-    """Alien is the most popular item, then Heat; Fargo and Jaws have no users."""
+    """Two days of one catalogue; Alien is the most popular item, then Heat."""
     for day in (DAY, NEXT):
-        write_items(lake, day, CATALOGUE)
-        write_users(lake, day, ["u1", "u2"])
-    write_interactions(lake, DAY, [("u1", "2", 1), ("u2", "2", 2), ("u1", "1", 3)])
-    write_interactions(lake, NEXT, [("u2", "3", 1)])
+        lake.write(tables.ITEMS, items_frame(lake, CATALOGUE), day)
     return lake
 
 
-def describe_items(lake, day, budget, log, model=FakeModel):
-    facts = item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
-    describe(lake, day, ITEM, facts, budget=budget, make_model=partial(model, log))
+def describe_items(lake, day, budget, make_model):
+    facts = item_facts(lake.read(tables.ITEMS, day), interactions_frame(lake, HISTORY), day)
+    describe(lake, day, ITEM, facts, budget=budget, make_model=make_model)
     return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, day).collect()}
 
 
-def facts_of_users(lake, day, holdout=0):
-    return user_facts(
-        lake.read(tables.USERS, day),
-        lake.read(tables.ITEMS, day),
-        lake.spark.read.schema(tables.INTERACTIONS.ddl).parquet(str(lake.root / "interactions" / "day=*")),
-        day,
-        holdout=holdout,
-        hidden=(),
-    )
+def facts_of_users(lake, day, rows, holdout=0):
+    users, items = users_frame(lake, ["u1", "u2", "silent"]), items_frame(lake, CATALOGUE)
+    return user_facts(users, items, interactions_frame(lake, rows), day, holdout=holdout, hidden=())
 
 
-def raw_facts(lake, day, holdout=0):
-    return {row.entity_id: json.loads(row.raw) for row in facts_of_users(lake, day, holdout).collect()}
+def raw_facts(lake, day, rows, holdout=0):
+    return {row.entity_id: json.loads(row.raw) for row in facts_of_users(lake, day, rows, holdout).collect()}
 
 
-def mtimes(lake, table, day):
-    folder = partitions.partition_path(lake.root, table, None, day)
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+def mtimes(lake, day):
+    folders = [partitions.partition_path(lake.root, table, None, day) for table in WRITTEN]
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.iterdir()}
 
 
 def sources(rows):
@@ -124,8 +127,8 @@ def test_the_budget_is_halved_between_items_and_users():
     assert (item_budget(0), user_budget(0)) == (0, 0)
 
 
-def test_the_most_popular_are_paid_for_and_everyone_has_a_row(filled, log):
-    rows = describe_items(filled, DAY, 2, log)
+def test_the_most_popular_are_paid_for_once_however_often_the_day_runs(filled, log):
+    rows = describe_items(filled, DAY, 2, partial(FakeModel, log))
     assert sources(rows) == {
         "1": ("llm", None),
         "2": ("facts", "refusal"),
@@ -134,93 +137,66 @@ def test_the_most_popular_are_paid_for_and_everyone_has_a_row(filled, log):
     }
     assert rows["1"].description == ACCEPTED.format("Heat")
     assert rows["2"].description == "Alien. genres: Drama."
+    before = mtimes(filled, DAY)
+    describe_items(filled, DAY, 2, partial(FakeModel, log))
+    assert mtimes(filled, DAY) == before
     assert len(asked(log)) == 2
 
 
-def test_running_a_day_again_spends_nothing_and_changes_no_file(filled, log):
-    describe_items(filled, DAY, 2, log)
-    watched = (tables.ITEM_DESCRIPTION, tables.ITEM_GENERATION)
-    before = [mtimes(filled, table, DAY) for table in watched]
-    describe_items(filled, DAY, 2, log)
-    assert [mtimes(filled, table, DAY) for table in watched] == before
-    assert len(asked(log)) == 2
-
-
-def test_a_later_day_pays_for_the_next_ones_only(filled, log):
-    describe_items(filled, DAY, 2, log)
-    rows = describe_items(filled, NEXT, 2, log)
+def test_a_later_day_pays_for_the_next_ones_and_changes_nothing_before_it(filled, log):
+    describe_items(filled, DAY, 2, partial(FakeModel, log))
+    before = mtimes(filled, DAY)
+    rows = describe_items(filled, NEXT, 2, partial(FakeModel, log))
     assert sources(rows) == {"1": ("llm", None), "2": ("facts", "refusal"), "3": ("llm", None), "4": ("llm", None)}
-    assert len(asked(log)) == 4
-    assert len(set(asked(log))) == 4
+    describe_items(filled, DAY, 2, partial(FakeModel, log))
+    assert mtimes(filled, DAY) == before
+    assert len(asked(log)) == len(set(asked(log))) == 4
 
 
-def test_running_an_earlier_day_again_gives_the_same_result_after_a_later_one_paid(filled, log):
-    describe_items(filled, DAY, 2, log)
-    before = mtimes(filled, tables.ITEM_DESCRIPTION, DAY)
-    describe_items(filled, NEXT, 2, log)
-    describe_items(filled, DAY, 2, log)
-    assert mtimes(filled, tables.ITEM_DESCRIPTION, DAY) == before
-    assert len(asked(log)) == 4
-
-
-def test_a_day_filled_in_later_uses_what_was_paid_for(filled, log):
-    describe_items(filled, NEXT, 4, log)
-    rows = describe_items(filled, DAY, 0, log)
+def test_a_day_filled_in_later_uses_what_was_paid_for_and_needs_no_model(filled, log):
+    describe_items(filled, NEXT, 2, partial(FakeModel, log))
+    rows = describe_items(filled, DAY, 0, no_model)
     assert sources(rows)["1"] == ("llm", None)
-    assert len(asked(log)) == 4
+    assert sources(rows)["3"] == ("facts", "budget")
 
 
-def test_a_raised_budget_pays_for_the_rest_of_the_same_day(filled, log):
-    describe_items(filled, DAY, 1, log)
-    assert sources(describe_items(filled, DAY, 3, log))["3"] == ("llm", None)
+def test_a_raised_budget_pays_for_the_rest_of_the_same_day_and_equal_facts_once(filled, log):
+    filled.write(tables.ITEMS, items_frame(filled, CATALOGUE | {"5": "Fargo"}), DAY)
+    describe_items(filled, DAY, 1, partial(FakeModel, log))
+    rows = describe_items(filled, DAY, 3, partial(FakeModel, log))
+    assert rows["3"].description == rows["5"].description == ACCEPTED.format("Fargo")
     assert len(asked(log)) == 3
 
 
-def test_without_a_budget_no_model_is_made(filled, log):
-    rows = describe_items(filled, DAY, 0, log, model=None)
-    assert {row.fallback_reason for row in rows.values()} == {"budget"}
-
-
-def test_equal_facts_are_paid_for_once(filled, log):
-    write_items(filled, DAY, {"1": "Heat", "5": "Heat"})
-    rows = describe_items(filled, DAY, 4, log)
-    assert rows["1"].description == rows["5"].description == ACCEPTED.format("Heat")
-    assert len(asked(log)) == 1
-
-
 def test_unchanged_rows_keep_the_time_they_were_computed_at(filled, settings_with, log):
-    from spark_jobs.lake import Lake
-
-    first = describe_items(filled, DAY, 2, log)
+    first = describe_items(filled, DAY, 2, partial(FakeModel, log))
     later = Lake(filled.spark, settings_with(now="1998-03-09T00:00:00Z"))
-    second = describe_items(later, NEXT, 1, log)
+    second = describe_items(later, NEXT, 1, partial(FakeModel, log))
     assert second["1"].computed_at == first["1"].computed_at
     assert second["3"].computed_at > first["3"].computed_at  # facts gave way to a text
 
 
-def test_a_new_model_has_a_ledger_and_a_budget_of_its_own(filled, settings, log):
-    from spark_jobs.lake import Lake
-
-    old = describe_items(filled, DAY, 2, log)
+def test_a_new_model_has_a_budget_of_its_own_and_the_old_rows_stay(filled, settings, log):
+    old = describe_items(filled, DAY, 2, partial(FakeModel, log))
     (settings.llm / "config.json").write_text('{"new": true}')
-    new = describe_items(Lake(filled.spark, settings), DAY, 2, log)
-    assert len(asked(log)) == 4
+    new = describe_items(Lake(filled.spark, settings), DAY, 2, partial(FakeModel, log))
     assert new["1"].model_revision != old["1"].model_revision
-    assert filled.read(tables.ITEM_GENERATION, DAY).count() == 4
+    assert filled.read(tables.ITEM_GENERATION, DAY).count() == len(asked(log)) == 4
 
 
-def test_what_finished_rounds_paid_for_survives_a_failure(filled, log, monkeypatch):
-    monkeypatch.setattr(module, "MIN_ROUND", 1)
-    with pytest.raises(GenerationError, match="^GRASP_LLM: no usable language model$"):
-        describe_items(filled, DAY, 4, log, model=BrokenModel)
-    assert filled.read(tables.ITEM_GENERATION, DAY).count() == 3
-    describe_items(filled, DAY, 4, log)
-    assert len(asked(log)) == 4
+def test_what_finished_rounds_paid_for_survives_a_failure(filled, log):
+    films = {f"{number}": f"Film {number}" for number in range(10, 10 + MIN_ROUND)}
+    filled.write(tables.ITEMS, items_frame(filled, films | {"99": "Jaws"}), DAY)
+    with pytest.raises(GenerationError, match=r"^GRASP_LLM: no usable language model$"):
+        describe_items(filled, DAY, 99, partial(BrokenModel, log))
+    assert filled.read(tables.ITEM_GENERATION, DAY).count() == MIN_ROUND
+    assert sources(describe_items(filled, DAY, 99, partial(FakeModel, log)))["99"] == ("llm", None)
+    assert len(asked(log)) == MIN_ROUND + 1
 
 
 def test_users_are_described_from_their_profile_and_history(filled, log):
-    write_users(filled, DAY, ["u1", "u2", "silent"])
-    describe(filled, DAY, USER, facts_of_users(filled, DAY), budget=1, make_model=partial(FakeModel, log))
+    facts = facts_of_users(filled, DAY, HISTORY)
+    describe(filled, DAY, USER, facts, budget=1, make_model=partial(FakeModel, log))
     rows = {row.user_id: row for row in filled.read(tables.USER_DESCRIPTION, DAY).collect()}
     assert rows["u1"].source == "llm"
     assert "recent: Heat; Alien" in json.loads(asked(log)[0])
@@ -228,43 +204,28 @@ def test_users_are_described_from_their_profile_and_history(filled, log):
     assert rows["silent"].description == "A 24 year old writer."
 
 
-def test_a_future_event_changes_no_earlier_fact(filled):
-    before = raw_facts(filled, DAY)
-    write_interactions(filled, NEXT, [("u1", "4", 0), ("u2", "4", 5), ("u2", "3", 6)])
-    assert raw_facts(filled, DAY) == before
-    assert raw_facts(filled, NEXT)["u1"]["recent"] == ["Jaws", "Heat", "Alien"]
+def test_a_future_event_changes_no_earlier_fact(lake):
+    planted = [*HISTORY, ("u1", "4", f"{NEXT}T00:00:00"), ("u2", "3", f"{NEXT}T05:00:00")]
+    assert raw_facts(lake, DAY, planted) == raw_facts(lake, DAY, HISTORY)
+    assert raw_facts(lake, NEXT, planted)["u1"]["recent"] == ["Jaws", "Heat", "Alien"]
+    items = items_frame(lake, CATALOGUE)
+    priorities = {
+        row.entity_id: row.priority for row in item_facts(items, interactions_frame(lake, planted), DAY).collect()
+    }
+    assert priorities == {"1": 1, "2": 2, "3": 0, "4": 0}
 
 
-def test_a_future_event_changes_no_items_priority(filled):
-    future = filled.read(tables.INTERACTIONS, NEXT)
-    facts = item_facts(filled.read(tables.ITEMS, DAY), future, DAY)
-    assert {row.priority for row in facts.collect()} == {0}
+def test_the_latest_interaction_can_be_held_out(lake):
+    facts = raw_facts(lake, DAY, HISTORY, holdout=1)
+    assert facts["u1"]["recent"] == ["Alien"]
+    assert "recent" not in facts["u2"]
 
 
-def test_the_latest_interaction_can_be_held_out(filled):
-    assert raw_facts(filled, DAY, holdout=1)["u1"]["recent"] == ["Alien"]
-    assert "recent" not in raw_facts(filled, DAY, holdout=1)["u2"]
-
-
-def test_equal_times_keep_the_order_of_the_source(filled):
-    write_interactions(filled, DAY, [("u1", "2", 1), ("u1", "3", 1), ("u1", "1", 1)])
-    assert raw_facts(filled, DAY)["u1"]["recent"] == ["Heat", "Fargo", "Alien"]
+def test_equal_times_keep_the_order_of_the_source(lake):
+    rows = [("u1", item, f"{DAY}T01:00:00") for item in ("2", "3", "1")]
+    assert raw_facts(lake, DAY, rows)["u1"]["recent"] == ["Heat", "Fargo", "Alien"]
 
 
 def test_nothing_secret_travels_to_the_workers(settings_with):
-    import cloudpickle
-
     settings = settings_with(milvus_token="very-secret")
-    assert b"very-secret" not in cloudpickle.dumps(module.real_model(settings))
-
-
-def test_the_tests_run_in_this_process_only_as_driver(filled, log):
-    """The fake runs in Spark workers, as the real model does."""
-    describe_items(filled, DAY, 1, log, model=PidModel)
-    assert {int(line) for line in asked(log)} - {os.getpid()}
-
-
-class PidModel(FakeModel):
-    def generate(self, prompts):
-        self.log.write_text(f"{os.getpid()}\n")
-        return [Generation("", 1, 1, 0.0) for _ in prompts]
+    assert b"very-secret" not in cloudpickle.dumps(real_model(settings))

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from grasp import partitions, tables
+from grasp.days import start_of
 from spark_jobs import ingest
-from spark_jobs.ingest import Count, QuarantineError, check_quarantine
+from spark_jobs.ingest import Count, QuarantineError, check_quarantine, judge_interactions, refuse_repeated
 from spark_jobs.source import SourceError
 
 DAY, NEXT = "1998-02-20", "1998-02-28"
@@ -76,30 +77,36 @@ def test_every_bad_row_is_named_with_its_reason(spark, settings_with):
 
 
 @pytest.mark.spark
-def test_facts_are_cleaned_and_users_without_facts_are_taken_in(spark, lake):
+def test_facts_are_cleaned_users_need_none_and_an_empty_day_is_said(spark, lake, capsys):
     write_source(lake.settings, [f"ann\t1\t{NOON}", f"bob\t2\t{NOON}"])
-    ingest.main(lake, DAY)
-    items = {row.item_id: (row.title, row.attributes) for row in lake.read(tables.ITEMS, DAY).collect()}
+    ingest.main(lake, NEXT)
+    items = {row.item_id: (row.title, row.attributes) for row in lake.read(tables.ITEMS, NEXT).collect()}
     assert items == {"1": ("Toy Story", {"genres": "Comedy, Animation"}), "2": ("", {})}
-    users = {row.user_id: row.attributes for row in lake.read(tables.USERS, DAY).collect()}
+    users = {row.user_id: row.attributes for row in lake.read(tables.USERS, NEXT).collect()}
     assert users == {"ann": {"age": "33", "note": "likes films"}, "bob": {}}
+    content = partitions.read_content(partitions.partition_path(lake.root, tables.INTERACTIONS, None, NEXT))
+    assert content is not None and content.num_rows == 0
+    assert f"{NEXT} has no interactions" in capsys.readouterr().out
 
 
 @pytest.mark.spark
-def test_a_given_row_number_orders_and_must_be_one(spark, settings_with):
-    lake = lenient(spark, settings_with)
-    lines = [
-        f"ann\t1\t{NOON}\t7",
-        f"ann\t2\t{NOON}\t7",
-        f"bob\t1\t{NOON}\tx",
-        f"bob\t2\t{NOON}\t5",
-        f"bob\t2\t{NOON}\t4",
+def test_a_given_row_number_orders_and_must_be_one(spark):
+    given = [("ann", "1", "7"), ("ann", "2", "7"), ("bob", "1", "x"), ("bob", "2", "5"), ("bob", "2", "4")]
+    rows = [
+        (position, {"user_id": user, "item_id": item, "timestamp": str(NOON), "row_number": number})
+        for position, (user, item, number) in enumerate(given, start=1)
     ]
-    write_source(lake.settings, lines, header="user_id\titem_id\ttimestamp\trow_number")
-    ingest.main(lake, DAY)
-    assert list(reasons(lake).values()) == ["repeated_row_number", "no_row_number", "duplicate"]
-    taken = {(row.user_id, row.item_id, row.row_number) for row in lake.read(tables.INTERACTIONS, DAY).collect()}
-    assert taken == {("ann", "1", 7), ("bob", "2", 4)}
+    source_rows = spark.createDataFrame(rows, "position bigint, fields map<string,string>")
+    items = spark.createDataFrame([("1",), ("2",)], "item_id string")
+    judged = refuse_repeated(judge_interactions(source_rows, items, start_of(NEXT)))
+    found = {row.position: (row.row_number, row.reason) for row in judged.collect()}
+    assert found == {
+        1: (7, None),
+        2: (7, "repeated_row_number"),
+        3: (None, "no_row_number"),
+        4: (5, "duplicate"),
+        5: (4, None),
+    }
 
 
 @pytest.mark.spark
@@ -124,21 +131,11 @@ def test_later_days_take_late_events_and_leave_old_days_and_the_future_alone(spa
 @pytest.mark.spark
 def test_too_many_bad_rows_fail_the_day_and_leave_only_the_quarantine(spark, lake, capsys):
     write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t99\t{NOON}"], users=None)
-    with pytest.raises(QuarantineError, match="1 of 2 interactions were refused.*1 interactions unknown_item"):
+    with pytest.raises(QuarantineError, match=r"1 of 2 interactions were refused.*1 interactions unknown_item"):
         ingest.main(lake, DAY)
     assert reasons(lake) == {("interactions.tsv", 2): "unknown_item"}
     assert lake.days(tables.INTERACTIONS) == lake.days(tables.ITEMS) == lake.days(tables.USERS) == []
     assert "the source has no users table" in capsys.readouterr().out
-
-
-@pytest.mark.spark
-def test_an_empty_day_is_written_and_said(spark, lake, capsys):
-    write_source(lake.settings, [])
-    ingest.main(lake, DAY)
-    content = partitions.read_content(partitions.partition_path(lake.root, tables.INTERACTIONS, None, DAY))
-    assert content is not None and content.num_rows == 0
-    assert lake.read(tables.ITEMS, DAY).count() == 2
-    assert f"{DAY} has no interactions" in capsys.readouterr().out
 
 
 @pytest.mark.spark
@@ -163,5 +160,5 @@ def test_rows_without_a_time_are_measured_by_the_whole_source():
 def test_the_limit_itself_is_allowed():
     counts = [Count("items", None, None, 19), Count("items", None, "no_item_id", 1)]
     check_quarantine(counts, 0, limit=0.05)
-    with pytest.raises(QuarantineError, match="1 of 20 items were refused.*1 items no_item_id"):
+    with pytest.raises(QuarantineError, match=r"1 of 20 items were refused.*1 items no_item_id"):
         check_quarantine(counts, 0, limit=0.049)

@@ -112,29 +112,27 @@ def test_a_folder_that_another_process_has_open_is_named(settings):
         [sys.executable, "-c", HOLD_THE_LOCK, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match=f"{settings.milvus_uri} is open in another process.*embed_descriptions"):
-            with open_vectors(settings):
-                pass
+        message = f"{settings.milvus_uri} is open in another process.*embed_descriptions"
+        with pytest.raises(ValueError, match=message), open_vectors(settings):
+            pass
         holder.communicate("done\n")
     with open_vectors(settings) as store:
         assert store.has_collection("c")
 
 
 def test_the_lock_is_released_also_after_an_error(settings):
-    with pytest.raises(ZeroDivisionError):
-        with open_vectors(settings):
-            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), open_vectors(settings):
+        raise ZeroDivisionError
     with open_vectors(settings) as store:
         assert not store.has_collection("c")
 
 
 def test_what_milvus_refuses_names_the_setting(settings):
-    with pytest.raises(ValueError, match=f"Milvus at {settings.milvus_uri} refused"):
-        with open_vectors(settings) as store:
-            store.count("never made")
+    with pytest.raises(ValueError, match=f"Milvus at {settings.milvus_uri} refused"), open_vectors(settings) as store:
+        store.count("never made")
 
 
 def test_a_server_that_does_not_answer_is_named(settings_with):
-    with pytest.raises(ValueError, match="GRASP_MILVUS_URI=http://127.0.0.1:9"):
-        with open_vectors(settings_with(milvus_uri="http://127.0.0.1:9")):
-            pass
+    nobody = settings_with(milvus_uri="http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=f"GRASP_MILVUS_URI={nobody.milvus_uri}"), open_vectors(nobody):
+        pass

@@ -241,6 +241,31 @@ def test_unfit_item_vectors_are_refused(semantic, neighbour, message):
         make_ranker().attach_items(semantic, neighbour)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mode": "prefixed"}, "mode 'prefixed' is none of prefix, full, gate, cross"),
+        ({"num_heads": 3}, "width 8 is not a multiple of num_heads 3"),
+        ({"num_items": 0}, "must be positive"),
+    ],
+)
+def test_a_config_that_describes_no_ranker_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **changed)
+
+
+def test_an_adapter_starts_with_outputs_of_unit_variance_around_zero():
+    vectors_NS = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) * 0.01 + 1.0
+    adapter = Ranker(replace(CONFIG, width=4)).item_adapter
+    adapter.start_from(vectors_NS)
+
+    found_ND = adapter(vectors_NS)
+
+    torch.testing.assert_close(found_ND.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found_ND.std(0), torch.ones(4), atol=0.02, rtol=0)
+    torch.testing.assert_close(found_ND, adapter.second(adapter.first(vectors_NS)), atol=1e-3, rtol=0)
+
+
 def save(folder: Path, ranker: Ranker) -> Path:
     save_ranker(folder, ranker, [f"item {i}" for i in range(12)], METADATA)
     return folder

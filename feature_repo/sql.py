@@ -1,0 +1,147 @@
+"""Every table and feature view as SQL: `python -m feature_repo.sql [QUERY]`, or `make sql`.
+
+Opens DuckDB in memory over the lake's parquet. A view is named like its table and has its columns and `day`;
+versioned tables show the current version and carry it as `version`. Nothing is ever written to the lake.
+"""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from grasp import partitions, tables
+from grasp.settings import Settings, SettingsError
+from grasp.tables import Table
+from grasp.versions import Versions
+
+if TYPE_CHECKING:
+    import duckdb
+
+DUCKDB_TYPES = {
+    "string": "VARCHAR",
+    "int": "INTEGER",
+    "bigint": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "timestamp": "TIMESTAMPTZ",
+    "array<float>": "FLOAT[]",
+    "array<string>": "VARCHAR[]",
+    "map<string,string>": "MAP(VARCHAR, VARCHAR)",
+}
+PROMPT, CONTINUED = "grasp> ", "  ...> "
+HELP = "SQL ends with a semicolon; .tables lists the tables, .quit leaves."
+
+
+def connect(settings: Settings) -> "duckdb.DuckDBPyConnection":
+    """A database in memory with one view per table, times in UTC; a table without any day is an empty view."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    versions = Versions(settings)
+    for table in tables.ALL:
+        connection.execute(view(settings, table, versions.of(table.versioned_by)))
+    return connection
+
+
+def view(settings: Settings, table: Table, version: str | None) -> str:
+    """The statement that makes a table's view."""
+    source, day = _nothing(table), "NULL::DATE"
+    if partitions.days(settings.lake, table, version):
+        files = partitions.table_path(settings.lake, table, version) / "day=*" / "*.parquet"
+        source, day = f"read_parquet({_quoted(str(files))}, hive_partitioning = true)", "day::DATE"
+    columns = [_column(column.name, column.type) for column in table.columns]
+    columns.append(f"{day} AS day")
+    if version:
+        columns.append(f"{_quoted(version)} AS version")
+    return f"CREATE VIEW {table.name} AS SELECT {', '.join(columns)} FROM {source}"  # noqa: S608 - our own names
+
+
+def _column(name: str, kind: str) -> str:
+    return f'"{name}"::{DUCKDB_TYPES[kind]} AS "{name}"'
+
+
+def _nothing(table: Table) -> str:
+    nulls = ", ".join(f'NULL AS "{column.name}"' for column in table.columns)
+    return f"(SELECT {nulls} WHERE false)"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def overview(settings: Settings) -> str:
+    """Each table with its meaning and its days, as an analyst first wants to see them."""
+    lines = []
+    versions = Versions(settings)
+    for table in tables.ALL:
+        days = partitions.days(settings.lake, table, versions.of(table.versioned_by))
+        span = f"{len(days)} days, {days[0]} to {days[-1]}" if days else "no day yet"
+        lines.append(f"{table.name:<26}{table.meaning} ({span})")
+    return "\n".join(lines)
+
+
+def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection") -> None:
+    """Read statements until `.quit` or the end of the input; a wrong one is said and the prompt comes back."""
+    import readline  # noqa: F401 - gives input() a history and arrow keys
+
+    import duckdb
+
+    statement = ""
+    while True:
+        try:
+            line = input(CONTINUED if statement else PROMPT)
+        except EOFError:
+            return
+        if not statement and line.strip() in {".quit", ".exit"}:
+            return
+        if not statement and line.strip() == ".tables":
+            _show(overview(settings))
+            continue
+        statement = f"{statement}\n{line}" if statement else line
+        if not statement.strip():
+            statement = ""
+        elif statement.rstrip().endswith(";"):
+            try:
+                _show(answer(connection, statement))
+            except duckdb.Error as error:
+                _show(f"error: {error}")
+            statement = ""
+
+
+def answer(connection: "duckdb.DuckDBPyConnection", statement: str) -> str:
+    """The result as a table of text; raises `duckdb.Error` for a wrong statement."""
+    result = connection.sql(statement)
+    return str(result).rstrip() if result is not None else "done"
+
+
+def _show(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make sql", description=__doc__)
+    parser.add_argument("query", nargs="?", help="one statement; without it a prompt opens")
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.load()
+        versions = Versions(settings)
+        _ = (versions.embedding, versions.feature)  # a missing model folder is an error that says so
+    except (SettingsError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    import duckdb
+
+    connection = connect(settings)
+    if arguments.query:
+        try:
+            _show(answer(connection, arguments.query))
+        except duckdb.Error as error:
+            sys.exit(f"error: {error}")
+        return
+    _show(overview(settings))
+    _show(f"\n{HELP}")
+    prompt(settings, connection)
+
+
+if __name__ == "__main__":
+    main()

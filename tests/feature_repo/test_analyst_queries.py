@@ -1,0 +1,68 @@
+"""Every question of docs/analysts.md has an answer on a lake with two days."""
+
+import contextlib
+import io
+import re
+
+import pytest
+
+from feature_repo.materialise import materialise
+from feature_repo.sql import connect
+from grasp.settings import ROOT
+from grasp.versions import Versions
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+PAGE = (ROOT / "docs" / "analysts.md").read_text()
+SECTIONS = dict(re.findall(r"^## (\d+)\. .*?\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
+
+
+def blocks(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
+
+
+def test_the_page_answers_six_questions():
+    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6"]
+    assert all(blocks(text, "sql") for text in SECTIONS.values())
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_its_sql_returns_rows(two_days, section):
+    for query in blocks(SECTIONS[section], "sql"):
+        assert connect(two_days.settings).sql(query).fetchall()
+
+
+def test_the_first_counts_every_fallback_with_its_reason(two_days):
+    (query,) = blocks(SECTIONS["1"], "sql")
+    rows = set(connect(two_days.settings).sql(query).fetchall())
+    assert rows == {
+        ("item", "facts", "budget", 3),
+        ("item", "llm", None, 1),
+        ("user", "facts", "budget", 2),
+        ("user", "llm", None, 1),
+    }
+
+
+def test_the_second_names_who_has_another_nearest_neighbour(two_days):
+    (query,) = blocks(SECTIONS["2"], "sql")
+    rows = connect(two_days.settings).sql(query).fetchall()
+    assert ("u1", "u3", "u2", 0, True) in rows
+
+
+def test_the_sixth_asks_feast_as_of_a_past_moment(small_lake, environment, monkeypatch):
+    """Two days are online one after the other; the page asks for the end of the last one."""
+    for day in (DAY, NEXT):
+        small_lake.write_features(day, users=["1", "2", "3"])
+        materialise(small_lake.settings, Versions(small_lake.settings).feature, day)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (program,) = blocks(SECTIONS["6"], "python")
+    said, names = io.StringIO(), {}
+    with contextlib.redirect_stdout(said):
+        exec(compile(program, "docs/analysts.md", "exec"), names)  # noqa: S102 - the page's own code
+    answer = names["answer"].set_index("user_id")
+    assert answer.loc["1", "description"] == f"1 on {NEXT}"
+    assert list(answer.loc["3", "sequence"]) == ["i1", "i2"]
+    service = names["store"].get_feature_service(names["feature_service"](names["version"]))
+    earlier = names["asked"].assign(event_timestamp=lambda asked: asked.event_timestamp - names["pd"].Timedelta("1h"))
+    before = names["store"].get_historical_features(entity_df=earlier, features=service).to_df()
+    assert set(before["description"]) == {f"{user} on {DAY}" for user in "123"}

@@ -1,0 +1,76 @@
+"""Analysts see every table under its name, with its days, and cannot fall over a wrong statement."""
+
+# ruff: noqa: S608 - the tables' names are our own
+
+import subprocess
+import sys
+
+import pytest
+
+from feature_repo.sql import connect, overview
+from grasp import tables
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+
+
+def ask(settings, query):
+    return connect(settings).sql(query).fetchall()
+
+
+@pytest.mark.parametrize("table", tables.ALL, ids=lambda table: table.name)
+def test_a_table_is_a_view_of_its_columns_day_and_version(two_days, table):
+    columns = [row[0] for row in ask(two_days.settings, f"DESCRIBE {table.name}")]
+    assert columns == [*table.column_names, "day", *(["version"] if table.versioned_by else [])]
+    assert {str(row[0]) for row in ask(two_days.settings, f"SELECT DISTINCT day FROM {table.name}")} == {DAY, NEXT}
+
+
+def test_an_empty_lake_has_the_same_views_without_rows(settings, two_days):
+    empty = settings.model_copy(update={"lake": settings.home / "nothing"})
+    for table in tables.ALL:
+        assert ask(empty, f"SELECT count(*) FROM {table.name}") == [(0,)]
+        described = f"SELECT column_name, column_type FROM (DESCRIBE {table.name})"
+        assert ask(empty, described) == ask(settings, described)
+
+
+def test_another_version_of_a_table_is_not_mixed_in(two_days, settings_with):
+    assert ask(settings_with(num_neighbours=3), "SELECT count(*) FROM item_features") == [(0,)]
+    assert ask(two_days.settings, "SELECT count(*) FROM item_features") == [(8,)]
+
+
+def test_times_are_utc_and_lists_are_lists(two_days):
+    query = f"SELECT event_timestamp::VARCHAR, len(semantic_embedding) FROM user_features WHERE day = '{DAY}' LIMIT 1"
+    assert ask(two_days.settings, query) == [("1998-03-01 23:59:59.999999+00", 4)]
+
+
+def test_the_overview_explains_every_table(two_days):
+    text = overview(two_days.settings)
+    for table in tables.ALL:
+        assert f"{table.meaning} (2 days, {DAY} to {NEXT})" in text
+
+
+def run(environment, *arguments, typed=""):
+    command = [sys.executable, "-m", "feature_repo.sql", *arguments]
+    return subprocess.run(command, env=environment, input=typed, capture_output=True, text=True)
+
+
+def test_a_query_on_the_command_line_is_answered(two_days, environment):
+    result = run(environment, "SELECT count(*) AS num_items FROM items WHERE day = '1998-03-02'")
+    assert result.returncode == 0
+    assert "num_items" in result.stdout
+    assert "4" in result.stdout
+
+
+def test_a_wrong_query_says_what_is_wrong(two_days, environment):
+    result = run(environment, "SELECT * FROM itms")
+    assert result.returncode == 1
+    assert "Table with name itms does not exist" in result.stderr
+
+
+def test_the_prompt_goes_on_after_a_mistake(two_days, environment):
+    typed = "SELECT * FROM itms;\n.tables\nSELECT count(*)\nFROM items;\n.quit\nSELECT 77;\n"
+    result = run(environment, typed=typed)
+    assert result.returncode == 0
+    assert "Table with name itms does not exist" in result.stdout
+    assert result.stdout.count("The catalogue as known on the day.") == 2
+    assert "8" in result.stdout
+    assert "77" not in result.stdout

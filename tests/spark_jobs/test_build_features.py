@@ -1,0 +1,102 @@
+"""Every item and user gets one row that knows nothing after its day, and says when it last changed."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from grasp import tables
+from spark_jobs import build_features
+from spark_jobs.build_features import IncompleteFeaturesError, item_popularity, user_sequences
+from spark_jobs.lake import Lake
+
+pytestmark = pytest.mark.spark
+
+DAY, NEXT = "1998-02-20", "1998-02-21"
+NOON, NEXT_NOON = datetime(1998, 2, 20, 12, tzinfo=UTC), datetime(1998, 2, 21, 12, tzinfo=UTC)
+
+
+def interactions(spark, *rows):
+    return spark.createDataFrame(list(rows), tables.INTERACTIONS.ddl)
+
+
+def write_parts(lake, day, entity, ids):
+    """The smallest complete description, embedding and neighbour row of each id."""
+    spark, key = lake.spark, f"{entity}_id"
+    descriptions = [(each, "text", "facts", "budget", "p-1", "m-1", "in", f"hash {each}", NOON) for each in ids]
+    for table, rows in (
+        (getattr(tables, f"{entity.upper()}_DESCRIPTION"), descriptions),
+        (getattr(tables, f"{entity.upper()}_EMBEDDING"), [(each, [1.0, 0.0], f"hash {each}", NOON) for each in ids]),
+        (getattr(tables, f"{entity.upper()}_NEIGHBOUR_FEATURES"), [(each, [0.0, 1.0], ["x"], [0.5]) for each in ids]),
+    ):
+        assert table.key == (key,)
+        lake.write(table, spark.createDataFrame(rows, table.ddl), day)
+
+
+def write_day(lake, day, events, item_ids=("a", "b"), user_ids=("ann",)):
+    spark = lake.spark
+    lake.write(tables.INTERACTIONS, interactions(spark, *events), day)
+    lake.write(tables.ITEMS, spark.createDataFrame([(each, each, {}) for each in item_ids], tables.ITEMS.ddl), day)
+    lake.write(tables.USERS, spark.createDataFrame([(each, {}) for each in user_ids], tables.USERS.ddl), day)
+    write_parts(lake, day, "item", item_ids)
+    write_parts(lake, day, "user", user_ids)
+
+
+def features(lake, table, day):
+    return {row[0]: row.asDict() for row in lake.read(table, day).collect()}
+
+
+def test_a_sequence_is_the_last_hundred_in_the_order_of_time_then_row(spark):
+    many = [("ann", f"i{number}", NOON, number) for number in range(150, 0, -1)]
+    few = [("bob", "late", NEXT_NOON, 1), ("bob", "early", NOON, 9)]
+    users = spark.createDataFrame([("ann",), ("bob",), ("cyd",)], "user_id string")
+    found = {row.user_id: row for row in user_sequences(users, interactions(spark, *many, *few)).collect()}
+    assert found["ann"].sequence == [f"i{number}" for number in range(51, 151)]
+    assert (found["ann"].num_interactions, found["ann"].is_tail) == (150, 0)
+    assert (found["bob"].sequence, found["bob"].num_interactions, found["bob"].is_tail) == (["early", "late"], 2, 1)
+    assert (found["cyd"].sequence, found["cyd"].num_interactions, found["cyd"].is_tail) == ([], 0, 1)
+
+
+def test_the_head_is_the_fifth_with_the_most_distinct_users_ties_by_id(spark):
+    events = [("ann", "b", NOON, 1), ("bob", "b", NOON, 2), *(("ann", "c", NOON, number) for number in range(3, 9))]
+    events += [("ann", "a", NOON, 10), ("bob", "a", NOON, 11)]
+    items = spark.createDataFrame([(each, each) for each in "abcde"], "item_id string, title string")
+    found = {
+        row.item_id: (row.popularity, row.is_tail)
+        for row in item_popularity(items, interactions(spark, *events)).collect()
+    }
+    assert found == {"a": (2, 0), "b": (2, 1), "c": (1, 1), "d": (0, 1), "e": (0, 1)}
+
+
+def test_a_day_knows_no_future_and_an_unchanged_row_keeps_its_time(spark, settings_with):
+    first, second = (Lake(spark, settings_with(now=now)) for now in ("1998-02-21T02:00:00Z", "1998-02-22T02:00:00Z"))
+    write_day(first, DAY, [("ann", "a", NOON, 1)])
+    build_features.main(first, DAY)
+    items, users = features(first, tables.ITEM_FEATURES, DAY), features(first, tables.USER_FEATURES, DAY)
+    assert users["ann"]["sequence"] == ["a"]
+    assert users["ann"]["event_timestamp"] == datetime(1998, 2, 20, 23, 59, 59, 999_999)
+    assert (users["ann"]["embedding_version"], users["ann"]["feature_version"]) == (
+        first.versions.embedding,
+        first.versions.feature,
+    )
+
+    write_day(second, NEXT, [("ann", "b", NEXT_NOON, 2)])  # the future of DAY
+    build_features.main(second, DAY)
+    assert (features(second, tables.ITEM_FEATURES, DAY), features(second, tables.USER_FEATURES, DAY)) == (items, users)
+
+    build_features.main(second, NEXT)
+    later = features(second, tables.ITEM_FEATURES, NEXT)
+    assert {key: row["computed_at"].day for key, row in later.items()} == {"a": 21, "b": 22}
+    assert features(second, tables.USER_FEATURES, NEXT)["ann"]["sequence"] == ["a", "b"]
+
+
+def test_whoever_lacks_a_part_is_named(spark, lake):
+    write_day(lake, DAY, [("ann", "a", NOON, 1)])
+    stale = spark.createDataFrame([("a", [1.0, 0.0], "hash of yesterday", NOON)], tables.ITEM_EMBEDDING.ddl)
+    lake.write(tables.ITEM_EMBEDDING, stale, DAY)
+    message = (
+        r"item_features: 1 have no embedding \(for example item_id b\), "
+        r"1 have the embedding of another description \(for example item_id a\)"
+    )
+    with pytest.raises(IncompleteFeaturesError, match=message):
+        build_features.main(lake, DAY)
+    assert lake.days(tables.ITEM_FEATURES) == []
