@@ -109,7 +109,7 @@ def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
 def _show_next(settings: Settings) -> None:
     say("--- where to look next")
     now = f"GRASP_HOME={settings.home} GRASP_NOW={end_of(release.current(settings.releases).day).isoformat()}"
-    say(f"quality report     {settings.data_docs}/uncommitted/data_docs/local_site/index.html")
+    say(f"quality report     {settings.data_docs}/gx/uncommitted/data_docs/local_site/index.html")
     say(f"tables in SQL      GRASP_HOME={settings.home} make sql    then ask: FROM item_features LIMIT 3")
     say(f"serving            {now} make serve    then http://{settings.host}:{settings.port}/docs")
     say(f"Airflow UI         GRASP_HOME={settings.home} make airflow    then http://127.0.0.1:{settings.airflow_port}")

@@ -23,8 +23,8 @@ class TrainConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     batch_size: int = 128
-    max_epochs: int = 200
-    patience: int = 20  # epochs without a better validation NDCG@10
+    max_epochs: int = 40
+    patience: int = 8  # epochs without a better validation NDCG@10
 
 
 def sasrec() -> TrainConfig:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,15 +148,46 @@ class Loss:
         return rate * (self.config.calibration * (1 - 1 / rate) + 1 / rate)
 
 
+@contextmanager
+def repeatable(seed: int) -> Iterator[np.random.Generator]:
+    """Within it the same seed gives the same weights; afterwards torch may choose its algorithms again."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield np.random.default_rng(seed)
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Progress) -> Fitted:
     """Fit until the validation NDCG@10 has not risen for `patience` epochs; keeps the best epoch's weights."""
     import torch
 
+    with repeatable(seed) as random:
+        ranker = new_ranker(training_set, config)
+        optimiser = torch.optim.Adam(ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+        loss = Loss(config, training_set)
+        epoch, best_epoch, best, weights = 0, 0, {"ndcg@10": -1.0}, ranker.state_dict()
+        while epoch < config.max_epochs and epoch - best_epoch < config.patience:
+            epoch += 1
+            mean_loss = _train_epoch(ranker, loss, optimiser, random)
+            found = validate(ranker, training_set)
+            progress(epoch, {"loss": mean_loss, **found})
+            if found["ndcg@10"] > best["ndcg@10"]:
+                best_epoch, best, weights = epoch, found, copy.deepcopy(ranker.state_dict())
+    ranker.load_state_dict(weights)
+    return Fitted(ranker.eval(), best_epoch, epoch, best)
+
+
+def new_ranker(training_set: TrainingSet, config: TrainConfig) -> "Ranker":
+    """An unfitted ranker with the set's items attached."""
+    import torch
+
     from training.model import Ranker, RankerConfig
 
-    torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True)
-    random = np.random.default_rng(seed)
     sizes = {"num_items": len(training_set.item_ids), "semantic_size": training_set.item_semantic.shape[1]}
     switches: dict[str, Any] = dict(config.ranker)
     ranker = Ranker(RankerConfig(backbone=config.backbone, enhancer=config.enhancer, **sizes, **switches))
@@ -163,21 +195,7 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
     if config.enhancer == "grasp":
         ranker.item_adapter.start_from(torch.from_numpy(training_set.item_semantic))
         ranker.user_adapter.start_from(torch.from_numpy(training_set.user_semantic))
-    optimiser = torch.optim.Adam(ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay)
-    loss = Loss(config, training_set)
-    best = Fitted(ranker, 0, 0, {"ndcg@10": -1.0})
-    weights = copy.deepcopy(ranker.state_dict())
-    epoch = 0
-    while epoch < config.max_epochs and epoch - best.epoch < config.patience:
-        epoch += 1
-        mean_loss = _train_epoch(ranker, loss, optimiser, random)
-        found = validate(ranker, training_set)
-        progress(epoch, {"loss": mean_loss, **found})
-        if found["ndcg@10"] > best.metrics["ndcg@10"]:
-            best = Fitted(ranker, epoch, epoch, found)
-            weights = copy.deepcopy(ranker.state_dict())
-    ranker.load_state_dict(weights)
-    return Fitted(ranker.eval(), best.epoch, epoch, best.metrics)
+    return ranker
 
 
 def _train_epoch(ranker: "Ranker", loss: Loss, optimiser: Any, random: np.random.Generator) -> float:

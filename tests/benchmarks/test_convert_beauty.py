@@ -17,7 +17,8 @@ def test_users_follow_the_file_and_equal_times_keep_their_order(tmp_path):
 
     interactions = gzip.decompress((tmp_path / "out" / "interactions.tsv.gz").read_bytes()).decode()
     assert interactions.splitlines() == ["user_id\titem_id\ttimestamp", "1\t1\t1", "1\t2\t9", "1\t3\t9", "2\t2\t5"]
-    items = [json.loads(line) for line in gzip.open(tmp_path / "out" / "items.jsonl.gz", "rt")]
+    catalogue = gzip.decompress((tmp_path / "out" / "items.jsonl.gz").read_bytes()).decode()
+    items = [json.loads(line) for line in catalogue.splitlines()]
     assert items[:2] == [
         {"item_id": 1, "asin": "z", "title": "", "brand_and_categories": []},
         {"item_id": 2, "asin": "x", "title": "It's", "brand_and_categories": ["OPI", "Nails"]},

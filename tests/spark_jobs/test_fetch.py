@@ -58,7 +58,7 @@ def test_a_conversion_that_dies_leaves_nothing_behind(wheel, downloads, tmp_path
 def test_a_size_is_said_before_a_download_that_fails_by_name(downloads, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     missing = Wheel("grasp-no-such-wheel", "1.0", 93, "0" * 64, "a test")
-    with pytest.raises(FetchError, match="could not download grasp-no-such-wheel==1.0"):
+    with pytest.raises(FetchError, match="could not download grasp-no-such-wheel==1"):
         download(missing, downloads)
     assert "downloading grasp-no-such-wheel 1.0 (93 MB): a test" in capsys.readouterr().out
     assert list(downloads.iterdir()) == []

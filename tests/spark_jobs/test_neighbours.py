@@ -61,6 +61,19 @@ def test_a_small_catalogue_gives_all_it_has(search, num):
     assert [len(row) for row in found] == [len(row) for row in similarities] == [num - 1] * num
 
 
+class ForgetfulStore:
+    """Finds one of many, as an approximate index may."""
+
+    def search(self, name, vectors, k):
+        return [[("b", 0.8)] for _ in vectors]
+
+
+def test_what_milvus_does_not_find_is_not_made_up():
+    catalogue = Catalogue(["a", "b", "c"], unit([[1, 0], [3, 4], [0, 1]]))
+    backend = MilvusBackend(ForgetfulStore(), "c", catalogue)
+    assert backend.search(["a"], catalogue.vectors[:1], 2) == ([["b"]], [[0.6]])
+
+
 def test_the_backends_agree_on_clustered_vectors_with_twins(settings):
     random = np.random.default_rng(7)
     centres = random.normal(size=(12, 48))
