@@ -26,7 +26,7 @@ from spark_jobs.llm import LanguageModel, decoding_parameters, load_model
 from spark_jobs.prompts import ITEM, Input, Subject, load_template, messages
 from spark_jobs.validation import Evidence, clean_output, refusal_reason
 
-MIN_ROUND = 24  # generations between two writes of the ledger: what a dying run can lose
+MIN_ROUND = 24  # generations between two writes of the ledger, which a dying run can lose
 MAX_ROUNDS = 20
 MAX_KNOWN_VALUES = 200
 MAX_VALUE_CHARS = 40  # a longer attribute value is a text, not a category
@@ -165,9 +165,14 @@ def _spent(lake: Lake, day: str, description: Description) -> int:
     return lake.read(description.ledger, day).where(same).count()
 
 
+def round_size(num_pending: int, batch_size: int, num_workers: int) -> int:
+    """Generations of one round: few enough to lose, enough to fill a batch of every worker, at most 20 rounds."""
+    return max(MIN_ROUND, batch_size * num_workers, -(-num_pending // MAX_ROUNDS))
+
+
 def _generate(lake: Lake, day: str, description: Description, pending: list[Row], make_model: ModelFactory) -> None:
     """Generate in rounds; each round is in the ledger before the next begins."""
-    size = max(MIN_ROUND, -(-len(pending) // MAX_ROUNDS))
+    size = round_size(len(pending), lake.settings.llm_batch_size, lake.spark.sparkContext.defaultParallelism)
     work = partial(_generate_partition, description, make_model, _known_values(lake, day))
     started, accepted = time.monotonic(), 0
     for start in range(0, len(pending), size):
@@ -187,7 +192,8 @@ def _run_round(
     """One Spark stage over evenly filled partitions, collected at once: no second action can generate again."""
     context = lake.spark.sparkContext
     batches = -(-len(round_) // lake.settings.llm_batch_size)
-    num_partitions = min(len(round_), max(batches, 2))
+    # A multiple of the workers, so that none waits while another has a batch more than its share.
+    num_partitions = min(len(round_), -(-batches // context.defaultParallelism) * context.defaultParallelism)
     keyed = [(row.generation_key, row.entity_id, row.canonical) for row in round_]
     frame = lake.spark.createDataFrame(
         context.parallelize(keyed, num_partitions), "generation_key string, entity_id string, canonical string"

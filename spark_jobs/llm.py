@@ -79,9 +79,11 @@ class TransformersModel:
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers.utils.logging import disable_progress_bar
 
         check_model_folder(folder)
         torch.set_num_threads(1)
+        disable_progress_bar()
         source: dict[str, Any] = {"local_files_only": True}
         if gguf := _gguf_file(folder):
             source["gguf_file"] = gguf

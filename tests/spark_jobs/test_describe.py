@@ -9,7 +9,7 @@ import pytest
 from pyspark import cloudpickle
 
 from grasp import partitions, tables
-from spark_jobs.describe import MIN_ROUND, GenerationError, describe, item_budget, real_model, user_budget
+from spark_jobs.describe import GenerationError, describe, item_budget, real_model, round_size, user_budget
 from spark_jobs.describe_items import item_facts
 from spark_jobs.describe_users import user_facts
 from spark_jobs.lake import Lake
@@ -127,6 +127,13 @@ def test_the_budget_is_halved_between_items_and_users():
     assert (item_budget(0), user_budget(0)) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("num_pending", "batch_size", "num_workers", "expected"), [(37, 8, 2, 24), (37, 8, 4, 32), (10_000, 8, 4, 500)]
+)
+def test_a_round_fills_every_worker_and_there_are_not_many(num_pending, batch_size, num_workers, expected):
+    assert round_size(num_pending, batch_size, num_workers) == expected
+
+
 def test_the_most_popular_are_paid_for_once_however_often_the_day_runs(filled, log):
     rows = describe_items(filled, DAY, 2, partial(FakeModel, log))
     assert sources(rows) == {
@@ -185,13 +192,14 @@ def test_a_new_model_has_a_budget_of_its_own_and_the_old_rows_stay(filled, setti
 
 
 def test_what_finished_rounds_paid_for_survives_a_failure(filled, log):
-    films = {f"{number}": f"Film {number}" for number in range(10, 10 + MIN_ROUND)}
+    first_round = round_size(99, filled.settings.llm_batch_size, filled.spark.sparkContext.defaultParallelism)
+    films = {f"{number}": f"Film {number}" for number in range(10, 10 + first_round)}
     filled.write(tables.ITEMS, items_frame(filled, films | {"99": "Jaws"}), DAY)
     with pytest.raises(GenerationError, match=r"^GRASP_LLM: no usable language model$"):
         describe_items(filled, DAY, 99, partial(BrokenModel, log))
-    assert filled.read(tables.ITEM_GENERATION, DAY).count() == MIN_ROUND
+    assert filled.read(tables.ITEM_GENERATION, DAY).count() == first_round
     assert sources(describe_items(filled, DAY, 99, partial(FakeModel, log)))["99"] == ("llm", None)
-    assert len(asked(log)) == MIN_ROUND + 1
+    assert len(asked(log)) == first_round + 1
 
 
 def test_users_are_described_from_their_profile_and_history(filled, log):
