@@ -41,7 +41,7 @@ STAGES = {
             "spark_jobs",
             reads=(),
             writes=(tables.INTERACTIONS, tables.ITEMS, tables.USERS, tables.QUARANTINE),
-            settings=("source", "late_days", "max_quarantine_share"),
+            settings=("source", "late_days", "max_quarantine_share", "now"),
             reads_source=True,
         ),
         Stage(

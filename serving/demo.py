@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,6 +160,7 @@ def main() -> None:
         times = run_all(plan, arguments.recipe)
     except (DemoError, SettingsError) as error:
         sys.exit(f"error: {error}")
+    warnings.filterwarnings("ignore", category=UserWarning, module="feast")
     from serving.showcase import show  # torch and Feast, only once there is something to show
 
     show(plan.settings, plan.cutoff, plan.latest)
