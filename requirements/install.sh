@@ -17,11 +17,11 @@ command -v "$python" >/dev/null || python=python3
 
 echo "[grasp] installing about 240 packages from exact pins: about 1 GB to download, 3 GB on disk, 4 to 6 minutes"
 echo "[grasp] torch 2.13.0 comes from your package index; plain PyPI on Linux serves the CUDA build, several GB more."
-echo "[grasp] GRASP_TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build instead."
+echo "[grasp] GRASP_TORCH_INDEX=URL takes torch from another index, such as PyTorch's own for the CPU build."
 if [ -n "${GRASP_TORCH_INDEX:-}" ]; then
     "$venv/bin/pip" install --quiet torch==2.13.0 --index-url "$GRASP_TORCH_INDEX"
 fi
 "$venv/bin/pip" install --progress-bar off -r "$here/base.txt" -r "$here/dev.txt" -c "$here/constraints.txt" 2>&1 |
-    { grep -vE '^(Requirement already|  |WARNING: Location)' || true; } | cut -c1-160
+    { grep -E '^(Collecting|Installing|Successfully|ERROR)' || true; } | sed 's/ (from .*//' | cut -c1-100
 "$venv/bin/pip" check
 "$venv/bin/python" "$here/java.py"
