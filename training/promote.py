@@ -71,10 +71,8 @@ def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedR
         manifest = release.current(settings.releases)
     except release.NoReleaseError:
         return None, ""
-    if manifest.model is None:
+    if manifest.model is None or manifest.model == candidate.metadata.name:
         return None, ""
-    if manifest.model == candidate.metadata.name:
-        return None, "it is already in force"
     rival = load_ranker(release.folder(settings.releases, manifest) / "model")
     if rival.metadata.feature_version != candidate.metadata.feature_version:
         return None, f"{manifest.model} in force reads features of another version and cannot be compared"
@@ -134,7 +132,7 @@ def markdown(summary: dict[str, Any], reason: str) -> str:
 
 
 def promote(settings: Settings, day: str, cutoff: str) -> Decision:
-    """Evaluate the day's candidate, write the reports and the decision."""
+    """Evaluate the day's candidate and write the reports; one that is in force already was decided on before."""
     home = settings.home / "training" / day
     if not (home / CANDIDATE_FILE).is_file():
         raise FileNotFoundError(f"no candidate in {home}: run python -m training.train --day {day}")
@@ -143,6 +141,10 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
     training_set, candidate = dataset.load(dataset.folder(settings, day)), load_ranker(folder)
     if candidate.metadata.cutoff != cutoff:
         raise ValueError(f"{folder} was trained with the cutoff {candidate.metadata.cutoff}, not {cutoff}")
+    decided = _decided_before(settings, home, folder)
+    if decided:
+        say(f"promote {day}: {candidate.metadata.name} is in force already")
+        return decided
     events = questions(training_set, "test")
     if not events:
         return Decision(None, False, f"no known user came back between {cutoff} and {day}: nothing to judge by")
@@ -161,6 +163,19 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
         if line:
             say(line)
     return decision
+
+
+def _decided_before(settings: Settings, home: Path, folder: Path) -> Decision | None:
+    """The decision that put this candidate in force: judged again, it would have no rival but itself."""
+    file = home / DECISION_FILE
+    try:
+        in_force = release.current(settings.releases).model
+    except release.NoReleaseError:
+        return None
+    if in_force != folder.name or not file.is_file():
+        return None
+    decision = Decision(**json.loads(file.read_text()))
+    return decision if decision.model == str(folder) else None
 
 
 def main(arguments_given: Any = None) -> None:

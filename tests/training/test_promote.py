@@ -107,11 +107,25 @@ def test_a_model_of_other_features_is_named_as_not_comparable(trained, frames, t
     assert "old-model in force reads features of another version" in decision["reason"]
 
 
-def test_the_candidate_itself_in_force_is_no_rival(trained):
-    candidate = json.loads((trained.home / "training" / DAY / "candidate.json").read_text())["model"]
-    put_in_force(trained, None, candidate)
+def candidate_of(settings) -> Path:
+    training = settings.home / "training" / DAY
+    return training / json.loads((training / "candidate.json").read_text())["model"]
 
-    assert "already in force" in run_promote(trained)["reason"]
+
+def test_the_candidate_itself_in_force_is_no_rival(trained):
+    put_in_force(trained, None, candidate_of(trained).name)
+    run_promote(trained)
+
+    assert set(evaluation(trained)["differences"]) == {"popularity"}
+
+
+def test_the_decision_that_put_a_model_in_force_stands(trained):
+    candidate = candidate_of(trained)
+    put_in_force(trained, None, candidate.name)
+    decided = {"model": str(candidate), "promoted": True, "reason": "better than the model before it"}
+    (trained.home / "training" / DAY / "decision.json").write_text(json.dumps(decided))
+
+    assert run_promote(trained) == decided
 
 
 def test_a_popular_release_in_force_is_no_rival_beside_popularity(trained):
