@@ -8,6 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := $(PYTHON) -m grasp.environment
 INSTALLED := $(VENV)/.installed
+WRITTEN := airflow data_docs demos downloads feast java jre lake logs milvus* mlflow* models releases source stages training
 
 .PHONY: help setup demo test check serve airflow sql clean
 
@@ -19,6 +20,7 @@ $(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraint
 	@touch $@
 
 setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data
+	@$(RUN) $(PYTHON) requirements/java.py
 	@$(RUN) $(PYTHON) -m spark_jobs.fetch
 
 demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER runs it on your own data
@@ -37,11 +39,11 @@ check: $(INSTALLED) ## ruff, mypy, import rules and the fast tests
 serve: $(INSTALLED) ## HTTP server for the release in force
 	@$(RUN) $(PYTHON) -m serving.app
 
-airflow: $(INSTALLED) ## Airflow with its UI, both DAGs loaded
+airflow: setup ## Airflow with its UI, both DAGs loaded
 	@$(RUN) airflow standalone
 
 sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs one query
 	@$(RUN) $(PYTHON) -m feature_repo.sql $(if $(QUERY),"$(QUERY)")
 
-clean: ## remove everything the system wrote, but not the virtual environment
-	rm -rf "$(GRASP_HOME)"
+clean: ## remove everything the system wrote below GRASP_HOME, but not the virtual environment
+	cd "$(GRASP_HOME)" && rm -rf $(WRITTEN)

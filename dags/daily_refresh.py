@@ -5,18 +5,18 @@ be retried and any day run again or back-filled, with the same result. A stage w
 before Spark starts.
 
 * `day`: the UTC day to work on; a scheduled run works on the last whole day before it.
-* `force`: run every stage although nothing changed.
+* `force`: run every Spark job and the quality gate although nothing changed.
 
 A failed expectation stops the run at `check_quality`: nothing that was published changes. A day that is older than
 `GRASP_MAX_FEATURE_AGE_HOURS`, or than what is online, is a back-fill: its tables are written, nothing is published.
 """
 
 import pendulum
-from airflow.sdk import Asset, Param, chain, dag, task
+from airflow.sdk import Param, chain, dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from dags.tasks import ModuleTask, SparkJob
+from dags.tasks import RELEASE, ModuleTask, SparkJob
 from grasp import release
 from grasp.days import age_hours
 from grasp.progress import say
@@ -25,8 +25,8 @@ from grasp.settings import Settings
 # The interval that ends when the run starts ends at 02:00, so the last whole day is the day before that moment.
 DAY = "{{ params.day or ((data_interval_end or dag_run.run_after) - macros.timedelta(days=1)) | ds }}"
 FORCE = "{{ params.force }}"
-RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
-RETRY = {"retries": 2, "retry_delay": pendulum.duration(minutes=5), "retry_exponential_backoff": True}
+SETTINGS = Settings.load()  # a wrong setting is an import error in the UI, not a failure at two in the morning
+RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
 
 
 @dag(
@@ -37,14 +37,12 @@ RETRY = {"retries": 2, "retry_delay": pendulum.duration(minutes=5), "retry_expon
     default_args=RETRY,
     params={
         "day": Param(None, type=["null", "string"], format="date", description="UTC day, YYYY-MM-DD"),
-        "force": Param(False, type="boolean", description="Run every stage although nothing changed"),
+        "force": Param(False, type="boolean", description="Run although nothing changed"),
     },
     doc_md=__doc__,
     tags=["grasp"],
 )
 def daily_refresh() -> None:
-    Settings.load()  # a wrong setting is an import error in the UI, not a failure at two in the morning
-
     def job(name: str) -> SparkJob:
         return SparkJob(job=name, day=DAY, force=FORCE)
 
@@ -54,9 +52,8 @@ def daily_refresh() -> None:
     @task.short_circuit(trigger_rule="none_failed", ignore_downstream_trigger_rules=True)
     def is_fresh(day: str) -> bool:
         """A day too old to be served is a back-fill: its tables are written, and it ends here."""
-        settings = Settings.load()
-        age = age_hours(day, settings.clock())
-        if age <= settings.max_feature_age_hours:
+        age = age_hours(day, SETTINGS.clock())
+        if age <= SETTINGS.max_feature_age_hours:
             return True
         say(
             f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, its tables are written, nothing published"
@@ -66,7 +63,7 @@ def daily_refresh() -> None:
     @task(outlets=[RELEASE], trigger_rule="none_failed")
     def announce(day: str, *, outlet_events: dict) -> None:
         """Tell listeners which day is served now; the event carries it, since such a run has no date of its own."""
-        manifest = release.current(Settings.load().releases)
+        manifest = release.current(SETTINGS.releases)
         if manifest.day != day:
             raise AirflowSkipException(f"{day} is a back-fill: the release in force is of {manifest.day}")
         outlet_events[RELEASE].extra = {"day": day, "release": manifest.release_id}

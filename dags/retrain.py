@@ -14,15 +14,17 @@ A model that does not beat popularity and the current model stays unpublished; t
 from typing import Any
 
 import pendulum
-from airflow.sdk import Asset, Param, chain, dag, task
+from airflow.sdk import Param, chain, dag, task
 
-from dags.tasks import ModuleTask
+from dags.tasks import RELEASE, ModuleTask
+from grasp import partitions, tables
 from grasp.days import parse_day, plus_days
 from grasp.progress import say
 from grasp.settings import Settings
+from grasp.versions import Versions
 
-RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
-RETRY = {"retries": 1, "retry_delay": pendulum.duration(minutes=5)}
+SETTINGS = Settings.load()
+RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
 
 
 def choose_day(params: dict[str, Any], triggering_asset_events: dict[Any, Any] | None, run_after: Any) -> str:
@@ -46,6 +48,15 @@ def is_due(settings: Settings, day: str) -> bool:
     return last is None or plus_days(last, settings.retrain_every_days) <= day
 
 
+def choose_cutoff(settings: Settings, cutoff: str | None, day: str) -> str | None:
+    """The parameter, else the day `evaluation_days` before; None while that day has no features yet."""
+    if cutoff:
+        return parse_day(cutoff)
+    usual = plus_days(day, -settings.evaluation_days)
+    known = partitions.days(settings.lake, tables.USER_FEATURES, Versions(settings).feature)
+    return usual if usual in known else None
+
+
 @dag(
     schedule=[RELEASE],
     start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
@@ -62,20 +73,22 @@ def is_due(settings: Settings, day: str) -> bool:
     tags=["grasp"],
 )
 def retrain() -> None:
-    settings = Settings.load()
-
     @task.short_circuit(ignore_downstream_trigger_rules=True)
     def plan(**context: Any) -> dict[str, str] | None:
         params = context["params"]
         day = choose_day(params, context.get("triggering_asset_events"), context["dag_run"].run_after)
-        if not params["force"] and not is_due(settings, day):
-            say(f"retrain {day}: the last one, {last_retraining(settings, day)}, is recent; skipped")
+        if not params["force"] and not is_due(SETTINGS, day):
+            say(f"retrain {day}: the last one, {last_retraining(SETTINGS, day)}, is recent; skipped")
             return None
-        return {"day": day, "cutoff": params["cutoff"] or plus_days(day, -settings.evaluation_days)}
+        cutoff = choose_cutoff(SETTINGS, params["cutoff"], day)
+        if cutoff is None:
+            say(f"retrain {day}: no features yet of the day {SETTINGS.evaluation_days} days before; skipped")
+            return None
+        return {"day": day, "cutoff": cutoff}
 
     day = "{{ ti.xcom_pull(task_ids='plan')['day'] }}"
     dates = ["--day", day, "--cutoff", "{{ ti.xcom_pull(task_ids='plan')['cutoff'] }}"]
-    decision = f"{settings.home}/training/{day}/decision.json"
+    decision = f"{SETTINGS.home}/training/{day}/decision.json"
 
     def module(name: str, task_id: str, arguments: list[str]) -> ModuleTask:
         return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=day)

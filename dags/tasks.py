@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
-from airflow.sdk import BaseHook, BaseOperator
+from airflow.sdk import Asset, BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from grasp import stages
@@ -18,6 +18,8 @@ from grasp.environment import process_environment
 from grasp.progress import say
 from grasp.settings import ROOT, Settings
 
+# What `daily_refresh` announces and `retrain` listens to.
+RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
 NUM_TAIL_LINES = 15  # of a failed process, repeated in the task's error
 
 
@@ -82,30 +84,37 @@ class ModuleTask(BaseOperator):
         self.day = day
         self.force = force
         self.stage = stage
+        self.process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> None:
         if self.stage:
             skip_if_current(self.stage, self.day, self.force)
         started = time.monotonic()
-        run_module(self.module, *self.arguments)
+        self.run_module()
         say(f"stage {self.task_id} {self.day} took {time.monotonic() - started:.1f} s")
 
+    def run_module(self) -> None:
+        """Run the module, show its output line by line; raises with its last lines when it fails."""
+        tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
+        with start_module(self.module, *self.arguments) as self.process:
+            for line in self.process.stdout or ():
+                print(line, end="", flush=True)  # noqa: T201 - this is the task's log
+                tail.append(line)
+        if self.process.returncode:
+            raise AirflowException(f"{self.module} failed with exit code {self.process.returncode}:\n{''.join(tail)}")
 
-def run_module(module: str, *arguments: str) -> None:
-    """Run a module, show its output line by line; raises with its last lines when it fails."""
-    command = [sys.executable, "-m", module, *arguments]
-    tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
-    with subprocess.Popen(
-        command,
+    def on_kill(self) -> None:
+        if self.process:
+            self.process.terminate()
+
+
+def start_module(module: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env=process_environment(Settings.load()),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    ) as process:
-        for line in process.stdout or ():
-            print(line, end="", flush=True)  # noqa: T201 - this is the task's log
-            tail.append(line)
-    if process.returncode:
-        raise AirflowException(f"{module} failed with exit code {process.returncode}:\n{''.join(tail)}")
+    )

@@ -91,10 +91,6 @@ def _open(project: Path) -> Any:
     return context
 
 
-def _asset(name: str) -> DataFrameAsset:
-    return DataFrameAsset(name=name, batch_definitions=[BatchDefinition(name=BATCH)])
-
-
 def _finding(table: str, result: Any) -> Finding:
     """What a failed result says; an expectation that could not be computed at all has an exception instead."""
     config = result.expectation_config

@@ -1,12 +1,11 @@
 """Open the feature store of one feature version: `GRASP_FEATURE_STORE_YAML`, with a project of its own."""
 
-import os
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from grasp.feature_store import configuration, without_values
 from grasp.settings import Settings
 from grasp.versions import feast_project
 
@@ -15,21 +14,10 @@ if TYPE_CHECKING:
 
 
 def read_config(settings: Settings) -> dict[str, Any]:
-    """The store's configuration with every `${VARIABLE}` replaced by its setting.
-
-    Feast leaves an unset variable as it is and then creates a folder of that name; here it is a `ValueError` that
-    names variable and file. Raises `FileNotFoundError` when the file is missing.
-    """
-    file = settings.feature_store_yaml
-    if not file.is_file():
-        raise FileNotFoundError(f"GRASP_FEATURE_STORE_YAML: {file} does not exist")
-    try:
-        text = Template(file.read_text()).substitute({**os.environ, **settings.variables()})
-    except KeyError as error:
-        raise ValueError(f"{file} uses the variable {error}, which is not set") from None
-    config = yaml.safe_load(text)
+    """The store's configuration; raises `ValueError` or `FileNotFoundError` naming the file."""
+    config = yaml.safe_load(configuration(settings))
     if not isinstance(config, dict):
-        raise ValueError(f"{file} is no feature store configuration")
+        raise ValueError(f"{settings.feature_store_yaml} is no feature store configuration")
     return config
 
 
@@ -42,7 +30,7 @@ def open_store(settings: Settings, feature_version: str) -> "FeatureStore":
     try:
         repo_config = RepoConfig(**config)
     except ValidationError as error:
-        raise ValueError(f"{settings.feature_store_yaml}: {error}") from error
+        raise ValueError(f"{settings.feature_store_yaml}: {without_values(error)}") from None
     repo_config.repo_path = settings.feature_store_yaml.parent
     # The SQLite store makes its folder, but not the folders above it.
     Path(settings.home / "feast").mkdir(parents=True, exist_ok=True)

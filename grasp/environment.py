@@ -37,10 +37,8 @@ def process_environment(settings: Settings) -> dict[str, str]:
     }
     defaults = {
         **OFFLINE,
-        "PYTHONPATH": str(ROOT),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SPARK_LOCAL_IP": "127.0.0.1",
         "SPARK_CONF_DIR": str(ROOT / "spark_jobs" / "conf"),
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": "1",
@@ -53,12 +51,17 @@ def process_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(settings.airflow_port),
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark_connection),
     }
+    if settings.spark_master.startswith("local"):  # a cluster's executors must reach the driver
+        defaults["SPARK_LOCAL_IP"] = "127.0.0.1"
     present = {name: value for name, value in os.environ.items() if value and name in defaults}
     java_home = settings.home / "java"
     if "JAVA_HOME" not in os.environ and java_home.exists():
         defaults["JAVA_HOME"] = str(java_home)
-    path = os.pathsep.join([str(python_folder), os.environ.get("PATH", "")])
-    return {**os.environ, **defaults, **present, **settings.variables(), "PATH": path}
+    ours_first = {
+        "PATH": os.pathsep.join([str(python_folder), os.environ.get("PATH", "")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    return {**os.environ, **defaults, **present, **settings.variables(), **ours_first}
 
 
 def main() -> None:

@@ -6,12 +6,14 @@ whether anything changed.
 """
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grasp.tables import Table
 
 CONTENT_FILE = "_content.json"
+_ASIDE = ".replaced-"  # readers of parquet folders pass over names that begin with a dot
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,35 @@ def read_content(partition: Path) -> Content | None:
 
 def write_content(partition: Path, content: Content) -> None:
     (partition / CONTENT_FILE).write_text(json.dumps(asdict(content)))
+
+
+def put_in_place(staged: Path, target: Path) -> None:
+    """Replace a partition by a staged folder on the same file system.
+
+    The old one is moved aside, not deleted, until the new one is in its place; `recover` moves it back after a crash.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f"{_ASIDE}{target.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.rename(aside)
+    try:
+        staged.rename(target)
+    except BaseException:
+        if aside.exists():
+            aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(lake: Path) -> None:
+    """Put back partitions that a killed process had moved aside without putting new ones in their place."""
+    for aside in [*lake.glob(f"*/{_ASIDE}day=*"), *lake.glob(f"*/version=*/{_ASIDE}day=*")]:
+        target = aside.with_name(aside.name.removeprefix(_ASIDE))
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)
 
 
 def require_partition(lake: Path, table: Table, version: str | None, day: str) -> Path:

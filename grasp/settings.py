@@ -25,6 +25,13 @@ class SettingsError(ValueError):
     """A `GRASP_*` variable is missing, wrong or unknown; the message names it."""
 
 
+def _complaint(error: Any) -> str:
+    """What is wrong with one variable; the value itself only where it can be no secret."""
+    name = str(error["loc"][0])
+    got = f" (got {error['input']!r})" if Settings.model_fields[name].repr else ""
+    return f"{PREFIX}{name.upper()}: {error['msg']}{got}"
+
+
 def _utc(moment: datetime | None) -> datetime | None:
     if moment is not None and moment.tzinfo is None:
         raise ValueError("a time needs its zone, for example 1998-04-22T23:59:59Z")
@@ -45,13 +52,13 @@ class Settings(BaseModel):
     releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
     data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
-    mlflow_uri: str = Field(description="MLflow tracking store, as a database URI.")
+    mlflow_uri: str = Field(repr=False, description="MLflow tracking store, as a database URI.")
 
     now: AwareTime = Field(None, description="The clock for ages and freshness; the wall clock when unset.")
 
     llm: Path = Field(description="Folder of the language model: Hugging Face files or one GGUF file.")
     llm_budget: int = Field(
-        75, ge=0, description="Most generations paid for in one day, half for items and half for users."
+        75, ge=0, description="Most generations of a day, prompt and model; half for items, half for users."
     )
     llm_batch_size: int = Field(8, ge=1, le=256, description="Prompts generated together in one Spark worker.")
     llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")
@@ -85,6 +92,7 @@ class Settings(BaseModel):
     evaluation_days: int = Field(7, ge=1, description="Days between a training cutoff and the day it is judged on.")
     retrain_every_days: int = Field(7, ge=1, description="The model is retrained when it is this old.")
 
+    task_retries: int = Field(2, ge=0, description="How often Airflow tries a failed task again, minutes apart.")
     spark_master: str = Field("local[2]", description="Spark master of the embedded connection `spark_default`.")
     spark_memory: str = Field("3g", pattern=r"^\d+[mg]$", description="Memory of a Spark driver.")
     num_threads: int = Field(2, ge=1, description="Threads of training; serving and Spark workers use one each.")
@@ -93,7 +101,7 @@ class Settings(BaseModel):
     port: int = Field(8100, ge=1, le=65535, description="Port of the HTTP server.")
     airflow_port: int = Field(8180, ge=1, le=65535, description="Port of the Airflow UI (make airflow).")
     lookup_timeout_ms: float = Field(200, gt=0, description="A slower feature lookup gives the popular fallback.")
-    redis: str = Field("localhost:6379", description="Redis of the production feature store configuration.")
+    redis: str = Field("localhost:6379", repr=False, description="Redis of the production feature store configuration.")
 
     @model_validator(mode="before")
     @classmethod
@@ -140,8 +148,7 @@ class Settings(BaseModel):
         try:
             return cls(**given)
         except ValidationError as error:
-            wrong = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-            raise SettingsError("; ".join(wrong)) from None
+            raise SettingsError("; ".join(map(_complaint, error.errors()))) from None
 
     def clock(self) -> datetime:
         """The one clock (UTC): `GRASP_NOW` when set, else the wall clock."""

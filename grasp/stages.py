@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from grasp import partitions, tables
+from grasp.files import write_json
 from grasp.settings import ROOT, Settings
 from grasp.tables import Table
 from grasp.versions import Versions, digest, file_sha256
@@ -176,7 +177,10 @@ def is_current(settings: Settings, name: str, day: str) -> bool:
     file = _stamp_file(settings, name, day)
     if not file.exists():
         return False
-    stamp = json.loads(file.read_text())
+    try:
+        stamp = json.loads(file.read_text())
+    except json.JSONDecodeError:  # damaged: the stage runs again and writes a new one
+        return False
     written = _hashes(settings, Versions(settings), STAGES[name].writes, day)
     return stamp == {"fingerprint": fingerprint(settings, name, day), "outputs": written} and all(
         written[table.name] for table in STAGES[name].writes
@@ -185,7 +189,5 @@ def is_current(settings: Settings, name: str, day: str) -> bool:
 
 def stamp(settings: Settings, name: str, day: str, before: str) -> None:
     """Record that the stage finished. `before` is its fingerprint taken before it read anything."""
-    file = _stamp_file(settings, name, day)
-    file.parent.mkdir(parents=True, exist_ok=True)
     outputs = _hashes(settings, Versions(settings), STAGES[name].writes, day)
-    file.write_text(json.dumps({"fingerprint": before, "outputs": outputs}))
+    write_json(_stamp_file(settings, name, day), {"fingerprint": before, "outputs": outputs})

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the virtual environment from exact pins, and see to it that there is a Java.
+# Make the virtual environment from exact pins.
 set -euo pipefail
 venv=$1
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,6 +22,5 @@ if [ -n "${GRASP_TORCH_INDEX:-}" ]; then
     "$venv/bin/pip" install --quiet torch==2.13.0 --index-url "$GRASP_TORCH_INDEX"
 fi
 "$venv/bin/pip" install --progress-bar off -r "$here/base.txt" -r "$here/dev.txt" -c "$here/constraints.txt" 2>&1 |
-    { grep -E '^(Collecting|Installing|Successfully|ERROR)' || true; } | sed 's/ (from .*//' | cut -c1-100
+    { grep --line-buffered -E '^(Collecting|Installing|Successfully|ERROR)' || true; } | sed -u 's/ (from .*//'
 "$venv/bin/pip" check
-"$venv/bin/python" "$here/java.py"

@@ -21,9 +21,10 @@ def java_version(java: str) -> str | None:
 
 
 def candidates(home: Path) -> list[str]:
-    """The Javas to look at, in this order: JAVA_HOME, the PATH, one fetched earlier."""
-    places = [os.environ.get("JAVA_HOME") and f"{os.environ['JAVA_HOME']}/bin/java", shutil.which("java")]
-    return [place for place in (*places, str(home / "java" / "bin" / "java")) if place]
+    """The Javas to look at: JAVA_HOME alone when it is set, since Spark takes it, else the PATH and one fetched."""
+    if os.environ.get("JAVA_HOME"):
+        return [f"{os.environ['JAVA_HOME']}/bin/java"]
+    return [place for place in (shutil.which("java"), str(home / "java" / "bin" / "java")) if place]
 
 
 def fetch_jre(home: Path) -> None:
@@ -32,7 +33,9 @@ def fetch_jre(home: Path) -> None:
 
     print("[grasp] no Java 17 or 21 found: fetching a JRE 17, about 45 MB", flush=True)
     folder = jdk.install("17", jre=True, path=str(home / "jre"))
-    (home / "java").symlink_to(folder)
+    link = home / "java"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
 
 
 def main() -> None:
@@ -41,6 +44,8 @@ def main() -> None:
         if java_version(java) in VERSIONS:
             print(f"[grasp] Java {java_version(java)}: {java}", flush=True)
             return
+    if os.environ.get("JAVA_HOME") and Path(os.environ["JAVA_HOME"]) != home / "java":
+        sys.exit(f"error: JAVA_HOME={os.environ['JAVA_HOME']} is no Java 17 or 21: correct it or unset it")
     try:
         home.mkdir(parents=True, exist_ok=True)
         fetch_jre(home)

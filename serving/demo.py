@@ -20,10 +20,10 @@ from grasp.days import day_argument, end_of, parse_day
 from grasp.environment import process_environment
 from grasp.progress import MARK, say
 from grasp.settings import ROOT, Settings, SettingsError
+from grasp.versions import digest
 
 # MovieLens-100K ends on 1998-04-22. Of its 943 users, 119 have five interactions up to 1998-02-28 and any after it.
 MOVIELENS_CUTOFF, MOVIELENS_LATEST = "1998-02-28", "1998-04-22"
-LLM_BUDGET = 75  # generations a day, over two days
 STAGE_TOOK = re.compile(r"stage (\S+) (\S+) took ([\d.]+) s")
 STAGE_SKIPPED = re.compile(r"(\S+) (\S+): inputs unchanged, skipped")
 AIRFLOW_SOURCE = re.compile(r"'?\s+\[(?:airflow|task)")  # what Airflow appends to a line: who logged it, and where
@@ -56,7 +56,7 @@ def plan_movielens(settings: Settings) -> Plan:
 
 def plan_folder(settings: Settings, folder: Path) -> Plan:
     """Sample the folder into a home of its own, so that two data sets never meet in one lake."""
-    home = settings.home / "demos" / folder.resolve().name
+    home = settings.home / "demos" / f"{folder.resolve().name}-{digest(str(folder.resolve()))[:6]}"
     source = home / "source"
     command = [sys.executable, "-m", "spark_jobs.sample", str(folder), str(source)]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
@@ -151,20 +151,26 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
-        settings = Settings.load().model_copy(update={"llm_budget": LLM_BUDGET})
+        settings = Settings.load().model_copy(update={"task_retries": 0})
         plan = plan_folder(settings, arguments.data) if arguments.data else plan_movielens(settings)
         if arguments.cutoff:
             plan = dataclasses.replace(plan, cutoff=arguments.cutoff)
+        if plan.cutoff >= plan.latest:
+            raise DemoError(f"the cutoff {plan.cutoff} must lie before the latest day, {plan.latest}")
         # The clock stands at the end of the latest day, so that ages and freshness are real checks.
         plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"now": end_of(plan.latest)}))
         times = run_all(plan, arguments.recipe)
-    except (DemoError, SettingsError) as error:
+        _show(plan)
+    except (DemoError, SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    show_times(times, time.monotonic() - started)
+
+
+def _show(plan: Plan) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="feast")
     from serving.showcase import show  # torch and Feast, only once there is something to show
 
     show(plan.settings, plan.cutoff, plan.latest)
-    show_times(times, time.monotonic() - started)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The one feature lookup of a request: a user's row of the online store, through Feast."""
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from string import Template
 from typing import Any, Protocol
 
 import yaml
+from pydantic import ValidationError
 
+from grasp.feature_store import configuration, without_values
 from grasp.release import Manifest
 from grasp.settings import Settings
 from grasp.versions import feast_project
@@ -82,13 +82,14 @@ def _open_store(settings: Settings, project: str, errors: tuple[type[Exception],
 
     file = settings.feature_store_yaml
     try:
-        text = Template(file.read_text()).substitute({**os.environ, **settings.variables()})
-        config = RepoConfig(**yaml.safe_load(text), repo_path=file.parent)
+        config = RepoConfig(**yaml.safe_load(configuration(settings)), repo_path=file.parent)
         config.project = project
         # A store lives as long as one release is served, so no request ever waits for the registry again (0: for ever).
         config.registry.cache_ttl_seconds = 0
         return FeatureStore(config=config)
-    except (KeyError, TypeError, ValueError, yaml.YAMLError, *errors) as error:
+    except ValidationError as error:
+        raise StoreError(f"{file} opens no feature store: {without_values(error)}") from None
+    except (TypeError, ValueError, yaml.YAMLError, *errors) as error:
         raise StoreError(f"{file} opens no feature store: {type(error).__name__}: {error}") from error
 
 

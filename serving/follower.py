@@ -55,9 +55,9 @@ class ReleaseFollower:
             self.problem = None
         except NoReleaseError as error:
             self.problem = f"no release: {error}"
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:
             self.problem = f"the release in force was refused: {error}"
-            log.error("%s", self.problem)
+            log.exception("%s", self.problem)
 
     def run(self, stop: threading.Event, poll_seconds: float) -> None:
         while not stop.wait(poll_seconds):

@@ -1,12 +1,12 @@
 """Show what the release in force says to three users, and where to look next."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from grasp import partitions, release, tables
-from grasp.days import end_of
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import Versions
@@ -24,15 +24,16 @@ def show(settings: Settings, cutoff: str, latest: str) -> None:
     profiles = _profiles(settings, latest)
     for user_id in three_users(_user_rows(settings, latest)):
         user = lookup.get(user_id)
-        if user is not None:
-            _show_user(served, user, profiles)
+        if user is None:
+            raise ValueError(f"user {user_id} has features of {latest} but no row online: materialise the day again")
+        _show_user(served, user, profiles)
     _show_sources(settings, latest)
     _show_gate(settings, cutoff, latest)
     _show_next(settings)
 
 
 def three_users(rows: list[dict[str, object]]) -> list[str]:
-    """One the language model described, one of the tail, and the most active one; ids in a fixed order."""
+    """The most active one that the language model described, the least active one, and the one in the middle."""
     ordered = sorted(rows, key=lambda row: (-int(str(row["num_interactions"])), str(row["user_id"])))
     described = [str(row["user_id"]) for row in ordered if row["source"] == "llm"]
     tail = [str(row["user_id"]) for row in reversed(ordered) if row["is_tail"]]
@@ -108,9 +109,17 @@ def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
 
 def _show_next(settings: Settings) -> None:
     say("--- where to look next")
-    now = f"GRASP_HOME={settings.home} GRASP_NOW={end_of(release.current(settings.releases).day).isoformat()}"
     say(f"quality report     {settings.data_docs}/gx/uncommitted/data_docs/local_site/index.html")
-    say(f"tables in SQL      GRASP_HOME={settings.home} make sql    then ask: FROM item_features LIMIT 3")
-    say(f"serving            {now} make serve    then http://{settings.host}:{settings.port}/docs")
-    say(f"Airflow UI         GRASP_HOME={settings.home} make airflow    then http://127.0.0.1:{settings.airflow_port}")
     say(f"training runs      {settings.home}/training/*/evaluation.md")
+    variables = " ".join(changed_variables(settings))
+    say(f"tables in SQL      {variables} make sql    then ask: FROM item_features LIMIT 3")
+    say(f"serving            {variables} make serve    then http://{settings.host}:{settings.port}/docs")
+    say(f"Airflow UI         {variables} make airflow    then http://127.0.0.1:{settings.airflow_port}")
+
+
+def changed_variables(settings: Settings) -> list[str]:
+    """`GRASP_*` assignments, quoted for a shell, that give these settings again."""
+    usual = Settings.load({"GRASP_HOME": str(settings.home)}).variables()
+    own = {name: value for name, value in settings.variables().items() if value != usual[name]}
+    own.pop("GRASP_TASK_RETRIES", None)  # the demo alone does without
+    return [f"{name}={shlex.quote(value)}" for name, value in {"GRASP_HOME": str(settings.home), **own}.items()]

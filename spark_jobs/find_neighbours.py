@@ -83,9 +83,8 @@ def find_in_milvus(lake: Lake, store: VectorStore, entity: str, day: str, partit
     held = store.hashes(name) if store.has_collection(name) else {}
     if held != dict(zip(ids, hashes, strict=True)):
         raise ValueError(
-            f"Milvus collection {name} does not hold {source.name} as of {day}: it follows the latest day, "
-            f"{lake.days(source)[-1]}. Set GRASP_NEIGHBOUR_BACKEND=exact for earlier days; "
-            "for the latest day run embed_descriptions again"
+            f"Milvus collection {name} does not hold {source.name} as of {day}: run embed_descriptions again, or set "
+            "GRASP_NEIGHBOUR_BACKEND=exact"
         )
     if not ids:
         return lake.spark.createDataFrame([], target.ddl)
@@ -100,7 +99,9 @@ def main(lake: Lake, day: str) -> None:
         entity: partitions.require_partition(lake.root, source, version, day)
         for entity, (source, _) in ENTITIES.items()
     }
-    if lake.settings.neighbour_backend == "exact":
+    # A collection follows the latest day, so that an earlier one is searched exactly: it must not meet later vectors.
+    is_latest = all(lake.days(source)[-1] == day for source, _ in ENTITIES.values())
+    if lake.settings.neighbour_backend == "exact" or not is_latest:
         found = {entity: find_exactly(lake, *ENTITIES[entity], partition) for entity, partition in places.items()}
     else:
         with open_vectors(lake.settings) as store:

@@ -1,4 +1,4 @@
-"""Read a day of a table, replace a day of a table: the only code that touches the tables' files.
+"""Read a day of a table, replace a day of a table: the only code that writes the tables' files.
 
 A day is written beside the old one first, compared by content, and only then put in its place, so that a run that
 dies half-way leaves the old day readable and a run that changes nothing leaves the old files alone.
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
@@ -21,7 +22,7 @@ from grasp.days import day_argument
 from grasp.partitions import Content
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
-from grasp.tables import Table
+from grasp.tables import Column, Table
 from grasp.versions import Versions
 
 
@@ -33,6 +34,7 @@ class Lake:
         self.settings = settings
         self.versions = Versions(settings)
         self.root = settings.lake
+        partitions.recover(self.root)
 
     def read(self, table: Table, day: str) -> DataFrame:
         """One day of a table; raises `MissingPartitionError` when it was never written."""
@@ -103,12 +105,7 @@ class Lake:
         if not any(staging.glob("day=*")):
             return {}
         staged = self.spark.read.schema(f"{table.ddl}, day string").parquet(str(staging))
-        hashed = [
-            # A map has no order and no hash of its own: its sorted entries have both.
-            F.array_sort(F.map_entries(column.name)) if column.type.startswith("map") else F.col(column.name)
-            for column in table.columns
-            if column.name != "computed_at"
-        ]
+        hashed = [part for column in table.columns if column.name != "computed_at" for part in _hashable(column)]
         key = F.struct(*table.key)
         no_key = F.greatest(*(F.col(name).isNull().cast("int") for name in table.key), F.lit(0))
         summary = (
@@ -138,11 +135,18 @@ class Lake:
         if partitions.read_content(target) == content:
             return False
         partitions.write_content(staged, content)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            target.rename(staging / f"replaced-{day}")
-        staged.rename(target)
+        partitions.put_in_place(staged, target)
         return True
+
+
+def _hashable(column: Column) -> list[SparkColumn]:
+    """What of a column goes into the hash: Spark's skips nulls and forgets where one array ends and the next begins."""
+    value = F.col(column.name)
+    if column.type.startswith("map"):  # has no order and no hash of its own: its sorted entries have both
+        value = F.array_sort(F.map_entries(value))
+    if column.type.startswith(("map", "array")):
+        return [F.coalesce(F.size(value), F.lit(-1)), value]
+    return [value.isNull(), value]
 
 
 def spark_session(name: str) -> SparkSession:

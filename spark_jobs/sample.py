@@ -144,7 +144,9 @@ def _seconds(value: object) -> str | None:
 
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
     text = "".join(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+    content = gzip.compress(text.encode(), mtime=0)
+    if not path.exists() or path.read_bytes() != content:  # an untouched file tells ingestion that nothing is new
+        path.write_bytes(content)
 
 
 def main() -> None:

@@ -13,14 +13,12 @@ with `user_text="mean_of_prefix_items"` reads no user description at all. Test e
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +29,7 @@ import pyarrow.parquet
 
 from grasp import partitions, tables
 from grasp.days import day_argument, end_of
+from grasp.feature_store import configuration
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feast_project, feature_service, file_sha256
@@ -99,8 +98,7 @@ def open_store(settings: Settings, feature_version: str) -> "FeatureStore":
     import yaml
     from feast import FeatureStore, RepoConfig
 
-    text = Template(settings.feature_store_yaml.read_text()).substitute({**os.environ, **settings.variables()})
-    config = RepoConfig(**yaml.safe_load(text) | {"project": feast_project(feature_version)})
+    config = RepoConfig(**yaml.safe_load(configuration(settings)) | {"project": feast_project(feature_version)})
     config.repo_path = settings.feature_store_yaml.parent
     return FeatureStore(config=config)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from grasp.settings import ROOT, Settings
+from grasp.settings import OUTSIDE_SETTINGS, ROOT, Settings
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("**/*.md")])
 COMMANDS = re.compile(r"```(?:bash|sh)\n(.*?)```", re.DOTALL)
@@ -25,7 +25,7 @@ def targets() -> set[str]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_and_module_that_is_named_exists(document):
     for line in lines_of(document):
-        for target in re.findall(r"(?:^|&& )make ([a-z]+)", line):
+        for target in re.findall(r"(?:^|&& |\w=\S+ )make ([a-z]+)", line):
             assert target in targets(), f"{document.name}: make {target}"
         for module in re.findall(
             r"python -m ((?:grasp|spark_jobs|feature_repo|training|serving|benchmarks)[.\w]*)", line
@@ -36,7 +36,7 @@ def test_every_make_target_and_module_that_is_named_exists(document):
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_setting_that_is_named_exists(document):
     known = {f"GRASP_{name.upper()}" for name in Settings.model_fields}
-    known |= {"GRASP_DATA", "GRASP_REQUIRE_ALL", "GRASP_PYTHON", "GRASP_TORCH_INDEX"}
+    known |= OUTSIDE_SETTINGS
     named = set(re.findall(r"\bGRASP_[A-Z_]*[A-Z]\b", document.read_text()))
     assert named <= known, f"{document.name}: {sorted(named - known)}"
 

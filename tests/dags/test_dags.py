@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from grasp import partitions, tables
 from grasp.settings import ROOT, Settings
+from grasp.versions import Versions
 
 pytestmark = pytest.mark.integration  # imports Airflow and its metadata models
 
@@ -42,13 +44,18 @@ def test_every_dag_says_what_it_does_retries_and_runs_alone(dag_bag):
     for dag in dag_bag.dags.values():
         assert dag.doc_md
         assert dag.max_active_runs == 1
-        assert all(task.retries >= 1 for task in dag.tasks if task.task_id not in {"is_fresh", "announce", "plan"})
+        assert all(task.retries == 2 for task in dag.tasks)
 
 
 @pytest.mark.parametrize(("dag_id", "last"), [("daily_refresh", "announce"), ("retrain", "publish")])
 def test_publication_comes_last(dag_bag, dag_id, last):
     leaves = [task.task_id for task in dag_bag.dags[dag_id].tasks if not task.downstream_task_ids]
     assert leaves == [last]
+
+
+def test_retraining_listens_to_what_the_refresh_announces(dag_bag):
+    (announced,) = dag_bag.dags["daily_refresh"].task_dict["announce"].outlets
+    assert announced in dag_bag.dags["retrain"].timetable.asset_condition.objects
 
 
 def test_quality_stands_between_features_and_the_online_store(dag_bag):
@@ -141,7 +148,18 @@ def test_a_failing_module_ends_with_its_last_words(settings: Settings, monkeypat
     monkeypatch.setenv("GRASP_HOME", str(settings.home))
     from airflow.sdk.exceptions import AirflowException
 
-    from dags.tasks import run_module
+    from dags.tasks import ModuleTask
 
+    task = ModuleTask(task_id="fails", module="serving.demo", arguments=["--cutoff", "never"], day="1998-03-01")
     with pytest.raises(AirflowException, match=r"(?s)failed with exit code 2.*not a day"):
-        run_module("serving.demo", "--cutoff", "never")
+        task.run_module()
+
+
+def test_the_first_week_has_nothing_to_train_on(retrain_module, settings: Settings):
+    assert retrain_module.choose_cutoff(settings, None, "1998-03-08") is None
+    assert retrain_module.choose_cutoff(settings, "1998-02-28", "1998-03-08") == "1998-02-28"
+    version = Versions(settings).feature
+    features = partitions.partition_path(settings.lake, tables.USER_FEATURES, version, "1998-03-01")
+    features.mkdir(parents=True)
+    partitions.write_content(features, partitions.Content(1, "x"))
+    assert retrain_module.choose_cutoff(settings, None, "1998-03-08") == "1998-03-01"

@@ -109,8 +109,8 @@ def ask_until(run: Run, base: str, stop: threading.Event) -> None:
     while not stop.wait(1):
         try:
             run.answers.append(post(f"{base}/v1/recommendations", {"user_id": "1", "k": 5}))
-        except urllib.error.URLError as error:
-            run.errors.append(str(error))
+        except Exception as error:  # noqa: BLE001 - the test looks at all of them
+            run.errors.append(repr(error))
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +131,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folders: tuple[Path
             "GRASP_PORT": str(free_port()),
             "GRASP_AIRFLOW_PORT": str(free_port()),
             "GRASP_SPARK_MEMORY": "2g",
+            "GRASP_TASK_RETRIES": "0",
         }
     )
     run = Run(settings)
@@ -146,6 +147,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folders: tuple[Path
         asking.start()
         run.times["latest"] = run.refresh(LATEST)
         run.times["retrain"] = run.retrain(force=True)
+        assert asking.is_alive()
     finally:
         stop.set()
         if asking.is_alive():

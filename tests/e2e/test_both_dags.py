@@ -3,12 +3,13 @@
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from grasp import partitions, release, tables
+from grasp import partitions, release, stages, tables
 from grasp.days import end_of
 from grasp.versions import Versions, collection, feast_project, feature_service
 
@@ -107,6 +108,9 @@ def test_the_server_answered_all_through_the_refresh(finished):
     assert finished.errors == []
     assert len(finished.answers) > 10
     assert all(len(answer["items"]) == 5 for answer in finished.answers)
+    fallbacks = Counter(answer["fallback"] for answer in finished.answers)
+    assert set(fallbacks) <= {None, "no_model", "store_timeout"}  # two busy cores may be too slow for the limit
+    assert fallbacks["store_timeout"] <= len(finished.answers) // 4
 
 
 def test_the_release_event_carries_the_day(finished):
@@ -122,7 +126,7 @@ def test_data_docs_show_the_checks(finished):
 def test_a_second_run_starts_no_spark(finished):
     times = finished.refresh(LATEST)
     skipped = {each.stage for each in times if each.seconds is None}
-    assert {"ingest", "describe_items", "describe_users", "embed_descriptions", "build_features"} <= skipped
+    assert skipped == set(stages.STAGES)
 
 
 def test_a_forced_run_of_either_day_changes_nothing(finished):

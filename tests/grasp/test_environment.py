@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 from grasp.environment import process_environment
-from grasp.settings import Settings
+from grasp.settings import ROOT, Settings
 
 
 def test_children_see_the_same_settings(settings):
@@ -14,6 +14,17 @@ def test_children_see_the_same_settings(settings):
 def test_what_is_set_already_wins(settings, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SPARK_DEFAULT", "spark://cluster:7077")
     assert process_environment(settings)["AIRFLOW_CONN_SPARK_DEFAULT"] == "spark://cluster:7077"
+
+
+def test_our_code_comes_first_whatever_the_shell_has_on_its_path(settings, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/opt/others")
+    assert process_environment(settings)["PYTHONPATH"] == f"{ROOT}:/opt/others"
+
+
+def test_only_a_local_spark_is_bound_to_the_loopback_interface(settings, settings_with, monkeypatch):
+    monkeypatch.delenv("SPARK_LOCAL_IP", raising=False)
+    assert process_environment(settings)["SPARK_LOCAL_IP"] == "127.0.0.1"
+    assert "SPARK_LOCAL_IP" not in process_environment(settings_with(spark_master="spark://cluster:7077"))
 
 
 def test_a_wrong_setting_ends_before_the_command_starts(settings, environment):

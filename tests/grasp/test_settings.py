@@ -44,7 +44,15 @@ def test_the_clock_is_the_wall_clock_unless_told(tmp_path):
 
 
 def test_secrets_do_not_show(tmp_path):
-    assert "hunter2" not in repr(Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_MILVUS_TOKEN": "hunter2"}))
+    secrets = dict.fromkeys(("GRASP_MILVUS_TOKEN", "GRASP_REDIS", "GRASP_MLFLOW_URI"), "hunter2")
+    assert "hunter2" not in repr(Settings.load({"GRASP_HOME": str(tmp_path), **secrets}))
+
+
+def test_a_wrong_secret_is_named_but_not_shown(tmp_path):
+    with pytest.raises(SettingsError) as error:
+        Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_PORT": "x", "GRASP_REDIS": "redis:6379,password=hunter2"})
+    assert "GRASP_PORT" in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_the_example_file_names_every_setting_and_no_other():

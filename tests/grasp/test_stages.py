@@ -67,6 +67,11 @@ def test_a_setting_counts_only_where_it_matters(ran, settings_with, changed, cur
     assert stages.is_current(settings_with(**changed), "describe_users", DAY) is current
 
 
+def test_a_damaged_stamp_makes_it_run_again(ran):
+    (ran.home / "stages" / "describe_users" / f"{DAY}.json").write_text('{"fingerprint"')
+    assert not stages.is_current(ran, "describe_users", DAY)
+
+
 def test_new_source_data_makes_ingestion_run_again(settings_with, tmp_path):
     source = tmp_path / "source"
     source.mkdir()

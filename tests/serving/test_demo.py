@@ -1,11 +1,13 @@
 """The demo shows progress lines only, counts skipped stages, and ends with the log when a run fails."""
 
+import shlex
 import sys
 
 import pytest
 
+from grasp.settings import Settings
 from serving.demo import DemoError, _output, run_dag
-from serving.showcase import three_users
+from serving.showcase import changed_variables, three_users
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
@@ -47,6 +49,12 @@ def test_a_command_that_dies_names_its_log(settings, tmp_path):
     command = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
     with pytest.raises(DemoError, match=r"(?s)ended with code 3.*last words"):
         list(_output(command, settings, tmp_path / "log"))
+
+
+def test_what_is_said_at_the_end_gives_the_demo_s_settings_again(settings_with, tmp_path):
+    settings = settings_with(source=str(tmp_path / "my data"), llm_budget=5, task_retries=0)
+    said = dict(word.split("=", 1) for each in changed_variables(settings) for word in shlex.split(each))
+    assert Settings.load(said) == settings.model_copy(update={"task_retries": 2})
 
 
 def row(user_id, num_interactions, source="facts", is_tail=0):

@@ -80,15 +80,27 @@ def test_both_backends_write_the_very_same_rows_of_more_than_one_block(lake, spa
     assert capsys.readouterr().out.count("unchanged") == 2
 
 
-def test_milvus_refuses_a_day_it_does_not_hold(lake, spark, settings_with):
+def test_with_milvus_an_earlier_day_meets_no_later_vector(lake, spark, settings_with):
     embed(lake, DAY, VECTORS)
     embed(lake, NEXT, VECTORS | {"later": [0.0, -1.0]})
     in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
-    with pytest.raises(ValueError, match=r"as of 1998-03-01.*1998-03-02\. Set GRASP_NEIGHBOUR_BACKEND=exact"):
+    find_neighbours.main(in_milvus, DAY)
+    find_neighbours.main(in_milvus, NEXT)
+    known = {
+        day: {row.neighbour_id for row in in_milvus.read(tables.ITEM_NEIGHBOURS, day).collect()} for day in (DAY, NEXT)
+    }
+    assert "later" not in known[DAY]
+    assert "later" in known[NEXT]
+
+
+def test_a_collection_that_lost_a_vector_is_not_searched(lake, spark, settings_with):
+    embed(lake, DAY, VECTORS)
+    in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
+    with open_vectors(in_milvus.settings) as store:
+        store.delete(collection("item", in_milvus.versions.embedding), [sorted(VECTORS)[0]])
+    with pytest.raises(ValueError, match="run embed_descriptions again"):
         find_neighbours.main(in_milvus, DAY)
     assert in_milvus.days(tables.ITEM_NEIGHBOURS) == []
-    find_neighbours.main(in_milvus, NEXT)
-    assert in_milvus.days(tables.ITEM_NEIGHBOURS) == [NEXT]
 
 
 def test_a_day_without_vectors_is_named(lake):

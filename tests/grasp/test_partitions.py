@@ -1,0 +1,48 @@
+"""A partition is replaced as a whole, and a process killed half-way loses nothing."""
+
+import pytest
+
+from grasp import partitions
+
+
+@pytest.fixture
+def target(tmp_path):
+    folder = tmp_path / "lake" / "items" / "day=1998-03-01"
+    folder.mkdir(parents=True)
+    (folder / "part.parquet").write_text("old")
+    return folder
+
+
+@pytest.fixture
+def staged(tmp_path):
+    folder = tmp_path / "lake" / "_staging" / "day=1998-03-01"
+    folder.mkdir(parents=True)
+    (folder / "part.parquet").write_text("new")
+    return folder
+
+
+def test_the_new_one_takes_the_place_and_nothing_is_left_over(target, staged):
+    partitions.put_in_place(staged, target)
+    assert (target / "part.parquet").read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def test_when_the_new_one_cannot_be_moved_the_old_one_stays(target, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        partitions.put_in_place(tmp_path / "never staged", target)
+    assert (target / "part.parquet").read_text() == "old"
+
+
+def test_what_a_killed_process_moved_aside_comes_back(target, tmp_path):
+    target.rename(target.with_name(f".replaced-{target.name}"))
+    partitions.recover(tmp_path / "lake")
+    assert (target / "part.parquet").read_text() == "old"
+
+
+def test_what_was_replaced_already_does_not_come_back(target, staged, tmp_path):
+    aside = target.with_name(f".replaced-{target.name}")
+    target.rename(aside)
+    staged.rename(target)
+    partitions.recover(tmp_path / "lake")
+    assert (target / "part.parquet").read_text() == "new"
+    assert not aside.exists()
