@@ -27,14 +27,14 @@ demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER ru
 	@$(RUN) $(PYTHON) -m serving.demo $(if $(DATA),--data "$(DATA)")
 
 test: setup ## the whole test-suite
-	@$(RUN) $(PYTHON) -m pytest
+	@$(RUN) $(PYTHON) -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## ruff, mypy, import rules and the fast tests
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
-	@$(RUN) $(PYTHON) -m pytest -q -m "not spark and not models and not integration and not e2e"
+	@$(RUN) $(PYTHON) -m pytest -q -n 2 -m "not spark and not models and not integration and not e2e"
 
 serve: $(INSTALLED) ## HTTP server for the release in force
 	@$(RUN) $(PYTHON) -m serving.app
