@@ -12,6 +12,10 @@ import pytest
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
 
+# `make test` runs under the settings of the working copy; the tests bring their own Airflow and Spark.
+for _name in [name for name in os.environ if name.startswith(("AIRFLOW", "SPARK_", "PYSPARK_"))]:
+    del os.environ[_name]
+
 FIXED_NOW = "1998-03-02T00:00:00Z"
 
 
