@@ -111,21 +111,30 @@ def test_each_kind_of_run_lands_on_its_day(dag_bag, kind, day_param, data_interv
 RUN_AFTER = datetime(1998, 3, 10, 5, tzinfo=UTC)
 
 
-def event(day: str) -> SimpleNamespace:
-    return SimpleNamespace(extra={"day": day})
+def events_of(retrain_module, days: list[str]):
+    """The release events of these days, as Airflow hands them to a task of an asset-triggered run."""
+    from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
+    from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
+
+    asset = {"name": retrain_module.RELEASE.name, "uri": retrain_module.RELEASE.uri, "extra": {}}
+    source = {"source_dag_id": "daily_refresh", "source_task_id": "announce", "source_run_id": "r"}
+    rest = {"asset": asset, **source, "source_map_index": -1, "source_aliases": [], "timestamp": RUN_AFTER}
+    events = [AssetEventDagRunReferenceResult.model_validate({"extra": {"day": day}, **rest}) for day in days]
+    return TriggeringAssetEventsAccessor.build(events)
 
 
 @pytest.mark.parametrize(
-    ("params", "events", "day"),
+    ("day_param", "event_days", "day"),
     [
-        ({"day": None}, {"asset": [event("1998-03-01")]}, "1998-03-01"),
-        ({"day": None}, {"asset": [event("1998-03-01"), event("1998-03-02")]}, "1998-03-02"),
-        ({"day": "1998-02-28"}, {"asset": [event("1998-03-01")]}, "1998-02-28"),
-        ({"day": None}, None, "1998-03-09"),
+        (None, ["1998-03-01"], "1998-03-01"),
+        (None, ["1998-03-01", "1998-03-02"], "1998-03-02"),
+        ("1998-02-28", ["1998-03-01"], "1998-02-28"),
+        (None, [], "1998-03-09"),
     ],
 )
-def test_retraining_takes_the_day_from_the_release_event(retrain_module, params, events, day):
-    assert retrain_module.choose_day(params, events, RUN_AFTER) == day
+def test_retraining_takes_the_day_from_the_release_event(retrain_module, day_param, event_days, day):
+    events = events_of(retrain_module, event_days)
+    assert retrain_module.choose_day({"day": day_param}, events, RUN_AFTER) == day
 
 
 def test_retraining_waits_a_week(retrain_module, settings: Settings):
