@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from feature_repo.store import open_store, read_config
 from grasp import partitions, tables
-from grasp.days import day_argument, end_of, start_of
+from grasp.days import age_hours, day_argument, end_of, start_of
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
@@ -78,10 +78,10 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
 
 def check_age(settings: Settings, day: str) -> None:
     """Age is the clock minus the end of the day, which is the event timestamp of its rows."""
-    age_hours = (settings.clock() - end_of(day)).total_seconds() / 3600
-    if age_hours > settings.max_feature_age_hours:
+    hours = age_hours(day, settings.clock())
+    if hours > settings.max_feature_age_hours:
         raise StaleFeaturesError(
-            f"features of {day} are {age_hours:.0f} h old, GRASP_MAX_FEATURE_AGE_HOURS is "
+            f"features of {day} are {hours:.0f} h old, GRASP_MAX_FEATURE_AGE_HOURS is "
             f"{settings.max_feature_age_hours:g}: run daily_refresh for a later day, or pass --rollback to serve them"
         )
 

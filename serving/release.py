@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from grasp import partitions, tables
-from grasp.days import day_argument, end_of
+from grasp.days import age_hours, day_argument
 from grasp.progress import say
 from grasp.release import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError, current, folder, read_manifest
 from grasp.settings import Settings, SettingsError
@@ -295,7 +295,7 @@ def _as_json(manifest: Manifest) -> str:
 
 
 def _describe(settings: Settings, manifest: Manifest) -> str:
-    hours = (settings.clock() - end_of(manifest.day)).total_seconds() / 3600
+    hours = age_hours(manifest.day, settings.clock())
     return (
         f"{manifest.release_id}: day {manifest.day} ({hours:.1f} h old), features {manifest.feature_version}, "
         f"model {manifest.model or 'popular'}, published {manifest.published_at}"

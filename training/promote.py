@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from grasp import release
+from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training import dataset
@@ -147,6 +148,8 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
         return decided
     events = questions(training_set, "test")
     if not events:
+        for report in ("evaluation.json", "evaluation.md"):
+            (home / report).unlink(missing_ok=True)  # of an earlier run
         return Decision(None, False, f"no known user came back between {cutoff} and {day}: nothing to judge by")
     rival, remark = rival_in_force(settings, candidate)
     found = judge(training_set, events, [candidate, *([rival] if rival else [])])
@@ -157,7 +160,7 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
     summary = summarise(training_set, events, found)
     summary |= {"day": day, "cutoff": cutoff, "candidate": candidate.metadata.name, "decision": asdict(decision)}
     summary["differences"] = {name: asdict(each) for name, each in against.items()}
-    (home / "evaluation.json").write_text(json.dumps(summary, indent=1))
+    write_json(home / "evaluation.json", summary)
     (home / "evaluation.md").write_text(markdown(summary, decision.reason))
     for line in markdown(summary, "").splitlines():
         if line:
@@ -187,8 +190,7 @@ def main(arguments_given: Any = None) -> None:
         decision = promote(settings, given.day, given.cutoff)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    file = settings.home / "training" / given.day / DECISION_FILE
-    file.write_text(json.dumps(asdict(decision), indent=1))
+    write_json(settings.home / "training" / given.day / DECISION_FILE, asdict(decision))
     verdict = "promoted" if decision.promoted else "refused"
     say(f"promote {given.day}: {verdict}: {decision.reason}")
     say(f"promote {given.day}: done in {time.monotonic() - started:.0f} s")
