@@ -30,6 +30,7 @@ import pyarrow.parquet
 from grasp import partitions, tables
 from grasp.days import day_argument, end_of
 from grasp.feature_store import configuration
+from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feast_project, feature_service, file_sha256
@@ -163,7 +164,7 @@ def write(target: Path, frames: dict[str, pd.DataFrame], inputs: str, cutoff: st
     for name, schema in SCHEMAS.items():
         rows = pa.Table.from_pandas(frames[name][schema.names], schema, preserve_index=False)
         pyarrow.parquet.write_table(rows.replace_schema_metadata(None), target / f"{name}.parquet")
-    (target / INPUTS_FILE).write_text(json.dumps({"fingerprint": inputs, "cutoff": cutoff}))
+    write_json(target / INPUTS_FILE, {"fingerprint": inputs, "cutoff": cutoff})
 
 
 def fingerprint(settings: Settings, day: str, cutoff: str) -> str:

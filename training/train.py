@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feature_service, file_sha256
@@ -339,8 +340,8 @@ def main(arguments_given: Any = None) -> None:
             say(f"train {given.day}: {name} was trained from these inputs already")
         else:
             name = train(settings, given.day, given.cutoff, config, given.seed).name
-            ledger_file.write_text(json.dumps(ledger | {inputs: name}, indent=1))
-        (folder / CANDIDATE_FILE).write_text(json.dumps({"model": name}))
+            write_json(ledger_file, ledger | {inputs: name})
+        write_json(folder / CANDIDATE_FILE, {"model": name})
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     say(f"train {given.day}: done in {time.monotonic() - started:.0f} s")
