@@ -46,4 +46,4 @@ sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs on
 	@$(RUN) $(PYTHON) -m feature_repo.sql $(if $(QUERY),"$(QUERY)")
 
 clean: ## remove everything the system wrote below GRASP_HOME, but not the virtual environment
-	cd "$(GRASP_HOME)" && rm -rf $(WRITTEN)
+	@[ ! -d "$(GRASP_HOME)" ] || { cd "$(GRASP_HOME)" && rm -rf $(WRITTEN); }
