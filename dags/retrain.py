@@ -20,6 +20,7 @@ from dags.tasks import RELEASE, ModuleTask
 from grasp import partitions, tables
 from grasp.days import parse_day, plus_days
 from grasp.progress import say
+from grasp.release import PUBLISHED_FILE
 from grasp.settings import Settings
 from grasp.versions import Versions
 
@@ -38,9 +39,9 @@ def choose_day(params: dict[str, Any], triggering_asset_events: dict[Any, Any] |
 
 
 def last_retraining(settings: Settings, until: str) -> str | None:
-    """The latest day, up to `until`, on which a trained model was judged."""
-    decided = sorted(path.parent.name for path in (settings.home / "training").glob("*/decision.json"))
-    return max((day for day in decided if day <= until), default=None)
+    """The latest day, up to `until`, whose retraining went through to its publication (or to a refusal in force)."""
+    finished = (path.parent.name for path in (settings.home / "training").glob(f"*/{PUBLISHED_FILE}"))
+    return max((day for day in finished if day <= until), default=None)
 
 
 def is_due(settings: Settings, day: str) -> bool:

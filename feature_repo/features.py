@@ -8,12 +8,14 @@ the old ones.
 from datetime import timedelta
 from typing import Any
 
+import yaml
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.types import Array, FeastType, Float32, Int64, String, UnixTimestamp
 
 from grasp import partitions, tables
+from grasp.feature_store import configuration
 from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import Versions, feature_service
@@ -122,5 +124,5 @@ if __name__ == "features":
     # The `feast` command imports this file by its bare name and looks for objects; our own code calls definitions().
     _settings = Settings.load()
     user, item, user_source, item_source, user_features, item_features, ranker = definitions(
-        _settings, Versions(_settings).feature, "duckdb"
+        _settings, Versions(_settings).feature, yaml.safe_load(configuration(_settings))["offline_store"]["type"]
     )

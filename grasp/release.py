@@ -16,6 +16,7 @@ from grasp.versions import digest
 
 CURRENT_FILE = "current.json"
 MANIFEST_FILE = "manifest.json"
+PUBLISHED_FILE = "published.json"  # beside a promotion decision: which release followed from it
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ class Recommender:
             release=manifest.release_id,
             model=manifest.model,
             feature_day=known_at.date().isoformat(),
-            feature_age_hours=round(age_hours, 2),
+            feature_age_hours=round(age_hours, 2) + 0.0,  # never -0.0
             fallback=fallback,
             num_unknown_recent_items=len(request.recent_item_ids) - len(release.known(request.recent_item_ids)),
         )

@@ -21,8 +21,18 @@ from pathlib import Path
 
 from grasp import partitions, tables
 from grasp.days import age_hours, day_argument
+from grasp.files import write_json
 from grasp.progress import say
-from grasp.release import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError, current, folder, read_manifest
+from grasp.release import (
+    CURRENT_FILE,
+    MANIFEST_FILE,
+    PUBLISHED_FILE,
+    Manifest,
+    NoReleaseError,
+    current,
+    folder,
+    read_manifest,
+)
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, collection, feature_service, file_sha256
 from serving.ranker import check_files, load_release
@@ -304,7 +314,10 @@ def _describe(settings: Settings, manifest: Manifest) -> str:
 
 def _run(settings: Settings, arguments: argparse.Namespace) -> None:
     if arguments.command == "publish":
-        publish(settings, arguments.day, choose_model(settings, arguments.model, arguments.decision))
+        manifest = publish(settings, arguments.day, choose_model(settings, arguments.model, arguments.decision))
+        if arguments.decision:
+            # Until this is there the retraining counts as unfinished and is due again.
+            write_json(arguments.decision.with_name(PUBLISHED_FILE), {"release": manifest.release_id})
     elif arguments.command == "rollback":
         rollback(settings, arguments.to)
     elif arguments.command == "verify":

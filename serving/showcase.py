@@ -109,7 +109,7 @@ def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
 
 def _show_next(settings: Settings) -> None:
     say("--- where to look next")
-    say(f"quality report     {settings.data_docs}/gx/uncommitted/data_docs/local_site/index.html")
+    say(f"quality report     {next(settings.data_docs.glob('**/local_site/index.html'), settings.data_docs)}")
     say(f"training runs      {settings.home}/training/*/evaluation.md")
     variables = " ".join(changed_variables(settings))
     say(f"tables in SQL      {variables} make sql    then ask: FROM item_features LIMIT 3")

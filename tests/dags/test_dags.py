@@ -142,6 +142,8 @@ def test_retraining_waits_a_week(retrain_module, settings: Settings):
     decided = settings.home / "training" / "1998-03-01"
     decided.mkdir(parents=True)
     (decided / "decision.json").write_text("{}")
+    assert retrain_module.is_due(settings, "1998-03-01"), "decided, but its publication failed"
+    (decided / "published.json").write_text("{}")
     assert not retrain_module.is_due(settings, "1998-03-07")
     assert retrain_module.is_due(settings, "1998-03-08")
 
@@ -149,7 +151,7 @@ def test_retraining_waits_a_week(retrain_module, settings: Settings):
 def test_an_older_day_does_not_wait_for_a_later_retraining(retrain_module, settings: Settings):
     decided = settings.home / "training" / "1998-03-01"
     decided.mkdir(parents=True)
-    (decided / "decision.json").write_text("{}")
+    (decided / "published.json").write_text("{}")
     assert retrain_module.is_due(settings, "1998-02-20")
 
 

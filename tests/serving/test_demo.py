@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from grasp.settings import Settings
-from serving.demo import DemoError, _output, run_dag
+from serving.demo import DemoError, _output, plan_folder, run_dag
 from serving.showcase import changed_variables, three_users
 
 
@@ -68,3 +68,24 @@ def test_three_different_users_are_shown():
 
 def test_fewer_users_are_shown_where_there_are_fewer():
     assert three_users([row("a", 5)]) == ["a"]
+
+
+def test_a_folder_is_sampled_into_a_home_of_its_own(settings, tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    events = [f"u{user}\t{user + step}\t{step * 86_400}" for step in range(8) for user in range(6)]
+    (folder / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *events]))
+    (folder / "items.tsv").write_text("\n".join(["item_id\ttitle", *(f"{item}\tItem {item}" for item in range(14))]))
+
+    plan = plan_folder(settings, folder)
+
+    assert plan.cutoff < plan.latest == "1970-01-08"
+    assert plan.settings.home.parent == settings.home / "demos"
+    assert plan.settings.source.is_relative_to(plan.settings.home)
+    assert plan.settings.lake != settings.lake, "two data sets never meet in one lake"
+
+
+def test_a_folder_out_of_the_contract_is_an_error_that_names_it(settings, tmp_path, capfd):
+    with pytest.raises(DemoError, match="could not be sampled"):
+        plan_folder(settings, tmp_path)
+    assert "interactions" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """Publishing, keeping, refusing and rolling back releases."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from grasp import partitions, tables
 from grasp.partitions import MissingPartitionError
-from grasp.release import Manifest, NoReleaseError, current, folder
+from grasp.release import PUBLISHED_FILE, Manifest, NoReleaseError, current, folder
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 from serving import release
@@ -120,6 +121,19 @@ def test_a_model_that_was_not_promoted_leaves_the_old_one(settings, write_day, m
 
     assert manifest.model == "old"
     assert "not promoted: no better than popularity" in capsys.readouterr().out
+
+
+def test_the_command_records_which_release_followed_from_a_decision(settings, write_day, decision, monkeypatch):
+    write_day(settings)
+    file = decision(model=None, promoted=False, reason="no better than popularity")
+    monkeypatch.setattr("sys.argv", ["release", "publish", "--day", DAY, "--decision", str(file)])
+    for name, value in settings.variables().items():
+        monkeypatch.setenv(name, value)
+
+    release.main()
+
+    recorded = json.loads(file.with_name(PUBLISHED_FILE).read_text())
+    assert recorded == {"release": current(settings.releases).release_id}
 
 
 @pytest.mark.parametrize(
