@@ -8,9 +8,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := $(PYTHON) -m grasp.environment
 INSTALLED := $(VENV)/.installed
-WRITTEN := airflow data_docs demos downloads feast java jre lake logs milvus* mlflow* models releases source stages training
+WRITTEN := airflow benchmarks data_docs demos downloads feast java jre lake logs milvus* mlflow* models quality releases source stages training
 
-.PHONY: help setup demo test check serve airflow sql clean
+.PHONY: help setup demo test check serve airflow sql bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ airflow: setup ## Airflow with its UI, both DAGs loaded
 
 sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs one query
 	@$(RUN) $(PYTHON) -m feature_repo.sql $(if $(QUERY),"$(QUERY)")
+
+bench: $(INSTALLED) ## quality benchmark, resumable; DATA=FOLDER OUT=FOLDER, else MovieLens-100K
+	@$(RUN) $(PYTHON) -m benchmarks.quality --data "$(or $(DATA),movielens)" --out "$(or $(OUT),$(GRASP_HOME)/quality)"
 
 clean: ## remove everything the system wrote below GRASP_HOME, but not the virtual environment
 	@[ ! -d "$(GRASP_HOME)" ] || { cd "$(GRASP_HOME)" && rm -rf $(WRITTEN); }

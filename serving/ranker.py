@@ -17,7 +17,8 @@ from grasp.tables import MAX_SEQUENCE_LENGTH
 from grasp.versions import file_sha256
 from serving.features import UserRow
 from serving.items import ItemSide, load_items, top
-from training.model import LoadedRanker, Ranker, load_ranker
+from training.artefact import LoadedRanker, load_ranker
+from training.model import Ranker
 
 NUM_REASONS = 2  # items of the history that a reason names
 
@@ -52,7 +53,7 @@ class Release:
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
             with torch.inference_mode():
-                self._candidates_DN = model.candidates()[1:].T.contiguous()
+                self._candidate_ND = model.candidates()
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
 
     def known(self, item_ids: Iterable[str]) -> list[int]:
@@ -118,9 +119,8 @@ class Release:
         items_BT = torch.tensor([history[-model.config.max_length :]]) + 1
         semantic_BS, neighbour_BS = torch.tensor([semantic_S]), torch.tensor([neighbour_S])
         with torch.inference_mode():
-            state_BD = model.last_state(items_BT, semantic_BS, neighbour_BS)
-            scores_N = (state_BD @ self._candidates_DN)[0].numpy()
-            if model.config.enhancer == "none":
+            scores_N = model.scores(items_BT, semantic_BS, neighbour_BS, self._candidate_ND)[0, 1:].numpy()
+            if model.config.enhancer != "grasp":
                 return scores_N, np.full(items_BT.shape[1], 1 / items_BT.shape[1])
             return scores_N, model.history_weights(items_BT, semantic_BS, neighbour_BS)[0].numpy()
 

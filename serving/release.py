@@ -36,7 +36,7 @@ from grasp.release import (
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, collection, feature_service, file_sha256
 from serving.ranker import check_files, load_release
-from training.model import load_ranker
+from training.artefact import load_ranker
 
 NUM_KEPT = 10  # releases that a rollback can reach
 STAGING_PREFIX = ".staging-"

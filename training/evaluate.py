@@ -1,11 +1,17 @@
 """How good scores are: ranks with their ties, NDCG and HR, and what they are worth beyond noise.
 
-Every item is ranked, items of the user's history left out. Ranks are expected values over ties, so that a scorer
-gains nothing by giving many items one score; a score that is not finite is an error.
+The one evaluation of training, promotion and benchmarks. One pass over the scores ranks the target among all items
+without the user's history (*filtered*), among all items (*unfiltered*), and among a few drawn ones (*sampled*, the
+protocol of LLM-ESR). Ranks are expected values over ties, so that a scorer gains nothing by giving many items one
+score; a score that is not finite is an error.
+
+Shape suffixes:  E events  N items  K negatives of an event
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +19,15 @@ import numpy as np
 from training.dataset import TrainingSet
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from training.model import Ranker
 
 CUTOFFS = (1, 3, 5, 10, 20)
 MISSED = np.iinfo(np.int64).max  # rank of an item that no model could have named
-UNKNOWN = -1  # target: an item unknown at the cutoff
+NUM_NEGATIVES = 100
 NUM_RESAMPLES = 1000
+RESAMPLES_AT_ONCE = 50  # bounds the memory of a bootstrap over many users
 BATCH_SIZE = 256
 
 
@@ -40,6 +49,16 @@ class Ranks:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """One pass over the scores of all events."""
+
+    filtered: Ranks  # among all items but the history; the target takes part even when it is in the history
+    unfiltered: Ranks  # among all items
+    sampled: list[Ranks]  # among the event's negatives, for each draw of them
+    top: np.ndarray | None  # (E, num_top) best items without the history, from 1; 0 where none are left
+
+
+@dataclass(frozen=True)
 class Interval:
     """A mean over events and its 95 % interval when users, not events, are drawn again."""
 
@@ -58,24 +77,6 @@ def questions(training_set: TrainingSet, split: str) -> list[Event]:
         for user, (sequence, splits) in enumerate(zip(training_set.sequences, training_set.splits, strict=True))
         for place in np.flatnonzero(splits == split)
     ]
-
-
-def ranks(scores: np.ndarray, targets: np.ndarray, excluded: np.ndarray) -> Ranks:
-    """Rank each row's target among the columns that are not excluded; the target itself never is.
-
-    `scores` and `excluded` are (E, N), `targets` (E,) are columns or `UNKNOWN`. Raises `ValueError` when a score is
-    not finite: comparisons with NaN are false, which would put such a target first.
-    """
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{(~np.isfinite(scores)).sum()} of {scores.size} scores are not finite")
-    row = np.arange(len(scores))
-    target_score = scores[row, targets][:, None]
-    others = ~excluded
-    others[row, targets] = False
-    num_greater = ((scores > target_score) & others).sum(1)
-    num_tied = ((scores == target_score) & others).sum(1)
-    is_unknown = targets == UNKNOWN
-    return Ranks(np.where(is_unknown, MISSED, num_greater), np.where(is_unknown, 0, num_tied))
 
 
 def gains(found: Ranks, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,49 +101,180 @@ def metrics(found: Ranks) -> dict[str, np.ndarray]:
 
 
 def interval(values: np.ndarray, users: np.ndarray, seed: int = 0) -> Interval:
-    """Mean of `values` with a bootstrap interval by user: a few users hold many of the events.
-
-    For the difference of two models give the differences of their values, event by event.
-    """
+    """Mean of `values` (E,) with a bootstrap interval by user: a few users hold many of the events."""
     if not len(values):
         return Interval(float("nan"), float("nan"), float("nan"))
     _, user = np.unique(users, return_inverse=True)
     total, count = np.bincount(user, values), np.bincount(user)
     random = np.random.default_rng(seed)
-    drawn = random.integers(len(count), size=(NUM_RESAMPLES, len(count)))
-    means = total[drawn].sum(1) / count[drawn].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    means = []
+    for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):
+        num = min(RESAMPLES_AT_ONCE, NUM_RESAMPLES - start)
+        drawn = random.integers(len(count), size=(num, len(count)))
+        means.append(total[drawn].sum(1) / count[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high))
 
 
+def paired(own: Sequence[np.ndarray], rival: Sequence[np.ndarray], users: np.ndarray, seed: int = 0) -> Interval:
+    """Mean difference of two models on the same events, and its interval by user.
+
+    Each model is given as its values (E,), one array per random seed; the seeds are averaged before users are drawn.
+    """
+    return interval(np.mean(own, axis=0) - np.mean(rival, axis=0), users, seed)
+
+
 def groups(training_set: TrainingSet, events: Sequence[Event]) -> dict[str, np.ndarray]:
-    """Which events count: all, and those of head and tail items and users. An unknown item is in the tail."""
+    """Which events count: all, head and tail items and users, and whether the target is in the history.
+
+    An item unknown at the cutoff is in the tail. Masks are (E,).
+    """
     item_is_tail = np.concatenate([[True], training_set.item_is_tail])[[event.target for event in events]]
     user_is_tail = training_set.user_is_tail[[event.user for event in events]]
+    is_repeat = np.array([event.target in event.history for event in events], dtype=bool)
     return {
         "overall": np.ones(len(events), dtype=bool),
         "head items": ~item_is_tail,
         "tail items": item_is_tail,
         "head users": ~user_is_tail,
         "tail users": user_is_tail,
+        "repeat": is_repeat,
+        "non-repeat": ~is_repeat,
     }
 
 
-def rank_events(score: Scorer, events: Sequence[Event]) -> Ranks:
-    """Rank the target of every event among all items, its history left out, in batches of bounded memory."""
+def rank_events(
+    score: Scorer, events: Sequence[Event], negatives: Sequence[np.ndarray] = (), num_top: int = 0
+) -> Ranking:
+    """Rank the target of every event, in batches of bounded memory.
+
+    Each of `negatives` (E, K) holds items from 1 for sampled ranks; `num_top`, at most N, is how many best items are
+    kept.
+    Raises `ValueError` when a score is not finite: comparisons with NaN are false, which would put its target first.
+    """
     parts = []
-    for batch in _batches(events):
-        scores = score(batch)
-        excluded = np.zeros(scores.shape, dtype=bool)
-        for row, event in enumerate(batch):
-            excluded[row, event.history - 1] = True
-        parts.append(ranks(scores, np.array([event.target - 1 for event in batch]), excluded))
-    return Ranks(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("num_greater", "num_tied")))
+    for rows in _batches(len(events)):
+        batch = events[rows]
+        parts.append(_rank_batch(score(batch), batch, [draw[rows] for draw in negatives], num_top))
+    tops = [part.top for part in parts if part.top is not None]
+    return Ranking(
+        _join([part.filtered for part in parts]),
+        _join([part.unfiltered for part in parts]),
+        [_join([part.sampled[draw] for part in parts]) for draw in range(len(negatives))],
+        np.concatenate(tops) if tops else None,
+    )
 
 
-def _batches(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
-    for start in range(0, len(events), BATCH_SIZE):
-        yield events[start : start + BATCH_SIZE]
+def _rank_batch(scores: np.ndarray, events: Sequence[Event], negatives: Sequence[np.ndarray], num_top: int) -> Ranking:
+    import torch
+
+    scores_EN = torch.from_numpy(np.require(scores, requirements=["C", "W"]))
+    _require_finite(scores_EN)
+    target_E = torch.tensor([event.target for event in events])
+    column_E1 = (target_E - 1).clamp(min=0)[:, None]  # of an unknown target any column will do
+    own_E1 = scores_EN.gather(1, column_E1)
+    # The target is neither above nor below itself, but it equals itself.
+    greater_E, tied_E = (scores_EN > own_E1).sum(1), (scores_EN == own_E1).sum(1) - 1
+    row_H, column_H = _history(events, scores_EN.shape[1])
+    history_H = scores_EN[row_H, column_H]
+    is_other_H = column_H != column_E1[row_H, 0]
+    greater_H = (history_H > own_E1[row_H, 0]) & is_other_H
+    tied_H = (history_H == own_E1[row_H, 0]) & is_other_H
+    kept_greater_E = greater_E - torch.bincount(row_H[greater_H], minlength=len(events))
+    kept_tied_E = tied_E - torch.bincount(row_H[tied_H], minlength=len(events))
+    sampled = []
+    for draw_EK in negatives:
+        negative_EK = scores_EN.gather(1, torch.from_numpy(draw_EK.astype(np.int64)) - 1)
+        sampled.append(_ranks(target_E, (negative_EK > own_E1).sum(1), (negative_EK == own_E1).sum(1)))
+    top = None
+    if num_top:
+        left_EN = scores_EN.index_put((row_H, column_H), torch.tensor(-torch.inf, dtype=scores_EN.dtype))
+        best = left_EN.topk(num_top)
+        top = ((best.indices + 1) * best.values.isfinite()).numpy()
+    return Ranking(_ranks(target_E, kept_greater_E, kept_tied_E), _ranks(target_E, greater_E, tied_E), sampled, top)
+
+
+def _require_finite(scores: "Tensor") -> None:
+    low, high = scores.aminmax()  # NaN wins both
+    if not (low.isfinite() and high.isfinite()):
+        raise ValueError(f"{(~scores.isfinite()).sum()} of {scores.numel()} scores are not finite")
+
+
+def _history(events: Sequence[Event], num_items: int) -> "tuple[Tensor, Tensor]":
+    """Row and column of every item in a history, each once."""
+    import torch
+
+    row = np.repeat(np.arange(len(events)), [len(event.history) for event in events])
+    column = np.concatenate([event.history for event in events]).astype(np.int64) - 1
+    row, column = np.divmod(np.unique(row * num_items + column), num_items)
+    return torch.from_numpy(row), torch.from_numpy(column)
+
+
+def _ranks(target_E: "Tensor", greater_E: "Tensor", tied_E: "Tensor") -> Ranks:
+    is_unknown = (target_E == 0).numpy()
+    return Ranks(np.where(is_unknown, MISSED, greater_E.numpy()), np.where(is_unknown, 0, tied_E.numpy()))
+
+
+def _join(parts: Sequence[Ranks]) -> Ranks:
+    empty = np.zeros(0, np.int64)
+    return Ranks(
+        np.concatenate([empty, *(part.num_greater for part in parts)]),
+        np.concatenate([empty, *(part.num_tied for part in parts)]),
+    )
+
+
+def _batches(num_events: int) -> Iterator[slice]:
+    for start in range(0, num_events, BATCH_SIZE):
+        yield slice(start, start + BATCH_SIZE)
+
+
+def draw_negatives(events: Sequence[Event], num_items: int, num: int = NUM_NEGATIVES, seed: int = 0) -> np.ndarray:
+    """Items to rank each target against: (E, num) distinct, uniform over 1..`num_items`, int32.
+
+    Neither the history nor the target is among them, so that with one target per user a test event leaves out all
+    that is known of the user, and a validation event may meet the test item. The same events and seed give the same
+    items. Raises `ValueError` when a user leaves fewer than `num` items.
+    """
+    random = np.random.default_rng(seed)
+    negatives_EK = np.empty((len(events), num), np.int32)
+    for row, event in enumerate(events):
+        known = np.unique(np.append(event.history, event.target))
+        known = known[known > 0] - 1
+        num_left = num_items - len(known)
+        if num_left < num:
+            raise ValueError(
+                f"{num} negatives cannot be drawn for user {event.user}: {len(known)} of {num_items} items are known, "
+                f"{num_left} are left"
+            )
+        place = random.choice(num_left, num, replace=False)
+        # known[i] - i unknown items lie before known[i]: skip every known item that comes before the place-th unknown.
+        negatives_EK[row] = place + np.searchsorted(known - np.arange(len(known)), place, side="right") + 1
+    return negatives_EK
+
+
+def save_negatives(file: Path, negatives: np.ndarray, events: Sequence[Event]) -> str:
+    """Keep negatives for every model to share; returns their checksum, which also covers the events."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    checksum = _negatives_checksum(negatives, events)
+    with file.open("wb") as opened:
+        np.savez_compressed(opened, negatives=negatives, checksum=np.array(checksum))
+    return checksum
+
+
+def load_negatives(file: Path, events: Sequence[Event]) -> np.ndarray:
+    """Negatives that were saved for just these events; raises `ValueError` when they were drawn for others."""
+    with np.load(file) as saved:
+        negatives, checksum = saved["negatives"], str(saved["checksum"])
+    if checksum != _negatives_checksum(negatives, events):
+        raise ValueError(f"{file} is damaged or holds the negatives of other events: delete it to draw them again")
+    return negatives
+
+
+def _negatives_checksum(negatives: np.ndarray, events: Sequence[Event]) -> str:
+    content = hashlib.sha256(np.ascontiguousarray(negatives, np.int32).tobytes())
+    for event in events:
+        content.update(np.array([event.user, event.target, *event.history], np.int64).tobytes())
+    return content.hexdigest()
 
 
 def popularity_scorer(training_set: TrainingSet) -> Scorer:
@@ -161,18 +293,20 @@ def ranker_scorer(ranker: "Ranker", vocabulary: Sequence[str], training_set: Tra
     vectors[:, place_N] = training_set.item_semantic, training_set.item_neighbour
     ranker.eval().attach_items(torch.from_numpy(vectors[0]), torch.from_numpy(vectors[1]))
     with torch.inference_mode():
-        candidates = ranker.candidates()[place_N + 1]
+        candidates = ranker.candidates()
+    column_N = torch.from_numpy(place_N + 1)
 
     def score(events: Sequence[Event]) -> np.ndarray:
         recent = [place_N[event.history[-ranker.config.max_length :] - 1] + 1 for event in events]
         users = [event.user for event in events]
         with torch.inference_mode():
-            state = ranker.last_state(
+            scores = ranker.scores(
                 torch.from_numpy(pad(recent)),
                 torch.from_numpy(training_set.user_semantic[users]),
                 torch.from_numpy(training_set.user_neighbour[users]),
+                candidates,
             )
-            return (state @ candidates.T).numpy()
+            return scores[:, column_N].numpy()
 
     return score
 

@@ -25,6 +25,7 @@ from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training import dataset
+from training.artefact import LoadedRanker, load_ranker
 from training.dataset import TrainingSet
 from training.evaluate import (
     Event,
@@ -37,7 +38,6 @@ from training.evaluate import (
     rank_events,
     ranker_scorer,
 )
-from training.model import LoadedRanker, load_ranker
 from training.train import CANDIDATE_FILE
 
 DECISION_FILE = "decision.json"
@@ -84,10 +84,10 @@ def judge(
     training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Every metric of every event, for popularity and each ranker, by name."""
-    found = {POPULARITY: metrics(rank_events(popularity_scorer(training_set), events))}
+    found = {POPULARITY: metrics(rank_events(popularity_scorer(training_set), events).filtered)}
     for each in rankers:
         scorer = ranker_scorer(each.ranker, each.vocabulary, training_set)
-        found[each.metadata.name] = metrics(rank_events(scorer, events))
+        found[each.metadata.name] = metrics(rank_events(scorer, events).filtered)
     return found
 
 

@@ -1,8 +1,16 @@
-"""What a training run is: one named, frozen configuration per recipe."""
+"""What a training run is: one named, frozen configuration per recipe.
+
+Recipes are functions: `sasrec()` is the backbone alone, `sasrec_grasp()` the same enhanced. Any backbone takes any
+enhancer; `recipe("gru4rec_llm_esr")` builds those that have no function of their own.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
+
+from training.config import Backbone
+from training.enhancers import ENHANCERS
 
 DEFAULT = "sasrec_grasp"
 
@@ -12,59 +20,85 @@ class TrainConfig:
     """A backbone, what it reads and how it is fitted."""
 
     name: str
-    backbone: Literal["sasrec", "gru4rec", "bert4rec"] = "sasrec"
-    enhancer: Literal["none", "grasp"] = "grasp"
+    backbone: Backbone = "sasrec"
+    enhancer: str = "grasp"
     ranker: tuple[tuple[str, object], ...] = ()  # further switches of RankerConfig, by name
-    loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = "cross_entropy"
-    num_negatives: int = 256  # of sampled_softmax and gbce; bce has one
+    loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = "sampled_softmax"
+    num_negatives: int = 2048  # of sampled_softmax and gbce, shared by a batch; bce has one per step
     calibration: float = 0.75  # t of gbce (gSASRec, arXiv 2308.07192)
+    targets: Literal["all", "last"] = "all"  # of a sequence; last: as LLM-ESR trains GRU4Rec
     mask_share: float = 0.3  # of a sequence that BERT4Rec has to guess
     shortest_piece: int = 5  # items; longer sequences are cut into pieces of this to max_length
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    batch_size: int = 128
+    batch_size: int = 128  # sequences
     max_epochs: int = 30  # still rising slowly, but the demo should take minutes
     patience: int = 8  # epochs without a better validation NDCG@10
+    max_minutes: float = 30.0  # of fitting; the best epoch until then counts
+
+    def __post_init__(self) -> None:
+        if self.loss == "bce" and dict(self.ranker).get("kernel_length"):
+            raise ValueError(f"recipe {self.name}: the history kernel needs negatives that a batch shares, not bce")
+
+    def with_switches(self, **switches: object) -> "TrainConfig":
+        """The same recipe with further switches of `RankerConfig`."""
+        return replace(self, ranker=tuple(sorted({**dict(self.ranker), **switches}.items())))
+
+
+def plain(backbone: Backbone, enhancer: str) -> TrainConfig:
+    """An enhancer over a backbone, both as they are by default."""
+    return TrainConfig(backbone if enhancer == "none" else f"{backbone}_{enhancer}", backbone, enhancer)
 
 
 def sasrec() -> TrainConfig:
-    return TrainConfig("sasrec", "sasrec", "none")
+    return plain("sasrec", "none")
 
 
 def sasrec_grasp() -> TrainConfig:
-    return TrainConfig("sasrec_grasp", "sasrec", "grasp")
+    return plain("sasrec", "grasp")
 
 
 def sasrec_grasp_prefix_text() -> TrainConfig:
     """The control without any leak: the items seen so far speak for the user, no description does."""
-    return replace(sasrec_grasp(), name="sasrec_grasp_prefix_text", ranker=(("user_text", "mean_of_prefix_items"),))
+    return replace(sasrec_grasp(), name="sasrec_grasp_prefix_text").with_switches(user_text="mean_of_prefix_items")
 
 
-def gru4rec() -> TrainConfig:
-    return TrainConfig("gru4rec", "gru4rec", "none")
+def alphafuse(backbone: Backbone) -> TrainConfig:
+    """Width 128, of which 64 are trained, and cosine scores, as its authors have it."""
+    config = TrainConfig(f"{backbone}_alphafuse", backbone, "alphafuse")
+    return config.with_switches(width=128, null_width=64, score="cosine")
 
 
-def gru4rec_grasp() -> TrainConfig:
-    return TrainConfig("gru4rec_grasp", "gru4rec", "grasp")
+def legacy(backbone: Backbone) -> TrainConfig:
+    """The backbone alone as in LLM-ESR's code and scripts: the rows that published figures are checked with."""
+    config = TrainConfig(
+        f"{backbone}_legacy",
+        backbone,
+        "none",
+        loss="bce",
+        targets="last" if backbone == "gru4rec" else "all",
+        mask_share=0.6,
+        shortest_piece=200,
+        max_epochs=200,
+        patience=20,
+    )
+    return config.with_switches(variant="legacy", max_length=200, dropout=0.5)
 
 
-def bert4rec() -> TrainConfig:
-    return TrainConfig("bert4rec", "bert4rec", "none")
-
-
-def bert4rec_grasp() -> TrainConfig:
-    return replace(bert4rec(), name="bert4rec_grasp", enhancer="grasp")
+def recipe(name: str) -> TrainConfig:
+    """The recipe of that name, `backbone` or `backbone_enhancer`; raises `ValueError` that lists all."""
+    if name not in RECIPES:
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]()
 
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        sasrec,
-        sasrec_grasp,
-        sasrec_grasp_prefix_text,
-        gru4rec,
-        gru4rec_grasp,
-        bert4rec,
-        bert4rec_grasp,
-    )
+    **{
+        backbone if enhancer == "none" else f"{backbone}_{enhancer}": partial(plain, backbone, enhancer)
+        for backbone in get_args(Backbone)
+        for enhancer in ENHANCERS
+    },
+    **{f"{backbone}_alphafuse": partial(alphafuse, backbone) for backbone in get_args(Backbone)},
+    **{f"{backbone}_legacy": partial(legacy, backbone) for backbone in get_args(Backbone)},
+    **{build.__name__: build for build in (sasrec, sasrec_grasp, sasrec_grasp_prefix_text)},
 }

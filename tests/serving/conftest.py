@@ -71,7 +71,9 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
     """`make_model(settings)`: the folder of a saved, untrained ranker over `ITEM_IDS`."""
     import torch
 
-    from training.model import Metadata, Ranker, RankerConfig, save_ranker
+    from training.artefact import Metadata, save_ranker
+    from training.config import RankerConfig
+    from training.model import Ranker
 
     def make(
         settings: Settings,

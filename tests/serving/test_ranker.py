@@ -14,7 +14,7 @@ from grasp.settings import Settings
 from serving.items import load_items
 from serving.ranker import Release, load_release
 from serving.release import choose_model, publish
-from training.model import load_ranker
+from training.artefact import load_ranker
 
 DAY = "1998-03-01"
 
@@ -169,7 +169,7 @@ def test_features_of_1536_dimensions(load, user):
 
 def test_a_model_with_weights_that_are_not_finite_is_refused(load):
     release = load()
-    release.model.item.weight.data[1] = float("nan")  # type: ignore[union-attr]
+    release.model.enhancer.item.weight.data[1] = float("nan")  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="not finite"):
         Release(release.manifest, release.items, release.model).warm_up()
 

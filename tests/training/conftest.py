@@ -1,13 +1,23 @@
-"""A training set small enough to read: three users, six items, one item that nobody knew at the cutoff."""
+"""A training set small enough to read: three users, six items, one item that nobody knew at the cutoff.
 
+Beside it small rankers and recipes that fit it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from grasp.days import end_of
+from training.config import RankerConfig
+from training.cooccurrence import cooccurrence, cosine, user_items
 from training.dataset import TrainingSet, arrange, split_events
+from training.model import Ranker
+from training.recipes import TrainConfig, recipe
 
 CUTOFF = "1998-02-28"
 SEQUENCES = {"a": ["1", "2", "3", "4", "5", "new", "6"], "b": ["2", "3", "1"], "c": ["4", "5"]}
@@ -50,3 +60,68 @@ def frames() -> dict[str, pd.DataFrame]:
 @pytest.fixture
 def training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
     return arrange(frames)
+
+
+def tiny_recipe(name: str, **changed: object) -> TrainConfig:
+    """The recipe of that name, cut down to what three users can train in no time."""
+    small = {"max_epochs": 2, "batch_size": 2, "shortest_piece": 2}
+    config = replace(recipe(name), **(small | changed))
+    return config.with_switches(width=4, null_width=2, num_blocks=1, max_length=5, dropout=0.0)
+
+
+@pytest.fixture
+def tiny() -> Callable[..., TrainConfig]:
+    """`tiny("sasrec_grasp", max_epochs=1)`: a recipe for the training set above."""
+    return tiny_recipe
+
+
+SMALL = RankerConfig(
+    num_items=12,
+    semantic_size=10,
+    num_components=9,
+    width=8,
+    null_width=4,
+    max_length=5,
+    num_blocks=1,
+    kernel_neighbours=4,
+    dropout=0.0,
+)
+
+
+def small_vectors(num_items: int, size: int = SMALL.semantic_size) -> torch.Tensor:
+    """Semantic and neighbour vectors of items, (2, N, S): the first ones are the same however many there are."""
+    return torch.randn(14, 2, size, generator=torch.Generator().manual_seed(2))[:num_items].transpose(0, 1)
+
+
+def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
+    """A ranker with items attached and nothing left at zero, which would hide what is wrong."""
+    torch.manual_seed(0)
+    config = replace(SMALL, **changed)  # type: ignore[arg-type]
+    ranker = Ranker(config).eval()
+    vectors = small_vectors(num_attached, config.semantic_size)
+    ranker.enhancer.start_from(vectors[0, :12], torch.randn(3, config.semantic_size))
+    for parameter in ranker.parameters():
+        if parameter.ndim < 2 or not parameter.any():
+            torch.nn.init.normal_(parameter)
+    with torch.no_grad():
+        ranker.enhancer.item.weight[0] = 0
+    ranker.attach_items(vectors[0], vectors[1])
+    if ranker.kernel is not None:
+        matrix_UN = user_items([np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])], 12)
+        num_N = np.asarray(matrix_UN.sum(0)).ravel()
+        ranker.kernel.start_from(vectors[0, :12].numpy(), cosine(cooccurrence(matrix_UN), num_N), num_N)
+    if config.num_collaborative and config.enhancer == "grasp":
+        ranker.enhancer.collaborative_NM[1:] = torch.randint(0, 13, (12, config.num_collaborative))
+    return ranker
+
+
+@pytest.fixture
+def make_ranker() -> Callable[..., Ranker]:
+    """`make_ranker(backbone="gru4rec")`: twelve items, width 8, at most five steps, no dropout."""
+    return small_ranker
+
+
+@pytest.fixture
+def item_vectors() -> Callable[..., torch.Tensor]:
+    """`item_vectors(12)`: what `make_ranker` attaches."""
+    return small_vectors

@@ -5,18 +5,30 @@ import pytest
 
 from training.evaluate import (
     MISSED,
-    UNKNOWN,
     Event,
     Ranks,
+    Scorer,
+    draw_negatives,
     gains,
     groups,
     interval,
+    load_negatives,
     metrics,
+    paired,
     popularity_scorer,
     questions,
     rank_events,
-    ranks,
+    save_negatives,
 )
+
+
+def event(history: list[int], target: int, user: int = 0) -> Event:
+    return Event(user, np.array(history), target)
+
+
+def giving(*rows: list[float]) -> Scorer:
+    """A scorer that gives these rows, one per event of a single batch."""
+    return lambda _: np.array(rows)
 
 
 def only(num_greater: int, num_tied: int = 0) -> Ranks:
@@ -38,33 +50,113 @@ def test_ties_count_as_the_mean_over_their_orders():
 
 
 def test_a_constant_scorer_gains_nothing_by_its_ties():
-    found = ranks(np.zeros((1, 101)), np.array([7]), np.zeros((1, 101), bool))
-    ndcg, hr = gains(found, 10)
+    events = [event([1, 2, 2], 5), event([7], 9, user=1)]
+    negatives = draw_negatives(events, 300)
 
-    assert hr == pytest.approx(10 / 101)
-    assert ndcg == pytest.approx(sum(1 / math.log2(r + 1) for r in range(1, 11)) / 101)
+    found = rank_events(lambda batch: np.zeros((len(batch), 300)), events, [negatives])
+    ndcg, hr = gains(found.sampled[0], 10)
+
+    assert hr == pytest.approx([10 / 101] * 2)
+    assert ndcg == pytest.approx([sum(1 / math.log2(r + 1) for r in range(1, 11)) / 101] * 2)
+    assert found.unfiltered.num_tied.tolist() == [299, 299]
+    assert found.filtered.num_tied.tolist() == [297, 298]  # an item that is twice in the history is one item
 
 
-def test_history_is_left_out_but_the_target_never_is():
-    scores = np.array([[9.0, 8.0, 1.0, 1.0, 0.0]])
-    excluded = np.array([[True, False, True, False, False]])
+def test_history_is_left_out_of_the_filtered_ranks_alone():
+    found = rank_events(giving([9.0, 8.0, 1.0, 1.0, 0.0, 1.0]), [event([1, 6, 1], 3)])
 
-    found = ranks(scores, np.array([2]), excluded)
+    assert (found.filtered.num_greater.tolist(), found.filtered.num_tied.tolist()) == ([1], [1])
+    assert (found.unfiltered.num_greater.tolist(), found.unfiltered.num_tied.tolist()) == ([2], [2])
 
-    assert (found.num_greater.tolist(), found.num_tied.tolist()) == ([1], [1])
+
+def test_a_target_that_repeats_is_ranked_although_it_is_in_the_history():
+    found = rank_events(giving([9.0, 8.0, 1.0]), [event([1, 3], 3)])
+
+    assert (found.filtered.num_greater.tolist(), found.filtered.num_tied.tolist()) == ([1], [0])
+
+
+def test_ranks_agree_with_counting_one_by_one_across_batches():
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 5, size=(600, 40)).astype(np.float32)
+    events = [event(random.integers(1, 41, size=6).tolist(), int(random.integers(1, 41)), user) for user in range(600)]
+
+    found = rank_events(lambda batch: scores[[each.user for each in batch]], events)
+
+    for each, greater, tied in zip(events, found.filtered.num_greater, found.filtered.num_tied, strict=True):
+        others = [scores[each.user, i - 1] for i in {*range(1, 41)} - {each.target, *each.history.tolist()}]
+        own = scores[each.user, each.target - 1]
+        assert (greater, tied) == (sum(other > own for other in others), sum(other == own for other in others))
 
 
 def test_an_unknown_item_is_missed_however_few_items_there_are():
-    found = ranks(np.zeros((1, 3)), np.array([UNKNOWN]), np.zeros((1, 3), bool))
+    found = rank_events(lambda _: np.zeros((1, 3)), [event([1], 0)], [np.array([[2, 3]])])
 
-    assert found.num_greater.tolist() == [MISSED]
-    assert all(values.tolist() == [0] for values in metrics(found).values())
+    assert found.filtered.num_greater.tolist() == [MISSED]
+    for ranks in (found.filtered, found.unfiltered, found.sampled[0]):
+        assert all(values.tolist() == [0] for values in metrics(ranks).values())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_score_that_is_not_finite_is_refused(bad):
     with pytest.raises(ValueError, match="1 of 3 scores are not finite"):
-        ranks(np.array([[0.0, bad, 1.0]]), np.array([0]), np.zeros((1, 3), bool))
+        rank_events(giving([0.0, bad, 1.0]), [event([2], 1)])
+
+
+def test_the_best_items_are_not_of_the_history_and_stop_when_none_are_left():
+    found = rank_events(
+        giving([9.0, 8.0, 1.0, 7.0], [1.0, 2.0, 3.0, 4.0]), [event([1, 3], 1), event([1, 2, 4], 3)], num_top=2
+    )
+
+    assert found.top.tolist() == [[2, 4], [3, 0]]
+
+
+def test_the_scores_a_scorer_owns_are_left_as_they_are():
+    scores = np.array([[1.0, 2.0, 3.0]])
+
+    rank_events(lambda _: scores, [event([1], 3)], num_top=1)
+
+    assert scores.tolist() == [[1.0, 2.0, 3.0]]
+
+
+def test_negatives_are_distinct_unknown_to_the_user_and_cover_everything_else():
+    events = [event([2, 5, 5], 7), event([1], 10, user=1)]
+    negatives = draw_negatives(events, 10, num=7)
+
+    assert negatives.dtype == np.int32
+    assert sorted(negatives[0].tolist()) == [1, 3, 4, 6, 8, 9, 10]
+    assert len(set(negatives[1].tolist())) == 7
+    assert set(negatives[1].tolist()) <= set(range(2, 10))
+
+
+def test_negatives_are_uniform():
+    events = [event([3], 8, user) for user in range(4000)]
+    count = np.bincount(draw_negatives(events, 12, num=5).ravel(), minlength=13)
+
+    assert count[[0, 3, 8]].tolist() == [0, 0, 0]
+    assert count[[1, 2, 4, 5, 6, 7, 9, 10, 11, 12]] == pytest.approx(2000, abs=150)  # 5 standard deviations
+
+
+def test_negatives_depend_on_the_seed_alone():
+    events = [event([2, 5], 7)]
+
+    assert (draw_negatives(events, 300) == draw_negatives(events, 300)).all()
+    assert (draw_negatives(events, 300) != draw_negatives(events, 300, seed=1)).any()
+
+
+def test_a_catalogue_that_is_too_small_for_negatives_is_named():
+    with pytest.raises(ValueError, match="user 4: 3 of 102 items are known, 99 are left"):
+        draw_negatives([event([2, 5], 7, user=4)], 102)
+
+
+def test_saved_negatives_come_back_for_the_same_events_only(tmp_path):
+    events = [event([2, 5], 7)]
+    negatives = draw_negatives(events, 300)
+    checksum = save_negatives(tmp_path / "kept" / "negatives.npz", negatives, events)
+
+    assert (load_negatives(tmp_path / "kept" / "negatives.npz", events) == negatives).all()
+    assert checksum == save_negatives(tmp_path / "again.npz", negatives, events)
+    with pytest.raises(ValueError, match="holds the negatives of other events"):
+        load_negatives(tmp_path / "kept" / "negatives.npz", [event([2, 5], 8)])
 
 
 def test_fewer_items_than_places_is_no_error():
@@ -89,6 +181,16 @@ def test_the_interval_of_no_difference_is_zero_and_repeatable():
     assert interval(values, users).low < values.mean() < interval(values, users).high
 
 
+def test_two_models_are_compared_user_by_user_after_averaging_seeds():
+    # The seeds differ by 1 and users by 10, yet every user gains exactly 0.5 on average over seeds.
+    rival = [np.array([0.0, 10.0]), np.array([1.0, 11.0])]
+    own = [np.array([0.0, 11.0]), np.array([2.0, 11.0])]
+
+    found = paired(own, rival, np.arange(2))
+
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
 def test_an_interval_over_nothing_is_no_number():
     assert math.isnan(interval(np.array([]), np.array([])).low)
 
@@ -107,10 +209,10 @@ def test_questions_know_the_sequence_up_to_the_event(training_set):
 
 
 def test_popularity_ranks_what_most_users_had_first(training_set):
-    found = rank_events(popularity_scorer(training_set), [Event(0, np.array([1]), 2), Event(0, np.array([1]), 6)])
+    found = rank_events(popularity_scorer(training_set), [event([1], 2), event([1], 6)])
 
-    assert found.num_greater.tolist() == [0, 4]
-    assert found.num_tied.tolist() == [0, 0]
+    assert found.filtered.num_greater.tolist() == [0, 4]
+    assert found.filtered.num_tied.tolist() == [0, 0]
 
 
 def test_groups_cover_every_event_once(training_set):
@@ -121,3 +223,10 @@ def test_groups_cover_every_event_once(training_set):
     assert (found["head items"] ^ found["tail items"]).all()
     assert (found["head users"] ^ found["tail users"]).all()
     assert found["tail items"].tolist() == [True, True]
+
+
+def test_a_target_in_the_history_is_a_repeat(training_set):
+    found = groups(training_set, [event([1, 2], 2), event([1, 2], 3), event([1, 2], 0)])
+
+    assert found["repeat"].tolist() == [True, False, False]
+    assert found["non-repeat"].tolist() == [False, True, True]

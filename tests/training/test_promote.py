@@ -6,8 +6,9 @@ import pytest
 
 from grasp import release
 from training import dataset, promote, train
+from training.artefact import Metadata, load_ranker
 from training.evaluate import Interval
-from training.model import Metadata, load_ranker
+from training.fit import fit
 from training.promote import decide
 from training.recipes import RECIPES
 
@@ -51,7 +52,7 @@ def make_model(target: Path, frames, seed: int, feature_version: str = "v1") -> 
     )
     training_set = dataset.arrange(frames)
     metadata = Metadata("", "ranker", feature_version, "sasrec_grasp", DAY, CUTOFF, seed, {})
-    return train.save(train.fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
+    return train.save(fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
 
 
 def put_in_force(settings, model: Path | None, name: str | None) -> None:

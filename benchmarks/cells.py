@@ -1,0 +1,37 @@
+"""How the report writes its numbers down: cells, tables and folded parts of Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from benchmarks.comparison import OVERALL, Comparison, System
+from training.evaluate import Interval
+
+
+def cell(one: System, protocol: str, metric: str, group: str = OVERALL) -> str:
+    """Mean over seeds with their standard deviation where there are several."""
+    mean, deviation = one.mean(protocol, metric, group), one.deviation(protocol, metric, group)
+    if np.isnan(mean):
+        return "–"
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def difference(found: Comparison) -> str:
+    return f"{found.difference.mean:+.4f} [{found.difference.low:+.4f}, {found.difference.high:+.4f}]"
+
+
+def span(found: Interval) -> str:
+    return f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]"
+
+
+def ratio(found: Comparison) -> str:
+    return f"{found.ratio.mean:.3f} [{found.ratio.low:.3f}, {found.ratio.high:.3f}]"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def folded(title: str, lines: Sequence[str]) -> list[str]:
+    return ["<details>", f"<summary>{title}</summary>", "", *lines, "</details>", ""]

@@ -1,0 +1,138 @@
+"""Which systems a quality benchmark compares, in the order in which they are wanted.
+
+A `Job` is one training (or none, for a control) and yields one row, or three where scores are also shown with
+something added: the cosine to the nearest text of the history, and STAR.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from benchmarks.results import Row
+from training.recipes import TrainConfig, recipe
+
+CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
+ENHANCERS = ("llm_init", "rlmrec_contrastive", "rlmrec_generative", "llm_esr", "alphafuse", "grasp")
+NO_KERNEL = "sasrec_grasp_no_kernel"
+SHARES = (0.2, 1.0)  # of corrupted descriptions and neighbours
+
+ABLATIONS: dict[str, dict[str, object]] = {
+    "no_attention": {"use_attention": False},
+    "no_similar": {"use_similar": False},
+    "no_global": {"use_global": False},
+    "activation=softmax,normalise=mean": {"activation": "softmax", "normalise": "mean"},
+    "activation=softmax,normalise=sum": {"activation": "softmax", "normalise": "sum"},
+    "activation=sigmoid,normalise=mean": {"activation": "sigmoid", "normalise": "mean"},
+    "bias_zero": {"sigmoid_bias": "zero"},
+    "no_collaborative": {"num_collaborative": 0},
+    "user_text_mean_of_prefix": {"user_text": "mean_of_prefix_items"},
+    "mode_gate": {"mode": "gate"},
+    "mode_cross": {"mode": "cross"},
+    "mode_full": {"mode": "full"},
+    "items_sem": {"item_representation": "sem"},
+    "items_dual": {"item_representation": "dual"},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One system with one seed. `config` is None for a control."""
+
+    row: Row
+    config: TrainConfig | None = None
+    k: int = 10  # neighbours averaged
+    with_additions: bool = False
+
+    @property
+    def rows(self) -> list[Row]:
+        additions: tuple[Literal["none", "max_cosine", "star"], ...] = ("none",)
+        if self.with_additions:
+            additions = ("none", "max_cosine", "star")
+        return [replace(self.row, addition=addition) for addition in additions]
+
+
+def matrix(data: str, num_seeds: int) -> list[Job]:
+    """All jobs for a data set: `fashion` has no texts, and every other folder is compared like `beauty`."""
+    build = {"fashion": _ids_only, "ml-100k": _with_profiles}.get(data, _texts)
+    return list(build(num_seeds))
+
+
+def chosen(jobs: list[Job], models: str) -> list[Job]:
+    """The jobs of a comma-separated list of models, or `all`. Raises `ValueError` naming a model that is none."""
+    if models == "all":
+        return jobs
+    names, known = models.split(","), {job.row.model for job in jobs}
+    if unknown := sorted(set(names) - known):
+        raise ValueError(f"no model {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return [job for job in jobs if job.row.model in names]
+
+
+def _texts(num_seeds: int) -> Iterator[Job]:
+    yield from _controls()
+    for seed in range(num_seeds):
+        for model in ("sasrec", "sasrec_grasp", "sasrec_llm_esr", "sasrec_alphafuse"):
+            yield trained(model, seed, "main", with_additions=True)
+    for enhancer in ("llm_init", "rlmrec_contrastive", "rlmrec_generative"):
+        yield trained(f"sasrec_{enhancer}", 0, "main", with_additions=True)
+    for ablation, switches in ABLATIONS.items():
+        yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
+    yield trained("sasrec_kernel", 0, "ablations")
+    for corruption in (0.0, *SHARES):
+        for seed in range(num_seeds):
+            yield trained(NO_KERNEL, seed, "corruption", corruption=corruption)
+    for corruption in SHARES:
+        for model in ("sasrec_llm_esr", "sasrec_alphafuse"):
+            yield trained(model, 0, "corruption", corruption=corruption)
+    for backbone in ("gru4rec", "bert4rec"):
+        for model in (backbone, f"{backbone}_llm_esr", f"{backbone}_grasp"):
+            yield trained(model, 0, "backbones")
+    for k in (1, 5, 20, 50):  # 10 is the main row
+        yield trained("sasrec_grasp", 0, "neighbours", ablation=f"k={k}", k=k)
+
+
+def _ids_only(_: int) -> Iterator[Job]:
+    yield from _controls(has_texts=False)
+    for backbone in ("sasrec", "gru4rec", "bert4rec"):
+        yield trained(f"{backbone}_legacy", 0, "main")
+        yield trained(backbone, 0, "main")
+
+
+def _with_profiles(num_seeds: int) -> Iterator[Job]:
+    yield from _controls()
+    for seed in range(num_seeds):
+        for model in ("sasrec", "sasrec_grasp"):
+            yield trained(model, seed, "main", with_additions=True)
+
+
+def _controls(has_texts: bool = True) -> Iterator[Job]:
+    for model in CONTROLS:
+        if has_texts or model != "star":
+            yield Job(Row(model, 0, "main"))
+
+
+def trained(
+    model: str,
+    seed: int,
+    section: str,
+    *,
+    ablation: str = "",
+    switches: dict[str, object] | None = None,
+    corruption: float = 0.0,
+    k: int = 10,
+    with_additions: bool = False,
+) -> Job:
+    """The job of a recipe, of `sasrec_kernel` (the backbone and the history kernel) or of GRASP without its kernel."""
+    if model == NO_KERNEL:
+        config = replace(recipe("sasrec_grasp"), name=model).with_switches(kernel_length=0)
+    elif model == "sasrec_kernel":
+        config = replace(recipe("sasrec"), name=model).with_switches(**kernel_switches())
+    else:
+        config = recipe(model)
+    config = config.with_switches(**(switches or {}))
+    row = Row(model, seed, section, config.backbone, config.enhancer, corruption=corruption, ablation=ablation)
+    return Job(row, config, k, with_additions)
+
+
+def kernel_switches() -> dict[str, object]:
+    """Those of GRASP's history kernel."""
+    return {name: value for name, value in recipe("sasrec_grasp").ranker if name.startswith("kernel_")}

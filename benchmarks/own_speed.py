@@ -1,0 +1,147 @@
+"""Our side of the training-speed benchmark: what the project's own training and evaluation cost."""
+
+import time
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.results import FinishedRow, Results
+from benchmarks.speed_results import OWN
+from grasp.progress import say
+from training.dataset import TrainingSet
+from training.evaluate import questions, rank_events, ranker_scorer
+from training.fit import fit, new_ranker, repeatable, train_epoch, training_sequences, validate
+from training.recipes import DEFAULT, TrainConfig, recipe
+
+SEED = 0
+SHAPE = {"width": 64, "num_blocks": 2, "num_heads": 1, "max_length": 50, "dropout": 0.2}  # 50: RecBole's default
+NUM_EVALUATIONS = 3
+SEED_LIMITS = {"max_epochs": 200, "patience": 8, "max_minutes": 120.0}  # only patience should end it
+
+
+class OwnTraining:
+    """A ranker trained epoch by epoch, as `training.fit` does it."""
+
+    def __init__(self, training_set: TrainingSet, config: TrainConfig, random: np.random.Generator) -> None:
+        self._training_set, self._config, self._random = training_set, config, random
+        self.ranker = new_ranker(training_set, config)
+        self._optimiser = torch.optim.AdamW(
+            self.ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+
+    def epoch(self) -> float:
+        """Train one epoch; returns its seconds."""
+        started = time.perf_counter()
+        train_epoch(self.ranker, self._training_set, self._config, self._optimiser, self._random)
+        return time.perf_counter() - started
+
+
+def same_shape(config: TrainConfig) -> TrainConfig:
+    """A recipe at the width, depth and length that all sides have."""
+    return config.with_switches(**SHAPE)
+
+
+def num_targets(training_set: TrainingSet) -> int:
+    """Training positions with a next item; an epoch has each of them once."""
+    return sum(max(len(items) - 1, 0) for items in training_sequences(training_set))
+
+
+def positions(training_set: TrainingSet, num_negatives: int | None) -> dict[str, Any]:
+    """A whole epoch of `sasrec`: batches differ in length, an average over some of them would not be fair."""
+    config = same_shape(recipe("sasrec"))
+    if num_negatives is None:
+        config = replace(config, loss="cross_entropy")
+    else:
+        config = replace(config, loss="sampled_softmax", num_negatives=num_negatives)
+    with repeatable(SEED) as random:
+        seconds = OwnTraining(training_set, config, random).epoch()
+    count = num_targets(training_set)
+    return {"system": OWN, "num_negatives": num_negatives, "seconds": seconds, "num_targets": count}
+
+
+def curve(training_set: TrainingSet, minutes: float) -> dict[str, Any]:
+    """Validation NDCG@10 of `sasrec` after every epoch, until `patience` of them were no better or time is over."""
+    config, points = same_shape(recipe("sasrec")), list[tuple[float, float]]()
+    started, seconds, best_epoch = time.perf_counter(), 0.0, 0
+    with repeatable(SEED) as random:
+        training = OwnTraining(training_set, config, random)
+        setup_seconds = time.perf_counter() - started
+        while seconds < 60 * minutes and len(points) - best_epoch < config.patience:
+            seconds += training.epoch()
+            points.append((seconds, validate(training.ranker, training_set)["ndcg@10"]))
+            say(f"{OWN}: {seconds:.0f} s, validation NDCG@10 {points[-1][1]:.4f}")
+            best_epoch = 1 + int(np.argmax([value for _, value in points]))
+    return {"system": OWN, "setup_seconds": setup_seconds, "points": points}
+
+
+def text_cost(training_set: TrainingSet, num_epochs: int) -> dict[str, Any]:
+    """Epochs of ids alone and of GRASP with text but nothing collaborative, in turns; the first of each warms up."""
+    with_text = recipe("sasrec_grasp").with_switches(kernel_length=0, num_collaborative=0)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    with repeatable(SEED) as random:
+        sides = [OwnTraining(training_set, config, random) for config in (recipe("sasrec"), with_text)]
+        for number in range(num_epochs + 1):
+            for side, found in zip(sides, seconds, strict=True):
+                found.append(side.epoch())
+            say(f"text cost, epoch {number}: ids {seconds[0][-1]:.1f} s, text {seconds[1][-1]:.1f} s")
+    return {"ids_seconds": seconds[0][1:], "text_seconds": seconds[1][1:]}
+
+
+def full_evaluation(training_set: TrainingSet) -> dict[str, Any]:
+    """Every test event among all items by the default recipe, which costs the same before fitting as after."""
+    events, seconds = questions(training_set, "test"), []
+    with repeatable(SEED):
+        ranker = new_ranker(training_set, recipe(DEFAULT))
+    for _ in range(NUM_EVALUATIONS):
+        started = time.perf_counter()
+        rank_events(ranker_scorer(ranker, training_set.item_ids, training_set), events)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds, "num_events": len(events), "num_items": len(training_set.item_ids)}
+
+
+def grasp_seed(training_set: TrainingSet, quality: Results | None) -> dict[str, Any]:
+    """Minutes of the default recipe to early stopping: those of the quality benchmark, or else trained here."""
+    if quality and (found := seed_minutes(quality, torch.get_num_threads())):
+        return found
+    config = replace(recipe(DEFAULT), **SEED_LIMITS)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    fitted = fit(training_set, config, SEED, _say_epoch)
+    minutes = (time.perf_counter() - started) / 60
+    return {"minutes": minutes, "slowest_minutes": minutes, "epochs": [fitted.num_epochs], "source": "trained here"}
+
+
+def seed_minutes(quality: Results, num_threads: int) -> dict[str, Any] | None:
+    """Training minutes of the default recipe's finished seeds that patience ended; None when there are none.
+
+    A seed that a time limit cut short says nothing about how long it would have taken.
+    """
+    ended = [each for each in quality.rows() if _is_default(each) and _ended_by_patience(each, num_threads)]
+    if not ended:
+        say(f"{quality.file} has no {DEFAULT} that patience ended with {num_threads} threads: training one")
+        return None
+    minutes = [each.info.wall_seconds / 60 for each in ended]
+    commits = ", ".join(sorted({each.info.commit for each in ended}))
+    return {
+        "minutes": mean(minutes),
+        "slowest_minutes": max(minutes),
+        "epochs": [each.info.num_epochs for each in ended],
+        "source": f"quality benchmark, commit {commits}",
+    }
+
+
+def _is_default(each: FinishedRow) -> bool:
+    row = each.row
+    return (row.model, row.addition, row.ablation, row.corruption) == (DEFAULT, "none", "", 0.0)
+
+
+def _ended_by_patience(each: FinishedRow, num_threads: int) -> bool:
+    info = each.info
+    idle = info.num_epochs - info.best_epoch
+    return info.num_threads == num_threads and info.patience is not None and idle >= info.patience
+
+
+def _say_epoch(epoch: int, found: dict[str, float]) -> None:
+    say(f"{DEFAULT} epoch {epoch}: validation NDCG@10 {found['ndcg@10']:.4f}")

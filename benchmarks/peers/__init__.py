@@ -1,0 +1,1 @@
+"""Other libraries' SASRec, each run in a virtual environment of its own."""

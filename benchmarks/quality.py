@@ -1,0 +1,344 @@
+"""Train and measure every system of the matrix on one data set; rows that are finished are never computed again.
+
+    python -m benchmarks.quality --data FOLDER --models all --seeds 3 --out docs/benchmarks/quality-beauty
+
+Reads:   a folder of the data contract, LLM-ESR's `inter.txt`, or `movielens` (downloaded)
+Writes:  results.jsonl, ranks/, report.md with plots, and summary.json in --out; vectors and neighbours in --cache
+
+Everything is tuned on the validation targets. The test targets are scored here and nowhere else.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import datasets, readers, report
+from benchmarks.datasets import BenchmarkData
+from benchmarks.machine import commit, machine
+from benchmarks.matrix import Job, chosen, matrix
+from benchmarks.results import About, Info, OtherDataError, Results, Row
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from spark_jobs.source import SourceError
+from training import controls
+from training.cooccurrence import known_sequences
+from training.evaluate import (
+    Event,
+    Ranks,
+    Scorer,
+    draw_negatives,
+    groups,
+    load_negatives,
+    questions,
+    rank_events,
+    ranker_scorer,
+    save_negatives,
+)
+from training.fit import Fitted, fit
+from training.recipes import TrainConfig
+
+NUM_DRAWS = 3  # of sampled negatives, the same for every system
+NUM_TOP = 10
+NUM_MASS_EVENTS = 2000  # whose attention is averaged
+SAY_EVERY = 5  # epochs
+ADDED_WEIGHTS = (2.0, 5.0, 10.0, 20.0, 40.0)
+COSINE_WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the test says of one scorer."""
+
+    rankings: dict[str, Ranks]
+    coverage: float
+    cross_category_share: float | None
+
+
+@dataclass(frozen=True)
+class Test:
+    """The questions that all systems of a data set are asked, with the negatives they share."""
+
+    data: BenchmarkData
+    events: list[Event]
+    negatives: list[np.ndarray]
+
+    @cached_property
+    def groups(self) -> dict[str, np.ndarray]:
+        return groups(self.data.training_set, self.events)
+
+    def measure(self, score: Scorer) -> Measured:
+        """Ranks in every protocol, and what the first ten recommendations of all users cover."""
+        ranking = rank_events(score, self.events, self.negatives, NUM_TOP)
+        assert ranking.top is not None
+        rankings = {"filtered": ranking.filtered, "unfiltered": ranking.unfiltered}
+        rankings |= {f"sampled_{draw}": ranks for draw, ranks in enumerate(ranking.sampled)}
+        coverage = len(np.unique(ranking.top[ranking.top > 0])) / len(self.data.training_set.item_ids)
+        return Measured(rankings, coverage, cross_category_share(ranking.top, self.events, self.data.categories))
+
+
+def cross_category_share(top: np.ndarray, events: Sequence[Event], categories: Sequence[str]) -> float | None:
+    """Share of recommended items whose category is none of the history's; None where items have no category.
+
+    `top` (E, k) holds items from 1, 0 for none. Items without a category do not count.
+    """
+    code = np.concatenate([[0], np.unique(["", *categories], return_inverse=True)[1][1:]])
+    if not code.any():
+        return None
+    num_new = num_known = 0
+    for items, event in zip(top, events, strict=True):
+        recommended = code[items[items > 0]]
+        recommended = recommended[recommended > 0]
+        num_known += len(recommended)
+        num_new += int((~np.isin(recommended, code[event.history])).sum())
+    return num_new / max(num_known, 1)
+
+
+class Benchmark:
+    """One data set, its store of results, and how a job becomes rows of it."""
+
+    def __init__(self, folder: Path, out: Path, cache: Path, limits: argparse.Namespace) -> None:
+        self.folder, self.cache, self.limits = folder, cache, limits
+        self.data = self.load()
+        self.results = Results(out, self.data.checksum)
+        self.test = self._test()
+        self.validation = questions(self.data.training_set, "validation")
+
+    def load(self, k: int = 10, corruption: float = 0.0, seed: int = 0) -> BenchmarkData:
+        return datasets.load(
+            self.folder,
+            cache=self.cache,
+            validation_users=self.limits.validation_users,
+            k=k,
+            corruption=corruption,
+            seed=seed,
+        )
+
+    def run(self, job: Job) -> None:
+        """Train and measure what of a job is not finished yet."""
+        if all(self.results.finished(row.row_id) for row in job.rows):
+            return
+        if job.config is None:
+            self._control(job.row)
+        else:
+            self._trained(job, job.config)
+
+    def _test(self) -> Test:
+        events = questions(self.data.training_set, "test")
+        negatives = []
+        for draw in range(NUM_DRAWS):
+            file = self.cache / "negatives" / f"{self.data.name}-{self.data.checksum[:12]}-{draw}.npz"
+            if not file.exists():
+                save_negatives(file, draw_negatives(events, len(self.data.training_set.item_ids), seed=draw), events)
+            negatives.append(load_negatives(file, events))
+        return Test(self.data, events, negatives)
+
+    def _control(self, row: Row) -> None:
+        started, started_cpu = time.monotonic(), time.process_time()
+        scorer, settings, num_trials = self._control_scorer(row.model)
+        found = self.test.measure(scorer)
+        info = self._info(
+            found,
+            wall_seconds=time.monotonic() - started,
+            cpu_seconds=time.process_time() - started_cpu,
+            num_trials=num_trials,
+            chosen=settings,
+        )
+        self._add(row, found, info)
+
+    def _control_scorer(self, model: str) -> tuple[Scorer, dict[str, object] | None, int]:
+        """The control as it answers test events, what validation settled on, and from how many settings."""
+        if model == "star":
+            (share, decay, last), star = self._star(known_for="test")
+            settings: dict[str, object] = {"semantic_share": share, "decay": decay, "last": last}
+            return star(True), settings, len(controls.STAR_GRID)
+        build: dict[str, Callable[[list[np.ndarray], int], Scorer]] = {
+            "popularity": controls.popularity,
+            "repeat": controls.repeat_popularity,
+            "markov": controls.markov_popularity,
+            "knn": controls.knn if self.data.categories[0] else controls.knn_repeat_popularity,
+            "knn_markov": controls.knn_markov,
+            "knn_markov_popularity": controls.knn_markov_popularity,
+        }
+        training_set = self.data.training_set
+        return build[model](known_sequences(training_set, "test"), len(training_set.item_ids)), None, 1
+
+    def _star(self, known_for: str) -> tuple[tuple[float, float, int], Callable[[bool], Scorer]]:
+        """STAR's settings by validation, and STAR with what is known when `known_for` is asked (mean or sum)."""
+        semantic = self.data.training_set.item_semantic
+
+        def build(settings: tuple[float, float, int], split: str, mean: bool) -> Scorer:
+            share, decay, last = settings
+            known = known_sequences(self.data.training_set, split)
+            return controls.star(known, semantic, semantic_share=share, decay=decay, last=last, mean=mean)
+
+        scorers = {settings: build(settings, "validation", True) for settings in controls.STAR_GRID}
+        best = controls.choose(scorers, self.validation)
+        return best, lambda mean: build(best, known_for, mean)
+
+    def _trained(self, job: Job, config: TrainConfig) -> None:
+        data = self.load(job.k, job.row.corruption, job.row.seed)
+        config = replace(
+            config,
+            max_minutes=self.limits.minutes_per_model,
+            patience=self.limits.patience,
+            max_epochs=self.limits.max_epochs,
+        )
+        started, started_cpu = time.monotonic(), time.process_time()
+        fitted = fit(data.training_set, config, job.row.seed, self._progress(job.row))
+        cost = {
+            "wall_seconds": time.monotonic() - started,
+            "cpu_seconds": time.process_time() - started_cpu,
+            "num_parameters": sum(weights.numel() for weights in fitted.ranker.parameters()),
+            "num_epochs": fitted.num_epochs,
+            "best_epoch": fitted.epoch,
+            "validation_ndcg_at_10": fitted.metrics["ndcg@10"],
+            "time_limit_seconds": 60 * config.max_minutes,
+            "patience": config.patience,
+            "num_validation_users": len(self.validation),
+        }
+        base = ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set)
+        mass = attention_mass(fitted, data, self.data, self.test.events)
+        for row in job.rows:
+            if self.results.finished(row.row_id):
+                continue
+            scorer, settings, num_trials = self._with_addition(base, row)
+            found = self.test.measure(scorer)
+            info = self._info(found, **cost, num_trials=num_trials, chosen=settings, attention_mass=mass)
+            self._add(row, found, info)
+
+    def _with_addition(self, base: Scorer, row: Row) -> tuple[Scorer, dict[str, object] | None, int]:
+        """The model's scores with something added, the weight by validation."""
+        if row.addition == "none":
+            return base, None, 1
+        if row.addition == "max_cosine":
+            cosine = controls.max_cosine(self.data.training_set.item_semantic)
+            weight = controls.choose_weight(base, cosine, self.validation, COSINE_WEIGHTS)
+            return controls.plus(base, cosine, weight), {"weight": weight}, len(COSINE_WEIGHTS)
+        settings, at_validation = self._star(known_for="validation")
+        weight = controls.choose_weight(base, at_validation(False), self.validation, ADDED_WEIGHTS)
+        _, at_test = self._star(known_for="test")
+        named = dict(zip(("semantic_share", "decay", "last"), settings, strict=True))
+        num_trials = len(controls.STAR_GRID) + len(ADDED_WEIGHTS)
+        return controls.plus(base, at_test(False), weight), {"weight": weight, **named}, num_trials
+
+    def _info(self, found: Measured, **known: object) -> Info:
+        unknown: dict[str, object] = {"num_parameters": 0, "num_epochs": 0, "best_epoch": 0}
+        unknown |= {"validation_ndcg_at_10": None}
+        measured = {
+            "num_threads": torch.get_num_threads(),
+            "commit": commit(),
+            "data_checksum": self.data.checksum,
+            "coverage_at_10": found.coverage,
+            "cross_category_share_at_10": found.cross_category_share,
+        }
+        return Info(**(unknown | measured | known))  # type: ignore[arg-type]
+
+    def _add(self, row: Row, found: Measured, info: Info) -> None:
+        finished = self.results.add(row, found.rankings, self.test.groups, info)
+        say(
+            f"{row.row_id}: filtered NDCG@10 {finished.value('filtered', 'ndcg@10'):.4f}, "
+            f"HR@10 {finished.value('filtered', 'hr@10'):.4f}, {info.wall_seconds / 60:.1f} min"
+        )
+
+    def _progress(self, row: Row) -> Callable[[int, dict[str, float]], None]:
+        def show(epoch: int, found: dict[str, float]) -> None:
+            if epoch % SAY_EVERY == 0 or epoch == 1:
+                say(f"{row.row_id} epoch {epoch}: loss {found['loss']:.3f}, validation {found['ndcg@10']:.4f}")
+
+        return show
+
+
+def attention_mass(
+    fitted: Fitted, data: BenchmarkData, clean: BenchmarkData, events: Sequence[Event]
+) -> dict[str, float] | None:
+    """Mean attention weight of history items whose vectors are as they should be, and of those that are corrupted."""
+    if fitted.ranker.config.enhancer != "grasp":
+        return None
+    corrupted = (data.training_set.item_semantic != clean.training_set.item_semantic).any(1)
+    total, count = np.zeros(2), np.zeros(2)
+    for event in events[:NUM_MASS_EVENTS]:
+        history = event.history[-fitted.ranker.config.max_length :]
+        vectors = data.training_set.user_semantic, data.training_set.user_neighbour
+        with torch.inference_mode():
+            users = [torch.from_numpy(each[[event.user]]) for each in vectors]
+            weights = fitted.ranker.history_weights(torch.from_numpy(history)[None], *users)[0].numpy()
+        kind = corrupted[history - 1].astype(int)
+        total += np.bincount(kind, weights, minlength=2)
+        count += np.bincount(kind, minlength=2)
+    return {name: float(total[kind] / count[kind]) for kind, name in enumerate(("clean", "corrupted")) if count[kind]}
+
+
+def source_folder(data: str) -> Path:
+    """`movielens` is downloaded; anything else is a folder. Raises `FileNotFoundError` naming one that is missing."""
+    if data == "movielens":
+        return readers.movielens_folder(Settings.load())
+    folder = Path(data)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data {folder} is no folder; docs/data.md says where the public data comes from")
+    return folder
+
+
+def run(given: argparse.Namespace) -> None:
+    torch.set_num_threads(given.threads)
+    benchmark = Benchmark(source_folder(given.data), given.out, given.cache, given)
+    data = benchmark.data
+    every = matrix(data.name, given.seeds)
+    about = About(
+        data=data.name,
+        num_users=len(data.training_set.user_ids),
+        num_items=len(data.training_set.item_ids),
+        num_interactions=data.num_interactions,
+        num_events=len(benchmark.test.events),
+        command=f"python -m benchmarks.quality --data {given.data_name} --models {given.models} "
+        f"--seeds {given.seeds} --out {given.out}",
+        machine=machine(),
+        wanted=tuple(row.row_id for job in every for row in job.rows),
+    )
+    benchmark.results.describe(about)
+    end = time.monotonic() + 60 * given.minutes
+    jobs = chosen(every, given.models)
+    for number, job in enumerate(jobs, start=1):
+        if time.monotonic() > end:
+            say(f"{given.minutes:g} minutes are over: {len(jobs) - number + 1} jobs are left for the next run")
+            break
+        say(f"{number} of {len(jobs)}: {job.row.row_id}")
+        benchmark.run(job)
+    report.write(given.out)
+    say(f"report: {given.out / report.REPORT_FILE}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", required=True, help="folder, or `movielens`")
+    parser.add_argument("--models", default="all", help="names separated by commas, or `all`")
+    parser.add_argument("--seeds", type=int, default=3, help="of the rows that want several (default 3)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the report")
+    parser.add_argument("--cache", type=Path, default=None, help="vectors of texts (default: below GRASP_HOME)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no further system after these")
+    parser.add_argument("--minutes-per-model", type=float, default=15.0, help="of training, for every system")
+    parser.add_argument("--max-epochs", type=int, default=200)
+    parser.add_argument("--patience", type=int, default=8, help="epochs without a better validation NDCG@10")
+    parser.add_argument("--validation-users", type=int, default=datasets.NUM_VALIDATION_USERS)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args(arguments)
+    try:
+        given.cache = given.cache or Settings.load().home / "benchmarks"
+        given.data_name = given.data if given.data == "movielens" else f"$GRASP_DATA/{Path(given.data).resolve().name}"
+        run(given)
+    except (SettingsError, SourceError, OtherDataError, FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""The report's sections that set GRASP against others: every system, its backbones alone, corrupted knowledge.
+
+Each takes the store and its systems and returns lines of Markdown, none when no row of it is finished.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks import plots
+from benchmarks.cells import cell, difference, folded, ratio, table
+from benchmarks.comparison import (
+    FILTERED,
+    GRASP,
+    GROUPS,
+    LLM_ESR,
+    NDCG,
+    OVERALL,
+    Comparison,
+    System,
+    best_rival,
+    compare,
+    find,
+)
+from benchmarks.results import SAMPLED, Results
+
+BACKBONES = ("sasrec", "gru4rec", "bert4rec")
+
+
+def rival_section(results: Results, among: Sequence[System]) -> list[str]:
+    """GRASP against every other system of the main table, against the chosen ones group by group."""
+    grasp = find(among, GRASP)
+    rivals = [one for one in among if one.is_main and one is not grasp]
+    if grasp is None or not rivals:
+        return []
+    best, best_with_kernel = best_rival(among), best_rival(among, "star")
+    rows = []
+    for rival in rivals:
+        mark = " (best other trained one)" if rival is best else ""
+        mark += " (best other trained one with the history kernel)" if rival is best_with_kernel else ""
+        rows.append([rival.label + mark, *_against(results, grasp, rival, OVERALL)])
+    chosen = [best, best_with_kernel, find(among, LLM_ESR), find(among, "star")]
+    distinct = list({one.label: one for one in chosen if one}.values())
+    columns = ["filtered", "ratio", "sampled", "ratio"]
+    return [
+        f"## {GRASP} against every other system",
+        "",
+        "Its NDCG@10 minus theirs, with the interval, and divided by theirs. An interval that holds 0 decides nothing.",
+        "",
+        *table(["against", *columns], rows),
+        *folded(
+            "The same by group",
+            table(
+                ["against", "group", *columns],
+                [
+                    [rival.label, group, *_against(results, grasp, rival, group)]
+                    for rival in distinct
+                    for group in _groups(results)
+                ],
+            ),
+        ),
+    ]
+
+
+def _against(results: Results, own: System, rival: System, group: str) -> list[str]:
+    found = [compare(results, own, rival, protocol, group=group) for protocol in (FILTERED, SAMPLED)]
+    return [text for each in found for text in (difference(each), f"{each.ratio.mean:.3f}")]
+
+
+def _groups(results: Results) -> list[str]:
+    return [group for group in GROUPS if results.groups()[group].any()]
+
+
+def backbone_section(results: Results, among: Sequence[System]) -> list[str]:
+    """GRASP on each backbone against that backbone alone, group by group."""
+    pairs = [(backbone, find(among, f"{backbone}_grasp"), find(among, backbone)) for backbone in BACKBONES]
+    rows = []
+    for backbone, own, alone in pairs:
+        if own and alone:
+            for group in (OVERALL, *_groups(results)):
+                found = compare(results, own, alone, FILTERED, group=group)
+                values = [cell(one, FILTERED, NDCG, group) for one in (alone, own)]
+                rows.append([backbone, group, *values, difference(found), found.verdict])
+    if not rows:
+        return []
+    return [
+        "## GRASP on each backbone",
+        "",
+        "Filtered NDCG@10 of GRASP and of its backbone alone. *Better* and *worse* where the interval leaves out 0.",
+        "",
+        *table(["backbone", "group", "alone", "with GRASP", "difference", "GRASP is"], rows),
+    ]
+
+
+def corruption_section(results: Results, among: Sequence[System]) -> list[str]:
+    """What false knowledge costs, against the backbone that has none."""
+    curves = {
+        name: found
+        for name in sorted({one.row.model for one in among if one.row.corruption})
+        if (found := _corruption(results, among, name))
+    }
+    if not curves:
+        return []
+    lines = [
+        plots.Line(name, found[0][0].row.enhancer, {one.row.corruption: against.ratio for one, against in found})
+        for name, found in curves.items()
+    ]
+    plots.curves(
+        results.folder / "corruption.svg", lines, "share swapped", "filtered NDCG@10 over the backbone alone", level=1.0
+    )
+    rows = [
+        [
+            name,
+            f"{100 * one.row.corruption:g} %",
+            str(len(one.rows)),
+            cell(one, FILTERED, NDCG),
+            ratio(against),
+            against.verdict,
+        ]
+        for name, found in curves.items()
+        for one, against in found
+    ]
+    return [
+        "## Corrupted knowledge",
+        "",
+        "Descriptions and neighbours of a share of users and items swapped at random before training. The ratio is to "
+        "the backbone alone; its interval is that of the paired difference, the backbone's mean taken as known.",
+        "",
+        *table(["model", "swapped", "seeds", "filtered NDCG@10", "ratio", "than the backbone"], rows),
+        "![corruption](corruption.svg)",
+        "",
+    ]
+
+
+def _corruption(results: Results, among: Sequence[System], model: str) -> list[tuple[System, Comparison]]:
+    """The model at every share, against its backbone alone; nothing while that is not finished."""
+    points = [one for one in among if (one.row.model, one.row.addition, one.row.ablation) == (model, "none", "")]
+    backbone = find(among, points[0].row.backbone) if points else None
+    if backbone is None:
+        return []
+    points.sort(key=lambda one: one.row.corruption)
+    return [(one, compare(results, one, backbone, FILTERED)) for one in points]
+
+
+def attention_section(_: Results, among: Sequence[System]) -> list[str]:
+    """Does the attention turn away from what is false?"""
+    told = [one for one in among if any(each.info.attention_mass for each in one.rows)]
+    told.sort(key=lambda one: (one.label, one.row.ablation, one.row.corruption))
+    if not told:
+        return []
+    masses = [[each.info.attention_mass for each in one.rows if each.info.attention_mass] for one in told]
+    kinds = list(dict.fromkeys(kind for found in masses for mass in found for kind in mass))
+    rows = [
+        [
+            one.label,
+            one.row.ablation or "–",
+            f"{100 * one.row.corruption:g} %",
+            *(_mean([mass[kind] for mass in found if kind in mass]) for kind in kinds),
+        ]
+        for one, found in zip(told, masses, strict=True)
+    ]
+    return [
+        "## Attention mass",
+        "",
+        "Mean attention weight of a history item of each kind, over seeds.",
+        "",
+        *table(["model", "switch", "swapped", *kinds], rows),
+    ]
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{np.mean(values):.3f}" if values else "–"

@@ -1,0 +1,225 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from training import fit as module
+from training.config import MASK
+from training.dataset import arrange
+from training.enhancers.grasp import Grasp
+from training.fit import (
+    as_batch,
+    batches,
+    collaborative_neighbours,
+    fit,
+    mask_items,
+    new_ranker,
+    pieces_of,
+    training_sequences,
+    validate,
+)
+
+
+def test_training_sequences_hold_training_items_only(training_set):
+    assert [items.tolist() for items in training_sequences(training_set)] == [[1, 2, 3, 4], [2, 3], [4, 5]]
+
+
+def test_pieces_hold_every_training_target_once(training_set):
+    for seed in range(5):
+        pieces = pieces_of(training_sequences(training_set), 2, 3, np.random.default_rng(seed))
+        targets = sorted((user, int(item)) for user, items in pieces for item in items[1:])
+
+        assert targets == [(0, 2), (0, 3), (0, 4), (1, 3), (2, 5)]
+        assert all(2 <= len(items) <= 3 for _, items in pieces)
+
+
+def test_a_whole_sequence_is_one_piece_where_it_fits():
+    sequences = [np.array([1, 2, 3]), np.array([4]), np.array([], np.int64)]
+    pieces = pieces_of(sequences, 200, 200, np.random.default_rng(0))
+
+    assert [(user, items.tolist()) for user, items in pieces] == [(0, [1, 2, 3])]
+
+
+def test_batches_pad_on_the_left_and_hold_every_piece_once():
+    pieces = [(user, np.arange(1, user + 2)) for user in range(5)]
+
+    found = list(batches(pieces, 2, np.random.default_rng(0)))
+
+    assert sorted(user for users, _ in found for user in users) == [0, 1, 2, 3, 4]
+    assert all((items[:, -1] > 0).all() for _, items in found)
+    assert sum((items == 0).sum() for _, items in found) <= 2  # like lengths lie together
+
+
+@pytest.mark.parametrize(
+    ("targets", "valid"), [("all", [[True, True], [False, True]]), ("last", [[False, True], [False, True]])]
+)
+def test_a_batch_asks_for_the_next_items(training_set, tiny, targets, valid):
+    sequences = training_sequences(training_set)
+    config = tiny("sasrec", targets=targets)
+
+    found = as_batch(training_set, sequences, np.array([0, 2]), np.array([[2, 3, 4], [0, 4, 5]]), config)
+
+    assert found.items_BT.tolist() == [[2, 3], [0, 4]]
+    assert found.target_BT.tolist() == [[3, 4], [4, 5]]
+    assert found.valid_BT.tolist() == valid
+    assert found.known_BT.tolist() == [[1, 2, 3, 4], [0, 0, 4, 5]]  # not the piece: all that user trains on
+    assert torch.equal(found.semantic_BS, torch.from_numpy(training_set.user_semantic[[0, 2]]))
+    assert torch.equal(found.neighbour_BS, torch.from_numpy(training_set.user_neighbour[[0, 2]]))
+
+
+def test_a_batch_of_bert4rec_hides_what_it_asks_for(training_set, tiny):
+    given = np.array([[2, 3, 4], [0, 4, 5]] * 20)
+    users = np.array([0, 2] * 20)
+
+    found = as_batch(training_set, training_sequences(training_set), users, given, tiny("bert4rec"))
+
+    assert found.target_BT.tolist() == given.tolist()
+    assert torch.equal(found.items_BT == MASK, found.valid_BT)
+    assert torch.equal(found.items_BT[~found.valid_BT], found.target_BT[~found.valid_BT])
+
+
+def test_bert4rec_hides_an_item_of_every_sequence_and_no_padding():
+    items_BT = torch.tensor([[0, 0, 1], [1, 2, 3]] * 20)
+    hidden_BT = mask_items(items_BT, 0.3)
+
+    assert hidden_BT.any(1).all()
+    assert not (hidden_BT & (items_BT == 0)).any()
+    assert hidden_BT[:, -1].sum() >= 20
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax", "bce", "gbce"])
+@pytest.mark.parametrize("name", ["sasrec_grasp", "bert4rec", "gru4rec_grasp"])
+def test_every_loss_fits_and_the_same_seed_gives_the_same_weights(training_set, tiny, name, loss):
+    config = tiny(name, loss=loss, num_negatives=3)
+    seen = []
+    first = fit(training_set, config, 0, lambda epoch, found: seen.append((epoch, found["loss"])))
+    second = fit(training_set, config, 0, lambda *_: None)
+    other = fit(training_set, config, 1, lambda *_: None)
+    weights, again, others = (fitted.ranker.enhancer.item.weight for fitted in (first, second, other))
+
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert all(np.isfinite(value) for _, value in seen)
+    assert torch.equal(weights, again)
+    assert not torch.equal(weights, others)
+    assert first.metrics.keys() >= {"ndcg@1", "hr@20"}
+
+
+def test_the_loss_falls(training_set, tiny):
+    losses = []
+    config = tiny("sasrec_grasp", max_epochs=20, patience=20, learning_rate=0.02)
+    fit(training_set, config, 0, lambda _, found: losses.append(found["loss"]))
+
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_early_stopping_keeps_the_best_epoch(training_set, tiny):
+    seen = {}
+    config = tiny("sasrec", max_epochs=30, patience=3)
+    fitted = fit(training_set, config, 0, lambda epoch, found: seen.update({epoch: found["ndcg@10"]}))
+
+    assert fitted.metrics["ndcg@10"] == max(seen.values())
+    assert fitted.num_epochs == min(fitted.epoch + 3, 30)
+    assert validate(fitted.ranker, training_set)["ndcg@10"] == pytest.approx(fitted.metrics["ndcg@10"])
+
+
+def test_the_weights_are_those_of_the_best_epoch_not_the_last(training_set, tiny, monkeypatch):
+    figures = iter([0.1, 0.3, 0.2, 0.3, 0.1])  # equal is no rise
+    kept = {}
+
+    def given(ranker, _):
+        kept[len(kept) + 1] = ranker.enhancer.item.weight.detach().clone()
+        return {"ndcg@10": next(figures)}
+
+    monkeypatch.setattr(module, "validate", given)
+    fitted = fit(training_set, tiny("sasrec", max_epochs=30, patience=3), 0, lambda *_: None)
+
+    assert (fitted.epoch, fitted.num_epochs, fitted.metrics) == (2, 5, {"ndcg@10": 0.3})
+    assert torch.equal(fitted.ranker.enhancer.item.weight, kept[2])
+    assert not torch.equal(kept[2], kept[5])
+
+
+def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny, monkeypatch):
+    class Clock:
+        """Half a minute later whenever it is looked at."""
+
+        now = 1000.0
+
+        def monotonic(self) -> float:
+            self.now += 30
+            return self.now
+
+    monkeypatch.setattr(module, "time", Clock())
+    config = tiny("sasrec", max_epochs=30, patience=30, max_minutes=1.75)
+
+    assert fit(training_set, config, 0, lambda *_: None).num_epochs == 4  # the first look after it is the fourth
+
+
+# Every kind of thing that is learnt or stored from sequences.
+READERS = {
+    "sasrec_grasp": {"kernel_length": 2, "num_collaborative": 2},
+    "sasrec_llm_esr": {},
+    "sasrec_alphafuse": {},
+    "bert4rec_rlmrec_contrastive": {},
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_events_after_the_cutoff_change_no_weight(frames, tiny, name):
+    without = frames | {"events": frames["events"][frames["events"]["split"] != "test"]}
+    config = tiny(name).with_switches(**READERS[name])
+
+    first = fit(arrange(frames), config, 0, lambda *_: None).ranker
+    second = fit(arrange(without), config, 0, lambda *_: None).ranker
+
+    for key, weights in first.state_dict().items():
+        assert torch.equal(weights, second.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_planted_validation_items_choose_the_epoch_at_most(frames, tiny, name):
+    planted = frames["events"].copy()
+    planted.loc[planted["split"] != "train", "item_id"] = "3"
+    config = tiny(name, max_epochs=1).with_switches(**READERS[name])
+
+    first = fit(arrange(frames), config, 0, lambda *_: None).ranker
+    second = fit(arrange(frames | {"events": planted}), config, 0, lambda *_: None).ranker
+
+    for key, weights in first.state_dict().items():
+        assert torch.equal(weights, second.state_dict()[key]), key
+
+
+def test_without_a_validation_target_training_says_so(frames, tiny):
+    events = frames["events"]
+    training_set = arrange(frames | {"events": events[events["split"] == "train"]})
+
+    with pytest.raises(ValueError, match="no validation target"):
+        fit(training_set, tiny("sasrec"), 0, lambda *_: None)
+
+
+def test_a_loss_that_is_not_finite_is_an_error_that_names_the_recipe(training_set, tiny):
+    with pytest.raises(ValueError, match="the loss of recipe sasrec is not finite: lower its learning rate"):
+        fit(training_set, tiny("sasrec", learning_rate=float("inf"), max_epochs=5), 0, lambda *_: None)
+
+
+def test_collaborative_neighbours_share_two_users_at_least(training_set, tiny):
+    counts = np.array([[0, 3, 1, 2], [3, 0, 0, 0], [1, 0, 0, 2], [2, 0, 2, 0]])
+    from scipy.sparse import csr_matrix
+
+    # Cosines of item 1: 3 / sqrt(16 * 9) with item 2, 2 / sqrt(16 * 4) with item 4.
+    assert collaborative_neighbours(csr_matrix(counts), np.array([16, 9, 4, 4]), 2).tolist() == [
+        [2, 4],
+        [1, 0],
+        [4, 0],
+        [3, 1],
+    ]
+    ranker = new_ranker(training_set, tiny("sasrec_grasp").with_switches(num_collaborative=2))
+    assert isinstance(ranker.enhancer, Grasp)
+    # Only 2 and 3 have two users in common, a and b.
+    assert ranker.enhancer.collaborative_NM.tolist() == [[0, 0], [0, 0], [3, 0], [2, 0], [0, 0], [0, 0], [0, 0]]
+
+
+def test_torch_may_choose_its_algorithms_again_afterwards(training_set, tiny):
+    fit(training_set, replace(tiny("sasrec"), max_epochs=1), 0, lambda *_: None)
+
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from training.config import RankerConfig
+from training.enhancers import ENHANCERS
+from training.fit import fit
+from training.recipes import DEFAULT, RECIPES, TrainConfig, recipe
+
+BACKBONES = ("sasrec", "gru4rec", "bert4rec")
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_describes_a_ranker_of_its_name(name):
+    config = recipe(name)
+    ranker = RankerConfig(10, 384, config.backbone, enhancer=config.enhancer, **dict(config.ranker))
+
+    assert config.name == name
+    assert name.startswith(config.backbone)
+    assert ranker.variant == ("legacy" if name.endswith("_legacy") else "strong")
+    if name.endswith("_legacy"):  # as in LLM-ESR's scripts
+        assert (ranker.max_length, ranker.dropout, config.loss, config.batch_size) == (200, 0.5, "bce", 128)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_runs_and_the_same_seed_gives_the_same_weights(training_set, tiny, name):
+    seen = []
+    first = fit(training_set, tiny(name), 0, lambda epoch, found: seen.append((epoch, found["loss"])))
+    second = fit(training_set, tiny(name), 0, lambda *_: None)
+
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert all(0 < loss < 100 for _, loss in seen)
+    assert first.metrics == second.metrics
+    for key, weights in first.ranker.state_dict().items():
+        assert torch.equal(weights, second.ranker.state_dict()[key]), key
+        assert weights.isfinite().all(), key
+
+
+def test_every_enhancer_has_a_recipe_over_every_backbone():
+    expected = {name if enhancer == "none" else f"{name}_{enhancer}" for name in BACKBONES for enhancer in ENHANCERS}
+
+    assert expected <= set(RECIPES)
+    assert {f"{backbone}_legacy" for backbone in BACKBONES} <= set(RECIPES)
+    assert DEFAULT in RECIPES
+
+
+def test_a_recipe_that_does_not_exist_names_those_that_do():
+    with pytest.raises(ValueError, match=r"no recipe 'sasrec_llm'; there are .*sasrec_llm_esr"):
+        recipe("sasrec_llm")
+
+
+def test_switches_add_up_and_the_later_one_counts():
+    config = TrainConfig("x").with_switches(width=8, mode="gate").with_switches(width=16)
+
+    assert dict(config.ranker) == {"width": 16, "mode": "gate"}
+
+
+def test_the_kernel_refuses_a_loss_without_shared_negatives():
+    with pytest.raises(ValueError, match="recipe x: the history kernel needs negatives that a batch shares, not bce"):
+        TrainConfig("x", loss="bce").with_switches(kernel_length=2)

@@ -1,0 +1,75 @@
+"""Which items users take together and one after the other: sparse counts over sequences.
+
+What is counted is the caller's choice: `known_sequences` gives what may be known when a split is asked.
+
+Shape suffixes:  U users  N items; item i is in row or column i - 1
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix, diags
+
+from training.dataset import TrainingSet
+
+KNOWN = {"validation": ("train",), "test": ("train", "validation")}  # splits whose items are known, by the one asked
+
+
+def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
+    """Each user's items, from 1, that are known when `split` (`validation` or `test`) is asked."""
+    known = KNOWN[split]
+    return [
+        sequence[np.isin(splits, known) & (sequence > 0)]
+        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+
+
+def user_items(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
+    """Who has what: (U, N) of ones, however often an item is in a sequence."""
+    user = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
+    matrix_UN = _counts(user, _flat(sequences) - 1, (len(sequences), num_items))
+    matrix_UN.data[:] = 1
+    return matrix_UN
+
+
+def occurrences(sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+    """How often each item was taken, repeats included: (N,)."""
+    return np.bincount(_flat(sequences), minlength=num_items + 1)[1:]
+
+
+def cooccurrence(matrix_UN: csr_matrix) -> csr_matrix:
+    """How many users have both items: (N, N), symmetric, zeros on the diagonal."""
+    both_NN = (matrix_UN.T @ matrix_UN).tocsr()
+    both_NN.setdiag(0)
+    both_NN.eliminate_zeros()
+    return both_NN
+
+
+def cosine(both_NN: csr_matrix, num_N: np.ndarray) -> csr_matrix:
+    """Co-occurrence by how often each of the two occurs: both / sqrt(num_i * num_j), (N, N).
+
+    `num_N` counts each item's users, or its occurrences where repeats are meant to weigh; nothing counts less than 1.
+    """
+    scale_NN = diags(1 / np.sqrt(np.maximum(num_N, 1)))
+    return (scale_NN @ both_NN @ scale_NN).tocsr()
+
+
+def item_cosine(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
+    """|users of both| / sqrt(|users of i| * |users of j|) with zeros on the diagonal, (N, N)."""
+    matrix_UN = user_items(sequences, num_items)
+    return cosine(cooccurrence(matrix_UN), np.asarray(matrix_UN.sum(0)).ravel())
+
+
+def transitions(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
+    """How often item x came right after item a: (N, N), row a, column x."""
+    before = _flat([items[:-1] for items in sequences])
+    after = _flat([items[1:] for items in sequences])
+    return _counts(before - 1, after - 1, (num_items, num_items))
+
+
+def _flat(sequences: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, np.int64), *sequences])
+
+
+def _counts(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
+    return csr_matrix((np.ones(len(row)), (row, column)), shape=shape)  # adds up what is there twice

@@ -1,0 +1,135 @@
+"""GRASP: semantic vectors of users, items and their neighbours as context of the trained item embeddings.
+
+What a language model knows enters as input only, through holistic attention on the sequence's side and a small network
+on the candidates'; nothing is trained towards it, so what is wrong about it can be ignored.
+
+    X_t = MLP([I; Z_self; Z_sim; Z_glob])_t + e_t  + W_n mean of e over collaborative neighbours
+    c_x = MLP_c([P E_x; P E'_x])            + e_x  + W_n mean of e over collaborative neighbours
+
+Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  C components
+                 D model width  M collaborative neighbours
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.adapter import Adapter
+from training.attention import HolisticAttention, linear, mlp
+from training.config import MASK, PADDING, RankerConfig
+from training.enhancers.ids import Ids, Users
+
+
+class Grasp(Ids):
+    reads_vectors = True
+    own_NC: Tensor
+    near_NC: Tensor
+    collaborative_NM: Tensor
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__(config)
+        self.num_views = 2 if config.item_representation == "dual" else 1
+        self.item_adapter, self.user_adapter = Adapter(config), Adapter(config)
+        self.holistic_attention = HolisticAttention(config)
+        self.candidate = (mlp if config.candidate == "mlp" else linear)(config, 1 + config.use_similar)
+        for name in ("own_NC", "near_NC"):
+            self.register_buffer(name, torch.zeros(0, config.num_components), persistent=False)
+        if config.num_collaborative:
+            self.register_buffer(
+                "collaborative_NM", torch.zeros(config.num_items + 1, config.num_collaborative, dtype=torch.int32)
+            )
+            self.collaborative = nn.Linear(config.width, config.width, bias=False)
+        self._projected: tuple[Tensor, Tensor] | None = None
+
+    def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
+        self.start_from_components(item_NS)
+        self.item_adapter.start_from(item_NS)
+        self.user_adapter.start_from(user_NS)
+
+    def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
+        super().attach_items(semantic_NS, neighbour_NS)
+        with torch.no_grad():
+            self.own_NC, self.near_NC = (
+                F.pad(self.item_adapter.reduce(vectors_NS.float()), (0, 0, 1, 0))
+                for vectors_NS in (semantic_NS, neighbour_NS)
+            )
+        self.forget()
+
+    def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
+        semantic_BTD = self._enhance(items_BT, users)
+        id_BTD = self.ids(items_BT, hide=True)
+        # One backbone for two views, as in LLM-ESR, or one view.
+        return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
+
+    def candidates(self, items_N: Tensor) -> Tensor:
+        item_ND, near_ND = self._project(items_N)
+        inputs = [item_ND, near_ND] if self.config.use_similar else [item_ND]
+        semantic_ND = self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
+        id_ND = self.ids(items_N)
+        is_dual = self.config.item_representation == "dual"
+        return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
+
+    def ids(self, items: Tensor, *, hide: bool = False) -> Tensor:
+        if self.config.item_representation == "sem":
+            return torch.zeros(*items.shape, self.config.width)
+        own = super().ids(items, hide=hide)
+        if not self.config.num_collaborative:
+            return own
+        is_known = (items > PADDING) & (items <= self.config.num_items)
+        unique_N, place = (items * is_known).unique(return_inverse=True)
+        near_NM = self.collaborative_NM[unique_N].long()
+        num_N1 = (near_NM != PADDING).sum(-1, keepdim=True).clamp(min=1)
+        mean_ND = self.item(near_NM).sum(-2) / num_N1
+        return own + self.collaborative(mean_ND)[place]
+
+    def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
+        """How much each item of the history counted in the last state, (B, T): own and similar level together.
+
+        Padding weighs 0.
+        """
+        attention, mask_BT = self.holistic_attention, items_BT > PADDING
+        keys: Sequence[Tensor] = self._project(items_BT.clamp(min=PADDING))
+        weights_BT = torch.zeros(items_BT.shape)
+        levels = (attention.self_attention, attention.similar_attention)
+        for level, query_BQD, keys_BTD in zip(levels, self._users(items_BT, users), keys, strict=True):
+            if level is not None:
+                last_BQD = attention.ask(query_BQD, keys_BTD)[:, -1:]
+                weights_BHQCT = level.weights(last_BQD, keys_BTD[:, None], mask_BT[:, None])
+                weights_BT = weights_BT + weights_BHQCT.mean(1).flatten(1)
+        return weights_BT
+
+    def forget(self) -> None:
+        self._projected = None
+
+    def _enhance(self, items_BT: Tensor, users: Users) -> Tensor:
+        item_BTD, near_item_BTD = self._project(items_BT.clamp(min=PADDING))
+        mask_BT = items_BT > PADDING  # the item asked for is no key
+        enhanced_BTD = self.holistic_attention(item_BTD, near_item_BTD, *self._users(items_BT, users), mask_BT)
+        return enhanced_BTD * (mask_BT | (items_BT == MASK))[..., None]
+
+    def _users(self, items_BT: Tensor, users: Users) -> tuple[Tensor, Tensor]:
+        """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
+        if self.config.user_text == "described":
+            reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
+            own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
+            return own, near
+        known_BT = items_BT.clamp(min=PADDING)
+        num_BT = (known_BT != PADDING).cumsum(1).clamp(min=1)[..., None]
+        own, near = (
+            self.user_adapter(vectors_NC[known_BT].cumsum(1) / num_BT) for vectors_NC in (self.own_NC, self.near_NC)
+        )
+        return own, near
+
+    def _project(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Own and neighbour vectors of items in model width: computed once per item, and once for all in inference."""
+        tables = self.own_NC, self.near_NC
+        if self.training:
+            unique_N, items = items.unique(return_inverse=True)
+            item_ND, near_ND = (self.item_adapter(vectors_NC[unique_N]) for vectors_NC in tables)
+            return item_ND[items], near_ND[items]
+        if self._projected is None:
+            with torch.no_grad():
+                self._projected = self.item_adapter(tables[0]), self.item_adapter(tables[1])
+        return self._projected[0][items], self._projected[1][items]

@@ -1,0 +1,77 @@
+"""No enhancer: trained item embeddings alone. The others start from it and change what they must.
+
+Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  D model width
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.adapter import whitening
+from training.config import PADDING, RankerConfig
+
+
+@dataclass(frozen=True)
+class Users:
+    """The frozen vectors of a batch of users, (B, S): of their own descriptions and the means of their neighbours'."""
+
+    semantic_BS: Tensor
+    neighbour_BS: Tensor
+
+
+class Ids(nn.Module):
+    """Item embeddings as a backbone's input and as what its states are compared with."""
+
+    reads_vectors = False  # whether items need semantic vectors to be scored
+    num_views = 1  # how many times the backbone reads a sequence; a state is num_views * D wide
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.num_items = config.num_items  # grows when items are attached that are newer than the model
+        self.item = nn.Embedding(config.num_items + 1, config.width, padding_idx=PADDING)
+        nn.init.normal_(self.item.weight[1:], std=config.width**-0.5)
+
+    def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
+        """Before training: what the frozen vectors of items and users, one row each, say about where to begin."""
+
+    @torch.no_grad()
+    def start_from_components(self, item_NS: Tensor) -> None:
+        """Begin as whitened principal components, of the length that random embeddings begin with."""
+        weight_DS, bias_D = whitening(item_NS, self.config.width)
+        self.item.weight[1:] = (item_NS @ weight_DS.T + bias_D) * self.config.width**-0.5
+
+    def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
+        """Take the frozen vectors, row i for item i + 1."""
+        self.num_items = len(semantic_NS)
+
+    def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
+        """What the backbone reads, each (B, T, D); zero for padding and for the item asked for."""
+        return [self.ids(items_BT, hide=True)]
+
+    def combine(self, states: list[Tensor]) -> Tensor:
+        """One state per step from those of the views."""
+        return torch.cat(states, -1)
+
+    def candidates(self, items_N: Tensor) -> Tensor:
+        """What a state is compared with, (N, num_views * D); zero for padding."""
+        return self.ids(items_N)
+
+    def auxiliary_loss(self, items_N: Tensor, state_BD: Tensor, user_B: Tensor) -> Tensor | None:
+        """A further term of the loss, or None: over the items a batch trained with and its users' last states."""
+        return None
+
+    def ids(self, items: Tensor, *, hide: bool = False) -> Tensor:
+        """Trained item embeddings; zero for padding, the mask and items newer than the model."""
+        is_known = (items > PADDING) & (items <= self.config.num_items)
+        embedded = self.item(items * is_known)
+        if not (hide and self.training and self.config.item_dropout):
+            return embedded
+        # Whole embeddings, so that the meaning of an item has to do without its identity now and then.
+        kept = F.dropout(torch.ones(items.shape), self.config.item_dropout)
+        return embedded * kept[..., None]
+
+    def forget(self) -> None:
+        """Drop what was computed from weights that have changed since."""

@@ -1,0 +1,209 @@
+"""The training loop: every recipe, every data set, production and benchmark alike.
+
+Shape suffixes:  B batch  T sequence length
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.config import MASK, PADDING, RankerConfig
+from training.cooccurrence import cooccurrence, cosine, user_items
+from training.dataset import TrainingSet
+from training.enhancers.grasp import Grasp
+from training.evaluate import metrics, pad, questions, rank_events, ranker_scorer
+from training.kernel import strongest
+from training.losses import Batch, batch_loss
+from training.model import Ranker
+from training.recipes import TrainConfig
+
+Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
+MIN_USERS_IN_COMMON = 2  # of collaborative neighbours: one may be the very user who is trained with
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A ranker with the weights of its best epoch."""
+
+    ranker: Ranker
+    epoch: int
+    num_epochs: int
+    metrics: dict[str, float]  # on the validation targets
+
+
+def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Progress) -> Fitted:
+    """Fit until the validation NDCG@10 has not risen for `patience` epochs; keeps the best epoch's weights.
+
+    Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`. Raises `ValueError` when there is
+    nothing to validate on or the loss is not finite.
+    """
+    with repeatable(seed) as random:
+        ranker = new_ranker(training_set, config)
+        optimiser = torch.optim.AdamW(
+            ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        best_epoch, best, weights = 0, {"ndcg@10": -1.0}, ranker.state_dict()
+        end = time.monotonic() + 60 * config.max_minutes
+        for epoch in range(1, config.max_epochs + 1):
+            mean_loss = train_epoch(ranker, training_set, config, optimiser, random)
+            found = validate(ranker, training_set)
+            progress(epoch, {"loss": mean_loss, **found})
+            if found["ndcg@10"] > best["ndcg@10"]:
+                best_epoch, best, weights = epoch, found, copy.deepcopy(ranker.state_dict())
+            if epoch - best_epoch >= config.patience or time.monotonic() > end:
+                break
+    ranker.load_state_dict(weights)
+    return Fitted(ranker.eval(), best_epoch, epoch, best)
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[np.random.Generator]:
+    """Within it the same seed gives the same weights; afterwards torch may choose its algorithms again."""
+    settings: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    settings.fill_uninitialized_memory = False  # a tenth of the time, for memory nobody reads
+    try:
+        yield np.random.default_rng(seed)
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        settings.fill_uninitialized_memory = before[1]
+
+
+def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
+    """An unfitted ranker with the set's items attached, started from its vectors and its training sequences."""
+    num_items, semantic_size = training_set.item_semantic.shape
+    switches: dict[str, Any] = dict(config.ranker)
+    ranker = Ranker(RankerConfig(num_items, semantic_size, config.backbone, enhancer=config.enhancer, **switches))
+    item_semantic = torch.from_numpy(training_set.item_semantic)
+    ranker.enhancer.start_from(item_semantic, torch.from_numpy(training_set.user_semantic))
+    ranker.attach_items(item_semantic, torch.from_numpy(training_set.item_neighbour))
+    if ranker.config.num_collaborative or ranker.kernel is not None:
+        matrix = user_items(training_sequences(training_set), num_items)
+        counts = cooccurrence(matrix)
+        num_users = np.asarray(matrix.sum(0)).ravel()
+        if ranker.kernel is not None:
+            ranker.kernel.start_from(training_set.item_semantic, cosine(counts, num_users), num_users)
+        if isinstance(ranker.enhancer, Grasp) and ranker.config.num_collaborative:
+            ranker.enhancer.collaborative_NM[1:] = torch.from_numpy(
+                collaborative_neighbours(counts, num_users, ranker.config.num_collaborative)
+            )
+    return ranker
+
+
+def collaborative_neighbours(counts: Any, num_users: np.ndarray, k: int) -> np.ndarray:
+    """The k items (N, k), from 1, that share most users with each item by cosine; 0 where there are fewer."""
+    return strongest(cosine(counts.multiply(counts >= MIN_USERS_IN_COMMON), num_users), k)[0]
+
+
+def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
+    """Each user's items of the training split, oldest first."""
+    return [
+        sequence[splits == "train"]
+        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+
+
+def train_epoch(
+    ranker: Ranker,
+    training_set: TrainingSet,
+    config: TrainConfig,
+    optimiser: torch.optim.Optimizer,
+    random: np.random.Generator,
+) -> float:
+    """One pass over the training targets; returns the mean loss. Raises `ValueError` when it is not finite."""
+    ranker.train()
+    total, num_steps = 0.0, 0
+    sequences = training_sequences(training_set)
+    pieces = pieces_of(sequences, config.shortest_piece, ranker.config.max_length + 1, random)
+    for users, items in batches(pieces, config.batch_size, random):
+        batch = as_batch(training_set, sequences, users, items, config)
+        loss = batch_loss(ranker, batch, config)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        size = int(batch.valid_BT.sum())
+        total, num_steps = total + loss.item() * size, num_steps + size
+    if not np.isfinite(total):
+        raise ValueError(f"the loss of recipe {config.name} is not finite: lower its learning rate")
+    return total / max(num_steps, 1)
+
+
+def pieces_of(
+    sequences: list[np.ndarray], shortest: int, longest: int, random: np.random.Generator
+) -> list[tuple[int, np.ndarray]]:
+    """Each user's training items in pieces of `shortest` to `longest` items, cut elsewhere in every epoch.
+
+    Lengths are log-uniform: short pieces are cheap and give an epoch more steps, long ones teach every position.
+    Neighbouring pieces share one item: the last target of one is the first input of the next.
+    """
+    result = []
+    for user, items in enumerate(sequences):
+        end = len(items)
+        while end > 1:
+            size = int(np.exp(random.uniform(np.log(min(shortest, longest)), np.log(longest + 1))))
+            result.append((user, items[max(0, end - size) : end]))
+            end -= size - 1
+    return result
+
+
+def batches(
+    pieces: list[tuple[int, np.ndarray]], batch_size: int, random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Users (B,) and items (B, T): pieces of like length together, so that little is padding, in random order."""
+    order = random.permutation(len(pieces))
+    order = order[np.argsort([len(pieces[place][1]) for place in order], kind="stable")]
+    for start in random.permutation(np.arange(0, len(order), batch_size)):
+        chosen = [pieces[place] for place in order[start : start + batch_size]]
+        yield np.array([user for user, _ in chosen]), pad([items for _, items in chosen])
+
+
+def as_batch(
+    training_set: TrainingSet, sequences: list[np.ndarray], users: np.ndarray, items: np.ndarray, config: TrainConfig
+) -> Batch:
+    """Inputs and targets of pieces (B, T): the next items, or for BERT4Rec the hidden ones."""
+    items_BT = torch.from_numpy(items)
+    if config.backbone == "bert4rec":
+        valid_BT, target_BT = mask_items(items_BT, config.mask_share), items_BT
+        items_BT = items_BT.masked_fill(valid_BT, MASK)
+    else:
+        items_BT, target_BT = items_BT[:, :-1], items_BT[:, 1:]
+        valid_BT = items_BT != PADDING
+        if config.targets == "last":
+            valid_BT = torch.zeros_like(valid_BT)
+            valid_BT[:, -1] = True
+    return Batch(
+        torch.from_numpy(users),
+        items_BT,
+        target_BT,
+        valid_BT,
+        torch.from_numpy(pad([sequences[user] for user in users])),
+        torch.from_numpy(training_set.user_semantic[users]),
+        torch.from_numpy(training_set.user_neighbour[users]),
+    )
+
+
+def mask_items(items_BT: Tensor, share: float) -> Tensor:
+    """BERT4Rec's question: which items are hidden. Every other sequence hides its last one, as inference does."""
+    hidden_BT = (torch.rand(items_BT.shape) < share) & (items_BT != PADDING)
+    only_last_B = (torch.rand(len(items_BT)) < 0.5) | ~hidden_BT.any(1)
+    hidden_BT[only_last_B] = False
+    hidden_BT[only_last_B, -1] = True
+    return hidden_BT
+
+
+def validate(ranker: Ranker, training_set: TrainingSet) -> dict[str, float]:
+    """Mean of every metric over the validation targets, by full ranking with the history left out."""
+    events = questions(training_set, "validation")
+    if not events:
+        raise ValueError("the training set has no validation target: no user has three interactions before the cutoff")
+    ranking = rank_events(ranker_scorer(ranker, training_set.item_ids, training_set), events)
+    return {name: float(values.mean()) for name, values in metrics(ranking.filtered).items()}
