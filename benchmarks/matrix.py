@@ -34,12 +34,22 @@ ABLATIONS: dict[str, dict[str, object]] = {
 }
 
 
+# Settings tried on validation with the first seed, the same for every trained system; the best one serves all its rows.
+TRIALS: tuple[dict[str, object], ...] = (
+    {"width": 64, "dropout": 0.5},
+    {"width": 128, "dropout": 0.5},
+    {"width": 128, "dropout": 0.3},
+)
+BATCH_SIZE, NUM_NEGATIVES = 256, 1024  # of the strong systems: quick on small machines
+
+
 @dataclass(frozen=True)
 class Job:
     """One system with one seed. `config` is None for a control."""
 
     row: Row
     config: TrainConfig | None = None
+    tuned_as: str = ""  # the system whose trials settle this one's settings; nothing: they are as published
     k: int = 10  # neighbours averaged
     with_additions: bool = False
 
@@ -76,7 +86,6 @@ def _texts(num_seeds: int) -> Iterator[Job]:
         yield trained(f"sasrec_{enhancer}", 0, "main", with_additions=True)
     for ablation, switches in ABLATIONS.items():
         yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
-    yield trained("sasrec_kernel", 0, "ablations")
     for corruption in (0.0, *SHARES):
         for seed in range(num_seeds):
             yield trained(NO_KERNEL, seed, "corruption", corruption=corruption)
@@ -121,18 +130,22 @@ def trained(
     k: int = 10,
     with_additions: bool = False,
 ) -> Job:
-    """The job of a recipe, of `sasrec_kernel` (the backbone and the history kernel) or of GRASP without its kernel."""
+    """The job of a recipe, or of GRASP without its kernel."""
     if model == NO_KERNEL:
         config = replace(recipe("sasrec_grasp"), name=model).with_switches(kernel_length=0)
-    elif model == "sasrec_kernel":
-        config = replace(recipe("sasrec"), name=model).with_switches(**kernel_switches())
     else:
         config = recipe(model)
     config = config.with_switches(**(switches or {}))
     row = Row(model, seed, section, config.backbone, config.enhancer, corruption=corruption, ablation=ablation)
-    return Job(row, config, k, with_additions)
+    if config.name.endswith("_legacy"):
+        return Job(row, config, k=k, with_additions=with_additions)
+    tuned_as = "sasrec_grasp" if config.enhancer == "grasp" and config.backbone == "sasrec" else model
+    return Job(row, replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES), tuned_as, k, with_additions)
 
 
-def kernel_switches() -> dict[str, object]:
-    """Those of GRASP's history kernel."""
-    return {name: value for name, value in recipe("sasrec_grasp").ranker if name.startswith("kernel_")}
+def with_trial(config: TrainConfig, settings: dict[str, object]) -> TrainConfig:
+    """A recipe with the settings of a trial; AlphaFuse trains half of its width."""
+    config = config.with_switches(**settings)
+    if config.enhancer == "alphafuse":
+        config = config.with_switches(null_width=int(str(settings["width"])) // 2)
+    return config

@@ -3,12 +3,13 @@
     python -m benchmarks.quality --data FOLDER --models all --seeds 3 --out docs/benchmarks/quality-beauty
 
 Reads:   a folder of the data contract, LLM-ESR's `inter.txt`, or `movielens` (downloaded)
-Writes:  results.jsonl, ranks/, report.md with plots, and summary.json in --out; vectors and neighbours in --cache
+Writes:  trials.json, results.jsonl, ranks/, report.md with plots and summary.json in --out; vectors in --cache
 
 Everything is tuned on the validation targets. The test targets are scored here and nowhere else.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,8 +23,9 @@ import torch
 from benchmarks import datasets, readers, report
 from benchmarks.datasets import BenchmarkData
 from benchmarks.machine import commit, machine
-from benchmarks.matrix import Job, chosen, matrix
+from benchmarks.matrix import TRIALS, Job, chosen, matrix, with_trial
 from benchmarks.results import About, Info, OtherDataError, Results, Row
+from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from spark_jobs.source import SourceError
@@ -44,6 +46,8 @@ from training.evaluate import (
 from training.fit import Fitted, fit
 from training.recipes import TrainConfig
 
+TRIALS_FILE = "trials.json"
+TRIAL_SEED = 0
 NUM_DRAWS = 3  # of sampled negatives, the same for every system
 NUM_TOP = 10
 NUM_MASS_EVENTS = 2000  # whose attention is averaged
@@ -120,14 +124,14 @@ class Benchmark:
             seed=seed,
         )
 
-    def run(self, job: Job) -> None:
-        """Train and measure what of a job is not finished yet."""
+    def run(self, job: Job, every: Sequence[Job]) -> None:
+        """Train and measure what of a job is not finished yet; `every` job is where its trials are looked up."""
         if all(self.results.finished(row.row_id) for row in job.rows):
             return
         if job.config is None:
             self._control(job.row)
         else:
-            self._trained(job, job.config)
+            self._trained(job, self.settle(job, every))
 
     def _test(self) -> Test:
         events = questions(self.data.training_set, "test")
@@ -182,16 +186,46 @@ class Benchmark:
         best = controls.choose(scorers, self.validation)
         return best, lambda mean: build(best, known_for, mean)
 
+    def settle(self, job: Job, every: Sequence[Job]) -> TrainConfig:
+        """The job's recipe with the settings that its trials chose: run now, on clean data, unless they were before."""
+        config = self._limited(job.config) if job.config else None
+        assert config is not None
+        if not job.tuned_as:
+            return config
+        trials = json.loads(self.trials_file.read_text()) if self.trials_file.exists() else {}
+        tuned = next(each.config for each in every if each.row.model == job.tuned_as and each.config)
+        for settings in TRIALS:
+            done = trials.setdefault(job.tuned_as, [])
+            if settings in [trial["settings"] for trial in done]:
+                continue
+            say(f"{job.tuned_as}: trial {len(done) + 1} of {len(TRIALS)}: {settings}")
+            started = time.monotonic()
+            fitted = fit(
+                self.data.training_set,
+                with_trial(self._limited(tuned), settings),
+                TRIAL_SEED,
+                self._progress(f"trial of {job.tuned_as}"),
+            )
+            seconds = round(time.monotonic() - started, 1)
+            done.append({"settings": settings, "validation": fitted.metrics["ndcg@10"], "seconds": seconds})
+            write_json(self.trials_file, trials)
+        best = max(trials[job.tuned_as], key=lambda trial: float(trial["validation"]))
+        return with_trial(config, best["settings"])
+
+    @property
+    def trials_file(self) -> Path:
+        return self.results.folder / TRIALS_FILE
+
+    def _limited(self, config: TrainConfig) -> TrainConfig:
+        limits = self.limits
+        return replace(
+            config, max_minutes=limits.minutes_per_model, patience=limits.patience, max_epochs=limits.max_epochs
+        )
+
     def _trained(self, job: Job, config: TrainConfig) -> None:
         data = self.load(job.k, job.row.corruption, job.row.seed)
-        config = replace(
-            config,
-            max_minutes=self.limits.minutes_per_model,
-            patience=self.limits.patience,
-            max_epochs=self.limits.max_epochs,
-        )
         started, started_cpu = time.monotonic(), time.process_time()
-        fitted = fit(data.training_set, config, job.row.seed, self._progress(job.row))
+        fitted = fit(data.training_set, config, job.row.seed, self._progress(job.row.row_id))
         cost = {
             "wall_seconds": time.monotonic() - started,
             "cpu_seconds": time.process_time() - started_cpu,
@@ -210,7 +244,9 @@ class Benchmark:
                 continue
             scorer, settings, num_trials = self._with_addition(base, row)
             found = self.test.measure(scorer)
-            info = self._info(found, **cost, num_trials=num_trials, chosen=settings, attention_mass=mass)
+            settled = {"settings": dict(config.ranker), "added": settings}
+            num_trials += len(TRIALS) - 1 if job.tuned_as else 0
+            info = self._info(found, **cost, num_trials=num_trials, chosen=settled, attention_mass=mass)
             self._add(row, found, info)
 
     def _with_addition(self, base: Scorer, row: Row) -> tuple[Scorer, dict[str, object] | None, int]:
@@ -247,10 +283,10 @@ class Benchmark:
             f"HR@10 {finished.value('filtered', 'hr@10'):.4f}, {info.wall_seconds / 60:.1f} min"
         )
 
-    def _progress(self, row: Row) -> Callable[[int, dict[str, float]], None]:
+    def _progress(self, name: str) -> Callable[[int, dict[str, float]], None]:
         def show(epoch: int, found: dict[str, float]) -> None:
             if epoch % SAY_EVERY == 0 or epoch == 1:
-                say(f"{row.row_id} epoch {epoch}: loss {found['loss']:.3f}, validation {found['ndcg@10']:.4f}")
+                say(f"{name} epoch {epoch}: loss {found['loss']:.3f}, validation {found['ndcg@10']:.4f}")
 
         return show
 
@@ -309,7 +345,7 @@ def run(given: argparse.Namespace) -> None:
             say(f"{given.minutes:g} minutes are over: {len(jobs) - number + 1} jobs are left for the next run")
             break
         say(f"{number} of {len(jobs)}: {job.row.row_id}")
-        benchmark.run(job)
+        benchmark.run(job, every)
     report.write(given.out)
     say(f"report: {given.out / report.REPORT_FILE}")
 

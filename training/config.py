@@ -42,9 +42,8 @@ class RankerConfig:
     # Who asks: the user's description, or (free of any leak) the mean of the items seen so far.
     user_text: Literal["described", "mean_of_prefix_items"] = "described"
     num_collaborative: int = 0  # neighbours by co-occurrence whose trained embeddings are averaged; 0: none
+    substitution: float = 0.0  # share of input items that training replaces by one of these neighbours
     kernel_length: int = 0  # latest items that the history kernel reads; 0: no kernel
-    kernel_scale: float = 20.0  # of its weights, at the start or, unless they are trained, for good
-    kernel_is_trained: bool = False
     kernel_neighbours: int = 100  # stored for each item and kind of nearness
     # --- AlphaFuse
     null_width: int = 64  # coordinates, the last ones, in which a trained vector is added to the frozen one

@@ -19,12 +19,13 @@ from training.cooccurrence import cooccurrence, cosine, user_items
 from training.dataset import TrainingSet
 from training.enhancers.grasp import Grasp
 from training.evaluate import metrics, pad, questions, rank_events, ranker_scorer
-from training.kernel import strongest
+from training.kernel import HistoryKernel, strongest
 from training.losses import Batch, batch_loss
 from training.model import Ranker
 from training.recipes import TrainConfig
 
 Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
+KERNEL_SCALES = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 MIN_USERS_IN_COMMON = 2  # of collaborative neighbours: one may be the very user who is trained with
 
 
@@ -60,7 +61,20 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
             if epoch - best_epoch >= config.patience or time.monotonic() > end:
                 break
     ranker.load_state_dict(weights)
+    if ranker.kernel is not None:
+        best = calibrate(ranker, ranker.kernel, training_set)
     return Fitted(ranker.eval(), best_epoch, epoch, best)
+
+
+def calibrate(ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet) -> dict[str, float]:
+    """Set the scale of the ranker's history kernel to what is best on the validation targets; returns the metrics."""
+    found = {}
+    for scale in KERNEL_SCALES:
+        kernel.scale.fill_(scale)
+        found[scale] = validate(ranker, training_set)
+    best = max(found, key=lambda scale: found[scale]["ndcg@10"])
+    kernel.scale.fill_(best)
+    return found[best]
 
 
 @contextmanager
@@ -91,7 +105,7 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
         counts = cooccurrence(matrix)
         num_users = np.asarray(matrix.sum(0)).ravel()
         if ranker.kernel is not None:
-            ranker.kernel.start_from(training_set.item_semantic, cosine(counts, num_users), num_users)
+            ranker.kernel.start_from(training_set.item_semantic, cosine(counts, num_users))
         if isinstance(ranker.enhancer, Grasp) and ranker.config.num_collaborative:
             ranker.enhancer.collaborative_NM[1:] = torch.from_numpy(
                 collaborative_neighbours(counts, num_users, ranker.config.num_collaborative)

@@ -6,7 +6,6 @@
     gbce             shared negatives, the positive's probability to the power of beta (gSASRec, arXiv 2308.07192)
 
 Shape suffixes:  B batch  T sequence length  V steps with a target  N items  K negatives  D width of a state
-                 J latest items, newest first
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.config import PADDING
-from training.kernel import latest
 from training.model import Ranker
 from training.recipes import TrainConfig
 
@@ -47,7 +45,7 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
     else:
         every = config.loss == "cross_entropy" or config.num_negatives >= num_items
         negative_K = torch.arange(1, num_items + 1) if every else distinct(num_items, config.num_negatives)
-        positive_V, score_VK = _scores(ranker, batch, state_VD, target_V, negative_K)
+        positive_V, score_VK = _scores(ranker, state_VD, target_V, negative_K)
         is_own_BK = _own(batch.known_BT, negative_K, num_items)
         score_VK = score_VK.masked_fill(is_own_BK[row_V], -torch.inf)
         if config.loss == "gbce":
@@ -70,28 +68,13 @@ def gbce_power(*, num_negatives: int, num_items: int, calibration: float) -> flo
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 
-def _scores(
-    ranker: Ranker, batch: Batch, state_VD: Tensor, target_V: Tensor, negative_K: Tensor
-) -> tuple[Tensor, Tensor]:
+def _scores(ranker: Ranker, state_VD: Tensor, target_V: Tensor, negative_K: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of each step's own target (V,) and of the shared negatives (V, K)."""
     # One pass over the items of both: an item of many steps is computed once.
     item_N, place = torch.cat([target_V, negative_K]).unique(return_inverse=True)
     candidate_ND = ranker.candidates(item_N)
     place_V, place_K = place.split([len(target_V), len(negative_K)])
-    positive_V = (state_VD * candidate_ND[place_V]).sum(-1)
-    score_VK = state_VD @ candidate_ND[place_K].T
-    if ranker.kernel is None:
-        return positive_V, score_VK
-    latest_VJ = _latest_before_target(ranker, batch)
-    return positive_V + ranker.kernel.own(latest_VJ, target_V), score_VK + ranker.kernel.shared(latest_VJ, negative_K)
-
-
-def _latest_before_target(ranker: Ranker, batch: Batch) -> Tensor:
-    """The latest items that each step knows, (V, J): BERT4Rec's target stands at the step itself, hidden."""
-    latest_BTJ = latest(batch.items_BT, ranker.config.kernel_length)
-    if ranker.config.backbone == "bert4rec":
-        latest_BTJ = F.pad(latest_BTJ, (0, 0, 1, 0))[:, :-1]
-    return latest_BTJ[batch.valid_BT]
+    return (state_VD * candidate_ND[place_V]).sum(-1), state_VD @ candidate_ND[place_K].T
 
 
 def _own(known_BT: Tensor, negative_K: Tensor, num_items: int) -> Tensor:

@@ -19,7 +19,7 @@ from training.config import MASK, PADDING, RankerConfig
 from training.enhancers import ENHANCERS
 from training.enhancers.grasp import Grasp
 from training.enhancers.ids import Users
-from training.kernel import HistoryKernel, latest
+from training.kernel import HistoryKernel
 from training.legacy import initialise
 
 
@@ -100,7 +100,7 @@ class Ranker(nn.Module):
         score_BN = self.last_state(items_BT, user_semantic_BS, user_neighbour_BS) @ candidate_ND.T
         if self.kernel is None:
             return score_BN
-        return score_BN + self.kernel(latest(items_BT, self.config.kernel_length)[:, -1], self.num_items)
+        return score_BN + self.kernel(items_BT, self.num_items)
 
     def history_weights(self, items_BT: Tensor, user_semantic_BS: Tensor, user_neighbour_BS: Tensor) -> Tensor:
         """How much each item of the history counted in the last state, (B, T); padding weighs 0.

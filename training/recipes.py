@@ -36,10 +36,6 @@ class TrainConfig:
     patience: int = 8  # epochs without a better validation NDCG@10
     max_minutes: float = 30.0  # of fitting; the best epoch until then counts
 
-    def __post_init__(self) -> None:
-        if self.loss == "bce" and dict(self.ranker).get("kernel_length"):
-            raise ValueError(f"recipe {self.name}: the history kernel needs negatives that a batch shares, not bce")
-
     def with_switches(self, **switches: object) -> "TrainConfig":
         """The same recipe with further switches of `RankerConfig`."""
         return replace(self, ranker=tuple(sorted({**dict(self.ranker), **switches}.items())))

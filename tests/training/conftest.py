@@ -14,7 +14,7 @@ import torch
 
 from grasp.days import end_of
 from training.config import RankerConfig
-from training.cooccurrence import cooccurrence, cosine, user_items
+from training.cooccurrence import item_cosine
 from training.dataset import TrainingSet, arrange, split_events
 from training.model import Ranker
 from training.recipes import TrainConfig, recipe
@@ -107,9 +107,9 @@ def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
         ranker.enhancer.item.weight[0] = 0
     ranker.attach_items(vectors[0], vectors[1])
     if ranker.kernel is not None:
-        matrix_UN = user_items([np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])], 12)
-        num_N = np.asarray(matrix_UN.sum(0)).ravel()
-        ranker.kernel.start_from(vectors[0, :12].numpy(), cosine(cooccurrence(matrix_UN), num_N), num_N)
+        sequences = [np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])]
+        ranker.kernel.start_from(vectors[0, :12].numpy(), item_cosine(sequences, 12))
+        ranker.kernel.scale.fill_(3.0)
     if config.num_collaborative and config.enhancer == "grasp":
         ranker.enhancer.collaborative_NM[1:] = torch.randint(0, 13, (12, config.num_collaborative))
     return ranker

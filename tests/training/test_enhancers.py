@@ -18,7 +18,6 @@ from training.enhancers.ids import Ids, Users
 from training.enhancers.llm_esr import LlmEsr, similar_users
 from training.enhancers.llm_init import LlmInit
 from training.enhancers.rlmrec import RlmRecContrastive, RlmRecGenerative, info_nce
-from training.kernel import latest
 from training.losses import Batch, batch_loss
 from training.model import Ranker
 from training.recipes import plain
@@ -131,14 +130,13 @@ def test_scores_are_states_times_candidates_plus_the_kernel(make_ranker, enhance
     ranker = make_ranker(14, enhancer=enhancer, backbone=backbone, kernel_length=2)
     state_BD = ranker.last_state(ITEMS_BT, USERS_BS, USERS_BS)
     candidate_ND = torch.stack([ranker.candidates(torch.tensor([item]))[0] for item in range(15)])
-    kernel_BN = ranker.kernel(torch.tensor([[2, 7], [6, 12]]), 14)
+    kernel_BN = ranker.kernel(ITEMS_BT, 14)
 
     scores_BN = ranker.scores(ITEMS_BT, USERS_BS, USERS_BS)
 
     torch.testing.assert_close(scores_BN, state_BD @ candidate_ND.T + kernel_BN)
     assert torch.equal(scores_BN, ranker.scores(ITEMS_BT, USERS_BS, USERS_BS, ranker.candidates()))
     assert kernel_BN[:, 1:].any(1).all()
-    assert torch.equal(latest(ITEMS_BT, 2)[:, -1], torch.tensor([[2, 7], [6, 12]]))
 
 
 @every_enhancer

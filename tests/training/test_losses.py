@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.config import MASK, RankerConfig
+from training.config import RankerConfig
 from training.losses import Batch, batch_loss, distinct, gbce_power
 from training.recipes import TrainConfig
 
@@ -27,12 +27,12 @@ def batch(known_BT: Tensor = KNOWN_BT) -> Batch:
 class FixedStates:
     """A ranker (and its enhancer) whose states and candidates are given."""
 
-    def __init__(self, *, scale: float = 1.0, auxiliary: Tensor | None = None, kernel: object = None) -> None:
+    def __init__(self, *, scale: float = 1.0, auxiliary: Tensor | None = None) -> None:
         random = torch.Generator().manual_seed(0)
         self.state_BTD = scale * torch.randn(2, 3, 5, generator=random)
         self.candidate_ND = torch.randn(NUM_ITEMS + 1, 5, generator=random)
-        self.config = RankerConfig(NUM_ITEMS, 4, kernel_length=2)
-        self.enhancer, self.kernel = self, kernel
+        self.config = RankerConfig(NUM_ITEMS, 4)
+        self.enhancer = self
         self.auxiliary, self.seen = auxiliary, None
 
     def __call__(self, *_: Tensor) -> Tensor:
@@ -174,44 +174,6 @@ def test_the_enhancers_own_term_is_added(loss):
     assert item_N.tolist() == [1, 2, 3, 4]
     assert torch.equal(state_BD, added.state_BTD[:, -1])
     assert user_B.tolist() == [7, 3]
-
-
-class FixedKernel:
-    """Keeps what it was asked and adds one and two."""
-
-    def own(self, latest_VJ: Tensor, target_V: Tensor) -> Tensor:
-        self.latest, self.target = latest_VJ.tolist(), target_V.tolist()
-        return torch.ones(len(target_V))
-
-    def shared(self, latest_VJ: Tensor, candidate_K: Tensor) -> Tensor:
-        assert latest_VJ.tolist() == self.latest
-        return 2 * torch.ones(len(latest_VJ), len(candidate_K))
-
-
-def test_the_kernel_is_part_of_the_scores():
-    kernel = FixedKernel()
-    found = loss_of(FixedStates(scale=0, kernel=kernel), config_of("cross_entropy"))
-
-    assert found == pytest.approx(math.log(math.e + 2 * math.e**2) - 1)
-    assert kernel.target == [target for *_, target in STEPS]
-    assert kernel.latest == [[1, 0], [2, 1], [3, 2], [5, 0], [1, 5]]
-
-
-def test_the_kernel_of_bert4rec_reads_what_came_before_the_hidden_item():
-    kernel = FixedKernel()
-    ranker = FixedStates(kernel=kernel)
-    ranker.config = replace(ranker.config, backbone="bert4rec")
-    hidden = replace(
-        batch(),
-        items_BT=torch.tensor([[1, MASK, 3], [0, 5, MASK]]),
-        target_BT=torch.tensor([[1, 2, 3], [0, 5, 1]]),
-        valid_BT=torch.tensor([[False, True, False], [False, False, True]]),
-    )
-
-    loss_of(ranker, config_of("cross_entropy"), hidden)
-
-    assert kernel.latest == [[1, 0], [5, 0]]
-    assert kernel.target == [2, 1]
 
 
 def test_negatives_are_distinct_items_without_padding():

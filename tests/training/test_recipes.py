@@ -52,8 +52,3 @@ def test_switches_add_up_and_the_later_one_counts():
     config = TrainConfig("x").with_switches(width=8, mode="gate").with_switches(width=16)
 
     assert dict(config.ranker) == {"width": 16, "mode": "gate"}
-
-
-def test_the_kernel_refuses_a_loss_without_shared_negatives():
-    with pytest.raises(ValueError, match="recipe x: the history kernel needs negatives that a batch shares, not bce"):
-        TrainConfig("x", loss="bce").with_switches(kernel_length=2)

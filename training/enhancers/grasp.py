@@ -31,6 +31,9 @@ class Grasp(Ids):
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
         self.num_views = 2 if config.item_representation == "dual" else 1
+        # Trained embeddings begin with length 1, projected vectors with unit variance: beside each other the latter
+        # would drown the former, and a step of the optimiser would move them eight times as far.
+        self.scale = config.width**-0.5
         self.item_adapter, self.user_adapter = Adapter(config), Adapter(config)
         self.holistic_attention = HolisticAttention(config)
         self.candidate = (mlp if config.candidate == "mlp" else linear)(config, 1 + config.use_similar)
@@ -58,6 +61,8 @@ class Grasp(Ids):
         self.forget()
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
+        if self.training and self.config.substitution:
+            items_BT = self._substitute(items_BT)
         semantic_BTD = self._enhance(items_BT, users)
         id_BTD = self.ids(items_BT, hide=True)
         # One backbone for two views, as in LLM-ESR, or one view.
@@ -66,7 +71,7 @@ class Grasp(Ids):
     def candidates(self, items_N: Tensor) -> Tensor:
         item_ND, near_ND = self._project(items_N)
         inputs = [item_ND, near_ND] if self.config.use_similar else [item_ND]
-        semantic_ND = self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
+        semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
         id_ND = self.ids(items_N)
         is_dual = self.config.item_representation == "dual"
         return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
@@ -103,11 +108,19 @@ class Grasp(Ids):
     def forget(self) -> None:
         self._projected = None
 
+    def _substitute(self, items_BT: Tensor) -> Tensor:
+        """Some items as a collaborative neighbour of theirs: what is taken instead of it should lead to the same."""
+        known_BT = items_BT * ((items_BT > PADDING) & (items_BT <= self.config.num_items))
+        which_BT = torch.randint(self.config.num_collaborative, items_BT.shape)
+        instead_BT = self.collaborative_NM[known_BT, which_BT].long()
+        is_chosen_BT = (torch.rand(items_BT.shape) < self.config.substitution) & (instead_BT != PADDING)
+        return torch.where(is_chosen_BT, instead_BT, items_BT)
+
     def _enhance(self, items_BT: Tensor, users: Users) -> Tensor:
         item_BTD, near_item_BTD = self._project(items_BT.clamp(min=PADDING))
         mask_BT = items_BT > PADDING  # the item asked for is no key
         enhanced_BTD = self.holistic_attention(item_BTD, near_item_BTD, *self._users(items_BT, users), mask_BT)
-        return enhanced_BTD * (mask_BT | (items_BT == MASK))[..., None]
+        return self.scale * enhanced_BTD * (mask_BT | (items_BT == MASK))[..., None]
 
     def _users(self, items_BT: Tensor, users: Users) -> tuple[Tensor, Tensor]:
         """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
