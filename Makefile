@@ -40,10 +40,11 @@ serve: $(INSTALLED) ## HTTP server for the release in force
 	@$(RUN) $(PYTHON) -m serving.app
 
 airflow: setup ## Airflow with its UI, both DAGs loaded
-	@$(RUN) airflow standalone
+	@$(RUN) bash -c 'echo "[grasp] Airflow UI: http://$$AIRFLOW__API__HOST:$$AIRFLOW__API__PORT, no login needed; Ctrl-C ends it"; exec airflow standalone'
 
+# The query goes through the environment: the shell must not read its quotes and lines as its own.
 sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs one query
-	@$(RUN) $(PYTHON) -m feature_repo.sql $(if $(QUERY),"$(QUERY)")
+	@$(RUN) $(PYTHON) -m feature_repo.sql $${QUERY:+"$$QUERY"}
 
 bench: $(INSTALLED) ## quality benchmark, resumable; DATA=FOLDER OUT=FOLDER, else MovieLens-100K
 	@$(RUN) $(PYTHON) -m benchmarks.quality --data "$(or $(DATA),movielens)" --out "$(or $(OUT),$(GRASP_HOME)/quality)"

@@ -7,23 +7,28 @@ before Spark starts.
 * `day`: the UTC day to work on; a scheduled run works on the last whole day before it.
 * `force`: run every Spark job and the quality gate although nothing changed.
 
+A day that ends after the clock (`GRASP_NOW`, else the wall clock) stops the run at once: a day that was named fails, a
+scheduled run is skipped. A day with fewer interactions than `GRASP_MIN_DAY_INTERACTIONS` fails before the language
+model is asked.
+
 A failed expectation stops the run at `check_quality`: nothing that was published changes. A day that is older than
 `GRASP_MAX_FEATURE_AGE_HOURS`, or than what is online, is a back-fill: its tables are written, nothing is published.
 """
 
 import pendulum
 from airflow.sdk import Param, chain, dag, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from dags.tasks import RELEASE, ModuleTask, SparkJob
-from grasp import release
-from grasp.days import age_hours
+from grasp import partitions, release, tables
+from grasp.days import DayNotOverError, age_hours, require_ended
 from grasp.progress import say
 from grasp.settings import Settings
 
 # The interval that ends when the run starts ends at 02:00, so the last whole day is the day before that moment.
 DAY = "{{ params.day or ((data_interval_end or dag_run.run_after) - macros.timedelta(days=1)) | ds }}"
+NAMED = "{{ params.day or '' }}"
 FORCE = "{{ params.force }}"
 SETTINGS = Settings.load()  # a wrong setting is an import error in the UI, not a failure at two in the morning
 RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
@@ -49,9 +54,34 @@ def daily_refresh() -> None:
     def module(name: str, task_id: str, arguments: list[str], stage: str | None = None) -> ModuleTask:
         return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=DAY, force=FORCE, stage=stage)
 
+    @task.short_circuit(ignore_downstream_trigger_rules=True)
+    def has_ended(day: str, named: str) -> bool:
+        """A day that is not over by the clock: fails where somebody named it, else the run is skipped."""
+        try:
+            require_ended(day, SETTINGS.clock())
+        except DayNotOverError as error:
+            if named:
+                say(f"daily_refresh {day}: failed: {error}")
+                raise AirflowFailException(str(error)) from None
+            say(f"daily_refresh: skipped: {error}")
+            return False
+        return True
+
+    @task(trigger_rule="none_failed")
+    def has_interactions(day: str) -> None:
+        """The gate would refuse a day with too few of them; asked here, before the language model is paid for it."""
+        folder = partitions.require_partition(SETTINGS.lake, tables.INTERACTIONS, None, day)
+        content = partitions.read_content(folder)
+        num_interactions, fewest = content.num_rows if content else 0, SETTINGS.min_day_interactions
+        if num_interactions < fewest:
+            complaint = f"{num_interactions} interactions, fewer than GRASP_MIN_DAY_INTERACTIONS={fewest}"
+            say(f"daily_refresh {day}: failed: {complaint}")
+            raise AirflowFailException(f"{day} has {complaint}")
+
     @task.short_circuit(trigger_rule="none_failed", ignore_downstream_trigger_rules=True)
     def is_fresh(day: str) -> bool:
         """A day too old to be served is a back-fill: its tables are written, and it ends here."""
+        require_ended(day, SETTINGS.clock())  # a run can be cleared from here on
         age = age_hours(day, SETTINGS.clock())
         if age <= SETTINGS.max_feature_age_hours:
             return True
@@ -69,7 +99,9 @@ def daily_refresh() -> None:
         outlet_events[RELEASE].extra = {"day": day, "release": manifest.release_id}
 
     chain(
+        has_ended(DAY, NAMED),
         job("ingest"),
+        has_interactions(DAY),
         [job("describe_items"), job("describe_users")],
         job("embed_descriptions"),
         job("find_neighbours"),

@@ -1,20 +1,24 @@
 """The two kinds of task every DAG is wired from: a Spark job, and one of our modules in a process of its own.
 
-Both print what they do, skip when their stage's inputs did not change, and name the day they work on.
+Both print what they do, skip when their stage's inputs did not change, name the day they work on, and end their process
+when they are killed.
 """
 
 import subprocess
 import sys
 import time
 from collections import deque
+from functools import partial
 from typing import Any
 
+from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, BaseHook, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from grasp import stages
 from grasp.environment import process_environment
+from grasp.processes import end_with_parent
 from grasp.progress import say
 from grasp.settings import ROOT, Settings
 
@@ -58,6 +62,12 @@ class SparkJob(SparkSubmitOperator):
         started = time.monotonic()
         super().execute(context)
         say(f"stage {self.job} {self.day} took {time.monotonic() - started:.1f} s")
+
+    def _get_hook(self) -> SparkSubmitHook:
+        """The hook, its spark-submit bound to this process: a task that is killed leaves no Spark that still writes."""
+        hook = super()._get_hook()
+        hook.submit = partial(hook.submit, preexec_fn=end_with_parent)
+        return hook
 
 
 class ModuleTask(BaseOperator):
@@ -117,4 +127,5 @@ def start_module(module: str, *arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
     )

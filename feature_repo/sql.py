@@ -81,17 +81,23 @@ def overview(settings: Settings) -> str:
 
 
 def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection") -> None:
-    """Read statements until `.quit` or the end of the input; a wrong one is said and the prompt comes back."""
+    """Read statements until `.quit` or the end of the input; a wrong one is said and the next is read.
+
+    Statements from a pipe are answered without a prompt, and the last one needs no semicolon.
+    """
     import readline  # noqa: F401 - gives input() a history and arrow keys
 
     import duckdb
 
+    is_typed = sys.stdin.isatty()
     statement = ""
     while True:
         try:
-            line = input(CONTINUED if statement else PROMPT)
+            line = input((CONTINUED if statement else PROMPT) if is_typed else "")
         except EOFError:
-            return
+            if is_typed or not statement.strip():
+                return
+            line = ";"
         if not statement and line.strip() in {".quit", ".exit"}:
             return
         if not statement and line.strip() == ".tables":
@@ -121,7 +127,7 @@ def _show(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make sql", description=__doc__)
-    parser.add_argument("query", nargs="?", help="one statement; without it a prompt opens")
+    parser.add_argument("query", nargs="?", help="one statement; without it a prompt opens, or a pipe is read")
     arguments = parser.parse_args()
     try:
         settings = Settings.load()
@@ -138,8 +144,9 @@ def main() -> None:
         except duckdb.Error as error:
             sys.exit(f"error: {error}")
         return
-    _show(overview(settings))
-    _show(f"\n{HELP}")
+    if sys.stdin.isatty():
+        _show(overview(settings))
+        _show(f"\n{HELP}")
     prompt(settings, connection)
 
 

@@ -4,6 +4,10 @@ import argparse
 from datetime import UTC, date, datetime, time, timedelta
 
 
+class DayNotOverError(ValueError):
+    """The day ends after the clock; the message names both."""
+
+
 def parse_day(text: str) -> str:
     """Check that `text` is a calendar day; raises `ValueError` that shows it."""
     try:
@@ -32,6 +36,17 @@ def end_of(day: str) -> datetime:
 
 def plus_days(day: str, num_days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=num_days)).isoformat()
+
+
+def has_ended(day: str, now: datetime) -> bool:
+    """True once the day is over; a clock in whole seconds may stand at its last one, 23:59:59."""
+    return now >= end_of(day).replace(microsecond=0)
+
+
+def require_ended(day: str, now: datetime) -> None:
+    """Raise `DayNotOverError` for a day of which nothing final can be known yet."""
+    if not has_ended(day, now):
+        raise DayNotOverError(f"{day} is after the clock ({now.isoformat(timespec='seconds')}; GRASP_NOW sets it)")
 
 
 def age_hours(day: str, now: datetime) -> float:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -61,9 +62,9 @@ def _profile(user_id: str, profiles: dict[str, dict[str, str]]) -> str:
 
 
 def _show_user(served: Release, user: UserRow, profiles: dict[str, dict[str, str]]) -> None:
-    titles = [served.items.title(row) for row in served.known(user.sequence)]
+    latest = [served.items.title(row) for row in reversed(served.known(user.sequence))][:NUM_HISTORY]
     say(f"--- user {user.user_id}: {_profile(user.user_id, profiles)}")
-    say(f"history: {user.num_interactions} items, the latest: {'; '.join(titles[-NUM_HISTORY:])}")
+    say(f"history: {user.num_interactions} items; the last {len(latest)}, newest first: {'; '.join(latest)}")
     say(f"description (from {user.source}): {user.description}")
     pairs = list(zip(user.neighbour_ids, user.neighbour_similarities, strict=True))[:NUM_NEIGHBOURS]
     near = "; ".join(f"{each} ({_profile(each, profiles)}, cosine {similarity:.2f})" for each, similarity in pairs)
@@ -81,10 +82,18 @@ def _show_sources(settings: Settings, day: str) -> None:
         folder = partitions.require_partition(settings.lake, described, None, day)
         sources = pq.read_table(folder, columns=["source"], partitioning=None)["source"].to_pylist()
         paid = [reason for each in _ledger_partitions(settings, ledger) for reason in _refusals(each)]
-        say(
-            f"{entity}: {len(sources)} described, {sources.count('llm')} by the language model; "
-            f"of {len(paid)} texts generated so far {paid.count(None)} passed validation"
-        )
+        say(_sources(entity, sources, paid))
+
+
+def _sources(entity: str, sources: list[str], refusals: list[str | None]) -> str:
+    """Two counts that differ: who has a text today, and what was paid for on all days. Entities with equal facts share
+    one text, and a text about facts that have changed since describes nobody any more.
+    """
+    return (
+        f"{entity}: {len(sources)} described, {sources.count('llm')} by the language model from the facts of this day; "
+        f"over all days {len(refusals)} texts were generated and {refusals.count(None)} passed validation, "
+        "those about earlier facts included"
+    )
 
 
 def _ledger_partitions(settings: Settings, ledger: tables.Table) -> list[Path]:
@@ -101,10 +110,20 @@ def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
     folder = settings.home / "training" / latest
     decision = json.loads((folder / "decision.json").read_text())
     say(f"trained up to {cutoff}, judged on everything after it up to {latest}")
-    say(f"{'promoted' if decision['promoted'] else 'NOT promoted'}: {decision['reason']}")
+    evaluation = folder / "evaluation.json"  # absent when there was nothing to judge by
+    figures = f"; {_figures(json.loads(evaluation.read_text()))}" if evaluation.exists() else ""
+    say(f"{'promoted' if decision['promoted'] else 'NOT promoted'}: {decision['reason']}{figures}")
     manifest = release.current(settings.releases)
     served = manifest.model or "what is popular (no model passed the gate)"
     say(f"release {manifest.release_id} serves {served}")
+
+
+def _figures(evaluation: dict[str, Any]) -> str:
+    """NDCG@10 of everything that was judged, the candidate first, as `training.promote` wrote it."""
+    means = {model: by_group["overall"]["ndcg@10"]["mean"] for model, by_group in evaluation["metrics"].items()}
+    candidate = evaluation["candidate"]
+    others = [f"{model} {mean:.4f}" for model, mean in means.items() if model != candidate]
+    return f"NDCG@10 over {evaluation['num_events']:,} events: {', '.join([f'model {means[candidate]:.4f}', *others])}"
 
 
 def _show_next(settings: Settings) -> None:

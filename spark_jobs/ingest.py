@@ -3,6 +3,7 @@
 Reads:   the source folder (docs/data.md)
 Writes:  quarantine and items and users of the day; interactions, one partition per event day
 
+A day that ends after the clock (`GRASP_NOW`, else the wall clock) is refused before anything is read.
 The first run takes every event up to the day. A later run takes the days since the last ingested day and
 `late_days` before it, for events that came late. Events after the day are not known yet and are left alone.
 
@@ -20,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from grasp import tables
-from grasp.days import end_of, plus_days, start_of
+from grasp.days import end_of, plus_days, require_ended, start_of
 from grasp.progress import say
 from spark_jobs import source
 from spark_jobs.lake import Lake, run
@@ -202,6 +203,7 @@ class Judged:
 
 
 def main(lake: Lake, day: str) -> None:
+    require_ended(day, lake.settings.clock())
     folder, first = lake.settings.source, first_day(lake, day)
     raw = source.read(lake.spark, source.require(folder, "interactions"))
     items = judge_entities(source.read(lake.spark, source.require(folder, "items")), "item").cache()

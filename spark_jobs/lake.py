@@ -20,6 +20,7 @@ from pyspark.sql import types as T
 from grasp import partitions, stages
 from grasp.days import day_argument
 from grasp.partitions import Content
+from grasp.processes import end_with_parent
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Column, Table
@@ -170,6 +171,8 @@ def run(main: Callable[[Lake, str], None]) -> None:
         before = stages.fingerprint(settings, name, day)
     except (SettingsError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit: without its JVM there is nothing to finish
+        end_with_parent()
     started = time.monotonic()
     spark = spark_session(name)
     try:

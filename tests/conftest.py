@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -81,6 +82,27 @@ def lake(spark: object, settings: Settings) -> object:
 def environment(settings: Settings) -> dict[str, str]:
     """Variables for a child process that works on the temporary home."""
     return process_environment(settings)
+
+
+def _is_running(pid: int) -> bool:
+    """False for a process that is gone or only waits to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def ends_soon() -> Callable[[int], bool]:
+    """`ends_soon(pid)`: whether a process is gone within ten seconds."""
+
+    def wait(pid: int) -> bool:
+        deadline = time.monotonic() + 10
+        while _is_running(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return not _is_running(pid)
+
+    return wait
 
 
 def _missing(reason: str) -> NoReturn:

@@ -1,6 +1,11 @@
 """The wiring: every task works on an explicit day, publication comes last, and every program it starts exists."""
 
 import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from grasp import partitions, tables
+from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 
@@ -64,6 +70,58 @@ def test_quality_stands_between_features_and_the_online_store(dag_bag):
     assert tasks["is_fresh"].upstream_task_ids == {"check_quality"}
     assert tasks["materialise"].upstream_task_ids == {"is_fresh"}
     assert tasks["publish"].upstream_task_ids == {"materialise"}
+
+
+def test_the_clock_is_asked_first_and_the_language_model_only_about_a_day_with_interactions(dag_bag):
+    tasks = dag_bag.dags["daily_refresh"].task_dict
+    assert tasks["has_ended"].upstream_task_ids == set()
+    assert tasks["ingest"].upstream_task_ids == {"has_ended"}
+    assert tasks["has_interactions"].upstream_task_ids == {"ingest"}
+    assert tasks["describe_items"].upstream_task_ids == {"has_interactions"}
+    assert tasks["describe_users"].upstream_task_ids == {"has_interactions"}
+
+
+@pytest.fixture(scope="module")
+def dags_test(tmp_path_factory: pytest.TempPathFactory):
+    """`dags_test(conf)`: `airflow dags test daily_refresh` by the clock of MovieLens, on an empty home."""
+    home = tmp_path_factory.mktemp("home")
+    environment = process_environment(Settings.load({"GRASP_HOME": str(home), "GRASP_NOW": "1998-04-22T23:59:59Z"}))
+    subprocess.run(["airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
+
+    def run(conf: dict[str, object]) -> str:
+        command = ["airflow", "dags", "test", "daily_refresh", "--conf", json.dumps(conf)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert not (home / "lake").exists()
+        return result.stdout + result.stderr
+
+    return run
+
+
+def test_a_scheduled_day_after_the_clock_is_skipped(dags_test):
+    shown = dags_test({})  # no day is named: the wall clock's yesterday, as a scheduler's run
+    assert re.search(r"daily_refresh: skipped: 20\d\d-\d\d-\d\d is after the clock \(1998-04-22T23:59:59", shown)
+    assert "state=success" in shown
+
+
+def test_a_named_day_after_the_clock_fails_at_once(dags_test):
+    shown = dags_test({"day": "1998-04-23"})
+    assert "daily_refresh 1998-04-23: failed: 1998-04-23 is after the clock" in shown
+    assert "state=failed" in shown
+
+
+def test_a_day_without_interactions_fails_before_the_language_model(dag_bag, settings_with, monkeypatch):
+    from airflow.sdk.exceptions import AirflowFailException
+
+    has_interactions = dag_bag.dags["daily_refresh"].task_dict["has_interactions"].python_callable
+    settings = settings_with(min_day_interactions=2)
+    monkeypatch.setitem(has_interactions.__globals__, "SETTINGS", settings)
+    for day, num_interactions in (("1998-03-01", 2), ("1998-03-02", 1)):
+        folder = partitions.partition_path(settings.lake, tables.INTERACTIONS, None, day)
+        folder.mkdir(parents=True)
+        partitions.write_content(folder, partitions.Content(num_interactions, "x"))
+    has_interactions("1998-03-01")
+    with pytest.raises(AirflowFailException, match="1998-03-02 has 1 interactions, fewer than GRASP_MIN_DAY"):
+        has_interactions("1998-03-02")
 
 
 def test_every_program_a_task_starts_exists(dag_bag):
@@ -164,6 +222,29 @@ def test_a_failing_module_ends_with_its_last_words(settings: Settings, monkeypat
     task = ModuleTask(task_id="fails", module="serving.demo", arguments=["--cutoff", "never"], day="1998-03-01")
     with pytest.raises(AirflowException, match=r"(?s)failed with exit code 2.*not a day"):
         task.run_module()
+
+
+SPARK_TASK = """
+from dags.tasks import SparkJob
+job = SparkJob(job="ingest", day="1998-03-01", force="False")
+job._get_hook().submit(job.application)
+"""
+
+
+def test_a_killed_task_leaves_no_spark_behind(settings: Settings, monkeypatch, tmp_path, ends_soon):
+    """A program called `spark-submit` that says its process id and becomes another, as Spark's becomes Java."""
+    program = tmp_path / "bin" / "spark-submit"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/bash\necho $$ > {tmp_path}/made && mv {tmp_path}/made {tmp_path}/pid\nexec sleep 120\n")
+    program.chmod(0o755)
+    environment = process_environment(settings)
+    environment["PATH"] = f"{program.parent}:{environment['PATH']}"
+    with subprocess.Popen([sys.executable, "-c", SPARK_TASK], env=environment, cwd=ROOT) as task:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        task.kill()
+    assert ends_soon(int((tmp_path / "pid").read_text()))
 
 
 def test_the_first_week_has_nothing_to_train_on(retrain_module, settings: Settings):

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -29,6 +31,18 @@ def test_the_page_answers_six_questions():
 def test_its_sql_returns_rows(two_days, section):
     for query in blocks(SECTIONS[section], "sql"):
         assert connect(two_days.settings).sql(query).fetchall()
+
+
+def test_make_takes_a_block_as_it_is_printed(two_days, environment):
+    """Its lines, quotes and apostrophes reach DuckDB; double quotes and an escaped dollar sign do as well."""
+    (printed,) = blocks(SECTIONS["3"], "sql")
+    query = printed.replace("AS num_items", 'AS "num items", \'$$\' AS "$$"')
+    command = ["make", "-C", str(ROOT), "-o", ".venv/.installed", f"PYTHON={sys.executable}", "sql", f"QUERY={query}"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "popularity_group" in result.stdout
+    assert "num items" in result.stdout
+    assert "│ $ " in result.stdout
 
 
 def test_the_first_counts_every_fallback_with_its_reason(two_days):

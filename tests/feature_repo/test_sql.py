@@ -2,6 +2,7 @@
 
 # ruff: noqa: S608 - the tables' names are our own
 
+import os
 import subprocess
 import sys
 
@@ -66,11 +67,33 @@ def test_a_wrong_query_says_what_is_wrong(two_days, environment):
     assert "Table with name itms does not exist" in result.stderr
 
 
-def test_the_prompt_goes_on_after_a_mistake(two_days, environment):
+def test_statements_from_a_pipe_go_on_after_a_mistake(two_days, environment):
     typed = "SELECT * FROM itms;\n.tables\nSELECT count(*)\nFROM items;\n.quit\nSELECT 77;\n"
     result = run(environment, typed=typed)
     assert result.returncode == 0
     assert "Table with name itms does not exist" in result.stdout
-    assert result.stdout.count("The catalogue as known on the day.") == 2
+    assert result.stdout.count("The catalogue as known on the day.") == 1, ".tables was asked for once"
     assert "8" in result.stdout
     assert "77" not in result.stdout
+
+
+def test_a_pipe_gets_answers_only_and_needs_no_last_semicolon(two_days, environment):
+    said = run(environment, typed="SELECT 7 AS seven;\nSELECT 8 AS eight").stdout
+    assert said.startswith("┌"), "no overview and no prompt"
+    assert "seven" in said
+    assert "eight" in said
+    assert "grasp>" not in said
+
+
+def test_a_person_gets_the_overview_and_a_prompt(two_days, environment):
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "feature_repo.sql"]
+    with os.fdopen(ours, "w") as terminal:
+        process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=subprocess.PIPE, text=True)
+        os.close(theirs)
+        terminal.write("SELECT 77;\n.quit\n")
+        terminal.flush()
+        shown, _ = process.communicate(timeout=60)
+    assert "The catalogue as known on the day." in shown
+    assert "grasp> " in shown
+    assert "77" in shown

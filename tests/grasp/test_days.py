@@ -1,10 +1,11 @@
 """Days are UTC dates; the end of a day is what its features may know."""
 
 import argparse
+from datetime import datetime
 
 import pytest
 
-from grasp.days import day_argument, end_of, parse_day, plus_days
+from grasp.days import DayNotOverError, day_argument, end_of, has_ended, parse_day, plus_days, require_ended
 
 
 @pytest.mark.parametrize("text", ["1998-02-30", "yesterday", "1998-2-1", "1998-02-01T00:00", ""])
@@ -18,3 +19,21 @@ def test_what_is_no_day_is_refused_by_its_text(text):
 def test_a_day_ends_just_before_the_next():
     assert end_of("1998-02-28").isoformat() == "1998-02-28T23:59:59.999999+00:00"
     assert plus_days("1998-02-28", 1) == "1998-03-01"
+
+
+@pytest.mark.parametrize(
+    ("clock", "is_over"),
+    [
+        ("1998-04-22T23:59:58+00:00", False),
+        ("1998-04-22T23:59:59+00:00", True),  # the last second, as a person types it
+        ("1998-04-22T23:59:59.999999+00:00", True),
+        ("1998-04-23T01:00:00+02:00", False),
+    ],
+)
+def test_a_day_is_over_from_its_last_second_on(clock, is_over):
+    assert has_ended("1998-04-22", datetime.fromisoformat(clock)) == is_over
+
+
+def test_a_day_after_the_clock_is_refused_by_both_their_names():
+    with pytest.raises(DayNotOverError, match=r"2026-11-22 is after the clock \(1998-04-22T23:59:59\+00:00; GRASP_NOW"):
+        require_ended("2026-11-22", datetime.fromisoformat("1998-04-22T23:59:59+00:00"))

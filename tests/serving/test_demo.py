@@ -2,12 +2,13 @@
 
 import shlex
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from grasp.settings import Settings
 from serving.demo import DemoError, _output, plan_folder, run_dag
-from serving.showcase import changed_variables, three_users
+from serving.showcase import _figures, _show_user, _sources, changed_variables, three_users
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
@@ -55,6 +56,41 @@ def test_what_is_said_at_the_end_gives_the_demo_s_settings_again(settings_with, 
     settings = settings_with(source=str(tmp_path / "my data"), llm_budget=5, task_retries=0)
     said = dict(word.split("=", 1) for each in changed_variables(settings) for word in shlex.split(each))
     assert Settings.load(said) == settings.model_copy(update={"task_retries": 2})
+
+
+def interval(mean):
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+
+def test_the_gate_s_last_line_has_the_figures_themselves():
+    found = {name: {"overall": {"ndcg@10": interval(mean)}} for name, mean in (("popularity", 0.05), ("m-1", 0.0712))}
+    evaluation = {"candidate": "m-1", "num_events": 1234, "metrics": found}
+    assert _figures(evaluation) == "NDCG@10 over 1,234 events: model 0.0712, popularity 0.0500"
+
+
+def test_texts_of_this_day_and_of_all_days_are_told_apart():
+    said = _sources("users", ["llm", "facts", "facts"], [None, None, "too_short"])
+    assert said.startswith("users: 3 described, 1 by the language model from the facts of this day; over all days 3 ")
+    assert "2 passed validation" in said
+
+
+def test_the_history_is_shown_newest_first_like_the_description(capsys):
+    titles = [f"film {number}" for number in range(12)]
+    served = SimpleNamespace(
+        items=SimpleNamespace(title=titles.__getitem__), known=lambda ids: list(map(int, ids)), recommend=lambda *_: []
+    )
+    user = SimpleNamespace(
+        user_id="u",
+        sequence=[str(number) for number in range(12)],
+        num_interactions=12,
+        source="facts",
+        description="newest: film 11",
+        neighbour_ids=[],
+        neighbour_similarities=[],
+    )
+    _show_user(served, user, {})
+    newest = "; ".join(f"film {number}" for number in range(11, 3, -1))
+    assert f"history: 12 items; the last 8, newest first: {newest}\n" in capsys.readouterr().out
 
 
 def row(user_id, num_interactions, source="facts", is_tail=0):

@@ -1,11 +1,12 @@
 """What keeps the contract is taken in, what breaks it is refused with a reason, and the future is not known."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from grasp import partitions, tables
-from grasp.days import start_of
+from grasp.days import DayNotOverError, start_of
 from spark_jobs import ingest
 from spark_jobs.ingest import Count, QuarantineError, check_quarantine, judge_interactions, refuse_repeated
 from spark_jobs.source import SourceError
@@ -144,6 +145,11 @@ def test_a_missing_column_stops_before_anything_is_written(spark, lake):
     with pytest.raises(SourceError, match=r"interactions\.tsv: column user_id is missing"):
         ingest.main(lake, DAY)
     assert not lake.root.exists()
+
+
+def test_a_day_that_is_not_over_is_refused_before_the_source_is_looked_for(settings):
+    with pytest.raises(DayNotOverError, match="1998-03-02 is after the clock"):
+        ingest.main(SimpleNamespace(settings=settings), "1998-03-02")
 
 
 def test_duplicates_never_fail_a_day():

@@ -1,5 +1,8 @@
 """A day is replaced as a whole, only when its content changed, and never by rows without a key."""
 
+import subprocess
+import time
+
 import pytest
 
 from grasp import partitions, tables
@@ -73,6 +76,36 @@ def test_a_delta_table_reads_the_past_only(lake, spark):
     lake.write_days(tables.INTERACTIONS, rows, [DAY, NEXT])
     assert lake.read_until(tables.INTERACTIONS, DAY).count() == 1
     assert lake.read_until(tables.INTERACTIONS, NEXT).count() == 2
+
+
+JOB = """
+import os, time
+from pathlib import Path
+from spark_jobs.lake import run
+
+def main(lake, day):
+    made = Path(os.environ["PIDS"] + ".made")
+    made.write_text(f"{os.getppid()} {os.getpid()}")
+    made.rename(os.environ["PIDS"])
+    time.sleep(120)
+
+run(main)
+"""
+
+
+def test_a_job_ends_with_its_jvm(environment, tmp_path, ends_soon):
+    """What a job writes after its JVM is gone nobody waits for: a retry may be writing already."""
+    script, pids = tmp_path / "ingest.py", tmp_path / "pids"
+    script.write_text(JOB)
+    command = ["spark-submit", "--master", "local[1]", "--driver-memory", "512m", str(script), "--day", "1998-03-01"]
+    with subprocess.Popen(command, env=environment | {"PIDS": str(pids)}) as submit:
+        deadline = time.monotonic() + 120
+        while not pids.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        submit.kill()
+    jvm, driver = map(int, pids.read_text().split())
+    assert jvm == submit.pid
+    assert ends_soon(driver)
 
 
 def test_versions_of_one_table_never_meet(spark, settings, settings_with):
