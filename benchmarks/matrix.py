@@ -63,7 +63,7 @@ class Job:
 
 def matrix(data: str, num_seeds: int) -> list[Job]:
     """All jobs for a data set: `fashion` has no texts, and every other folder is compared like `beauty`."""
-    build = {"fashion": _ids_only, "ml-100k": _with_profiles}.get(data, _texts)
+    build = {"fashion": _ids_only, "movielens-100k": _with_profiles}.get(data, _texts)
     return list(build(num_seeds))
 
 

@@ -96,7 +96,7 @@ class Info:
 class About:
     """What the report's first lines say."""
 
-    data: str  # name of the data set: beauty, fashion, ml-100k
+    data: str  # name of the data set: beauty, fashion, movielens-100k
     num_users: int
     num_items: int
     num_interactions: int

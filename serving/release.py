@@ -36,7 +36,7 @@ from grasp.release import (
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, collection, feature_service, file_sha256
 from serving.ranker import check_files, load_release
-from training.artefact import load_ranker
+from training.artefact import OtherFormatError, load_ranker
 
 NUM_KEPT = 10  # releases that a rollback can reach
 STAGING_PREFIX = ".staging-"
@@ -131,7 +131,12 @@ def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
     if before.feature_version != version:
         reason = f"{before.model} was trained with features {before.feature_version}, these are {version}: retrain"
         return ModelChoice(None, None, reason)
-    return ModelChoice(before.model, folder(settings.releases, before) / "model", "kept from the release in force")
+    source = folder(settings.releases, before) / "model"
+    try:
+        load_ranker(source)
+    except OtherFormatError as error:
+        return ModelChoice(None, None, f"{before.model} cannot be kept: {error}")
+    return ModelChoice(before.model, source, "kept from the release in force")
 
 
 def _read_decision(file: Path) -> dict[str, object]:

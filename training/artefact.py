@@ -14,6 +14,11 @@ from training.model import Ranker
 
 CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE = "config.json", "vocabulary.json", "model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
+FORMAT = 2  # raised when names or shapes of the weights change: a ranker of before must be trained again
+
+
+class OtherFormatError(ValueError):
+    """A sound artefact that another version of this code made, and this one cannot read."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +53,29 @@ def save_ranker(folder: Path, ranker: Ranker, vocabulary: list[str], metadata: M
     _check_vocabulary(vocabulary, ranker.config, folder / VOCABULARY_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: weights.contiguous() for name, weights in ranker.state_dict().items()}, folder / WEIGHTS_FILE)
-    _write_json(folder / CONFIG_FILE, {"ranker": asdict(ranker.config), "metadata": asdict(metadata)})
+    _write_json(folder / CONFIG_FILE, {"format": FORMAT, "ranker": asdict(ranker.config), "metadata": asdict(metadata)})
     _write_json(folder / VOCABULARY_FILE, vocabulary)
     files = (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE)
     _write_json(folder / CHECKSUMS_FILE, {name: file_sha256(folder / name) for name in files})
 
 
 def load_ranker(folder: Path) -> LoadedRanker:
-    """Read an artefact in evaluation mode; raises `ValueError` naming the file that is missing, changed or unfit."""
+    """Read an artefact in evaluation mode.
+
+    Raises `ValueError` naming the file that is missing, changed or unfit, and `OtherFormatError` for an older artefact.
+    """
     checksums = _read_json(folder / CHECKSUMS_FILE)
     for name in (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} is missing: the model artefact is incomplete")
         if not isinstance(checksums, dict) or checksums.get(name) != file_sha256(folder / name):
             raise ValueError(f"{folder / name} does not match its checksum: the model artefact is corrupt")
+    content = _read_json(folder / CONFIG_FILE)
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise OtherFormatError(
+            f"{folder / CONFIG_FILE} has format {content.get('format', 1)}, this version reads {FORMAT}: run retrain"
+        )
     try:
-        content = _read_json(folder / CONFIG_FILE)
         config, metadata = RankerConfig(**content["ranker"]), Metadata(**content["metadata"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} does not describe a ranker: {error}") from error

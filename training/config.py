@@ -22,7 +22,6 @@ class RankerConfig:
     num_heads: int = 1
     max_length: int = 100
     dropout: float = 0.2
-    item_dropout: float = 0.0  # share of input items whose trained embedding is hidden while training
     enhancer: str = "grasp"  # a name of training/enhancers/__init__.py; `Ranker` refuses others
     score: Literal["dot", "cosine"] = "dot"
     temperature: float = 0.07  # of cosine scores
@@ -42,7 +41,6 @@ class RankerConfig:
     # Who asks: the user's description, or (free of any leak) the mean of the items seen so far.
     user_text: Literal["described", "mean_of_prefix_items"] = "described"
     num_collaborative: int = 0  # neighbours by co-occurrence whose trained embeddings are averaged; 0: none
-    substitution: float = 0.0  # share of input items that training replaces by one of these neighbours
     kernel_length: int = 0  # latest items that the history kernel reads; 0: no kernel
     kernel_neighbours: int = 100  # stored for each item and kind of nearness
     # --- AlphaFuse

@@ -25,7 +25,7 @@ from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training import dataset
-from training.artefact import LoadedRanker, load_ranker
+from training.artefact import LoadedRanker, OtherFormatError, load_ranker
 from training.dataset import TrainingSet
 from training.evaluate import (
     Event,
@@ -74,7 +74,10 @@ def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedR
         return None, ""
     if manifest.model is None or manifest.model == candidate.metadata.name:
         return None, ""
-    rival = load_ranker(release.folder(settings.releases, manifest) / "model")
+    try:
+        rival = load_ranker(release.folder(settings.releases, manifest) / "model")
+    except OtherFormatError as error:
+        return None, f"{manifest.model} in force cannot be compared: {error}"
     if rival.metadata.feature_version != candidate.metadata.feature_version:
         return None, f"{manifest.model} in force reads features of another version and cannot be compared"
     return rival, ""

@@ -123,6 +123,20 @@ def test_a_model_that_was_not_promoted_leaves_the_old_one(settings, write_day, m
     assert "not promoted: no better than popularity" in capsys.readouterr().out
 
 
+def test_a_model_of_an_earlier_version_of_the_code_gives_way_to_what_is_popular(
+    settings, write_day, make_model, monkeypatch, capsys
+):
+    for day in (DAY, NEXT_DAY):
+        write_day(settings, day)
+    put(settings, model=make_model(settings, name="old"))
+    monkeypatch.setattr("training.artefact.FORMAT", 3)
+
+    manifest = put(settings, NEXT_DAY)
+
+    assert manifest.model is None
+    assert "old cannot be kept" in capsys.readouterr().out
+
+
 def test_the_command_records_which_release_followed_from_a_decision(settings, write_day, decision, monkeypatch):
     write_day(settings)
     file = decision(model=None, promoted=False, reason="no better than popularity")

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.artefact import Metadata, load_ranker, save_ranker
+from training import artefact
+from training.artefact import Metadata, OtherFormatError, load_ranker, save_ranker
 from training.model import Ranker
 
 METADATA = Metadata(
@@ -62,3 +63,12 @@ def test_a_folder_without_checksums_is_refused(tmp_path):
 def test_a_vocabulary_of_another_length_is_refused(make_ranker, tmp_path):
     with pytest.raises(ValueError, match="holds 2 distinct items, the config says 12"):
         save_ranker(tmp_path, make_ranker(), ["a", "b"], METADATA)
+
+
+def test_an_artefact_of_another_version_is_told_from_a_corrupt_one(make_ranker, tmp_path, monkeypatch):
+    monkeypatch.setattr(artefact, "FORMAT", 1)
+    save(tmp_path, make_ranker())
+    monkeypatch.undo()
+
+    with pytest.raises(OtherFormatError, match=r"config\.json has format 1, this version reads 2: run retrain"):
+        load_ranker(tmp_path)

@@ -14,7 +14,7 @@ from training.attention import allowed
 from training.config import MASK, RankerConfig
 from training.enhancers import ENHANCERS
 from training.enhancers.alphafuse import AlphaFuse
-from training.enhancers.ids import Ids, Users
+from training.enhancers.ids import Users
 from training.enhancers.llm_esr import LlmEsr, similar_users
 from training.enhancers.llm_init import LlmInit
 from training.enhancers.rlmrec import RlmRecContrastive, RlmRecGenerative, info_nce
@@ -165,19 +165,6 @@ def test_training_and_inference_give_the_same_states(make_ranker, enhancer, back
 def test_an_enhancer_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match=r"enhancer 'grips' is none of none, llm_init, .*grasp"):
         Ranker(replace(CONFIG, enhancer="grips"))
-
-
-def test_whole_item_embeddings_are_dropped_and_never_from_the_candidates():
-    torch.manual_seed(0)
-    ids = Ids(replace(CONFIG, item_dropout=0.5)).train()
-    items_BT = torch.randint(1, 13, (40, 5))
-
-    ratio = ids.views(items_BT, None)[0] / ids.item(items_BT)
-
-    assert torch.equal(ratio, ratio[..., :1].expand_as(ratio))
-    assert set(ratio.unique().tolist()) == {0.0, 2.0}
-    assert torch.equal(ids.candidates(torch.arange(1, 13)), ids.item.weight[1:])
-    assert torch.equal(ids.eval().views(items_BT, None)[0], ids.item(items_BT))
 
 
 # --- LLMInit

@@ -108,6 +108,18 @@ def test_a_model_of_other_features_is_named_as_not_comparable(trained, frames, t
     assert "old-model in force reads features of another version" in decision["reason"]
 
 
+def test_a_model_of_an_earlier_version_is_named_as_not_comparable(trained, frames, tmp_path, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr("training.artefact.FORMAT", 1)
+        other = make_model(tmp_path, frames, seed=1)
+    put_in_force(trained, other, other.name)
+
+    decision = run_promote(trained)
+
+    assert set(evaluation(trained)["differences"]) == {"popularity"}
+    assert f"{other.name} in force cannot be compared" in decision["reason"]
+
+
 def candidate_of(settings) -> Path:
     training = settings.home / "training" / DAY
     return training / json.loads((training / "candidate.json").read_text())["model"]

@@ -38,7 +38,7 @@ class AlphaFuse(Ids):
         whitened_ND = (semantic_NS.float() @ self.weight_DS.T + self.bias_D) * self.config.width**-0.5
         self.frozen_ND = F.pad(whitened_ND, (0, 0, 1, 0))
 
-    def ids(self, items: Tensor, *, hide: bool = False) -> Tensor:
-        trained = super().ids(items, hide=hide)
+    def ids(self, items: Tensor) -> Tensor:
+        trained = super().ids(items)
         frozen = self.frozen_ND[items.clamp(min=PADDING)]
         return frozen + F.pad(trained, (self.config.width - self.config.null_width, 0))

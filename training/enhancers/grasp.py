@@ -61,10 +61,8 @@ class Grasp(Ids):
         self.forget()
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
-        if self.training and self.config.substitution:
-            items_BT = self._substitute(items_BT)
         semantic_BTD = self._enhance(items_BT, users)
-        id_BTD = self.ids(items_BT, hide=True)
+        id_BTD = self.ids(items_BT)
         # One backbone for two views, as in LLM-ESR, or one view.
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
@@ -76,10 +74,10 @@ class Grasp(Ids):
         is_dual = self.config.item_representation == "dual"
         return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
 
-    def ids(self, items: Tensor, *, hide: bool = False) -> Tensor:
+    def ids(self, items: Tensor) -> Tensor:
         if self.config.item_representation == "sem":
             return torch.zeros(*items.shape, self.config.width)
-        own = super().ids(items, hide=hide)
+        own = super().ids(items)
         if not self.config.num_collaborative:
             return own
         is_known = (items > PADDING) & (items <= self.config.num_items)
@@ -107,14 +105,6 @@ class Grasp(Ids):
 
     def forget(self) -> None:
         self._projected = None
-
-    def _substitute(self, items_BT: Tensor) -> Tensor:
-        """Some items as a collaborative neighbour of theirs: what is taken instead of it should lead to the same."""
-        known_BT = items_BT * ((items_BT > PADDING) & (items_BT <= self.config.num_items))
-        which_BT = torch.randint(self.config.num_collaborative, items_BT.shape)
-        instead_BT = self.collaborative_NM[known_BT, which_BT].long()
-        is_chosen_BT = (torch.rand(items_BT.shape) < self.config.substitution) & (instead_BT != PADDING)
-        return torch.where(is_chosen_BT, instead_BT, items_BT)
 
     def _enhance(self, items_BT: Tensor, users: Users) -> Tensor:
         item_BTD, near_item_BTD = self._project(items_BT.clamp(min=PADDING))

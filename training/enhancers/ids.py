@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from training.adapter import whitening
 from training.config import PADDING, RankerConfig
@@ -49,7 +48,7 @@ class Ids(nn.Module):
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
         """What the backbone reads, each (B, T, D); zero for padding and for the item asked for."""
-        return [self.ids(items_BT, hide=True)]
+        return [self.ids(items_BT)]
 
     def combine(self, states: list[Tensor]) -> Tensor:
         """One state per step from those of the views."""
@@ -63,15 +62,11 @@ class Ids(nn.Module):
         """A further term of the loss, or None: over the items a batch trained with and its users' last states."""
         return None
 
-    def ids(self, items: Tensor, *, hide: bool = False) -> Tensor:
+    def ids(self, items: Tensor) -> Tensor:
         """Trained item embeddings; zero for padding, the mask and items newer than the model."""
         is_known = (items > PADDING) & (items <= self.config.num_items)
-        embedded = self.item(items * is_known)
-        if not (hide and self.training and self.config.item_dropout):
-            return embedded
-        # Whole embeddings, so that the meaning of an item has to do without its identity now and then.
-        kept = F.dropout(torch.ones(items.shape), self.config.item_dropout)
-        return embedded * kept[..., None]
+        embedded: Tensor = self.item(items * is_known)
+        return embedded
 
     def forget(self) -> None:
         """Drop what was computed from weights that have changed since."""

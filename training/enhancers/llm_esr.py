@@ -58,7 +58,7 @@ class LlmEsr(Ids):
         mask_BT = items_BT > PADDING
         is_step_BT = items_BT != PADDING  # the item asked for has a place too
         position_BTD = self.position(is_step_BT.cumsum(1) * is_step_BT)
-        semantic_BTD, id_BTD = self.semantic(items_BT) + position_BTD, self.ids(items_BT, hide=True) + position_BTD
+        semantic_BTD, id_BTD = self.semantic(items_BT) + position_BTD, self.ids(items_BT) + position_BTD
         rule = "prefix" if self.config.backbone_is_causal else "full"
         # A step that may read nothing would be NaN: it reads itself, and is zeroed below.
         allowed_BTT = allowed(rule, mask_BT) | torch.eye(mask_BT.shape[1], dtype=torch.bool)
