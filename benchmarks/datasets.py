@@ -50,8 +50,9 @@ class BenchmarkData:
     name: str
     training_set: TrainingSet
     categories: list[str]  # main category of each item, empty where none is known
+    has_texts: bool  # False: vectors were derived from sequences
     num_interactions: int
-    checksum: str  # over the source files, the encoder and the description templates
+    checksum: str  # over the source files, the encoder, the description templates and who validates
 
 
 def load(
@@ -106,8 +107,9 @@ def load(
         source.name,
         corrupt(training_set, corruption, seed),
         source.categories,
+        source.items is not None,
         sum(map(len, source.sequences)),
-        digest([[file_sha256(file) for file in source.files], origin, PROMPT_VERSIONS]),
+        digest([[file_sha256(file) for file in source.files], origin, PROMPT_VERSIONS, validation_users, SPLIT_SEED]),
     )
 
 

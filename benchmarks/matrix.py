@@ -12,9 +12,16 @@ from benchmarks.results import Row
 from training.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
-ENHANCERS = ("llm_init", "rlmrec_contrastive", "rlmrec_generative", "llm_esr", "alphafuse", "grasp")
 NO_KERNEL = "sasrec_grasp_no_kernel"
 SHARES = (0.2, 1.0)  # of corrupted descriptions and neighbours
+# What validation chose for GRASP on short sequences (docs/decisions/grasp-on-beauty.md), with its history kernel.
+GRASP: dict[str, object] = {
+    "user_text": "mean_of_prefix_items",
+    "score": "cosine",
+    "normalise": "mean",
+    "num_collaborative": 20,
+    "kernel_length": 3,
+}
 
 ABLATIONS: dict[str, dict[str, object]] = {
     "no_attention": {"use_attention": False},
@@ -22,10 +29,11 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "no_global": {"use_global": False},
     "activation=softmax,normalise=mean": {"activation": "softmax", "normalise": "mean"},
     "activation=softmax,normalise=sum": {"activation": "softmax", "normalise": "sum"},
-    "activation=sigmoid,normalise=mean": {"activation": "sigmoid", "normalise": "mean"},
+    "activation=sigmoid,normalise=sum": {"activation": "sigmoid", "normalise": "sum"},
     "bias_zero": {"sigmoid_bias": "zero"},
     "no_collaborative": {"num_collaborative": 0},
-    "user_text_mean_of_prefix": {"user_text": "mean_of_prefix_items"},
+    "user_text_described": {"user_text": "described"},
+    "score_dot": {"score": "dot"},
     "mode_gate": {"mode": "gate"},
     "mode_cross": {"mode": "cross"},
     "mode_full": {"mode": "full"},
@@ -38,7 +46,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
 TRIALS: tuple[dict[str, object], ...] = (
     {"width": 64, "dropout": 0.5},
     {"width": 128, "dropout": 0.5},
-    {"width": 128, "dropout": 0.3},
+    {"width": 128, "dropout": 0.2},
 )
 BATCH_SIZE, NUM_NEGATIVES = 256, 1024  # of the strong systems: quick on small machines
 
@@ -80,9 +88,9 @@ def chosen(jobs: list[Job], models: str) -> list[Job]:
 def _texts(num_seeds: int) -> Iterator[Job]:
     yield from _controls()
     for seed in range(num_seeds):
-        for model in ("sasrec", "sasrec_grasp", "sasrec_llm_esr", "sasrec_alphafuse"):
+        for model in ("sasrec", "sasrec_grasp", "sasrec_llm_init", "sasrec_llm_esr", "sasrec_alphafuse"):
             yield trained(model, seed, "main", with_additions=True)
-    for enhancer in ("llm_init", "rlmrec_contrastive", "rlmrec_generative"):
+    for enhancer in ("rlmrec_contrastive", "rlmrec_generative"):
         yield trained(f"sasrec_{enhancer}", 0, "main", with_additions=True)
     for ablation, switches in ABLATIONS.items():
         yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
@@ -131,10 +139,11 @@ def trained(
     with_additions: bool = False,
 ) -> Job:
     """The job of a recipe, or of GRASP without its kernel."""
+    config = replace(recipe("sasrec_grasp"), name=model) if model == NO_KERNEL else recipe(model)
+    if config.enhancer == "grasp":
+        config = config.with_switches(**GRASP)
     if model == NO_KERNEL:
-        config = replace(recipe("sasrec_grasp"), name=model).with_switches(kernel_length=0)
-    else:
-        config = recipe(model)
+        config = config.with_switches(kernel_length=0)
     config = config.with_switches(**(switches or {}))
     row = Row(model, seed, section, config.backbone, config.enhancer, corruption=corruption, ablation=ablation)
     if config.name.endswith("_legacy"):

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from benchmarks.results import About, Info, OtherDataError, Results, Row
 from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
+from grasp.versions import digest
 from spark_jobs.source import SourceError
 from training import controls
 from training.cooccurrence import known_sequences
@@ -52,8 +53,8 @@ NUM_DRAWS = 3  # of sampled negatives, the same for every system
 NUM_TOP = 10
 NUM_MASS_EVENTS = 2000  # whose attention is averaged
 SAY_EVERY = 5  # epochs
-ADDED_WEIGHTS = (2.0, 5.0, 10.0, 20.0, 40.0)
-COSINE_WEIGHTS = (1.0, 2.0, 4.0, 8.0, 16.0)
+ADDED_WEIGHTS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # nothing is a choice too
+COSINE_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Test:
+class Exam:
     """The questions that all systems of a data set are asked, with the negatives they share."""
 
     data: BenchmarkData
@@ -111,14 +112,14 @@ class Benchmark:
         self.folder, self.cache, self.limits = folder, cache, limits
         self.data = self.load()
         self.results = Results(out, self.data.checksum)
-        self.test = self._test()
+        self.exam = self._exam()
         self.validation = questions(self.data.training_set, "validation")
 
     def load(self, k: int = 10, corruption: float = 0.0, seed: int = 0) -> BenchmarkData:
         return datasets.load(
             self.folder,
             cache=self.cache,
-            validation_users=self.limits.validation_users,
+            validation_users=self.limits.validation_users or None,
             k=k,
             corruption=corruption,
             seed=seed,
@@ -133,7 +134,7 @@ class Benchmark:
         else:
             self._trained(job, self.settle(job, every))
 
-    def _test(self) -> Test:
+    def _exam(self) -> Exam:
         events = questions(self.data.training_set, "test")
         negatives = []
         for draw in range(NUM_DRAWS):
@@ -141,12 +142,12 @@ class Benchmark:
             if not file.exists():
                 save_negatives(file, draw_negatives(events, len(self.data.training_set.item_ids), seed=draw), events)
             negatives.append(load_negatives(file, events))
-        return Test(self.data, events, negatives)
+        return Exam(self.data, events, negatives)
 
     def _control(self, row: Row) -> None:
         started, started_cpu = time.monotonic(), time.process_time()
         scorer, settings, num_trials = self._control_scorer(row.model)
-        found = self.test.measure(scorer)
+        found = self.exam.measure(scorer)
         info = self._info(
             found,
             wall_seconds=time.monotonic() - started,
@@ -166,7 +167,7 @@ class Benchmark:
             "popularity": controls.popularity,
             "repeat": controls.repeat_popularity,
             "markov": controls.markov_popularity,
-            "knn": controls.knn if self.data.categories[0] else controls.knn_repeat_popularity,
+            "knn": controls.knn if self.data.has_texts else controls.knn_repeat_popularity,
             "knn_markov": controls.knn_markov,
             "knn_markov_popularity": controls.knn_markov_popularity,
         }
@@ -194,23 +195,24 @@ class Benchmark:
             return config
         trials = json.loads(self.trials_file.read_text()) if self.trials_file.exists() else {}
         tuned = next(each.config for each in every if each.row.model == job.tuned_as and each.config)
-        for settings in TRIALS:
-            done = trials.setdefault(job.tuned_as, [])
-            if settings in [trial["settings"] for trial in done]:
+        configs = [with_trial(self._limited(tuned), settings) for settings in TRIALS]
+        # By all that a trial depends on: one made before something changed is no answer to what is asked now.
+        keys = [digest([asdict(each), self.data.checksum, TRIAL_SEED])[:16] for each in configs]
+        for number, (key, tried, settings) in enumerate(zip(keys, configs, TRIALS, strict=True), start=1):
+            if key in trials:
                 continue
-            say(f"{job.tuned_as}: trial {len(done) + 1} of {len(TRIALS)}: {settings}")
+            say(f"{job.tuned_as}: trial {number} of {len(TRIALS)}: {settings}")
             started = time.monotonic()
-            fitted = fit(
-                self.data.training_set,
-                with_trial(self._limited(tuned), settings),
-                TRIAL_SEED,
-                self._progress(f"trial of {job.tuned_as}"),
-            )
-            seconds = round(time.monotonic() - started, 1)
-            done.append({"settings": settings, "validation": fitted.metrics["ndcg@10"], "seconds": seconds})
+            fitted = fit(self.data.training_set, tried, TRIAL_SEED, self._progress(f"trial of {job.tuned_as}"))
+            trials[key] = {
+                "model": job.tuned_as,
+                "settings": settings,
+                "validation_ndcg_at_10": fitted.metrics["ndcg@10"],
+                "wall_seconds": round(time.monotonic() - started, 1),
+            }
             write_json(self.trials_file, trials)
-        best = max(trials[job.tuned_as], key=lambda trial: float(trial["validation"]))
-        return with_trial(config, best["settings"])
+        best = max(keys, key=lambda key: float(trials[key]["validation_ndcg_at_10"]))
+        return with_trial(config, trials[best]["settings"])
 
     @property
     def trials_file(self) -> Path:
@@ -238,12 +240,12 @@ class Benchmark:
             "num_validation_users": len(self.validation),
         }
         base = ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set)
-        mass = attention_mass(fitted, data, self.data, self.test.events)
+        mass = attention_mass(fitted, data, self.data, self.exam.events)
         for row in job.rows:
             if self.results.finished(row.row_id):
                 continue
             scorer, settings, num_trials = self._with_addition(base, row)
-            found = self.test.measure(scorer)
+            found = self.exam.measure(scorer)
             settled = {"settings": dict(config.ranker), "added": settings}
             num_trials += len(TRIALS) - 1 if job.tuned_as else 0
             info = self._info(found, **cost, num_trials=num_trials, chosen=settled, attention_mass=mass)
@@ -277,7 +279,7 @@ class Benchmark:
         return Info(**(unknown | measured | known))  # type: ignore[arg-type]
 
     def _add(self, row: Row, found: Measured, info: Info) -> None:
-        finished = self.results.add(row, found.rankings, self.test.groups, info)
+        finished = self.results.add(row, found.rankings, self.exam.groups, info)
         say(
             f"{row.row_id}: filtered NDCG@10 {finished.value('filtered', 'ndcg@10'):.4f}, "
             f"HR@10 {finished.value('filtered', 'hr@10'):.4f}, {info.wall_seconds / 60:.1f} min"
@@ -331,9 +333,8 @@ def run(given: argparse.Namespace) -> None:
         num_users=len(data.training_set.user_ids),
         num_items=len(data.training_set.item_ids),
         num_interactions=data.num_interactions,
-        num_events=len(benchmark.test.events),
-        command=f"python -m benchmarks.quality --data {given.data_name} --models {given.models} "
-        f"--seeds {given.seeds} --out {given.out}",
+        num_events=len(benchmark.exam.events),
+        command=given.command,
         machine=machine(),
         wanted=tuple(row.row_id for job in every for row in job.rows),
     )
@@ -350,7 +351,7 @@ def run(given: argparse.Namespace) -> None:
     say(f"report: {given.out / report.REPORT_FILE}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.quality",
         description=__doc__,
@@ -360,17 +361,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", default="all", help="names separated by commas, or `all`")
     parser.add_argument("--seeds", type=int, default=3, help="of the rows that want several (default 3)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
-    parser.add_argument("--cache", type=Path, default=None, help="vectors of texts (default: below GRASP_HOME)")
+    parser.add_argument("--cache", type=Path, help="vectors of texts (default: benchmarks below GRASP_HOME)")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further system after these")
     parser.add_argument("--minutes-per-model", type=float, default=15.0, help="of training, for every system")
     parser.add_argument("--max-epochs", type=int, default=200)
     parser.add_argument("--patience", type=int, default=8, help="epochs without a better validation NDCG@10")
-    parser.add_argument("--validation-users", type=int, default=datasets.NUM_VALIDATION_USERS)
+    parser.add_argument(
+        "--validation-users", type=int, help="users with a validation target, 0 for all (default 2048; fashion: all)"
+    )
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
+    folder = Path(given.data)
+    named = given.data if given.data == "movielens" else f"$GRASP_DATA/{folder.resolve().name}"
+    options = [f"--data {named}"]
+    for name in (
+        "models",
+        "seeds",
+        "out",
+        "minutes_per_model",
+        "max_epochs",
+        "patience",
+        "validation_users",
+        "threads",
+    ):
+        value = getattr(given, name)
+        if value != parser.get_default(name):
+            options.append(f"--{name.replace('_', '-')} {value}")
+    given.command = f"python -m benchmarks.quality {' '.join(options)}"
+    if given.validation_users is None:
+        # Published rows on Fashion hold a validation item out of everyone's sequence.
+        given.validation_users = 0 if folder.name == "fashion" else datasets.NUM_VALIDATION_USERS
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parse(arguments)
     try:
         given.cache = given.cache or Settings.load().home / "benchmarks"
-        given.data_name = given.data if given.data == "movielens" else f"$GRASP_DATA/{Path(given.data).resolve().name}"
         run(given)
     except (SettingsError, SourceError, OtherDataError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")

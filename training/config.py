@@ -70,7 +70,3 @@ class RankerConfig:
     def backbone_is_causal(self) -> bool:
         """LLM-ESR's SASRec has no causal mask (its code computes one and does not use it)."""
         return self.backbone == "gru4rec" or (self.backbone == "sasrec" and self.variant == "strong")
-
-    @property
-    def uses_similar(self) -> bool:
-        return self.enhancer == "grasp" and self.use_similar

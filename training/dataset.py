@@ -6,9 +6,10 @@ Reads:   interactions up to `day`; user and item features as of the end of `cuto
 Writes:  <home>/training/<day>/training_set/{users,items,events}.parquet
 
 Training and validation targets lie before the cutoff, test events after it. One leak remains and is wanted to be
-known: the description of a user as of the cutoff was written from interactions that include the training targets.
-`GRASP_USER_HISTORY_HOLDOUT=1` keeps the last one, the validation target, out of it (`train_minus_last`), and a recipe
-with `user_text="mean_of_prefix_items"` reads no user description at all. Test events are never seen by either.
+known: the description of a user as of the cutoff was written from interactions that include the training targets and
+the validation target, which chooses the epoch. `GRASP_USER_HISTORY_HOLDOUT=1` keeps the last one, the validation
+target, out of it (`train_minus_last`), and a recipe with `user_text="mean_of_prefix_items"` reads no user description
+at all. Test events are never seen by either.
 """
 
 import argparse

@@ -27,7 +27,7 @@ class Ranker(nn.Module):
     """Reads a user's sequence and vectors and scores every item as the next one.
 
     Item indices are 1 to N in the order of the vocabulary; 0 is padding, on the left. `attach_items` must be called
-    before anything else unless `config.enhancer` is `none`.
+    before anything else where the enhancer reads vectors.
     """
 
     def __init__(self, config: RankerConfig) -> None:

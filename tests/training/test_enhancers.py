@@ -290,7 +290,8 @@ def test_the_views_of_llm_esr_cross_as_they_do_in_a_naive_loop(backbone):
     enhancer.start_from(vectors_NS, vectors_NS)
     enhancer.attach_items(vectors_NS, vectors_NS)
     item_TD = enhancer.item(ITEMS_BT[0, 1:]) + enhancer.position.weight[1:5]
-    text_TD = enhancer.adapter(enhancer.adapter.reduce(vectors_NS[ITEMS_BT[0, 1:] - 1])) + enhancer.position.weight[1:5]
+    text_TD = enhancer.adapter(enhancer.adapter.reduce(vectors_NS[ITEMS_BT[0, 1:] - 1])) / math.sqrt(CONFIG.width)
+    text_TD = text_TD + enhancer.position.weight[1:5]
 
     semantic_BTD, collaborative_BTD = enhancer.views(ITEMS_BT, Users(USERS_BS, USERS_BS))
 

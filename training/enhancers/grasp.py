@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.adapter import Adapter
-from training.attention import HolisticAttention, linear, mlp
+from training.attention import HolisticAttention, allowed, linear, mlp
 from training.config import MASK, PADDING, RankerConfig
 from training.enhancers.ids import Ids, Users
 
@@ -99,7 +99,7 @@ class Grasp(Ids):
         for level, query_BQD, keys_BTD in zip(levels, self._users(items_BT, users), keys, strict=True):
             if level is not None:
                 last_BQD = attention.ask(query_BQD, keys_BTD)[:, -1:]
-                weights_BHQCT = level.weights(last_BQD, keys_BTD[:, None], mask_BT[:, None])
+                weights_BHQCT = level.weights(last_BQD, keys_BTD[:, None], allowed(self.config.mode, mask_BT)[:, -1:])
                 weights_BT = weights_BT + weights_BHQCT.mean(1).flatten(1)
         return weights_BT
 

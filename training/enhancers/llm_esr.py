@@ -1,9 +1,10 @@
 """LLM-ESR: a semantic and a collaborative view of the sequence, and a pull towards what similar users' states are.
 
-After github.com/liuqidong07/LLM-ESR, models/DualLLMSRS.py and models/LLMESR.py. Two things differ. Over a causal
-backbone the cross attention between the views is causal too. And the teacher of the self-distillation, the mean of
-similar users' last states, is read from the states they had when a batch last held them: recomputing ten more
-sequences for every one would make training eleven times as long.
+After github.com/liuqidong07/LLM-ESR, models/DualLLMSRS.py and models/LLMESR.py. What differs: over a causal backbone
+the cross attention between the views is causal too; positions enter before it and again in the backbone; and the
+teacher of the self-distillation, the mean of similar users' last states, is read from the states they had when a batch
+last held them (for a long sequence that of a piece), since recomputing ten more sequences for every one would make
+training eleven times as long.
 
 Shape suffixes:  B batch  T sequence length  U users  N items  S semantic size  C components
                  D model width  K neighbours
@@ -83,7 +84,8 @@ class LlmEsr(Ids):
             projected = self.adapter(self.semantic_NC[unique_N])[known]
         else:
             projected = self.adapter(self.semantic_NC[known])
-        return projected * (items > PADDING)[..., None]
+        # Of the length that trained embeddings begin with: the two views are added up in the score.
+        return self.config.width**-0.5 * projected * (items > PADDING)[..., None]
 
     def auxiliary_loss(self, items_N: Tensor, state_BD: Tensor, user_B: Tensor) -> Tensor | None:
         """Mean squared distance to the mean of the similar users' last states, weighed by 0.1."""
