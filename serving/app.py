@@ -4,14 +4,12 @@ python -m serving.app        http://127.0.0.1:8100/docs shows the endpoints (its
 """
 
 import logging
-import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import datetime
-from types import FrameType
 from typing import Annotated, Any
 
 import uvicorn
@@ -238,18 +236,12 @@ async def _say_what_is_wrong(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": text}, status_code=422)
 
 
-def _leave(signal_number: int, _: FrameType | None) -> None:
-    """End as Python ends: uvicorn sends itself the signal again, which alone would skip Feast's own cleaning up."""
-    sys.exit(128 + signal_number)
-
-
 def main() -> None:
     try:
         settings = Settings.load()
     except SettingsError as error:
         sys.exit(f"error: {error}")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _leave)
     uvicorn.run(create_app(settings), host=settings.host, port=settings.port)
 
 

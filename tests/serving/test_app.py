@@ -1,9 +1,6 @@
 """The HTTP application: answers, named fallbacks, limits, and how it follows the manifest."""
 
 import json
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from grasp.days import end_of
 from grasp.release import current, folder
-from grasp.settings import ROOT, Settings
+from grasp.settings import Settings
 from serving.app import create_app
 from serving.body_limit import MAX_BODY_BYTES
 from serving.features import StoreError
@@ -320,22 +317,3 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen within 10 s"
         time.sleep(0.02)
-
-
-def test_a_server_that_is_ended_leaves_nothing_in_the_temporary_folder(environment, tmp_path, settings):
-    """Feast makes a folder there when it is imported, and removes it only when Python ends in order."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        environment |= {"TMPDIR": str(scratch), "GRASP_PORT": str(probe.getsockname()[1])}
-    program = "import feast.metrics, serving.app; serving.app.main()"
-    with subprocess.Popen(
-        [sys.executable, "-c", program], env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
-    ) as server:
-        for line in server.stderr:
-            if "running on" in line:
-                break
-        assert list(scratch.glob("feast_metrics_*"))
-        server.terminate()
-    assert list(scratch.iterdir()) == []
