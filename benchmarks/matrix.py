@@ -1,47 +1,36 @@
 """Which systems a quality benchmark compares, in the order in which they are wanted.
 
-A `Job` is one training (or none, for a control) and yields one row, or three where scores are also shown with
-something added: the cosine to the nearest text of the history, and STAR.
+A `Job` is one training (or none, for a control) and yields one row, or several where scores are also shown with
+something added: the ranker's own history kernel, the cosine to the nearest text of the history, and STAR.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from benchmarks.results import Row
+from benchmarks.results import Addition, Row
 from training.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
-NO_KERNEL = "sasrec_grasp_no_kernel"
 SHARES = (0.2, 1.0)  # of corrupted descriptions and neighbours
-# What validation chose for GRASP on short sequences (docs/decisions/grasp-on-beauty.md), with its history kernel.
-GRASP: dict[str, object] = {
-    "user_text": "mean_of_prefix_items",
-    "score": "cosine",
-    "normalise": "mean",
-    "num_collaborative": 20,
-    "kernel_length": 3,
-}
-
 ABLATIONS: dict[str, dict[str, object]] = {
     "no_attention": {"use_attention": False},
     "no_similar": {"use_similar": False},
-    "no_global": {"use_global": False},
+    "with_global": {"use_global": True},
     "activation=softmax,normalise=mean": {"activation": "softmax", "normalise": "mean"},
     "activation=softmax,normalise=sum": {"activation": "softmax", "normalise": "sum"},
     "activation=sigmoid,normalise=sum": {"activation": "sigmoid", "normalise": "sum"},
     "bias_zero": {"sigmoid_bias": "zero"},
-    "no_collaborative": {"num_collaborative": 0},
     "user_text_described": {"user_text": "described"},
-    "score_dot": {"score": "dot"},
+    "items_sem": {"item_representation": "sem"},
+    "items_dual": {"item_representation": "dual"},
     "mode_gate": {"mode": "gate"},
     "mode_cross": {"mode": "cross"},
     "mode_full": {"mode": "full"},
-    "items_sem": {"item_representation": "sem"},
-    "items_dual": {"item_representation": "dual"},
+    "candidate_mlp": {"candidate": "mlp"},
+    "context_64": {"context_width": 64},
+    "score_cosine": {"score": "cosine"},
+    "collaborative_20": {"num_collaborative": 20},
 }
-
-
 # Settings tried on validation with the first seed, the same for every trained system; the best one serves all its rows.
 TRIALS: tuple[dict[str, object], ...] = (
     {"width": 64, "dropout": 0.5},
@@ -49,6 +38,8 @@ TRIALS: tuple[dict[str, object], ...] = (
     {"width": 128, "dropout": 0.2},
 )
 BATCH_SIZE, NUM_NEGATIVES = 256, 1024  # of the strong systems: quick on small machines
+KERNEL_LENGTH = 5  # of the history kernel, which every strong system is shown with and without
+SCORE_LEVEL: tuple[Addition, ...] = ("none", "kernel", "max_cosine", "star")
 
 
 @dataclass(frozen=True)
@@ -59,14 +50,11 @@ class Job:
     config: TrainConfig | None = None
     tuned_as: str = ""  # the system whose trials settle this one's settings; nothing: they are as published
     k: int = 10  # neighbours averaged
-    with_additions: bool = False
+    additions: tuple[Addition, ...] = ("none",)
 
     @property
     def rows(self) -> list[Row]:
-        additions: tuple[Literal["none", "max_cosine", "star"], ...] = ("none",)
-        if self.with_additions:
-            additions = ("none", "max_cosine", "star")
-        return [replace(self.row, addition=addition) for addition in additions]
+        return [replace(self.row, addition=addition) for addition in self.additions]
 
 
 def matrix(data: str, num_seeds: int) -> list[Job]:
@@ -89,20 +77,21 @@ def _texts(num_seeds: int) -> Iterator[Job]:
     yield from _controls()
     for seed in range(num_seeds):
         for model in ("sasrec", "sasrec_grasp", "sasrec_llm_init", "sasrec_llm_esr", "sasrec_alphafuse"):
-            yield trained(model, seed, "main", with_additions=True)
+            # Who is compared with LLM-ESR + max-cosine needs every seed of it.
+            everything = seed == 0 or model == "sasrec_llm_esr"
+            yield trained(model, seed, "main", additions=SCORE_LEVEL if everything else ("none", "kernel"))
     for enhancer in ("rlmrec_contrastive", "rlmrec_generative"):
-        yield trained(f"sasrec_{enhancer}", 0, "main", with_additions=True)
+        yield trained(f"sasrec_{enhancer}", 0, "main", additions=SCORE_LEVEL)
     for ablation, switches in ABLATIONS.items():
         yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
-    for corruption in (0.0, *SHARES):
-        for seed in range(num_seeds):
-            yield trained(NO_KERNEL, seed, "corruption", corruption=corruption)
     for corruption in SHARES:
+        for seed in range(num_seeds):
+            yield trained("sasrec_grasp", seed, "corruption", corruption=corruption)
         for model in ("sasrec_llm_esr", "sasrec_alphafuse"):
             yield trained(model, 0, "corruption", corruption=corruption)
     for backbone in ("gru4rec", "bert4rec"):
         for model in (backbone, f"{backbone}_llm_esr", f"{backbone}_grasp"):
-            yield trained(model, 0, "backbones")
+            yield trained(model, 0, "backbones", additions=("none", "kernel"))
     for k in (1, 5, 20, 50):  # 10 is the main row
         yield trained("sasrec_grasp", 0, "neighbours", ablation=f"k={k}", k=k)
 
@@ -111,14 +100,14 @@ def _ids_only(_: int) -> Iterator[Job]:
     yield from _controls(has_texts=False)
     for backbone in ("sasrec", "gru4rec", "bert4rec"):
         yield trained(f"{backbone}_legacy", 0, "main")
-        yield trained(backbone, 0, "main")
+        yield trained(backbone, 0, "main", additions=("none", "kernel"))
 
 
 def _with_profiles(num_seeds: int) -> Iterator[Job]:
     yield from _controls()
     for seed in range(num_seeds):
-        for model in ("sasrec", "sasrec_grasp"):
-            yield trained(model, seed, "main", with_additions=True)
+        for model in ("sasrec", "sasrec_grasp", "sasrec_grasp_described"):
+            yield trained(model, seed, "main", additions=SCORE_LEVEL if seed == 0 else ("none", "kernel"))
 
 
 def _controls(has_texts: bool = True) -> Iterator[Job]:
@@ -136,20 +125,16 @@ def trained(
     switches: dict[str, object] | None = None,
     corruption: float = 0.0,
     k: int = 10,
-    with_additions: bool = False,
+    additions: tuple[Addition, ...] = ("none",),
 ) -> Job:
-    """The job of a recipe, or of GRASP without its kernel."""
-    config = replace(recipe("sasrec_grasp"), name=model) if model == NO_KERNEL else recipe(model)
-    if config.enhancer == "grasp":
-        config = config.with_switches(**GRASP)
-    if model == NO_KERNEL:
-        config = config.with_switches(kernel_length=0)
-    config = config.with_switches(**(switches or {}))
+    """The job of a recipe, with some switches turned."""
+    config = recipe(model)
     row = Row(model, seed, section, config.backbone, config.enhancer, corruption=corruption, ablation=ablation)
     if config.name.endswith("_legacy"):
-        return Job(row, config, k=k, with_additions=with_additions)
-    tuned_as = "sasrec_grasp" if config.enhancer == "grasp" and config.backbone == "sasrec" else model
-    return Job(row, replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES), tuned_as, k, with_additions)
+        return Job(row, config)
+    config = replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES)
+    config = config.with_switches(kernel_length=KERNEL_LENGTH, **(switches or {}))
+    return Job(row, config, model, k, additions)
 
 
 def with_trial(config: TrainConfig, settings: dict[str, object]) -> TrainConfig:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.matrix import trained, with_trial
 from benchmarks.results import FinishedRow, Results
 from benchmarks.speed_results import OWN
 from grasp.progress import say
@@ -18,6 +19,7 @@ from training.recipes import DEFAULT, TrainConfig, recipe
 
 SEED = 0
 SHAPE = {"width": 64, "num_blocks": 2, "num_heads": 1, "max_length": 50, "dropout": 0.2}  # 50: RecBole's default
+WIDE: dict[str, object] = {"width": 128, "dropout": 0.5}  # one of the trials of `benchmarks.matrix`
 NUM_EVALUATIONS = 3
 SEED_LIMITS = {"max_epochs": 200, "patience": 8, "max_minutes": 120.0}  # only patience should end it
 
@@ -42,6 +44,13 @@ class OwnTraining:
 def same_shape(config: TrainConfig) -> TrainConfig:
     """A recipe at the width, depth and length that all sides have."""
     return config.with_switches(**SHAPE)
+
+
+def as_measured(model: str) -> TrainConfig:
+    """A recipe as the quality benchmark trains it, at the width that its trials mostly choose."""
+    config = trained(model, SEED, "main").config
+    assert config is not None
+    return with_trial(config, WIDE)
 
 
 def num_targets(training_set: TrainingSet) -> int:
@@ -78,11 +87,10 @@ def curve(training_set: TrainingSet, minutes: float) -> dict[str, Any]:
 
 
 def text_cost(training_set: TrainingSet, num_epochs: int) -> dict[str, Any]:
-    """Epochs of ids alone and of GRASP with text but nothing collaborative, in turns; the first of each warms up."""
-    with_text = recipe("sasrec_grasp").with_switches(kernel_length=0, num_collaborative=0)
+    """Epochs of ids alone and of GRASP, as the quality benchmark has them, in turns; the first of each warms up."""
     seconds: tuple[list[float], list[float]] = ([], [])
     with repeatable(SEED) as random:
-        sides = [OwnTraining(training_set, config, random) for config in (recipe("sasrec"), with_text)]
+        sides = [OwnTraining(training_set, config, random) for config in map(as_measured, ("sasrec", DEFAULT))]
         for number in range(num_epochs + 1):
             for side, found in zip(sides, seconds, strict=True):
                 found.append(side.epoch())
@@ -106,7 +114,7 @@ def grasp_seed(training_set: TrainingSet, quality: Results | None) -> dict[str, 
     """Minutes of the default recipe to early stopping: those of the quality benchmark, or else trained here."""
     if quality and (found := seed_minutes(quality, torch.get_num_threads())):
         return found
-    config = replace(recipe(DEFAULT), **SEED_LIMITS)  # type: ignore[arg-type]
+    config = replace(as_measured(DEFAULT), **SEED_LIMITS)  # type: ignore[arg-type]
     started = time.perf_counter()
     fitted = fit(training_set, config, SEED, _say_epoch)
     minutes = (time.perf_counter() - started) / 60

@@ -37,6 +37,9 @@ PLACES = 6  # decimals of a stored metric
 READABLE = re.compile(r"[A-Za-z0-9_.,=+-]*")  # also the name of a file
 
 
+Addition = Literal["none", "kernel", "max_cosine", "star"]  # at score level
+
+
 @dataclass(frozen=True)
 class Row:
     """One system of the matrix with one random seed. `section` says which table asked for it first."""
@@ -46,7 +49,7 @@ class Row:
     section: str
     backbone: str = ""  # nothing: a control without training
     enhancer: str = "none"
-    addition: Literal["none", "max_cosine", "star"] = "none"  # at score level
+    addition: Addition = "none"
     corruption: float = 0.0  # share of descriptions and neighbours swapped before training
     ablation: str = ""  # the switch that differs from the model as it is, such as k=5
 

@@ -13,6 +13,7 @@ from benchmarks.comparison import (
     FILTERED,
     GRASP,
     GROUPS,
+    KERNEL,
     LLM_ESR,
     NDCG,
     OVERALL,
@@ -29,21 +30,21 @@ BACKBONES = ("sasrec", "gru4rec", "bert4rec")
 
 def rival_section(results: Results, among: Sequence[System]) -> list[str]:
     """GRASP against every other system of the main table, against the chosen ones group by group."""
-    grasp = find(among, GRASP)
+    grasp = find(among, GRASP, KERNEL)
     rivals = [one for one in among if one.is_main and one is not grasp]
     if grasp is None or not rivals:
         return []
-    best, best_with_kernel = best_rival(among), best_rival(among, "star")
+    best, best_with_kernel = best_rival(among), best_rival(among, KERNEL)
     rows = []
     for rival in rivals:
         mark = " (best other trained one)" if rival is best else ""
-        mark += " (best other trained one with the history kernel)" if rival is best_with_kernel else ""
+        mark += " (best other trained one with a kernel)" if rival is best_with_kernel else ""
         rows.append([rival.label + mark, *_against(results, grasp, rival, OVERALL)])
     chosen = [best, best_with_kernel, find(among, LLM_ESR), find(among, "star")]
     distinct = list({one.label: one for one in chosen if one}.values())
     columns = ["filtered", "ratio", "sampled", "ratio"]
     return [
-        f"## {GRASP} against every other system",
+        f"## {grasp.label} against every other system",
         "",
         "Its NDCG@10 minus theirs, with the interval, and divided by theirs. An interval that holds 0 decides nothing.",
         "",
@@ -73,22 +74,25 @@ def _groups(results: Results) -> list[str]:
 
 def backbone_section(results: Results, among: Sequence[System]) -> list[str]:
     """GRASP on each backbone against that backbone alone, group by group."""
-    pairs = [(backbone, find(among, f"{backbone}_grasp"), find(among, backbone)) for backbone in BACKBONES]
     rows = []
-    for backbone, own, alone in pairs:
-        if own and alone:
-            for group in (OVERALL, *_groups(results)):
-                found = compare(results, own, alone, FILTERED, group=group)
-                values = [cell(one, FILTERED, NDCG, group) for one in (alone, own)]
-                rows.append([backbone, group, *values, difference(found), found.verdict])
+    for backbone in BACKBONES:
+        alone = find(among, backbone)
+        for addition in ("none", KERNEL):
+            own = find(among, f"{backbone}_grasp", addition)
+            if own and alone:
+                for group in (OVERALL, *_groups(results)):
+                    found = compare(results, own, alone, FILTERED, group=group)
+                    values = [cell(one, FILTERED, NDCG, group) for one in (alone, own)]
+                    rows.append([own.label, group, *values, difference(found), found.verdict])
     if not rows:
         return []
     return [
         "## GRASP on each backbone",
         "",
-        "Filtered NDCG@10 of GRASP and of its backbone alone. *Better* and *worse* where the interval leaves out 0.",
+        "Filtered NDCG@10 of GRASP, without and with its kernel, and of its backbone alone. "
+        "*Better* and *worse* where the interval leaves out 0.",
         "",
-        *table(["backbone", "group", "alone", "with GRASP", "difference", "GRASP is"], rows),
+        *table(["model", "group", "alone", "with GRASP", "difference", "GRASP is"], rows),
     ]
 
 

@@ -1,6 +1,6 @@
-"""From semantic size to model width.
+"""From semantic size to the width of a model.
 
-Shape suffixes:  N items or users  S semantic size  C components  D model width
+Shape suffixes:  N items or users  S semantic size  C components
 """
 
 import torch
@@ -29,21 +29,21 @@ def whitening(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 class Adapter(nn.Module):
-    """Semantic size to model width: a frozen map onto whitened components, then a trained one, both linear.
+    """Semantic size to `width`: a frozen map onto whitened components, then a trained one, both linear.
 
-    LLM-ESR trains two linear maps; together they are one map of rank D. Freezing the first at the components that carry
-    the variance keeps that, lets a catalogue be reduced once (`reduce`) instead of at every step, and leaves a vector
-    of 4,096 numbers as cheap as one of 384.
+    LLM-ESR trains two linear maps; together they are one map of rank `width`. Freezing the first at the components that
+    carry the variance keeps that, lets a catalogue be reduced once (`reduce`) instead of at every step, and leaves a
+    vector of 4,096 numbers as cheap as one of 384.
     """
 
     weight_CS: Tensor
     bias_C: Tensor
 
-    def __init__(self, config: RankerConfig) -> None:
+    def __init__(self, config: RankerConfig, width: int) -> None:
         super().__init__()
         self.register_buffer("weight_CS", torch.eye(config.num_components, config.semantic_size))
         self.register_buffer("bias_C", torch.zeros(config.num_components))
-        self.map = nn.Linear(config.num_components, config.width)
+        self.map = nn.Linear(config.num_components, width)
 
     @torch.no_grad()
     def start_from(self, vectors_NS: Tensor) -> None:
@@ -59,5 +59,5 @@ class Adapter(nn.Module):
         return F.linear(semantic, self.weight_CS, self.bias_C)
 
     def forward(self, components: Tensor) -> Tensor:
-        """Reduced vectors (..., C) to model width (..., D)."""
+        """Reduced vectors (..., C) to (..., width)."""
         return self.map(components)

@@ -14,7 +14,7 @@ from training.model import Ranker
 
 CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE = "config.json", "vocabulary.json", "model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
-FORMAT = 2  # raised when names or shapes of the weights change: a ranker of before must be trained again
+FORMAT = 3  # raised when names or shapes of the weights change: a ranker of before must be trained again
 
 
 class OtherFormatError(ValueError):

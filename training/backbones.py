@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from training.attention import allowed
 from training.config import RankerConfig
+from training.dropout import Dropout
 
 
 def new_backbone(config: RankerConfig) -> nn.Module:
@@ -34,9 +35,9 @@ class Block(nn.Module):
         self.query_key_value = nn.Linear(config.width, 3 * config.width)
         self.output = nn.Linear(config.width, config.width)
         self.feed_forward = nn.Sequential(
-            nn.Linear(config.width, hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(hidden, config.width)
+            nn.Linear(config.width, hidden), nn.GELU(), Dropout(config.dropout), nn.Linear(hidden, config.width)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, allowed_BHTT: Tensor) -> Tensor:
         query, key, value = (
@@ -60,7 +61,7 @@ class TransformerBackbone(nn.Module):
         hidden = config.width if is_causal else 4 * config.width
         self.blocks = nn.ModuleList(Block(config, hidden) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         # Counted over items alone, so that the amount of padding changes nothing.
@@ -81,7 +82,7 @@ class GruBackbone(nn.Module):
         super().__init__()
         self.gru = nn.GRU(config.width, config.width, config.num_blocks, bias=False, batch_first=True)
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         state_BTD, _ = self.gru(self.dropout(step_BTD) * mask_BT[..., None])

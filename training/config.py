@@ -27,6 +27,7 @@ class RankerConfig:
     temperature: float = 0.07  # of cosine scores
     num_components: int = 128  # whitened ones of a semantic vector that are read
     # --- GRASP
+    context_width: int = 64  # of the attention and of projected vectors, so that context costs less than the backbone
     # Which items step t may read: itself and earlier ones (prefix), all (full; leaks the future), itself alone (gate),
     # or prefix with a query that also knows the item of step t (cross).
     mode: Literal["prefix", "full", "gate", "cross"] = "prefix"
@@ -50,8 +51,9 @@ class RankerConfig:
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(get_args(kind))}")
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
+        for name in ("width", "context_width"):
+            if getattr(self, name) % self.num_heads:
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of num_heads {self.num_heads}")
         if self.num_items < 1 or self.semantic_size < 1:
             raise ValueError(f"num_items {self.num_items} and semantic_size {self.semantic_size} must be positive")
         if self.enhancer == "alphafuse" and not 0 < self.null_width <= self.width <= self.semantic_size:

@@ -60,10 +60,10 @@ def item_cosine(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
     return cosine(cooccurrence(matrix_UN), np.asarray(matrix_UN.sum(0)).ravel())
 
 
-def transitions(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
-    """How often item x came right after item a: (N, N), row a, column x."""
-    before = _flat([items[:-1] for items in sequences])
-    after = _flat([items[1:] for items in sequences])
+def transitions(sequences: Sequence[np.ndarray], num_items: int, steps: int = 1) -> csr_matrix:
+    """How often item x came right after item a, or that many steps after it: (N, N), row a, column x."""
+    before = _flat([items[:-steps] for items in sequences])
+    after = _flat([items[steps:] for items in sequences])
     return _counts(before - 1, after - 1, (num_items, num_items))
 
 

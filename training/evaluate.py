@@ -283,7 +283,9 @@ def popularity_scorer(training_set: TrainingSet) -> Scorer:
     return lambda events: np.broadcast_to(popularity, (len(events), len(popularity)))
 
 
-def ranker_scorer(ranker: "Ranker", vocabulary: Sequence[str], training_set: TrainingSet) -> Scorer:
+def ranker_scorer(
+    ranker: "Ranker", vocabulary: Sequence[str], training_set: TrainingSet, *, with_kernel: bool = True
+) -> Scorer:
     """A ranker as it would serve: the set's items attached, those it never trained with after its vocabulary."""
     import torch
 
@@ -305,6 +307,7 @@ def ranker_scorer(ranker: "Ranker", vocabulary: Sequence[str], training_set: Tra
                 torch.from_numpy(training_set.user_semantic[users]),
                 torch.from_numpy(training_set.user_neighbour[users]),
                 candidates,
+                with_kernel=with_kernel,
             )
             return scores[:, column_N].numpy()
 

@@ -1,6 +1,6 @@
 """The training loop: every recipe, every data set, production and benchmark alike.
 
-Shape suffixes:  B batch  T sequence length
+Shape suffixes:  B batch  T sequence length  N items  M collaborative neighbours  K kinds of nearness
 """
 
 import copy
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,14 +19,19 @@ from training.config import MASK, PADDING, RankerConfig
 from training.cooccurrence import cooccurrence, cosine, user_items
 from training.dataset import TrainingSet
 from training.enhancers.grasp import Grasp
-from training.evaluate import metrics, pad, questions, rank_events, ranker_scorer
-from training.kernel import HistoryKernel, strongest
+from training.evaluate import BATCH_SIZE, metrics, pad, questions, rank_events, ranker_scorer
+from training.kernel import KINDS, HistoryKernel, strongest
 from training.losses import Batch, batch_loss
 from training.model import Ranker
 from training.recipes import TrainConfig
 
 Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
-KERNEL_SCALES = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
+# What the weights of the history kernel are chosen from; nothing is a choice too.
+KERNEL_WEIGHTS = {
+    "semantic": (0.0, 1.0, 2.0, 4.0, 8.0),
+    "transition": (0.0, 10.0, 20.0, 40.0),
+    "cooccurrence": (0.0, 5.0, 10.0, 20.0),
+}
 MIN_USERS_IN_COMMON = 2  # of collaborative neighbours: one may be the very user who is trained with
 
 
@@ -36,7 +42,10 @@ class Fitted:
     ranker: Ranker
     epoch: int
     num_epochs: int
-    metrics: dict[str, float]  # on the validation targets
+    metrics: dict[str, float]  # on the validation targets, with the history kernel where there is one
+    metrics_without_kernel: dict[str, float]
+    wall_seconds: float
+    cpu_seconds: float
 
 
 def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Progress) -> Fitted:
@@ -45,13 +54,14 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
     Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`. Raises `ValueError` when there is
     nothing to validate on or the loss is not finite.
     """
+    started, started_cpu = time.monotonic(), time.process_time()
     with repeatable(seed) as random:
         ranker = new_ranker(training_set, config)
         optimiser = torch.optim.AdamW(
             ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         best_epoch, best, weights = 0, {"ndcg@10": -1.0}, ranker.state_dict()
-        end = time.monotonic() + 60 * config.max_minutes
+        end = started + 60 * config.max_minutes
         for epoch in range(1, config.max_epochs + 1):
             mean_loss = train_epoch(ranker, training_set, config, optimiser, random)
             found = validate(ranker, training_set)
@@ -61,20 +71,46 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
             if epoch - best_epoch >= config.patience or time.monotonic() > end:
                 break
     ranker.load_state_dict(weights)
+    with_kernel = best
     if ranker.kernel is not None:
-        best = calibrate(ranker, ranker.kernel, training_set)
-    return Fitted(ranker.eval(), best_epoch, epoch, best)
+        calibrate(ranker, ranker.kernel, training_set)
+        with_kernel = validate(ranker, training_set)
+    seconds = time.monotonic() - started, time.process_time() - started_cpu
+    return Fitted(ranker.eval(), best_epoch, epoch, with_kernel, best, *seconds)
 
 
-def calibrate(ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet) -> dict[str, float]:
-    """Set the scale of the ranker's history kernel to what is best on the validation targets; returns the metrics."""
-    found = {}
-    for scale in KERNEL_SCALES:
-        kernel.scale.fill_(scale)
-        found[scale] = validate(ranker, training_set)
-    best = max(found, key=lambda scale: found[scale]["ndcg@10"])
-    kernel.scale.fill_(best)
-    return found[best]
+@torch.inference_mode()
+def calibrate(ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet) -> None:
+    """Set the weights of the ranker's history kernel to those that rank the validation targets best.
+
+    Best is the mean of 1/log2(rank + 2), ranks from 0: NDCG without a cut-off, which few users decide less than at 10.
+    """
+    events = questions(training_set, "validation")
+    score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=False)
+    choices = list(product(*(KERNEL_WEIGHTS[kind] for kind in KINDS)))
+    total = torch.zeros(len(choices))
+    for start in range(0, len(events), BATCH_SIZE):
+        batch = events[start : start + BATCH_SIZE]
+        items_BT = torch.from_numpy(pad([event.history[-kernel.length :] for event in batch]))
+        parts_KBN = kernel.parts(items_BT, ranker.num_items)[..., 1:]
+        score_BN = torch.from_numpy(score(batch).copy())
+        target_B = torch.tensor([event.target for event in batch]) - 1
+        for row, event in enumerate(batch):
+            score_BN[row, np.setdiff1d(event.history, event.target) - 1] = -torch.inf
+        for place, weighed_BN in enumerate(_weighed(score_BN, list(zip(KINDS, parts_KBN, strict=True)))):
+            rank_B = (weighed_BN > weighed_BN.gather(1, target_B[:, None])).sum(1)
+            total[place] += (1 / torch.log2(rank_B + 2)).sum()
+    kernel.weights_K.copy_(torch.tensor(choices[int(total.argmax())]))
+
+
+def _weighed(score_BN: Tensor, parts: list[tuple[str, Tensor]]) -> Iterator[Tensor]:
+    """Scores with every choice of weights, the last kind's changing fastest."""
+    if not parts:
+        yield score_BN
+        return
+    kind, part_BN = parts[0]
+    for weight in KERNEL_WEIGHTS[kind]:
+        yield from _weighed(score_BN + weight * part_BN, parts[1:])
 
 
 @contextmanager
@@ -100,22 +136,21 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
     item_semantic = torch.from_numpy(training_set.item_semantic)
     ranker.enhancer.start_from(item_semantic, torch.from_numpy(training_set.user_semantic))
     ranker.attach_items(item_semantic, torch.from_numpy(training_set.item_neighbour))
-    if ranker.config.num_collaborative or ranker.kernel is not None:
-        matrix = user_items(training_sequences(training_set), num_items)
-        counts = cooccurrence(matrix)
-        num_users = np.asarray(matrix.sum(0)).ravel()
-        if ranker.kernel is not None:
-            ranker.kernel.start_from(training_set.item_semantic, cosine(counts, num_users))
-        if isinstance(ranker.enhancer, Grasp) and ranker.config.num_collaborative:
-            ranker.enhancer.collaborative_NM[1:] = torch.from_numpy(
-                collaborative_neighbours(counts, num_users, ranker.config.num_collaborative)
-            )
+    sequences = training_sequences(training_set)
+    if ranker.kernel is not None:
+        ranker.kernel.start_from(training_set.item_semantic, sequences)
+    if isinstance(ranker.enhancer, Grasp) and ranker.config.num_collaborative:
+        near_NM = collaborative_neighbours(sequences, num_items, ranker.config.num_collaborative)
+        ranker.enhancer.collaborative_NM[1:] = torch.from_numpy(near_NM)
     return ranker
 
 
-def collaborative_neighbours(counts: Any, num_users: np.ndarray, k: int) -> np.ndarray:
+def collaborative_neighbours(sequences: list[np.ndarray], num_items: int, k: int) -> np.ndarray:
     """The k items (N, k), from 1, that share most users with each item by cosine; 0 where there are fewer."""
-    return strongest(cosine(counts.multiply(counts >= MIN_USERS_IN_COMMON), num_users), k)[0]
+    matrix = user_items(sequences, num_items)
+    counts = cooccurrence(matrix)
+    shared = counts.multiply(counts >= MIN_USERS_IN_COMMON)
+    return strongest(cosine(shared, np.asarray(matrix.sum(0)).ravel()), k)[0]
 
 
 def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:

@@ -1,14 +1,19 @@
-"""The history kernel: how near a candidate is to the latest items, by meaning and by who took both.
+"""The history kernel: how near a candidate is to the latest items, by meaning, by order and by who took both.
 
-    score(x) = scale * sum over the latest items s_j of decay^j * (a R_S(s_j, x) + (1 - a) R_C(s_j, x)),  s_0 the newest
+    score(x) = sum over kinds k of weight_k * sum over the latest items s_j of 0.7^j * R_k(s_j, x),  s_0 the newest
 
-R_S is the cosine of semantic vectors, R_C = |U_s & U_x| / sqrt(|U_s| |U_x|), each stored for the nearest items only.
-The form and the weights a and decay are STAR's (arXiv 2410.16458). The scale is chosen on validation once a ranker is
-fitted (`fit.calibrate`), for reasons in docs/decisions/history-kernel.md.
+    semantic      cosine of whitened semantic vectors
+    transition    sum over d = 1..5 of 0.6^(d-1) * |x taken d steps after s| / sqrt(|s| |x|)
+    cooccurrence  |users of both| / sqrt(|users of s| * |users of x|)
+
+The form, and the last kind, are STAR's (arXiv 2410.16458). Each R is stored for the nearest items only. The weights are
+chosen on validation once a ranker is fitted (`fit.calibrate`): docs/decisions/history-kernel.md says why not before.
 
 Shape suffixes:  B batch  J latest items, newest first  N items, row 0 is padding  M stored neighbours
-                 S semantic size
+                 K kinds  S semantic size
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,64 +21,90 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.adapter import whitening
 from training.config import PADDING, RankerConfig
+from training.cooccurrence import cosine, item_cosine, occurrences, transitions
 
-DECAY, SEMANTIC_SHARE = 0.7, 0.3
+KINDS = ("semantic", "transition", "cooccurrence")
+DECAY = 0.7  # of the weight of a history item, by that of the next newer one
+WINDOW, WINDOW_DECAY = 5, 0.6  # steps that a transition may span, and what each further one counts
+NUM_COMPONENTS = 256  # whitened ones whose cosine is the semantic nearness
 BLOCK = 1024  # items compared at once
 
 
 class HistoryKernel(nn.Module):
-    """The stored nearness of items, and the scale that it counts with; zero until it is calibrated."""
+    """The stored nearness of items by each kind, and the weights of the kinds; zero until they are calibrated."""
 
-    semantic_ids_NM: Tensor
-    semantic_values_NM: Tensor
-    cooccurrence_ids_NM: Tensor
-    cooccurrence_values_NM: Tensor
-    scale: Tensor
+    weights_K: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
-        shape = (config.num_items + 1, min(config.kernel_neighbours, config.num_items))
-        for kind in ("semantic", "cooccurrence"):
-            self.register_buffer(f"{kind}_ids_NM", torch.zeros(shape, dtype=torch.int32))
-            self.register_buffer(f"{kind}_values_NM", torch.zeros(shape))
-        self.register_buffer("scale", torch.zeros(()))
+        self.num_rows, self.num_stored = config.num_items + 1, min(config.kernel_neighbours, config.num_items)
+        for kind in KINDS:
+            self.register_buffer(f"{kind}_ids_NM", torch.zeros(self.num_rows, self.num_stored, dtype=torch.int32))
+            self.register_buffer(f"{kind}_values_NM", torch.zeros(self.num_rows, self.num_stored))
+        self.register_buffer("weights_K", torch.zeros(len(KINDS)))
         self.length = config.kernel_length
 
-    def start_from(self, semantic_NS: np.ndarray, cooccurrence_NN: sparse.csr_matrix) -> None:
-        """Store the nearest items by cosine of the vectors and by R_C; row i of both is item i + 1."""
-        size = self.semantic_ids_NM.shape[1]
-        near_ids, near_values = nearest(torch.from_numpy(semantic_NS), size)
-        self.semantic_ids_NM[1:], self.semantic_values_NM[1:] = near_ids + 1, near_values
-        ids, values = strongest(cooccurrence_NN, size)
-        self.cooccurrence_ids_NM[1:], self.cooccurrence_values_NM[1:] = torch.from_numpy(ids), torch.from_numpy(values)
+    def start_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
+        """Store the nearest items of each kind; row i of the vectors is item i + 1, sequences hold training items."""
+        num_items = len(semantic_NS)
+        self._store("semantic", *nearest(whitened(torch.from_numpy(semantic_NS)), self.num_stored))
+        for kind, near_NN in (
+            ("transition", cosine(window_transitions(sequences, num_items), occurrences(sequences, num_items))),
+            ("cooccurrence", item_cosine(sequences, num_items)),
+        ):
+            ids, values = strongest(near_NN, self.num_stored)
+            self._store(kind, torch.from_numpy(ids), torch.from_numpy(values))
+
+    def _store(self, kind: str, ids_NM: Tensor, values_NM: Tensor) -> None:
+        self.get_buffer(f"{kind}_ids_NM")[1:] = ids_NM
+        self.get_buffer(f"{kind}_values_NM")[1:] = values_NM
 
     def forward(self, items_BT: Tensor, num_items: int) -> Tensor:
         """Scores of all items by the latest of a sequence, (B, num_items + 1); padding and newer items have none."""
+        return torch.einsum("k,kbn->bn", self.weights_K, self.parts(items_BT, num_items))
+
+    def parts(self, items_BT: Tensor, num_items: int) -> Tensor:
+        """What each kind says before it is weighed, (K, B, num_items + 1)."""
         latest_BJ = items_BT[:, -self.length :].flip(-1)
-        known_BJ = latest_BJ * ((latest_BJ > PADDING) & (latest_BJ < len(self.semantic_ids_NM)))
-        weight_BJ1 = (self.scale * DECAY ** torch.arange(known_BJ.shape[1])).expand_as(known_BJ)[..., None]
-        score_BN = torch.zeros(len(items_BT), num_items + 1)
-        for ids_NM, values_NM, share in (
-            (self.semantic_ids_NM, self.semantic_values_NM, SEMANTIC_SHARE),
-            (self.cooccurrence_ids_NM, self.cooccurrence_values_NM, 1 - SEMANTIC_SHARE),
-        ):
-            parts_BJM = share * weight_BJ1 * values_NM[known_BJ]
-            score_BN.scatter_add_(1, ids_NM[known_BJ].long().flatten(1), parts_BJM.flatten(1))
-        score_BN[:, PADDING] = 0
-        return score_BN
+        known_BJ = latest_BJ * ((latest_BJ > PADDING) & (latest_BJ < self.num_rows))
+        decay_J1 = DECAY ** torch.arange(known_BJ.shape[1])[:, None]
+        parts_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
+        for part_BN, kind in zip(parts_KBN, KINDS, strict=True):
+            ids_BJM = self.get_buffer(f"{kind}_ids_NM")[known_BJ].long()
+            values_BJM = decay_J1 * self.get_buffer(f"{kind}_values_NM")[known_BJ]
+            part_BN.scatter_add_(1, ids_BJM.flatten(1), values_BJM.flatten(1))
+        parts_KBN[..., PADDING] = 0
+        return parts_KBN
 
 
-def nearest(semantic_NS: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Rows and cosines of the k nearest others of each row, (N, k)."""
-    unit_NS = F.normalize(semantic_NS.float(), dim=-1)
+def whitened(semantic_NS: Tensor) -> Tensor:
+    """Onto whitened components: their cosine tells items apart better than that of raw sentence vectors."""
+    weight_CS, bias_C = whitening(semantic_NS.float(), min(NUM_COMPONENTS, semantic_NS.shape[1]))
+    return F.linear(semantic_NS.float(), weight_CS, bias_C)
+
+
+def window_transitions(sequences: Sequence[np.ndarray], num_items: int) -> sparse.csr_matrix:
+    """How often item x came within `WINDOW` steps after item a, further steps counting less: (N, N), row a."""
+    found = sparse.csr_matrix((num_items, num_items))
+    for steps in range(1, WINDOW + 1):
+        found = found + WINDOW_DECAY ** (steps - 1) * transitions(sequences, num_items, steps)
+    found.setdiag(0)  # an item says nothing about itself
+    found.eliminate_zeros()
+    return found
+
+
+def nearest(vectors_NS: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Item indices, from 1, and cosines of the k nearest others of each row, (N, k)."""
+    unit_NS = F.normalize(vectors_NS, dim=-1)
     ids, values = [], []
     for start in range(0, len(unit_NS), BLOCK):
         similarity = unit_NS[start : start + BLOCK] @ unit_NS.T
         row = torch.arange(len(similarity))
         similarity[row, row + start] = 0  # an item says nothing about itself
         found = similarity.topk(k)
-        ids.append(found.indices)
+        ids.append(found.indices + 1)
         values.append(found.values.clamp(min=0))
     return torch.cat(ids), torch.cat(values)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.config import RankerConfig
+from training.dropout import Dropout
 
 
 def new_legacy_backbone(config: RankerConfig) -> nn.Module:
@@ -42,9 +43,9 @@ class LegacyBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(width, eps=1e-8)
         self.query, self.key, self.value, self.output = (nn.Linear(width, width) for _ in range(4))
         self.feed_forward = nn.Sequential(
-            nn.Linear(width, width), nn.Dropout(config.dropout), nn.ReLU(), nn.Linear(width, width)
+            nn.Linear(width, width), Dropout(config.dropout), nn.ReLU(), nn.Linear(width, width)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, mask_BT: Tensor, log_padding_B: Tensor) -> Tensor:
         query_BTD = self.attention_norm(step_BTD)
@@ -74,7 +75,7 @@ class LegacyTransformer(nn.Module):
         self.position = nn.Embedding(config.max_length + 2, config.width, padding_idx=0)
         self.blocks = nn.ModuleList(LegacyBlock(config) for _ in range(config.num_blocks))
         self.norm = nn.LayerNorm(config.width, eps=1e-8)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         position_BT = mask_BT.cumsum(1) * mask_BT

@@ -94,11 +94,13 @@ class Ranker(nn.Module):
         user_semantic_BS: Tensor,
         user_neighbour_BS: Tensor,
         candidate_ND: Tensor | None = None,
+        *,
+        with_kernel: bool = True,
     ) -> Tensor:
         """Every item as the next one, (B, N), column 0 is padding. `candidate_ND` saves computing `candidates()`."""
         candidate_ND = self.candidates() if candidate_ND is None else candidate_ND
         score_BN = self.last_state(items_BT, user_semantic_BS, user_neighbour_BS) @ candidate_ND.T
-        if self.kernel is None:
+        if self.kernel is None or not with_kernel:
             return score_BN
         return score_BN + self.kernel(items_BT, self.num_items)
 

@@ -50,13 +50,28 @@ def sasrec() -> TrainConfig:
     return plain("sasrec", "none")
 
 
+def grasp(backbone: Backbone) -> TrainConfig:
+    """What validation settled on (docs/decisions/grasp-on-beauty.md); `RankerConfig` has the paper's reading.
+
+    The items seen so far speak for the user: a description has seen the targets too, and short histories give it away.
+    """
+    return plain(backbone, "grasp").with_switches(
+        user_text="mean_of_prefix_items",
+        normalise="mean",
+        use_global=False,
+        candidate="linear",
+        context_width=32,
+        kernel_length=5,
+    )
+
+
 def sasrec_grasp() -> TrainConfig:
-    return plain("sasrec", "grasp")
+    return grasp("sasrec")
 
 
-def sasrec_grasp_prefix_text() -> TrainConfig:
-    """The control without any leak: the items seen so far speak for the user, no description does."""
-    return replace(sasrec_grasp(), name="sasrec_grasp_prefix_text").with_switches(user_text="mean_of_prefix_items")
+def sasrec_grasp_described() -> TrainConfig:
+    """The user's description asks, as in the paper: where there are profiles, or histories too long to be read off."""
+    return replace(sasrec_grasp(), name="sasrec_grasp_described").with_switches(user_text="described")
 
 
 def alphafuse(backbone: Backbone) -> TrainConfig:
@@ -95,6 +110,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
         for enhancer in ENHANCERS
     },
     **{f"{backbone}_alphafuse": partial(alphafuse, backbone) for backbone in get_args(Backbone)},
+    **{f"{backbone}_grasp": partial(grasp, backbone) for backbone in get_args(Backbone)},
     **{f"{backbone}_legacy": partial(legacy, backbone) for backbone in get_args(Backbone)},
-    **{build.__name__: build for build in (sasrec, sasrec_grasp, sasrec_grasp_prefix_text)},
+    **{build.__name__: build for build in (sasrec, sasrec_grasp, sasrec_grasp_described)},
 }

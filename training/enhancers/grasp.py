@@ -7,7 +7,7 @@ on the candidates'; nothing is trained towards it, so what is wrong about it can
     c_x = MLP_c([P E_x; P E'_x])            + e_x  + W_n mean of e over collaborative neighbours
 
 Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  C components
-                 D model width  M collaborative neighbours
+                 W context width  D model width  M collaborative neighbours
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ class Grasp(Ids):
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
         self.num_views = 2 if config.item_representation == "dual" else 1
-        # Trained embeddings begin with length 1, projected vectors with unit variance: beside each other the latter
-        # would drown the former, and a step of the optimiser would move them eight times as far.
+        # Trained embeddings begin with length 1, what comes of projected vectors with unit variance: beside each other
+        # the latter would drown the former, and a step of the optimiser would move them eight times as far.
         self.scale = config.width**-0.5
-        self.item_adapter, self.user_adapter = Adapter(config), Adapter(config)
+        self.item_adapter, self.user_adapter = (Adapter(config, config.context_width) for _ in range(2))
         self.holistic_attention = HolisticAttention(config)
         self.candidate = (mlp if config.candidate == "mlp" else linear)(config, 1 + config.use_similar)
         for name in ("own_NC", "near_NC"):
@@ -67,8 +67,8 @@ class Grasp(Ids):
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
     def candidates(self, items_N: Tensor) -> Tensor:
-        item_ND, near_ND = self._project(items_N)
-        inputs = [item_ND, near_ND] if self.config.use_similar else [item_ND]
+        item_NW, near_NW = self._project(items_N)
+        inputs = [item_NW, near_NW] if self.config.use_similar else [item_NW]
         semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
         id_ND = self.ids(items_N)
         is_dual = self.config.item_representation == "dual"
@@ -96,10 +96,10 @@ class Grasp(Ids):
         keys: Sequence[Tensor] = self._project(items_BT.clamp(min=PADDING))
         weights_BT = torch.zeros(items_BT.shape)
         levels = (attention.self_attention, attention.similar_attention)
-        for level, query_BQD, keys_BTD in zip(levels, self._users(items_BT, users), keys, strict=True):
+        for level, query_BQW, keys_BTW in zip(levels, self._users(items_BT, users), keys, strict=True):
             if level is not None:
-                last_BQD = attention.ask(query_BQD, keys_BTD)[:, -1:]
-                weights_BHQCT = level.weights(last_BQD, keys_BTD[:, None], allowed(self.config.mode, mask_BT)[:, -1:])
+                last_BQW = attention.ask(query_BQW, keys_BTW)[:, -1:]
+                weights_BHQCT = level.weights(last_BQW, keys_BTW[:, None], allowed(self.config.mode, mask_BT)[:, -1:])
                 weights_BT = weights_BT + weights_BHQCT.mean(1).flatten(1)
         return weights_BT
 
@@ -107,9 +107,9 @@ class Grasp(Ids):
         self._projected = None
 
     def _enhance(self, items_BT: Tensor, users: Users) -> Tensor:
-        item_BTD, near_item_BTD = self._project(items_BT.clamp(min=PADDING))
+        item_BTW, near_item_BTW = self._project(items_BT.clamp(min=PADDING))
         mask_BT = items_BT > PADDING  # the item asked for is no key
-        enhanced_BTD = self.holistic_attention(item_BTD, near_item_BTD, *self._users(items_BT, users), mask_BT)
+        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self._users(items_BT, users), mask_BT)
         return self.scale * enhanced_BTD * (mask_BT | (items_BT == MASK))[..., None]
 
     def _users(self, items_BT: Tensor, users: Users) -> tuple[Tensor, Tensor]:
@@ -118,20 +118,23 @@ class Grasp(Ids):
             reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
             own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
             return own, near
-        known_BT = items_BT.clamp(min=PADDING)
-        num_BT = (known_BT != PADDING).cumsum(1).clamp(min=1)[..., None]
+        # A linear map of a mean is the mean of what it maps to, and an item of many steps is mapped once.
+        unique_N, place_BT = items_BT.clamp(min=PADDING).unique(return_inverse=True)
+        mask_BT1 = (items_BT > PADDING)[..., None]
+        num_BT1 = mask_BT1.cumsum(1).clamp(min=1)
         own, near = (
-            self.user_adapter(vectors_NC[known_BT].cumsum(1) / num_BT) for vectors_NC in (self.own_NC, self.near_NC)
+            (self.user_adapter(vectors_NC[unique_N])[place_BT] * mask_BT1).cumsum(1) / num_BT1
+            for vectors_NC in (self.own_NC, self.near_NC)
         )
         return own, near
 
     def _project(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Own and neighbour vectors of items in model width: computed once per item, and once for all in inference."""
+        """Own and neighbour vectors of items in context width: once per item, and once for all in inference."""
         tables = self.own_NC, self.near_NC
         if self.training:
             unique_N, items = items.unique(return_inverse=True)
-            item_ND, near_ND = (self.item_adapter(vectors_NC[unique_N]) for vectors_NC in tables)
-            return item_ND[items], near_ND[items]
+            item_NW, near_NW = (self.item_adapter(vectors_NC[unique_N]) for vectors_NC in tables)
+            return item_NW[items], near_NW[items]
         if self._projected is None:
             with torch.no_grad():
                 self._projected = self.item_adapter(tables[0]), self.item_adapter(tables[1])

@@ -32,7 +32,7 @@ class LlmEsr(Ids):
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
-        self.adapter = Adapter(config)
+        self.adapter = Adapter(config, config.width)
         self.position = nn.Embedding(config.max_length + 2, config.width, padding_idx=0)
         nn.init.normal_(self.position.weight[1:], std=0.02)
         self.semantic_attention = nn.MultiheadAttention(config.width, NUM_HEADS, config.dropout, batch_first=True)
