@@ -29,7 +29,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "candidate_mlp": {"candidate": "mlp"},
     "context_64": {"context_width": 64},
     "score_cosine": {"score": "cosine"},
-    "collaborative_20": {"num_collaborative": 20},
+    "no_lenders": {"num_lenders": 0},
 }
 # Settings tried on validation with the first seed, the same for every trained system; the best one serves all its rows.
 TRIALS: tuple[dict[str, object], ...] = (

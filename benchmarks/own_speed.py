@@ -14,7 +14,7 @@ from benchmarks.speed_results import OWN
 from grasp.progress import say
 from training.dataset import TrainingSet
 from training.evaluate import questions, rank_events, ranker_scorer
-from training.fit import fit, new_ranker, repeatable, train_epoch, training_sequences, validate
+from training.fit import Training, fit, new_ranker, repeatable, training_sequences, validate
 from training.recipes import DEFAULT, TrainConfig, recipe
 
 SEED = 0
@@ -24,21 +24,11 @@ NUM_EVALUATIONS = 3
 SEED_LIMITS = {"max_epochs": 200, "patience": 8, "max_minutes": 120.0}  # only patience should end it
 
 
-class OwnTraining:
-    """A ranker trained epoch by epoch, as `training.fit` does it."""
-
-    def __init__(self, training_set: TrainingSet, config: TrainConfig, random: np.random.Generator) -> None:
-        self._training_set, self._config, self._random = training_set, config, random
-        self.ranker = new_ranker(training_set, config)
-        self._optimiser = torch.optim.AdamW(
-            self.ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-
-    def epoch(self) -> float:
-        """Train one epoch; returns its seconds."""
-        started = time.perf_counter()
-        train_epoch(self.ranker, self._training_set, self._config, self._optimiser, self._random)
-        return time.perf_counter() - started
+def timed_epoch(training: Training) -> float:
+    """Train an epoch; returns its seconds."""
+    started = time.perf_counter()
+    training.epoch()
+    return time.perf_counter() - started
 
 
 def same_shape(config: TrainConfig) -> TrainConfig:
@@ -66,7 +56,7 @@ def positions(training_set: TrainingSet, num_negatives: int | None) -> dict[str,
     else:
         config = replace(config, loss="sampled_softmax", num_negatives=num_negatives)
     with repeatable(SEED) as random:
-        seconds = OwnTraining(training_set, config, random).epoch()
+        seconds = timed_epoch(Training(training_set, config, random))
     count = num_targets(training_set)
     return {"system": OWN, "num_negatives": num_negatives, "seconds": seconds, "num_targets": count}
 
@@ -76,11 +66,11 @@ def curve(training_set: TrainingSet, minutes: float) -> dict[str, Any]:
     config, points = same_shape(recipe("sasrec")), list[tuple[float, float]]()
     started, seconds, best_epoch = time.perf_counter(), 0.0, 0
     with repeatable(SEED) as random:
-        training = OwnTraining(training_set, config, random)
+        training = Training(training_set, config, random)
         setup_seconds = time.perf_counter() - started
         while seconds < 60 * minutes and len(points) - best_epoch < config.patience:
-            seconds += training.epoch()
-            points.append((seconds, validate(training.ranker, training_set)["ndcg@10"]))
+            seconds += timed_epoch(training)
+            points.append((seconds, validate(training.judged, training_set)["ndcg@10"]))
             say(f"{OWN}: {seconds:.0f} s, validation NDCG@10 {points[-1][1]:.4f}")
             best_epoch = 1 + int(np.argmax([value for _, value in points]))
     return {"system": OWN, "setup_seconds": setup_seconds, "points": points}
@@ -90,10 +80,10 @@ def text_cost(training_set: TrainingSet, num_epochs: int) -> dict[str, Any]:
     """Epochs of ids alone and of GRASP, as the quality benchmark has them, in turns; the first of each warms up."""
     seconds: tuple[list[float], list[float]] = ([], [])
     with repeatable(SEED) as random:
-        sides = [OwnTraining(training_set, config, random) for config in map(as_measured, ("sasrec", DEFAULT))]
+        sides = [Training(training_set, config, random) for config in map(as_measured, ("sasrec", DEFAULT))]
         for number in range(num_epochs + 1):
             for side, found in zip(sides, seconds, strict=True):
-                found.append(side.epoch())
+                found.append(timed_epoch(side))
             say(f"text cost, epoch {number}: ids {seconds[0][-1]:.1f} s, text {seconds[1][-1]:.1f} s")
     return {"ids_seconds": seconds[0][1:], "text_seconds": seconds[1][1:]}
 

@@ -182,7 +182,7 @@ def own_section(measurements: Measurements, _: About) -> list[str]:
     lines = ["## Our own costs", ""]
     for found in measurements.of("text_cost"):
         lines.append(
-            f"- Text: an epoch of GRASP with text, without history kernel and collaborative neighbours, takes "
+            f"- Text: an epoch of GRASP, at the width and dropout of most quality rows, takes "
             f"{median(found['text_seconds']):.1f} s, one of ids alone {median(found['ids_seconds']):.1f} s (medians of "
             f"{len(found['ids_seconds'])} in turns): {text_cost(found):.2f} times."
         )

@@ -41,7 +41,7 @@ class RankerConfig:
     use_global: bool = True  # False: no second attention over the first one's answers
     # Who asks: the user's description, or (free of any leak) the mean of the items seen so far.
     user_text: Literal["described", "mean_of_prefix_items"] = "described"
-    num_collaborative: int = 0  # neighbours by co-occurrence whose trained embeddings are averaged; 0: none
+    num_lenders: int = 0  # nearest items by meaning that an item few have taken borrows its embedding from; 0: none
     kernel_length: int = 0  # latest items that the history kernel reads; 0: no kernel
     kernel_neighbours: int = 100  # stored for each item and kind of nearness
     # --- AlphaFuse

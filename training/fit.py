@@ -1,6 +1,6 @@
 """The training loop: every recipe, every data set, production and benchmark alike.
 
-Shape suffixes:  B batch  T sequence length  N items  M collaborative neighbours  K kinds of nearness
+Shape suffixes:  B batch  T sequence length  N items  K kinds of nearness
 """
 
 import copy
@@ -14,17 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from grasp.progress import say
 from training.config import MASK, PADDING, RankerConfig
-from training.cooccurrence import cooccurrence, cosine, user_items
+from training.cooccurrence import occurrences
 from training.dataset import TrainingSet
 from training.enhancers.grasp import Grasp
 from training.evaluate import BATCH_SIZE, metrics, pad, questions, rank_events, ranker_scorer
-from training.kernel import KINDS, HistoryKernel, strongest
+from training.kernel import KINDS, HistoryKernel
 from training.losses import Batch, batch_loss
 from training.model import Ranker
 from training.recipes import TrainConfig
 
+MAX_COMPARED_ITEMS = 200_000  # some minutes on a few cores; a million would take hours
 Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
 # What the weights of the history kernel are chosen from; nothing is a choice too.
 KERNEL_WEIGHTS = {
@@ -32,7 +35,41 @@ KERNEL_WEIGHTS = {
     "transition": (0.0, 10.0, 20.0, 40.0),
     "cooccurrence": (0.0, 5.0, 10.0, 20.0),
 }
-MIN_USERS_IN_COMMON = 2  # of collaborative neighbours: one may be the very user who is trained with
+
+
+class Training:
+    """A recipe that is being fitted, an epoch at a time."""
+
+    def __init__(self, training_set: TrainingSet, config: TrainConfig, random: np.random.Generator) -> None:
+        self._training_set, self._config, self._random = training_set, config, random
+        self._sequences = training_sequences(training_set)
+        self._ranker = new_ranker(training_set, config)
+        self._optimiser = torch.optim.AdamW(
+            self._ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        # The ranker whose weights count: the one that is trained, or a running mean of its weights.
+        self.judged = copy.deepcopy(self._ranker) if config.averaging else self._ranker
+        self._average = get_ema_multi_avg_fn(config.averaging)
+
+    def epoch(self) -> float:
+        """One pass over the training targets; returns the mean loss. Raises `ValueError` when it is not finite."""
+        config, ranker = self._config, self._ranker.train()
+        total, num_steps = 0.0, 0
+        pieces = pieces_of(self._sequences, config.shortest_piece, ranker.config.max_length + 1, self._random)
+        for users, items in batches(pieces, config.batch_size, self._random):
+            batch = as_batch(self._training_set, self._sequences, users, items, config)
+            loss = batch_loss(ranker, batch, config)
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            if self.judged is not ranker:
+                # Parameters alone: `AveragedModel` would also copy every frozen vector at each step.
+                self._average(tuple(self.judged.parameters()), tuple(ranker.parameters()), 1)
+            size = int(batch.valid_BT.sum())
+            total, num_steps = total + loss.item() * size, num_steps + size
+        if not np.isfinite(total):
+            raise ValueError(f"the loss of recipe {config.name} is not finite: lower its learning rate")
+        return total / max(num_steps, 1)
 
 
 @dataclass(frozen=True)
@@ -56,15 +93,13 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
     """
     started, started_cpu = time.monotonic(), time.process_time()
     with repeatable(seed) as random:
-        ranker = new_ranker(training_set, config)
-        optimiser = torch.optim.AdamW(
-            ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        training = Training(training_set, config, random)
+        ranker = training.judged
         best_epoch, best, weights = 0, {"ndcg@10": -1.0}, ranker.state_dict()
         end = started + 60 * config.max_minutes
         for epoch in range(1, config.max_epochs + 1):
-            mean_loss = train_epoch(ranker, training_set, config, optimiser, random)
-            found = validate(ranker, training_set)
+            mean_loss = training.epoch()
+            found = validate(ranker, training_set, with_kernel=False)
             progress(epoch, {"loss": mean_loss, **found})
             if found["ndcg@10"] > best["ndcg@10"]:
                 best_epoch, best, weights = epoch, found, copy.deepcopy(ranker.state_dict())
@@ -129,9 +164,15 @@ def repeatable(seed: int) -> Iterator[np.random.Generator]:
 
 
 def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
-    """An unfitted ranker with the set's items attached, started from its vectors and its training sequences."""
+    """An unfitted ranker with the set's items attached, started from its vectors and its training sequences.
+
+    Beyond `MAX_COMPARED_ITEMS` it goes without what compares all items with all others.
+    """
     num_items, semantic_size = training_set.item_semantic.shape
     switches: dict[str, Any] = dict(config.ranker)
+    if num_items > MAX_COMPARED_ITEMS:
+        say(f"{num_items:,} items are too many to compare all with all: no history kernel, no lenders")
+        switches |= {"kernel_length": 0, "num_lenders": 0}
     ranker = Ranker(RankerConfig(num_items, semantic_size, config.backbone, enhancer=config.enhancer, **switches))
     item_semantic = torch.from_numpy(training_set.item_semantic)
     ranker.enhancer.start_from(item_semantic, torch.from_numpy(training_set.user_semantic))
@@ -139,18 +180,9 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
     sequences = training_sequences(training_set)
     if ranker.kernel is not None:
         ranker.kernel.start_from(training_set.item_semantic, sequences)
-    if isinstance(ranker.enhancer, Grasp) and ranker.config.num_collaborative:
-        near_NM = collaborative_neighbours(sequences, num_items, ranker.config.num_collaborative)
-        ranker.enhancer.collaborative_NM[1:] = torch.from_numpy(near_NM)
+    if isinstance(ranker.enhancer, Grasp) and ranker.config.num_lenders:
+        ranker.enhancer.lend(item_semantic, torch.from_numpy(occurrences(sequences, num_items)).float())
     return ranker
-
-
-def collaborative_neighbours(sequences: list[np.ndarray], num_items: int, k: int) -> np.ndarray:
-    """The k items (N, k), from 1, that share most users with each item by cosine; 0 where there are fewer."""
-    matrix = user_items(sequences, num_items)
-    counts = cooccurrence(matrix)
-    shared = counts.multiply(counts >= MIN_USERS_IN_COMMON)
-    return strongest(cosine(shared, np.asarray(matrix.sum(0)).ravel()), k)[0]
 
 
 def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
@@ -159,31 +191,6 @@ def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
         sequence[splits == "train"]
         for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
     ]
-
-
-def train_epoch(
-    ranker: Ranker,
-    training_set: TrainingSet,
-    config: TrainConfig,
-    optimiser: torch.optim.Optimizer,
-    random: np.random.Generator,
-) -> float:
-    """One pass over the training targets; returns the mean loss. Raises `ValueError` when it is not finite."""
-    ranker.train()
-    total, num_steps = 0.0, 0
-    sequences = training_sequences(training_set)
-    pieces = pieces_of(sequences, config.shortest_piece, ranker.config.max_length + 1, random)
-    for users, items in batches(pieces, config.batch_size, random):
-        batch = as_batch(training_set, sequences, users, items, config)
-        loss = batch_loss(ranker, batch, config)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        size = int(batch.valid_BT.sum())
-        total, num_steps = total + loss.item() * size, num_steps + size
-    if not np.isfinite(total):
-        raise ValueError(f"the loss of recipe {config.name} is not finite: lower its learning rate")
-    return total / max(num_steps, 1)
 
 
 def pieces_of(
@@ -249,10 +256,11 @@ def mask_items(items_BT: Tensor, share: float) -> Tensor:
     return hidden_BT
 
 
-def validate(ranker: Ranker, training_set: TrainingSet) -> dict[str, float]:
+def validate(ranker: Ranker, training_set: TrainingSet, *, with_kernel: bool = True) -> dict[str, float]:
     """Mean of every metric over the validation targets, by full ranking with the history left out."""
     events = questions(training_set, "validation")
     if not events:
         raise ValueError("the training set has no validation target: no user has three interactions before the cutoff")
-    ranking = rank_events(ranker_scorer(ranker, training_set.item_ids, training_set), events)
+    score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=with_kernel)
+    ranking = rank_events(score, events)
     return {name: float(values.mean()) for name, values in metrics(ranking.filtered).items()}

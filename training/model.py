@@ -41,7 +41,7 @@ class Ranker(nn.Module):
         self.kernel = HistoryKernel(config) if config.kernel_length else None
         if config.variant == "legacy":
             initialise(self, self.enhancer.item)
-        self.register_load_state_dict_post_hook(lambda *_: self.enhancer.forget())
+        self.register_load_state_dict_post_hook(lambda ranker, _: ranker.enhancer.forget())
 
     @property
     def num_items(self) -> int:

@@ -31,6 +31,7 @@ class TrainConfig:
     shortest_piece: int = 5  # items; longer sequences are cut into pieces of this to max_length
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
+    averaging: float = 0.0  # share that a running mean of the weights keeps at a step; 0: the weights themselves count
     batch_size: int = 128  # sequences
     max_epochs: int = 30  # still rising slowly, but the demo should take minutes
     patience: int = 8  # epochs without a better validation NDCG@10
@@ -55,12 +56,15 @@ def grasp(backbone: Backbone) -> TrainConfig:
 
     The items seen so far speak for the user: a description has seen the targets too, and short histories give it away.
     """
-    return plain(backbone, "grasp").with_switches(
+    config = replace(plain(backbone, "grasp"), averaging=0.995)
+    return config.with_switches(
         user_text="mean_of_prefix_items",
         normalise="mean",
         use_global=False,
         candidate="linear",
         context_width=32,
+        num_components=256,
+        num_lenders=5,
         kernel_length=5,
     )
 

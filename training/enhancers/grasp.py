@@ -1,15 +1,18 @@
 """GRASP: semantic vectors of users, items and their neighbours as context of the trained item embeddings.
 
 What a language model knows enters as input only, through holistic attention on the sequence's side and a small network
-on the candidates'; nothing is trained towards it, so what is wrong about it can be ignored.
+on the candidates'; nothing is trained towards it, so what is wrong about it can be ignored. An item that few have taken
+also borrows from its nearest by meaning, so that what is learnt of them is learnt of it.
 
-    X_t = MLP([I; Z_self; Z_sim; Z_glob])_t + e_t  + W_n mean of e over collaborative neighbours
-    c_x = MLP_c([P E_x; P E'_x])            + e_x  + W_n mean of e over collaborative neighbours
+    X_t = MLP([I; Z_self; Z_sim; Z_glob])_t + i_t
+    c_x = MLP_c([P E_x; P E'_x])            + i_x
+    i_x = (1 - g_x) e_x + g_x mean of e over the lenders of x,   g_x = sigmoid(b - log interactions of x)
 
 Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  C components
-                 W context width  D model width  M collaborative neighbours
+                 W context width  D model width  M lenders: nearest items by meaning
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,12 +24,17 @@ from training.attention import HolisticAttention, allowed, linear, mlp
 from training.config import MASK, PADDING, RankerConfig
 from training.enhancers.ids import Ids, Users
 
+HALF_BORROWED_AT = 3.0  # interactions, when training begins
+LEAST_COUNT = 0.5  # of an item that nobody has taken
+BLOCK = 1024  # items whose lenders are searched at once
+
 
 class Grasp(Ids):
     reads_vectors = True
     own_NC: Tensor
     near_NC: Tensor
-    collaborative_NM: Tensor
+    lenders_NM: Tensor
+    log_count_N: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
@@ -39,11 +47,12 @@ class Grasp(Ids):
         self.candidate = (mlp if config.candidate == "mlp" else linear)(config, 1 + config.use_similar)
         for name in ("own_NC", "near_NC"):
             self.register_buffer(name, torch.zeros(0, config.num_components), persistent=False)
-        if config.num_collaborative:
-            self.register_buffer(
-                "collaborative_NM", torch.zeros(config.num_items + 1, config.num_collaborative, dtype=torch.int32)
-            )
-            self.collaborative = nn.Linear(config.width, config.width, bias=False)
+        if config.num_lenders:
+            num_lenders = min(config.num_lenders, config.num_items)
+            self.register_buffer("lenders_NM", torch.zeros(config.num_items + 1, num_lenders, dtype=torch.int32))
+            self.register_buffer("log_count_N", torch.zeros(config.num_items + 1))
+            self.borrow_bias = nn.Parameter(torch.tensor(math.log(HALF_BORROWED_AT)))
+            self._newer_lenders_NM = torch.zeros(0, num_lenders, dtype=torch.int32)
         self._projected: tuple[Tensor, Tensor] | None = None
 
     def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
@@ -58,7 +67,16 @@ class Grasp(Ids):
                 F.pad(self.item_adapter.reduce(vectors_NS.float()), (0, 0, 1, 0))
                 for vectors_NS in (semantic_NS, neighbour_NS)
             )
+        if self.config.num_lenders:
+            own_NC, num_known = self.own_NC[1:], self.config.num_items
+            self._newer_lenders_NM = nearest_of(own_NC[num_known:], own_NC[:num_known], self.lenders_NM.shape[1])
         self.forget()
+
+    def lend(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
+        """Before training: who lends to whom, by the vectors of all items, and how often each was taken in training."""
+        own_NC = self.item_adapter.reduce(item_NS.float())
+        self.lenders_NM[1:] = nearest_of(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
+        self.log_count_N[1:] = num_interactions_N.clamp(min=LEAST_COUNT).log()
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
         semantic_BTD = self._enhance(items_BT, users)
@@ -77,15 +95,19 @@ class Grasp(Ids):
     def ids(self, items: Tensor) -> Tensor:
         if self.config.item_representation == "sem":
             return torch.zeros(*items.shape, self.config.width)
-        own = super().ids(items)
-        if not self.config.num_collaborative:
-            return own
-        is_known = (items > PADDING) & (items <= self.config.num_items)
-        unique_N, place = (items * is_known).unique(return_inverse=True)
-        near_NM = self.collaborative_NM[unique_N].long()
-        num_N1 = (near_NM != PADDING).sum(-1, keepdim=True).clamp(min=1)
-        mean_ND = self.item(near_NM).sum(-2) / num_N1
-        return own + self.collaborative(mean_ND)[place]
+        if not self.config.num_lenders:
+            return super().ids(items)
+        unique_N, place = items.clamp(min=PADDING).unique(return_inverse=True)
+        every_NM = self.lenders_NM
+        if len(self._newer_lenders_NM):
+            every_NM = torch.cat([every_NM, self._newer_lenders_NM])
+        lenders_NM = every_NM[unique_N].long()
+        num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
+        lent_ND = self.item(lenders_NM).sum(-2) / num_N1.clamp(min=1)
+        is_newer_N1 = (unique_N > self.config.num_items)[:, None]
+        log_count_N1 = self.log_count_N[unique_N.clamp(max=self.config.num_items)][:, None]
+        share_N1 = torch.sigmoid(self.borrow_bias - log_count_N1).masked_fill(is_newer_N1, 1) * (num_N1 > 0)
+        return ((1 - share_N1) * super().ids(unique_N) + share_N1 * lent_ND)[place]
 
     def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
         """How much each item of the history counted in the last state, (B, T): own and similar level together.
@@ -139,3 +161,19 @@ class Grasp(Ids):
             with torch.no_grad():
                 self._projected = self.item_adapter(tables[0]), self.item_adapter(tables[1])
         return self._projected[0][items], self._projected[1][items]
+
+
+def nearest_of(asking_NC: Tensor, known_NC: Tensor, k: int, *, are_same: bool = False) -> Tensor:
+    """The k known items, from 1, with the highest cosine to each asking one, (N, k); 0 for want of one above 0.
+
+    With `are_same` row i of both is one item, which is not its own neighbour.
+    """
+    known_NC, found = F.normalize(known_NC, dim=-1), []
+    for start in range(0, len(asking_NC), BLOCK):
+        cosine = F.normalize(asking_NC[start : start + BLOCK], dim=-1) @ known_NC.T
+        if are_same:
+            row = torch.arange(len(cosine))
+            cosine[row, row + start] = 0
+        best = cosine.topk(k)
+        found.append((best.indices + 1) * (best.values > 0))
+    return torch.cat([torch.zeros(0, k, dtype=torch.int32), *(each.int() for each in found)])
