@@ -16,6 +16,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "no_attention": {"use_attention": False},
     "no_similar": {"use_similar": False},
     "with_global": {"use_global": True},
+    "with_global_of_mean": {"use_global": True, "global_keys": "mean"},
     "activation=softmax,normalise=mean": {"activation": "softmax", "normalise": "mean"},
     "activation=softmax,normalise=sum": {"activation": "softmax", "normalise": "sum"},
     "activation=sigmoid,normalise=sum": {"activation": "sigmoid", "normalise": "sum"},

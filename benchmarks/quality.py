@@ -3,7 +3,7 @@
     python -m benchmarks.quality --data FOLDER --models all --seeds 3 --out docs/benchmarks/quality-beauty
 
 Reads:   a folder of the data contract, LLM-ESR's `inter.txt`, or `movielens` (downloaded)
-Writes:  trials.json, results.jsonl, ranks/, report.md with plots and summary.json in --out; vectors in --cache
+Writes:  trials/, results.jsonl, ranks/, report.md with plots and summary.json in --out; vectors in --cache
 
 Everything is tuned on the validation targets. The test targets are scored here and nowhere else.
 """
@@ -49,7 +49,7 @@ from training.fit import KERNEL_WEIGHTS, Fitted, fit
 from training.kernel import KINDS
 from training.recipes import TrainConfig
 
-TRIALS_FILE = "trials.json"
+TRIALS_FOLDER = "trials"
 TRIAL_SEED = 0
 NUM_DRAWS = 3  # of sampled negatives, the same for every system
 NUM_TOP = 10
@@ -198,35 +198,33 @@ class Benchmark:
         assert config is not None
         if not job.tuned_as:
             return config
-        trials = json.loads(self.trials_file.read_text()) if self.trials_file.exists() else {}
         tuned = next(each.config for each in every if each.row.model == job.tuned_as and each.config)
         configs = [with_trial(self._limited(tuned), settings) for settings in TRIALS]
         keys = [self._key(each) for each in configs]
         self._trials = {key: fitted for key, fitted in self._trials.items() if key in keys}
         for number, (key, tried, settings) in enumerate(zip(keys, configs, TRIALS, strict=True), start=1):
-            if key in trials:
-                continue
-            say(f"{job.tuned_as}: trial {number} of {len(TRIALS)}: {settings}")
-            started = time.monotonic()
-            fitted = fit(self.data.training_set, tried, TRIAL_SEED, self._progress(f"trial of {job.tuned_as}"))
-            self._trials[key] = fitted
-            trials[key] = {
-                "model": job.tuned_as,
-                "settings": settings,
-                "validation_ndcg_at_10": fitted.metrics_without_kernel["ndcg@10"],
-                "wall_seconds": round(time.monotonic() - started, 1),
-            }
-            write_json(self.trials_file, trials)
-        best = max(keys, key=lambda key: float(trials[key]["validation_ndcg_at_10"]))
-        return with_trial(config, trials[best]["settings"])
+            if not self._trial_file(key).exists():
+                say(f"{job.tuned_as}: trial {number} of {len(TRIALS)}: {settings}")
+                fitted = fit(self.data.training_set, tried, TRIAL_SEED, self._progress(f"trial of {job.tuned_as}"))
+                self._trials[key] = fitted
+                trial = {
+                    "model": job.tuned_as,
+                    "settings": settings,
+                    "validation_ndcg_at_10": fitted.metrics_without_kernel["ndcg@10"],
+                    "wall_seconds": round(fitted.wall_seconds, 1),
+                }
+                write_json(self._trial_file(key), trial)
+        trials = [json.loads(self._trial_file(key).read_text()) for key in keys]
+        best = max(trials, key=lambda trial: float(trial["validation_ndcg_at_10"]))
+        return with_trial(config, best["settings"])
 
     def _key(self, config: TrainConfig) -> str:
         """By all that a trial depends on: one made before something changed is no answer to what is asked now."""
         return digest([asdict(config), self.data.checksum, TRIAL_SEED])[:16]
 
-    @property
-    def trials_file(self) -> Path:
-        return self.results.folder / TRIALS_FILE
+    def _trial_file(self, key: str) -> Path:
+        """One file a trial, so that several processes lose nothing of each other's."""
+        return self.results.folder / TRIALS_FOLDER / f"{key}.json"
 
     def _limited(self, config: TrainConfig) -> TrainConfig:
         limits = self.limits
@@ -259,8 +257,10 @@ class Benchmark:
             if self.results.finished(row.row_id):
                 continue
             settings: Mapping[str, object] | None
-            if row.addition == "kernel":
-                assert fitted.ranker.kernel is not None
+            if row.addition == "kernel" and fitted.ranker.kernel is None:
+                say(f"{row.row_id}: left out, the catalogue is too large for a history kernel")
+                continue
+            if row.addition == "kernel" and fitted.ranker.kernel:
                 settings = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
                 scorer, num_trials = with_kernel, NUM_KERNEL_CHOICES
             else:

@@ -139,7 +139,7 @@ def system_table(main: Sequence[System], k: int, with_cost: bool) -> list[str]:
 
 def _below_their_backbone(main: Sequence[System]) -> list[str]:
     """An enhancer that is worth less than nothing is a mistake of ours until explained: it is named."""
-    pairs = [(one, find(main, one.row.backbone)) for one in main if one.row.enhancer != "none"]
+    pairs = [(one, find(main, one.row.backbone, one.row.addition)) for one in main if one.row.enhancer != "none"]
     below = [one.label for one, alone in pairs if alone and one.mean(FILTERED, NDCG) < alone.mean(FILTERED, NDCG)]
     return [f"Below their own backbone alone: {', '.join(below)}.", ""] if below else []
 

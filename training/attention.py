@@ -35,7 +35,9 @@ class Attention(nn.Module):
         """One answer per step, (B, T, W); `mask_BT` is true where the history holds an item."""
         value_BHCTK = self._heads(self.value(keys_BCTW)).movedim(-2, 1)
         config = self.config
-        steps_are_independent = config.use_attention and config.activation == "sigmoid" and config.mode != "full"
+        steps_are_independent = (
+            config.use_attention and config.activation == "sigmoid" and config.mode in {"prefix", "gate"}
+        )
         if steps_are_independent and query_BQW.shape[1] == 1:
             answer_BHTK = self._answer_in_linear_time(query_BQW, keys_BCTW, value_BHCTK, mask_BT)
         else:
@@ -100,8 +102,10 @@ class HolisticAttention(nn.Module):
         num_levels = 1 + config.use_similar
         self.self_attention = Attention(config)
         self.similar_attention = Attention(config) if config.use_similar else None
-        self.global_attention = Attention(config) if config.use_global else None
-        self.global_query = nn.Linear(num_levels * config.context_width, config.context_width, bias=False)
+        self.global_attention = None
+        if config.use_global:
+            self.global_attention = Attention(config)
+            self.global_query = nn.Linear(num_levels * config.context_width, config.context_width, bias=False)
         self.mlp = mlp(config, 1 + num_levels + config.use_global)
 
     def forward(
@@ -115,7 +119,10 @@ class HolisticAttention(nn.Module):
         enhanced = [item_BTW, *answers]
         if self.global_attention is not None:
             query_BQW = self.ask(self.global_query(torch.cat(users, -1)), item_BTW)
-            enhanced.append(self.global_attention(query_BQW, torch.stack(answers, 1), mask_BT))
+            keys_BCTW = torch.stack(answers, 1)
+            if self.config.global_keys == "mean":
+                keys_BCTW = keys_BCTW.mean(1, keepdim=True)
+            enhanced.append(self.global_attention(query_BQW, keys_BCTW, mask_BT))
         return self.mlp(torch.cat(enhanced, -1))
 
     def ask(self, user_BQW: Tensor, item_BTW: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class RankerConfig:
     use_attention: bool = True  # False: every item weighs the same
     use_similar: bool = True  # False: no neighbour embeddings anywhere
     use_global: bool = True  # False: no second attention over the first one's answers
+    global_keys: Literal["stack", "mean"] = "stack"  # those answers side by side, or their mean
     # Who asks: the user's description, or (free of any leak) the mean of the items seen so far.
     user_text: Literal["described", "mean_of_prefix_items"] = "described"
     num_lenders: int = 0  # nearest items by meaning that an item few have taken borrows its embedding from; 0: none

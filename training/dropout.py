@@ -11,9 +11,9 @@ class Dropout(nn.Module):
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.num_dropped = round(share * STEPS)
-        if not 0 <= self.num_dropped < STEPS:
+        if not 0 <= share < 1:
             raise ValueError(f"dropout {share} is not a share from 0 to below 1")
+        self.num_dropped = min(round(share * STEPS), STEPS - 1)
 
     def forward(self, values: Tensor) -> Tensor:
         """`values` with a share of them zero and the rest larger, so that the mean stays; in training only."""

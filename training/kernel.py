@@ -80,9 +80,12 @@ class HistoryKernel(nn.Module):
 
 
 def whitened(semantic_NS: Tensor) -> Tensor:
-    """Onto whitened components: their cosine tells items apart better than that of raw sentence vectors."""
+    """Onto whitened components: their cosine tells items apart better than that of raw sentence vectors.
+
+    An item without a vector, all zeros, stays without: whitening would make all of them alike.
+    """
     weight_CS, bias_C = whitening(semantic_NS.float(), min(NUM_COMPONENTS, semantic_NS.shape[1]))
-    return F.linear(semantic_NS.float(), weight_CS, bias_C)
+    return F.linear(semantic_NS.float(), weight_CS, bias_C) * semantic_NS.any(1, keepdim=True)
 
 
 def window_transitions(sequences: Sequence[np.ndarray], num_items: int) -> sparse.csr_matrix:

@@ -1,16 +1,18 @@
 """The benchmark command: which systems it compares, what it measures, and that no finished row is computed again."""
 
 import json
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from benchmarks import quality
-from benchmarks.matrix import TRIALS, chosen, matrix, trained, with_trial
+from benchmarks.matrix import ABLATIONS, TRIALS, chosen, matrix, trained, with_trial
 from benchmarks.quality import cross_category_share, main
 from benchmarks.results import Results
 from training.evaluate import Event
+from training.fit import KERNEL_WEIGHTS
 from training.model import Ranker, RankerConfig
 
 
@@ -34,6 +36,53 @@ def test_every_job_and_trial_describes_a_ranker():
             if job.config:
                 config = with_trial(job.config, settings)
                 Ranker(RankerConfig(20, 384, config.backbone, enhancer=config.enhancer, **dict(config.ranker)))
+
+
+def test_every_strong_system_of_a_main_table_is_shown_with_the_kernel_and_without():
+    for data in ("beauty", "fashion", "movielens-100k"):
+        for job in matrix(data, num_seeds=2):
+            is_strong = job.config and job.row.section in ("main", "backbones") and "legacy" not in job.row.model
+            assert ({"none", "kernel"} <= set(job.additions)) == bool(is_strong), job.row.row_id
+            if is_strong:
+                assert dict(job.config.ranker)["kernel_length"] == 5
+
+
+def test_additions_are_rows_of_one_training():
+    [job] = [job for job in matrix("beauty", 3) if job.row.row_id == "sasrec_llm_esr__seed=2"]
+
+    assert [row.row_id for row in job.rows] == [
+        "sasrec_llm_esr__seed=2",
+        "sasrec_llm_esr__+kernel__seed=2",
+        "sasrec_llm_esr__+max_cosine__seed=2",
+        "sasrec_llm_esr__+star__seed=2",
+    ]
+
+
+def test_every_ablation_turns_its_own_switches_and_nothing_else():
+    whole = trained("sasrec_grasp", 0, "main").config
+    found = {job.row.ablation: job for job in matrix("beauty", 1) if job.row.section == "ablations"}
+
+    assert found.keys() == ABLATIONS.keys()
+    for name, job in found.items():
+        as_it_is, switched = (
+            asdict(RankerConfig(20, 384, config.backbone, enhancer=config.enhancer, **dict(config.ranker)))
+            for config in (whole, job.config)
+        )
+        changed = {switch: value for switch, value in switched.items() if value != as_it_is[switch]}
+        assert changed, name
+        assert changed.items() <= ABLATIONS[name].items(), name
+        assert replace(job.config, ranker=()) == replace(whole, ranker=()), name
+
+
+def test_grasp_is_corrupted_for_every_seed_and_not_shown_with_its_kernel():
+    rows = [row.row_id for job in matrix("beauty", 2) for row in job.rows if row.corruption == 1]
+
+    assert rows == [
+        "sasrec_grasp__corruption=1__seed=0",
+        "sasrec_grasp__corruption=1__seed=1",
+        "sasrec_llm_esr__corruption=1__seed=0",
+        "sasrec_alphafuse__corruption=1__seed=0",
+    ]
 
 
 def test_every_trained_system_but_a_published_one_has_the_same_trials():
@@ -77,35 +126,40 @@ def folder(tmp_path):
     return place
 
 
-def run(folder, tmp_path, models: str) -> Results:
+@pytest.fixture
+def two_trials(monkeypatch):
+    trials = ({"width": 8, "dropout": 0.1}, {"width": 16, "dropout": 0.1})
+    monkeypatch.setattr("benchmarks.matrix.TRIALS", trials)
+    monkeypatch.setattr(quality, "TRIALS", trials)
+
+
+def run(folder, tmp_path, models: str, num_seeds: int = 1) -> Results:
     out = tmp_path / "out"
-    options = ["--seeds", "1", "--max-epochs", "1", "--threads", "1", "--validation-users", "30"]
+    options = ["--seeds", str(num_seeds), "--max-epochs", "1", "--threads", "1", "--validation-users", "30"]
     places = ["--data", str(folder), "--out", str(out), "--cache", str(tmp_path / "cache")]
     main([*places, *options, "--models", models])
     return Results(out)
 
 
-def test_a_run_measures_what_is_wanted_and_a_second_one_nothing(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.matrix.TRIALS", ({"width": 8, "dropout": 0.1}, {"width": 16, "dropout": 0.1}))
-    monkeypatch.setattr(quality, "TRIALS", ({"width": 8, "dropout": 0.1}, {"width": 16, "dropout": 0.1}))
-
+def test_a_run_measures_what_is_wanted_and_a_second_one_nothing(folder, tmp_path, monkeypatch, two_trials):
     first = run(folder, tmp_path, "popularity,sasrec")
 
     rows = {row.row.row_id: row for row in first.rows()}
     assert set(rows) == {
         "popularity__seed=0",
         "sasrec__seed=0",
+        "sasrec__+kernel__seed=0",
         "sasrec__+max_cosine__seed=0",
         "sasrec__+star__seed=0",
     }
-    trials = json.loads((tmp_path / "out" / "trials.json").read_text())
-    best = max(trials.values(), key=lambda trial: trial["validation_ndcg_at_10"])
+    trials = [json.loads(file.read_text()) for file in (tmp_path / "out" / "trials").iterdir()]
+    best = max(trials, key=lambda trial: trial["validation_ndcg_at_10"])
     assert len(trials) == 2
-    assert (
-        rows["sasrec__seed=0"].info.chosen["settings"] | best["settings"]
-        == rows["sasrec__seed=0"].info.chosen["settings"]
-    )
-    assert rows["sasrec__seed=0"].info.num_trials == len(quality.TRIALS)
+    for row_id in ("sasrec__seed=0", "sasrec__+kernel__seed=0"):
+        info = rows[row_id].info
+        assert best["settings"].items() <= info.chosen["settings"].items()
+        assert info.validation_ndcg_at_10 == best["validation_ndcg_at_10"]
+    assert rows["sasrec__seed=0"].info.num_trials == 2
     assert rows["sasrec__seed=0"].num_events["overall"] == 40
     assert "sasrec" in (tmp_path / "out" / "report.md").read_text()
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["figures"] == {}
@@ -115,7 +169,60 @@ def test_a_run_measures_what_is_wanted_and_a_second_one_nothing(folder, tmp_path
 
     monkeypatch.setattr(quality, "fit", never)
     monkeypatch.setattr(quality.Exam, "measure", never)
-    assert len(run(folder, tmp_path, "popularity,sasrec").rows()) == 4
+    assert len(run(folder, tmp_path, "popularity,sasrec").rows()) == 5
+
+
+def test_the_kernel_is_in_its_own_row_alone(folder, tmp_path, two_trials):
+    rows = {row.row.row_id: row for row in run(folder, tmp_path, "sasrec").rows()}
+    plain, with_kernel = rows["sasrec__seed=0"], rows["sasrec__+kernel__seed=0"]
+
+    # Everyone goes on by three items: transitions know that, one epoch does not.
+    assert with_kernel.value("filtered", "ndcg@10") > 2 * plain.value("filtered", "ndcg@10")
+    assert plain.info.chosen["added"] is None
+    chosen = with_kernel.info.chosen["added"]
+    assert chosen.keys() == {"semantic", "transition", "cooccurrence"}
+    assert all(chosen[kind] in KERNEL_WEIGHTS[kind] for kind in chosen)
+    assert any(chosen.values())
+    assert with_kernel.info.num_trials == 5 * 4 * 4 + 1  # choices of weights, and the trials that were not taken
+
+
+def test_the_best_trial_is_the_row_of_the_first_seed(folder, tmp_path, monkeypatch, two_trials):
+    trained_seeds, fit = [], quality.fit
+
+    def counted(training_set, config, seed, progress):
+        trained_seeds.append(seed)
+        return fit(training_set, config, seed, progress)
+
+    monkeypatch.setattr(quality, "fit", counted)
+    first = run(folder, tmp_path, "sasrec", num_seeds=2)
+    assert trained_seeds == [0, 0, 1]
+
+    # Another process knows what the trials found, but has not got their weights: it trains them again, to the same.
+    (tmp_path / "out" / "results.jsonl").unlink()
+    shutil.rmtree(tmp_path / "out" / "ranks")
+    again = run(folder, tmp_path, "sasrec", num_seeds=2)
+    assert trained_seeds == [0, 0, 1, 0, 1]
+    assert [row.metrics for row in again.rows()] == [row.metrics for row in first.rows()]
+
+
+def test_what_differs_from_a_trial_is_trained_for_itself(folder, tmp_path, monkeypatch, two_trials):
+    given = quality.parse(["--data", str(folder), "--out", str(tmp_path / "out"), "--max-epochs", "1"])
+    benchmark = quality.Benchmark(folder, given.out, tmp_path / "cache", given)
+    jobs = [
+        trained("sasrec_grasp", 0, "main"),
+        trained("sasrec_grasp", 0, "neighbours", ablation="k=5", k=5),
+        trained("sasrec_grasp", 0, "corruption", corruption=1.0),
+        trained("sasrec_grasp", 0, "ablations", ablation="no_similar", switches={"use_similar": False}),
+        trained("sasrec_grasp", 1, "main"),
+    ]
+    num_trained, fit = [], quality.fit
+    monkeypatch.setattr(quality, "fit", lambda *given: num_trained.append(1) or fit(*given))
+    seen = []
+    for job in jobs:
+        benchmark.run(job, jobs)
+        seen.append(len(num_trained))
+
+    assert seen == [2, 3, 4, 5, 6]  # the first one is a trial
 
 
 def test_other_data_in_the_same_report_is_refused(folder, tmp_path):

@@ -80,11 +80,15 @@ def grasp(seed: int = 0, **fields) -> Row:
 
 
 def fill(folder: Path) -> Results:
-    """A whole matrix: GRASP above STAR above the other enhancers above the backbone above popularity."""
+    """A whole matrix: GRASP above STAR above the other enhancers above the backbone above popularity.
+
+    Additions come on top, the kernel to GRASP as well.
+    """
     results = Results(folder)
     for seed in range(3):
         add(results, trained("sasrec", seed), 0.5)
-        add(results, grasp(seed), 0.9)
+        add(results, grasp(seed), 0.9, attention_mass={"clean": 0.8})
+        add(results, grasp(seed, addition="kernel"), 1.0)
         add(results, trained("sasrec_llm_esr", seed, "llm_esr"), 0.6)
     add(results, Row("popularity", 0, "main"), 0.1)
     add(results, Row("star", 0, "main"), 0.7)
@@ -92,22 +96,24 @@ def fill(folder: Path) -> Results:
     add(results, trained("sasrec_llm_init", 0, "llm_init"), 0.3)
     add(results, trained("sasrec_llm_esr", 0, "llm_esr", addition="max_cosine"), 0.7)
     add(results, trained("sasrec_llm_esr", 0, "llm_esr", addition="star"), 0.85)
-    add(results, trained("sasrec_alphafuse", 0, "alphafuse", addition="star"), 0.8)
+    add(results, trained("sasrec_llm_esr", 0, "llm_esr", addition="kernel"), 0.7)
+    add(results, trained("sasrec_alphafuse", 0, "alphafuse", addition="kernel"), 0.8)
     add(results, grasp(ablation="no_attention"), 0.7)
-    add(results, grasp(ablation="no_global"), 0.9)
+    add(results, grasp(ablation="with_global"), 0.9)
     add(results, grasp(ablation="activation=softmax,normalise=mean"), 0.89)
     add(results, grasp(ablation="activation=sigmoid,normalise=sum"), 0.6)
     add(results, grasp(ablation="activation=softmax,normalise=sum"), 0.6)
     for k, skill in ((1, 0.75), (5, 0.85), (50, 0.8)):
         add(results, grasp(ablation=f"k={k}"), skill)
-    for share, skill in ((0.0, 0.8), (0.2, 0.85), (1.0, 0.5)):  # the middle best: order is by share
-        row = trained("sasrec_grasp_no_kernel", 0, "grasp", corruption=share)
-        add(results, row, skill, attention_mass={"clean": 0.8, "corrupted": 0.8 - share / 2})
-        add(results, trained("sasrec_llm_esr", 7, "llm_esr", corruption=share), skill - 0.3)
+    for share, skill in ((0.2, 0.95), (1.0, 0.5)):  # the middle best: order is by share
+        mass = {"clean": 0.8, "corrupted": 0.8 - share / 2}
+        add(results, grasp(corruption=share), skill, attention_mass=mass)
+        add(results, trained("sasrec_llm_esr", 0, "llm_esr", corruption=share), skill - 0.3)
     add(results, trained("gru4rec"), 0.4)
     add(results, trained("gru4rec_grasp", 0, "grasp"), 0.6)
     add(results, trained("bert4rec"), 0.5)
     add(results, trained("bert4rec_grasp", 0, "grasp"), 0.3)
+    add(results, trained("bert4rec_grasp", 0, "grasp", addition="kernel"), 0.7)
     wanted = (*(each.row.row_id for each in results.rows()), "sasrec_rlmrec_generative__seed=0")
     results.describe(About("beauty", NUM, 1000, 9 * NUM, NUM, "python -m x --out DIR", MACHINE, wanted))
     return results
@@ -179,6 +185,15 @@ def test_rivals_are_trained_and_not_grasp(filled):
 
     assert best_rival(among).label == "sasrec_alphafuse"  # STAR and the score-level additions are above it
     assert best_rival(among, "star").label == "sasrec_llm_esr + star"
+    assert best_rival(among, "max_cosine").label == "sasrec_llm_esr + max-cosine"
+
+
+def test_the_best_rival_with_a_kernel_has_ours_or_stars(filled):
+    among = systems(Results(filled))
+
+    assert best_rival(among, "kernel").label == "sasrec_llm_esr + star"
+    without_star = [one for one in among if one.row.addition != "star"]
+    assert best_rival(without_star, "kernel").label == "sasrec_alphafuse + kernel"
 
 
 def test_figures_come_from_the_rows(filled):
@@ -191,21 +206,32 @@ def test_figures_come_from_the_rows(filled):
 
     assert len(found) == 11
     assert all(figure.value is not None for figure in found.values())
-    assert found["grasp_over_star_full"].value == pytest.approx(ndcg("sasrec_grasp") / ndcg("star"))
+
+    def grasp_ndcg(protocol="filtered", group="overall"):
+        return ndcg("sasrec_grasp", protocol, "kernel", group)
+
+    assert found["grasp_full_ndcg10"].value == pytest.approx(grasp_ndcg())
+    assert found["grasp_full_hr10"].value == find(among, "sasrec_grasp", "kernel").mean("filtered", "hr@10")
+    assert found["grasp_over_star_full"].value == pytest.approx(grasp_ndcg() / ndcg("star"))
+    assert found["grasp_over_best_rival_full"].value == pytest.approx(grasp_ndcg() / ndcg("sasrec_alphafuse"))
     assert found["grasp_over_best_rival_with_kernel_full"].value == pytest.approx(
-        ndcg("sasrec_grasp") / ndcg("sasrec_llm_esr", addition="star")
+        grasp_ndcg() / ndcg("sasrec_llm_esr", addition="star")
     )
     assert found["grasp_over_llmesr_sampled_tail_items"].value == pytest.approx(
-        ndcg("sasrec_grasp", "sampled", group="tail items") / ndcg("sasrec_llm_esr", "sampled", group="tail items")
+        grasp_ndcg("sampled", "tail items") / ndcg("sasrec_llm_esr", "sampled", group="tail items")
+    )
+    assert found["grasp_over_llmesr_maxcos_sampled"].value == pytest.approx(
+        grasp_ndcg("sampled") / ndcg("sasrec_llm_esr", "sampled", "max_cosine")
     )
     low = found["corruption_100_over_backbone_low"].value
-    corrupted = find(among, "sasrec_grasp_no_kernel", corruption=1.0).mean("filtered", "ndcg@10")
+    corrupted = find(among, "sasrec_grasp", corruption=1.0).mean("filtered", "ndcg@10")
     assert 0.8 < low < corrupted / ndcg("sasrec") - 0.05  # planted: on a par with its backbone, within some noise
 
 
 def test_figures_without_rows_have_no_value(tmp_path):
     results = Results(tmp_path)
     add(results, trained("sasrec"), 0.5)
+    add(results, grasp(), 0.9)  # without its kernel it is not what serves
     found = figures(results)
 
     assert [name for name, figure in found.items() if figure.value is not None] == ["sasrec_strong_full_ndcg10"]
@@ -221,7 +247,7 @@ def test_the_first_lines_say_what_was_measured(written):
         "abc1234",
     ):
         assert told in first
-    assert "34 finished, 1 of 35 wanted ones missing (`sasrec_rlmrec_generative__seed=0`)" in first
+    assert "37 finished, 1 of 38 wanted ones missing (`sasrec_rlmrec_generative__seed=0`)" in first
     assert "every trained row: 10 minutes, patience 5, 64 validation users, 4 trials" in first
     assert "mean of 2 draws" in first
 
@@ -240,7 +266,7 @@ def test_the_main_table_has_the_best_system_first(written):
     lines = section(written, "All systems")
     rows = [line for line in lines if line.startswith("| ") and " ± " in line]
 
-    assert rows[0].startswith("| sasrec_grasp | 3 |")
+    assert rows[0].startswith("| sasrec_grasp + kernel | 3 |")
     assert cells(lines, "popularity", "1")[-4:] == ["25.0 %", "–", "1.5", "12,345"]
     assert len(cells(lines, "sasrec_llm_esr + max-cosine", "1")) == 16
     assert "Below their own backbone alone: bert4rec_grasp, sasrec_llm_init." in lines
@@ -248,10 +274,23 @@ def test_the_main_table_has_the_best_system_first(written):
     assert any("non-repeat (300)" in line and "repeat (0)" not in line for line in lines)
 
 
+def test_grasp_with_its_kernel_is_set_against_everyone_else(written):
+    lines = section(written, "sasrec_grasp + kernel against every other system")
+
+    assert cells(lines, "sasrec_alphafuse (best other trained one)")[1].startswith("+")
+    assert cells(lines, "sasrec_llm_esr + star (best other trained one with a kernel)")[1].startswith("+")
+    assert cells(lines, "sasrec_grasp")[1].startswith("+")
+    assert sum("best other" in line for line in lines) == 2
+    assert not [line for line in lines if line.startswith("| sasrec_grasp + kernel |")]
+    assert cells(lines, "sasrec_llm_esr + star", "tail items")
+
+
 def test_every_switch_is_compared_with_the_model_as_it_is(written):
     lines = section(written, "Ablations")
 
-    assert cells(lines, "sasrec_grasp", "no_attention")[5].startswith("-")
+    for switch, low, high in (("no_attention", -1, -0.1), ("with_global", -0.03, 0.03)):
+        difference, *_ = cells(lines, "sasrec_grasp", switch)[5].split(" ")
+        assert low < float(difference) < high
     assert "k=5" not in "".join(lines)
     assert "activation=" not in "".join(lines)
 
@@ -278,25 +317,29 @@ def test_the_k_curve_holds_the_model_as_it_is(written):
 def test_corruption_is_measured_against_the_backbone_alone(written):
     lines = section(written, "Corrupted knowledge")
 
-    assert cells(lines, "sasrec_grasp_no_kernel", "0 %")[-1] == "better"
-    assert cells(lines, "sasrec_grasp_no_kernel", "100 %")[-1] == "undecided"
+    assert cells(lines, "sasrec_grasp", "0 %")[-1] == "better"
+    assert cells(lines, "sasrec_grasp", "100 %")[-1] == "undecided"
     assert cells(lines, "sasrec_llm_esr", "100 %")[-1] == "worse"
-    assert [line.split(" | ")[1] for line in lines if "grasp_no_kernel" in line] == ["0 %", "20 %", "100 %"]
+    assert [line.split(" | ")[1] for line in lines if "sasrec_grasp" in line] == ["0 %", "20 %", "100 %"]
 
 
-def test_each_backbone_is_judged_on_every_group(written):
+def test_each_backbone_is_judged_on_every_group_without_the_kernel_and_with_it(written, filled):
     lines = section(written, "GRASP on each backbone")
 
     for group in ("overall", "tail items", "tail users", "head items", "head users"):
-        assert cells(lines, "gru4rec", group)[-1] == "better"
-        assert cells(lines, "bert4rec", group)[-1] == "worse"
+        assert cells(lines, "gru4rec_grasp", group)[-1] == "better"
+        assert cells(lines, "bert4rec_grasp", group)[-1] == "worse"
+        assert cells(lines, "bert4rec_grasp + kernel", group)[-1] == "better"
+    alone = find(systems(Results(filled)), "bert4rec").mean("filtered", "ndcg@10")
+    assert cells(lines, "bert4rec_grasp + kernel", "overall")[2] == f"{alone:.4f}"
 
 
 def test_attention_mass_is_shown_by_share(written):
     lines = section(written, "Attention mass")
 
-    assert cells(lines, "sasrec_grasp_no_kernel", "–", "100 %")[-2:] == ["0.800", "0.300"]
-    assert [line.split(" | ")[2] for line in lines if "grasp_no_kernel" in line] == ["0 %", "20 %", "100 %"]
+    assert cells(lines, "sasrec_grasp", "–", "100 %")[-2:] == ["0.800", "0.300"]
+    assert cells(lines, "sasrec_grasp", "–", "0 %")[-2:] == ["0.800", "–"]
+    assert [line.split(" | ")[2] for line in lines if "sasrec_grasp" in line] == ["0 %", "20 %", "100 %"]
 
 
 def test_plots_are_small_and_the_same_every_time(written, filled):

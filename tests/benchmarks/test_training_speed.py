@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import own_speed, speed_report, training_speed
+from benchmarks.matrix import TRIALS, matrix, with_trial
 from benchmarks.peers import measuring, protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
@@ -350,14 +351,15 @@ def test_only_seeds_that_patience_ended_tell_how_long_one_takes(tmp_path):
     results = Results(tmp_path)
     for seed, seconds, best_epoch in ((0, 600.0, 12), (1, 900.0, 19), (2, 720.0, 11)):
         add_seed(results, seed, seconds, best_epoch)
+        add_seed(results, seed, seconds, best_epoch, addition="kernel")  # another row of the same training
 
     found = own_speed.seed_minutes(results, num_threads=2)
 
-    assert (found["minutes"], found["slowest_minutes"]) == (11.0, 12.0)
+    assert (found["minutes"], found["slowest_minutes"], found["epochs"]) == (11.0, 12.0, [20, 20])
     assert own_speed.seed_minutes(results, num_threads=4) is None
 
 
-def add_seed(results: Results, seed: int, seconds: float, best_epoch: int) -> None:
+def add_seed(results: Results, seed: int, seconds: float, best_epoch: int, addition: str = "none") -> None:
     info = Info(
         wall_seconds=seconds,
         cpu_seconds=seconds,
@@ -374,8 +376,15 @@ def add_seed(results: Results, seed: int, seconds: float, best_epoch: int) -> No
         patience=8,
     )
     zeros = np.zeros(2, int)
-    row = Row("sasrec_grasp", seed, "main", "sasrec", "grasp")
+    row = Row("sasrec_grasp", seed, "main", "sasrec", "grasp", addition)
     results.add(row, {"filtered": Ranks(zeros, zeros)}, {"overall": np.ones(2, dtype=bool)}, info)
+
+
+@pytest.mark.parametrize("model", ["sasrec", "sasrec_grasp"])
+def test_the_cost_of_text_is_that_of_what_the_quality_benchmark_trains(model):
+    [job] = [job for job in matrix("beauty", 1) if job.row.row_id == f"{model}__seed=0"]
+
+    assert own_speed.as_measured(model) in [with_trial(job.config, settings) for settings in TRIALS]
 
 
 def test_every_side_is_measured_as_often_and_recbole_only_with_all_items(tmp_path):

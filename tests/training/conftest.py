@@ -14,7 +14,6 @@ import torch
 
 from grasp.days import end_of
 from training.config import RankerConfig
-from training.cooccurrence import item_cosine
 from training.dataset import TrainingSet, arrange, split_events
 from training.model import Ranker
 from training.recipes import TrainConfig, recipe
@@ -66,7 +65,7 @@ def tiny_recipe(name: str, **changed: object) -> TrainConfig:
     """The recipe of that name, cut down to what three users can train in no time."""
     small = {"max_epochs": 2, "batch_size": 2, "shortest_piece": 2}
     config = replace(recipe(name), **(small | changed))
-    return config.with_switches(width=4, null_width=2, num_blocks=1, max_length=5, dropout=0.0)
+    return config.with_switches(width=4, context_width=6, null_width=2, num_blocks=1, max_length=5, dropout=0.0)
 
 
 @pytest.fixture
@@ -80,6 +79,7 @@ SMALL = RankerConfig(
     semantic_size=10,
     num_components=9,
     width=8,
+    context_width=8,
     null_width=4,
     max_length=5,
     num_blocks=1,
@@ -108,10 +108,10 @@ def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
     ranker.attach_items(vectors[0], vectors[1])
     if ranker.kernel is not None:
         sequences = [np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])]
-        ranker.kernel.start_from(vectors[0, :12].numpy(), item_cosine(sequences, 12))
-        ranker.kernel.scale.fill_(3.0)
-    if config.num_collaborative and config.enhancer == "grasp":
-        ranker.enhancer.collaborative_NM[1:] = torch.randint(0, 13, (12, config.num_collaborative))
+        ranker.kernel.start_from(vectors[0, :12].numpy(), sequences)
+        ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    if config.num_lenders and config.enhancer == "grasp":
+        ranker.enhancer.lend(vectors[0, :12], torch.arange(12))
     return ranker
 
 

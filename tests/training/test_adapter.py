@@ -52,7 +52,7 @@ def test_vectors_that_are_all_the_same_whiten_to_zero():
 
 @pytest.mark.parametrize(("num_components", "width"), [(5, 4), (4, 4), (3, 4), (128, 4)])
 def test_an_adapter_starts_as_the_first_whitened_components(num_components, width):
-    adapter = Adapter(RankerConfig(12, 6, width=width, num_components=num_components))
+    adapter = Adapter(RankerConfig(12, 6, num_components=num_components), width)
     adapter.start_from(VECTORS_NS)
     weight_DS, bias_D = whitening(VECTORS_NS, min(num_components, width))
 
@@ -63,7 +63,7 @@ def test_an_adapter_starts_as_the_first_whitened_components(num_components, widt
 
 
 def test_an_adapter_trains_its_second_map_alone():
-    adapter = Adapter(RankerConfig(12, 6, width=4, num_components=5))
+    adapter = Adapter(RankerConfig(12, 6, num_components=5), 4)
 
     assert [name for name, _ in adapter.named_parameters()] == ["map.weight", "map.bias"]
     assert set(adapter.state_dict()) == {"weight_CS", "bias_C", "map.weight", "map.bias"}  # saved with the model

@@ -5,57 +5,101 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.attention import Attention, allowed
+from training.attention import Attention, HolisticAttention, allowed
 from training.config import RankerConfig
 
-CONFIG = RankerConfig(num_items=12, semantic_size=6, width=8, max_length=5, num_blocks=1, dropout=0.0)
-ITEMS_BT = torch.tensor([[0, 3, 1, 7, 2], [5, 4, 9, 12, 6]])
+CONFIG = RankerConfig(num_items=12, semantic_size=6, width=6, context_width=8, num_heads=2, max_length=5, dropout=0.0)
+MASK_BT = torch.tensor([[0, 3, 1, 7, 2], [5, 4, 9, 12, 6]]) != 0
+
+MODES = ("prefix", "full", "gate", "cross")
+# One query for all steps, or one per step; in mode `cross` each step has its own.
+every_mode = pytest.mark.parametrize(
+    ("mode", "num_queries"), [*((mode, 5) for mode in MODES), ("prefix", 1), ("full", 1), ("gate", 1)]
+)
 
 
-def naive_answer(attention: Attention, query_D, keys_TD, mask_T, step):
-    """`Att` of one user and step as the equation reads, in a loop, for one head."""
+def steps_read(mode, mask_T, step):
+    by_mode = {"full": range(len(mask_T)), "gate": [step]}
+    return [s for s in by_mode.get(mode, range(step + 1)) if mask_T[s]]
+
+
+def naive_answer(attention: Attention, query, keys_CTW, mask_T, step):
+    """`Att` of one user and step as the equation reads, in loops over heads and over what is read."""
     config = attention.config
-    steps = [s for s in range(len(mask_T)) if mask_T[s] and (s == step if config.mode == "gate" else s <= step)]
-    logits = [attention.query(query_D) @ attention.key(keys_TD[s]) / math.sqrt(8) + attention.bias for s in steps]
-    if config.activation == "sigmoid":
-        weights = [1 / (1 + torch.exp(-logit)) for logit in logits]
-    else:
-        weights = [torch.exp(logit) / sum(torch.exp(other) for other in logits) for logit in logits]
-    if config.activation == "sigmoid" and config.normalise == "mean":
-        weights = [weight / len(steps) for weight in weights]
-    if config.activation == "softmax" and config.normalise == "sum":
-        weights = [weight * len(steps) for weight in weights]
-    total = sum((w * attention.value(keys_TD[s]) for w, s in zip(weights, steps, strict=True)), torch.zeros(8))
-    return attention.output(total)
+    read = [(c, s) for c in range(len(keys_CTW)) for s in steps_read(config.mode, mask_T, step)]
+    query_W, key_CTW, value_CTW = attention.query(query), attention.key(keys_CTW), attention.value(keys_CTW)
+    answers, size = [], config.context_width // config.num_heads
+    for start in range(0, config.context_width, size):
+        head = slice(start, start + size)
+        logits = [query_W[head] @ key_CTW[c, s, head] / math.sqrt(size) + attention.bias for c, s in read]
+        if not config.use_attention:
+            weights = [1 / len(read) for _ in read]
+        elif config.activation == "sigmoid":
+            weights = [1 / (1 + torch.exp(-logit)) for logit in logits]
+        else:
+            weights = [torch.exp(logit) / sum(torch.exp(other) for other in logits) for logit in logits]
+        if config.activation == "sigmoid" and config.normalise == "mean":
+            weights = [weight / len(read) for weight in weights]
+        if config.activation == "softmax" and config.normalise == "sum":
+            weights = [weight * len(read) for weight in weights]
+        answers.append(
+            sum((w * value_CTW[c, s, head] for w, (c, s) in zip(weights, read, strict=True)), torch.zeros(4))
+        )
+    return attention.output(torch.cat(answers))
+
+
+def check_against_naive_loop(attention: Attention, num_queries: int, num_copies: int) -> None:
+    query_BQ = torch.randn(2, num_queries, 16 if attention.config.mode == "cross" else 8)
+    keys_BCTW = torch.randn(2, num_copies, 5, 8)
+
+    actual_BTW = attention(query_BQ, keys_BCTW, MASK_BT)
+
+    for user in range(2):
+        for step in range(5):
+            query = query_BQ[user].expand(5, -1)[step]
+            expected_W = naive_answer(attention, query, keys_BCTW[user], MASK_BT[user], step)
+            torch.testing.assert_close(actual_BTW[user, step], expected_W)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
 @pytest.mark.parametrize("normalise", ["sum", "mean"])
-@pytest.mark.parametrize("mode", ["prefix", "gate"])
-def test_attention_equals_the_equation_in_a_naive_loop(activation, normalise, mode):
+@pytest.mark.parametrize("num_copies", [1, 2])
+@every_mode
+def test_attention_equals_the_equation_in_a_naive_loop(activation, normalise, num_copies, mode, num_queries):
     torch.manual_seed(0)
     attention = Attention(replace(CONFIG, activation=activation, normalise=normalise, mode=mode))
-    query_BQD, keys_BTD = torch.randn(2, 1, 8), torch.randn(2, 5, 8)
-    mask_BT = ITEMS_BT != 0
 
-    actual = attention(query_BQD, keys_BTD[:, None], mask_BT)
-
-    for user in range(2):
-        for step in range(5):
-            expected = naive_answer(attention, query_BQD[user, 0], keys_BTD[user], mask_BT[user], step)
-            torch.testing.assert_close(actual[user, step], expected)
+    check_against_naive_loop(attention, num_queries, num_copies)
 
 
-def test_the_running_sum_equals_the_weights_over_two_copies():
+@every_mode
+def test_without_attention_the_answer_is_a_mean(mode, num_queries):
     torch.manual_seed(0)
-    attention = Attention(replace(CONFIG, num_heads=2, normalise="mean"))
-    query_BQD, keys_BCTD, mask_BT = torch.randn(2, 1, 8), torch.randn(2, 2, 5, 8), ITEMS_BT != 0
 
-    weights = attention.weights(query_BQD, keys_BCTD, allowed("prefix", mask_BT))
-    values = attention.value(keys_BCTD).unflatten(-1, (2, 4))
-    expected = attention.output(torch.einsum("bhqct,bcthk->bqhk", weights, values).flatten(-2))
+    check_against_naive_loop(Attention(replace(CONFIG, use_attention=False, mode=mode)), num_queries, num_copies=1)
 
-    torch.testing.assert_close(attention(query_BQD, keys_BCTD, mask_BT), expected)
+
+@every_mode
+def test_holistic_attention_equals_its_equations(mode, num_queries):
+    torch.manual_seed(0)
+    # As context beside a trained embedding its last layer would be zero.
+    holistic = HolisticAttention(replace(CONFIG, mode=mode, item_representation="sem"))
+    item_BTW, near_item_BTW = torch.randn(2, 2, 5, 8)
+    user_BQW, near_user_BQW = torch.randn(2, 2, num_queries, 8)
+
+    def ask(attention: Attention, query_BQW, asking_BTW, *keys):
+        query_BTW = query_BQW.expand(2, 5, 8)
+        query_BT = torch.cat([query_BTW, asking_BTW], -1) if mode == "cross" else query_BTW
+        return attention(query_BT, torch.stack(keys, 1), MASK_BT)
+
+    own_BTW = ask(holistic.self_attention, user_BQW, item_BTW, item_BTW)
+    near_BTW = ask(holistic.similar_attention, near_user_BQW, near_item_BTW, near_item_BTW)
+    both_BQW = holistic.global_query(torch.cat([user_BQW, near_user_BQW], -1))
+    global_BTW = ask(holistic.global_attention, both_BQW, item_BTW, own_BTW, near_BTW)
+    expected_BTD = holistic.mlp(torch.cat([item_BTW, own_BTW, near_BTW, global_BTW], -1))
+
+    assert expected_BTD.shape == (2, 5, 6)
+    torch.testing.assert_close(holistic(item_BTW, near_item_BTW, user_BQW, near_user_BQW, MASK_BT), expected_BTD)
 
 
 def test_the_bias_starts_at_minus_log_length_or_zero():

@@ -56,6 +56,15 @@ def test_transitions_run_from_an_item_to_the_next_within_one_user():
     ]
 
 
+def test_transitions_over_more_steps_leave_out_what_lies_between():
+    expected = np.zeros((5, 5))
+    expected[0, 0] = expected[1, 2] = 1  # 1 and 3 come two steps after 1 and 2; the other sequences are too short
+
+    assert (transitions(SEQUENCES, 5, steps=2).toarray() == expected).all()
+    assert transitions(SEQUENCES, 5, steps=3).toarray()[0].tolist() == [0, 0, 1, 0, 0]
+    assert transitions(SEQUENCES, 5, steps=4).nnz == 0
+
+
 def test_no_sequences_are_no_counts():
     assert transitions([], 3).nnz == 0
     assert item_cosine([np.array([2])], 3).nnz == 0

@@ -14,6 +14,7 @@ from training.attention import allowed
 from training.config import MASK, RankerConfig
 from training.enhancers import ENHANCERS
 from training.enhancers.alphafuse import AlphaFuse
+from training.enhancers.grasp import Grasp, nearest_of
 from training.enhancers.ids import Users
 from training.enhancers.llm_esr import LlmEsr, similar_users
 from training.enhancers.llm_init import LlmInit
@@ -30,7 +31,7 @@ CONFIG = RankerConfig(num_items=12, semantic_size=10, width=8, null_width=4, max
 every_enhancer = pytest.mark.parametrize("enhancer", sorted(ENHANCERS))
 every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 every_switch = pytest.mark.parametrize("switches", [{}, {"score": "cosine", "kernel_length": 2}], ids=["dot", "cosine"])
-DUAL = {"item_representation": "dual", "num_collaborative": 2}
+DUAL = {"item_representation": "dual", "num_lenders": 2}
 
 
 def later_item_changed() -> torch.Tensor:
@@ -135,6 +136,8 @@ def test_scores_are_states_times_candidates_plus_the_kernel(make_ranker, enhance
     scores_BN = ranker.scores(ITEMS_BT, USERS_BS, USERS_BS)
 
     torch.testing.assert_close(scores_BN, state_BD @ candidate_ND.T + kernel_BN)
+    without_BN = ranker.scores(ITEMS_BT, USERS_BS, USERS_BS, with_kernel=False)
+    torch.testing.assert_close(without_BN, state_BD @ candidate_ND.T)
     assert torch.equal(scores_BN, ranker.scores(ITEMS_BT, USERS_BS, USERS_BS, ranker.candidates()))
     assert kernel_BN[:, 1:].any(1).all()
 
@@ -360,7 +363,7 @@ def test_the_switches_of_grasp_stay_causal_over_every_backbone_that_is(make_rank
 
 
 @every_backbone
-def test_two_views_and_collaborative_neighbours_leave_padding_inert(make_ranker, backbone):
+def test_two_views_and_lenders_leave_padding_inert(make_ranker, backbone):
     ranker = make_ranker(14, backbone=backbone, **DUAL)
     short_BT, padded_BT = torch.tensor([[3, 1]]), torch.tensor([[0, 0, 3, 1]])
     users = USERS_BS[:1], USERS_BS[1:]
@@ -371,17 +374,75 @@ def test_two_views_and_collaborative_neighbours_leave_padding_inert(make_ranker,
     assert ranker.scores(torch.tensor([[14]]), *users).isfinite().all()
 
 
-def test_collaborative_neighbours_add_the_mean_of_their_embeddings(make_ranker):
-    ranker = make_ranker(num_collaborative=3, use_attention=False)
-    enhancer = ranker.enhancer
-    enhancer.collaborative_NM[4] = torch.tensor([7, 9, 0])
-    item = enhancer.item.weight
+def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike(monkeypatch):
+    monkeypatch.setattr("training.enhancers.grasp.BLOCK", 2)  # so that a block is not the whole
+    vectors_NC = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.9, 0.3], [0.0, 1.0], [-1.0, -1.0]])
 
-    found = enhancer.ids(torch.tensor([[4, 0, 14, MASK]]))[0]
+    assert nearest_of(vectors_NC, vectors_NC, 2, are_same=True).tolist() == [[2, 3], [1, 3], [2, 1], [3, 2], [0, 0]]
+    # Someone else's vectors may be just like those of an item.
+    assert nearest_of(vectors_NC[1:3], vectors_NC, 1).tolist() == [[2], [3]]
+    assert nearest_of(vectors_NC[:0], vectors_NC, 2).shape == (0, 2)
 
-    expected_D = item[4] + enhancer.collaborative((item[7] + item[9]) / 2)
-    torch.testing.assert_close(found[0], expected_D)
-    assert found[1:].eq(0).all()
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_item_borrows_the_more_the_fewer_have_taken_it(make_ranker, item_vectors, training):
+    enhancer = make_ranker(14, num_lenders=3).train(training).enhancer
+    enhancer.lend(item_vectors(12)[0], torch.tensor([0, 3, 400, *range(9)]))
+    own_NC = enhancer.item_adapter.reduce(item_vectors(14)[0])
+    item, bias = enhancer.item.weight, enhancer.borrow_bias.item()
+
+    found_TD = enhancer.ids(torch.tensor([[1, 2, 3, 2, 14]]))[0]
+
+    for found_D, taken, asked in zip(found_TD, (0.5, 3, 400, 3, None), (1, 2, 3, 2, 14), strict=True):
+        likeness_N = F.cosine_similarity(own_NC[asked - 1], own_NC[:12], dim=1)
+        nearest = [near + 1 for near in likeness_N.argsort(descending=True).tolist() if near + 1 != asked][:3]
+        lenders = [near for near in nearest if likeness_N[near - 1] > 0]
+        if taken is None:  # newer than the model: all is borrowed
+            expected_D = item[lenders].mean(0)
+        else:
+            share = 1 / (1 + math.exp(math.log(taken) - bias))
+            expected_D = (1 - share) * item[asked] + share * item[lenders].mean(0)
+        torch.testing.assert_close(found_D, expected_D)
+
+
+def test_who_has_no_lender_keeps_all_of_its_own(make_ranker):
+    enhancer = make_ranker(num_lenders=2).enhancer
+    enhancer.lenders_NM[4], enhancer.lenders_NM[5] = torch.tensor([0, 0]), torch.tensor([7, 0])
+
+    found_TD = enhancer.ids(torch.tensor([4, 5, 0, MASK]))
+
+    share = torch.sigmoid(enhancer.borrow_bias - enhancer.log_count_N[5])
+    assert torch.equal(found_TD[0], enhancer.item.weight[4])
+    torch.testing.assert_close(found_TD[1], (1 - share) * enhancer.item.weight[5] + share * enhancer.item.weight[7])
+    assert found_TD[2:].eq(0).all()
+
+
+def test_half_is_borrowed_at_three_interactions_when_training_begins():
+    assert Grasp(replace(CONFIG, num_lenders=2)).borrow_bias.exp().item() == pytest.approx(3)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_items_seen_so_far_ask_as_the_mean_of_their_vectors(make_ranker, training):
+    enhancer = make_ranker(14, user_text="mean_of_prefix_items").train(training).enhancer
+    items_BT = torch.tensor([[0, 3, 14, MASK, 3, 9]])
+
+    found = enhancer._users(items_BT, Users(USERS_BS[:1], USERS_BS[1:]))
+
+    for vectors_NC, found_BTW in zip((enhancer.own_NC, enhancer.near_NC), found, strict=True):
+        for step, seen in ((1, [3]), (2, [3, 14]), (3, [3, 14]), (4, [3, 14, 3]), (5, [3, 14, 3, 9])):
+            expected_W = enhancer.user_adapter(vectors_NC[seen].mean(0))
+            torch.testing.assert_close(found_BTW[0, step], expected_W)
+
+
+def test_context_has_a_width_of_its_own(make_ranker):
+    ranker = make_ranker(context_width=6, item_representation="dual")
+    attention = ranker.enhancer.holistic_attention
+
+    assert ranker.enhancer.item_adapter.map.weight.shape == (6, 9)
+    assert attention.self_attention.value.weight.shape == (6, 6)
+    assert attention.mlp[-1].out_features == 8
+    assert [view.shape for view in ranker.enhancer.views(ITEMS_BT, Users(USERS_BS, USERS_BS))] == [(2, 5, 8)] * 2
+    assert ranker.candidates().shape == (13, 16)
 
 
 def test_the_item_asked_for_is_no_key_of_the_attention(make_ranker):

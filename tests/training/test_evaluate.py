@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from training.evaluate import (
     MISSED,
@@ -18,8 +19,10 @@ from training.evaluate import (
     popularity_scorer,
     questions,
     rank_events,
+    ranker_scorer,
     save_negatives,
 )
+from training.fit import new_ranker
 
 
 def event(history: list[int], target: int, user: int = 0) -> Event:
@@ -213,6 +216,23 @@ def test_popularity_ranks_what_most_users_had_first(training_set):
 
     assert found.filtered.num_greater.tolist() == [0, 4]
     assert found.filtered.num_tied.tolist() == [0, 0]
+
+
+def test_a_ranker_is_asked_with_its_kernel_or_without(training_set, tiny):
+    ranker = new_ranker(training_set, tiny("sasrec_grasp").with_switches(kernel_length=2))
+    ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    events = [event([1, 2, 3], 4, user=1), event([2], 3, user=0)]
+
+    asked = [ranker_scorer(ranker, training_set.item_ids, training_set)(events)]
+    asked += [
+        ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=chosen)(events)
+        for chosen in (True, False)
+    ]
+
+    kernel_BN = ranker.kernel(torch.tensor([[1, 2, 3], [0, 0, 2]]), 6)[:, 1:].numpy()
+    assert (asked[0] == asked[1]).all()
+    assert asked[1] - asked[2] == pytest.approx(kernel_BN, abs=1e-5)
+    assert kernel_BN.any(1).all()
 
 
 def test_groups_cover_every_event_once(training_set):

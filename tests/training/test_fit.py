@@ -7,15 +7,15 @@ import torch
 from training import fit as module
 from training.config import MASK
 from training.dataset import arrange
-from training.enhancers.grasp import Grasp
 from training.fit import (
+    Training,
     as_batch,
     batches,
-    collaborative_neighbours,
     fit,
     mask_items,
     new_ranker,
     pieces_of,
+    repeatable,
     training_sequences,
     validate,
 )
@@ -127,16 +127,127 @@ def test_the_weights_are_those_of_the_best_epoch_not_the_last(training_set, tiny
     figures = iter([0.1, 0.3, 0.2, 0.3, 0.1])  # equal is no rise
     kept = {}
 
-    def given(ranker, _):
+    def given(ranker, *_, **__):
         kept[len(kept) + 1] = ranker.enhancer.item.weight.detach().clone()
         return {"ndcg@10": next(figures)}
 
     monkeypatch.setattr(module, "validate", given)
     fitted = fit(training_set, tiny("sasrec", max_epochs=30, patience=3), 0, lambda *_: None)
 
-    assert (fitted.epoch, fitted.num_epochs, fitted.metrics) == (2, 5, {"ndcg@10": 0.3})
+    assert (fitted.epoch, fitted.num_epochs) == (2, 5)
+    assert fitted.metrics == fitted.metrics_without_kernel == {"ndcg@10": 0.3}
     assert torch.equal(fitted.ranker.enhancer.item.weight, kept[2])
     assert not torch.equal(kept[2], kept[5])
+
+
+def test_metrics_are_told_with_the_calibrated_kernel_and_without(training_set, tiny):
+    seen = {}
+    config = tiny("sasrec", max_epochs=5).with_switches(kernel_length=2)
+    fitted = fit(training_set, config, 0, lambda epoch, found: seen.update({epoch: found["ndcg@10"]}))
+
+    assert fitted.metrics == validate(fitted.ranker, training_set)
+    assert fitted.ranker.kernel.weights_K.any()
+    fitted.ranker.kernel.weights_K.zero_()
+    assert fitted.metrics_without_kernel == validate(fitted.ranker, training_set)
+    assert fitted.metrics_without_kernel["ndcg@10"] == max(seen.values())
+    assert fitted.metrics != fitted.metrics_without_kernel
+
+
+def test_no_epoch_is_chosen_by_the_kernel(training_set, tiny):
+    """The weights are those of the same ranker without one."""
+    alone = fit(training_set, tiny("sasrec"), 0, lambda *_: None)
+    beside = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
+
+    assert (beside.epoch, beside.metrics_without_kernel) == (alone.epoch, alone.metrics)
+    for key, weights in alone.ranker.state_dict().items():
+        assert torch.equal(weights, beside.ranker.state_dict()[key]), key
+
+
+def test_the_time_that_fitting_took_includes_start_and_calibration(training_set, tiny, monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+        def process_time(self) -> float:
+            return 2 * self.now
+
+    clock = Clock()
+
+    def taking(seconds, function):
+        def slow(*given):
+            clock.now += seconds
+            return function(*given)
+
+        return slow
+
+    monkeypatch.setattr(module, "time", clock)
+    for owner, name, seconds in ((module, "new_ranker", 1), (Training, "epoch", 10), (module, "calibrate", 100)):
+        monkeypatch.setattr(owner, name, taking(seconds, getattr(owner, name)))
+    fitted = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
+
+    assert (fitted.wall_seconds, fitted.cpu_seconds) == (121, 242)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec_grasp"])
+def test_what_counts_is_the_running_mean_of_the_weights_after_every_step(training_set, tiny, name):
+    torch.manual_seed(0)
+    training = Training(training_set, tiny(name, averaging=0.9, batch_size=1), np.random.default_rng(0))
+    trained, step = training._ranker, training._optimiser.step
+    expected = {key: weights.detach().clone() for key, weights in trained.named_parameters()}
+    num_steps = 0
+
+    def followed():
+        nonlocal num_steps
+        step()
+        num_steps += 1
+        for key, weights in trained.named_parameters():
+            expected[key] = 0.9 * expected[key] + 0.1 * weights.detach()
+
+    training._optimiser.step = followed
+    for _ in range(2):
+        training.epoch()
+
+    assert num_steps > 4
+    for key, weights in training.judged.named_parameters():
+        torch.testing.assert_close(weights, expected[key])
+    assert not torch.allclose(training.judged.enhancer.item.weight, trained.enhancer.item.weight)
+    for key, values in trained.named_buffers():
+        assert torch.equal(values, dict(training.judged.named_buffers())[key]), key
+
+
+def test_without_averaging_the_weights_themselves_count(training_set, tiny):
+    training = Training(training_set, tiny("sasrec"), np.random.default_rng(0))
+
+    assert training.judged is training._ranker
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_what_is_fitted_is_what_counts(training_set, tiny, averaging):
+    config = tiny("sasrec_grasp", max_epochs=1, averaging=averaging)
+    fitted = fit(training_set, config, 0, lambda *_: None)
+    with repeatable(0) as random:
+        training = Training(training_set, config, random)
+        training.epoch()
+
+    expected = dict(training.judged.named_parameters())
+    assert all(torch.equal(weights, expected[key]) for key, weights in fitted.ranker.named_parameters())
+
+
+def test_too_many_items_are_not_compared_with_each_other(training_set, tiny, monkeypatch, capsys):
+    config = tiny("sasrec_grasp").with_switches(kernel_length=2, num_lenders=2)
+    monkeypatch.setattr(module, "MAX_COMPARED_ITEMS", 6)
+    assert new_ranker(training_set, config).kernel is not None
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(module, "MAX_COMPARED_ITEMS", 5)
+
+    fitted = fit(training_set, config, 0, lambda *_: None)
+
+    assert fitted.ranker.kernel is None
+    assert (fitted.ranker.config.kernel_length, fitted.ranker.config.num_lenders) == (0, 0)
+    assert fitted.metrics == fitted.metrics_without_kernel
+    assert "6 items are too many to compare all with all" in capsys.readouterr().out
 
 
 def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny, monkeypatch):
@@ -149,6 +260,9 @@ def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny
             self.now += 30
             return self.now
 
+        def process_time(self) -> float:
+            return 7.0
+
     monkeypatch.setattr(module, "time", Clock())
     config = tiny("sasrec", max_epochs=30, patience=30, max_minutes=1.75)
 
@@ -157,7 +271,7 @@ def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny
 
 # Every kind of thing that is learnt or stored from sequences.
 READERS = {
-    "sasrec_grasp": {"kernel_length": 2, "num_collaborative": 2},
+    "sasrec_grasp": {"kernel_length": 2, "num_lenders": 2},
     "sasrec_llm_esr": {},
     "sasrec_alphafuse": {},
     "bert4rec_rlmrec_contrastive": {},
@@ -177,7 +291,7 @@ def test_events_after_the_cutoff_change_no_weight(frames, tiny, name):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_planted_validation_items_choose_epoch_and_kernel_scale_at_most(frames, tiny, name):
+def test_planted_validation_items_choose_epoch_and_kernel_weights_at_most(frames, tiny, name):
     planted = frames["events"].copy()
     planted.loc[planted["split"] != "train", "item_id"] = "3"
     config = tiny(name, max_epochs=1).with_switches(**READERS[name])
@@ -186,7 +300,7 @@ def test_planted_validation_items_choose_epoch_and_kernel_scale_at_most(frames, 
     second = fit(arrange(frames | {"events": planted}), config, 0, lambda *_: None).ranker
 
     for key, weights in first.state_dict().items():
-        assert key == "kernel.scale" or torch.equal(weights, second.state_dict()[key]), key
+        assert key == "kernel.weights_K" or torch.equal(weights, second.state_dict()[key]), key
 
 
 def test_without_a_validation_target_training_says_so(frames, tiny):
@@ -202,21 +316,12 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_recipe(training_se
         fit(training_set, tiny("sasrec", learning_rate=float("inf"), max_epochs=5), 0, lambda *_: None)
 
 
-def test_collaborative_neighbours_share_two_users_at_least(training_set, tiny):
-    counts = np.array([[0, 3, 1, 2], [3, 0, 0, 0], [1, 0, 0, 2], [2, 0, 2, 0]])
-    from scipy.sparse import csr_matrix
+def test_items_borrow_by_how_often_they_were_taken_in_training(training_set, tiny):
+    enhancer = new_ranker(training_set, tiny("sasrec_grasp").with_switches(num_lenders=2)).enhancer
 
-    # Cosines of item 1: 3 / sqrt(16 * 9) with item 2, 2 / sqrt(16 * 4) with item 4.
-    assert collaborative_neighbours(csr_matrix(counts), np.array([16, 9, 4, 4]), 2).tolist() == [
-        [2, 4],
-        [1, 0],
-        [4, 0],
-        [3, 1],
-    ]
-    ranker = new_ranker(training_set, tiny("sasrec_grasp").with_switches(num_collaborative=2))
-    assert isinstance(ranker.enhancer, Grasp)
-    # Only 2 and 3 have two users in common, a and b.
-    assert ranker.enhancer.collaborative_NM.tolist() == [[0, 0], [0, 0], [3, 0], [2, 0], [0, 0], [0, 0], [0, 0]]
+    # 1 2 3 4, 2 3 and 4 5; nobody took 6, which counts as half a time.
+    assert enhancer.log_count_N[1:].exp().tolist() == pytest.approx([1, 2, 2, 2, 1, 0.5])
+    assert enhancer.lenders_NM[1:].any()
 
 
 def test_torch_may_choose_its_algorithms_again_afterwards(training_set, tiny):

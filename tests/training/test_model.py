@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -78,15 +79,49 @@ def test_every_representation_of_items_can_overfit_one_batch(item_representation
 
 
 @pytest.mark.parametrize("switch", ["use_attention", "use_similar", "use_global"])
-def test_each_ablation_switch_changes_the_state_and_stays_causal(make_ranker, switch):
+def test_with_each_switch_off_a_ranker_stays_causal(make_ranker, switch):
     ranker = make_ranker(**{switch: False})
     changed_BT = ITEMS_BT.clone()
     changed_BT[:, -1] = 11
 
-    state = ranker(ITEMS_BT, USERS_BS, USERS_BS)
+    torch.testing.assert_close(
+        ranker(changed_BT, USERS_BS, USERS_BS)[:, :-1], ranker(ITEMS_BT, USERS_BS, USERS_BS)[:, :-1]
+    )
 
-    assert not torch.allclose(state, make_ranker()(ITEMS_BT, USERS_BS, USERS_BS))
-    torch.testing.assert_close(ranker(changed_BT, USERS_BS, USERS_BS)[:, :-1], state[:, :-1])
+
+def test_without_attention_nobody_asks(make_ranker):
+    asking, silent = make_ranker(), make_ranker(use_attention=False)
+
+    assert not torch.allclose(asking(ITEMS_BT, -USERS_BS, -USERS_BS), asking(ITEMS_BT, USERS_BS, USERS_BS))
+    torch.testing.assert_close(silent(ITEMS_BT, -USERS_BS, -USERS_BS), silent(ITEMS_BT, USERS_BS, USERS_BS))
+    assert not torch.allclose(silent(ITEMS_BT, USERS_BS, USERS_BS), asking(ITEMS_BT, USERS_BS, USERS_BS))
+
+
+MLP, CANDIDATE = "enhancer.holistic_attention.mlp.0.weight", "enhancer.candidate.0.weight"
+
+
+@pytest.mark.parametrize(
+    ("switch", "num_inputs"),
+    [("use_global", {MLP: 3}), ("use_similar", {MLP: 2, CANDIDATE: 1})],  # left of [I, Z_self, Z_sim, Z_glob]
+)
+def test_a_level_switched_off_is_one_whose_answer_counts_nothing(make_ranker, switch, num_inputs):
+    whole = make_ranker(use_global=switch == "use_global")
+    switched = make_ranker(**{"use_global": False, switch: False})
+    weights, own = whole.state_dict(), switched.state_dict()
+    for name in own:
+        if name in num_inputs:
+            own[name] = weights[name][:, : 8 * num_inputs[name]]
+        elif not name.endswith("global_query.weight"):  # nobody asks with it
+            own[name] = weights[name]
+    switched.load_state_dict(own)
+    state_BTD, candidate_ND = switched(ITEMS_BT, USERS_BS, USERS_BS), switched.candidates()
+
+    assert not torch.allclose(whole(ITEMS_BT, USERS_BS, USERS_BS), state_BTD)
+    with torch.no_grad():
+        for name, num in num_inputs.items():
+            whole.get_parameter(name)[:, 8 * num :] = 0
+    torch.testing.assert_close(whole(ITEMS_BT, USERS_BS, USERS_BS), state_BTD)
+    torch.testing.assert_close(whole.candidates(), candidate_ND)
 
 
 def test_without_similar_nothing_depends_on_neighbours(make_ranker, item_vectors):
@@ -97,6 +132,9 @@ def test_without_similar_nothing_depends_on_neighbours(make_ranker, item_vectors
 
     torch.testing.assert_close(ranker(ITEMS_BT, USERS_BS, torch.zeros(2, 10)), state)
     torch.testing.assert_close(ranker.candidates(), candidates)
+    with_similar = make_ranker()
+    state = with_similar(ITEMS_BT, USERS_BS, USERS_BS)
+    assert not torch.allclose(with_similar(ITEMS_BT, USERS_BS, torch.zeros(2, 10)), state)
 
 
 def test_the_mean_of_prefix_items_needs_no_user_vectors(make_ranker):
@@ -109,6 +147,17 @@ def test_training_and_cached_inference_give_the_same_state(make_ranker):
     in_evaluation = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()
     ranker.train()
     torch.testing.assert_close((ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()), in_evaluation)
+
+
+def test_a_copy_forgets_what_it_projected_when_weights_are_loaded(make_ranker):
+    copied, other = copy.deepcopy(make_ranker()), make_ranker()
+    before_ND = copied.candidates()
+    torch.nn.init.normal_(other.enhancer.item_adapter.map.weight)
+
+    copied.load_state_dict(other.state_dict())
+
+    torch.testing.assert_close(copied.candidates(), other.candidates())
+    assert not torch.allclose(copied.candidates(), before_ND)
 
 
 def test_an_item_newer_than_the_model_is_scored_by_its_meaning(make_ranker):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +43,24 @@ def test_every_enhancer_has_a_recipe_over_every_backbone():
     assert expected <= set(RECIPES)
     assert {f"{backbone}_legacy" for backbone in BACKBONES} <= set(RECIPES)
     assert DEFAULT in RECIPES
+
+
+def test_grasp_is_the_same_over_every_backbone_and_reads_no_description_of_the_user():
+    first, *others = (replace(recipe(f"{backbone}_grasp"), name="", backbone="sasrec") for backbone in BACKBONES)
+
+    assert others == [first, first]
+    assert dict(first.ranker)["user_text"] == "mean_of_prefix_items"
+    assert dict(first.ranker)["kernel_length"] > 0
+    assert recipe(DEFAULT) == recipe("sasrec_grasp")
+
+
+def test_the_described_recipe_differs_in_who_asks_alone():
+    described = recipe("sasrec_grasp_described")
+
+    assert described.with_switches(user_text="mean_of_prefix_items") == replace(
+        recipe("sasrec_grasp"), name="sasrec_grasp_described"
+    )
+    assert dict(described.ranker)["user_text"] == "described"
 
 
 def test_a_recipe_that_does_not_exist_names_those_that_do():

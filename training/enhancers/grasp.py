@@ -68,15 +68,19 @@ class Grasp(Ids):
                 for vectors_NS in (semantic_NS, neighbour_NS)
             )
         if self.config.num_lenders:
-            own_NC, num_known = self.own_NC[1:], self.config.num_items
+            own_NC, num_known = self._meaning(semantic_NS), self.config.num_items
             self._newer_lenders_NM = nearest_of(own_NC[num_known:], own_NC[:num_known], self.lenders_NM.shape[1])
         self.forget()
 
     def lend(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
         """Before training: who lends to whom, by the vectors of all items, and how often each was taken in training."""
-        own_NC = self.item_adapter.reduce(item_NS.float())
+        own_NC = self._meaning(item_NS)
         self.lenders_NM[1:] = nearest_of(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
         self.log_count_N[1:] = num_interactions_N.clamp(min=LEAST_COUNT).log()
+
+    def _meaning(self, item_NS: Tensor) -> Tensor:
+        """Whitened components; an item without a vector, all zeros, has no nearest one and is nobody's."""
+        return self.item_adapter.reduce(item_NS.float()) * item_NS.any(1, keepdim=True)
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
         semantic_BTD = self._enhance(items_BT, users)
