@@ -14,8 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ import torch
 
 from benchmarks import datasets, readers, report
 from benchmarks.datasets import BenchmarkData
+from benchmarks.exam import Measured, attention_mass, load_exam
 from benchmarks.machine import commit, machine
 from benchmarks.matrix import TRIALS, Job, chosen, matrix, with_trial
 from benchmarks.results import About, Info, OtherDataError, Results, Row
@@ -32,18 +32,11 @@ from grasp.settings import Settings, SettingsError
 from grasp.versions import digest
 from spark_jobs.source import SourceError
 from training import controls
-from training.cooccurrence import known_sequences
+from training.dataset import known_sequences
 from training.evaluate import (
-    Event,
-    Ranks,
     Scorer,
-    draw_negatives,
-    groups,
-    load_negatives,
     questions,
-    rank_events,
     ranker_scorer,
-    save_negatives,
 )
 from training.fit import KERNEL_WEIGHTS, Fitted, fit
 from training.kernel import KINDS
@@ -51,62 +44,11 @@ from training.recipes import TrainConfig
 
 TRIALS_FOLDER = "trials"
 TRIAL_SEED = 0
-NUM_DRAWS = 3  # of sampled negatives, the same for every system
-NUM_TOP = 10
 DEFAULT_K = 10  # neighbours averaged
 NUM_KERNEL_CHOICES = math.prod(len(choices) for choices in KERNEL_WEIGHTS.values())
-NUM_MASS_EVENTS = 2000  # whose attention is averaged
 SAY_EVERY = 5  # epochs
 ADDED_WEIGHTS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # nothing is a choice too
 COSINE_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the test says of one scorer."""
-
-    rankings: dict[str, Ranks]
-    coverage: float
-    cross_category_share: float | None
-
-
-@dataclass(frozen=True)
-class Exam:
-    """The questions that all systems of a data set are asked, with the negatives they share."""
-
-    data: BenchmarkData
-    events: list[Event]
-    negatives: list[np.ndarray]
-
-    @cached_property
-    def groups(self) -> dict[str, np.ndarray]:
-        return groups(self.data.training_set, self.events)
-
-    def measure(self, score: Scorer) -> Measured:
-        """Ranks in every protocol, and what the first ten recommendations of all users cover."""
-        ranking = rank_events(score, self.events, self.negatives, NUM_TOP)
-        assert ranking.top is not None
-        rankings = {"filtered": ranking.filtered, "unfiltered": ranking.unfiltered}
-        rankings |= {f"sampled_{draw}": ranks for draw, ranks in enumerate(ranking.sampled)}
-        coverage = len(np.unique(ranking.top[ranking.top > 0])) / len(self.data.training_set.item_ids)
-        return Measured(rankings, coverage, cross_category_share(ranking.top, self.events, self.data.categories))
-
-
-def cross_category_share(top: np.ndarray, events: Sequence[Event], categories: Sequence[str]) -> float | None:
-    """Share of recommended items whose category is none of the history's; None where items have no category.
-
-    `top` (E, k) holds items from 1, 0 for none. Items without a category do not count.
-    """
-    code = np.concatenate([[0], np.unique(["", *categories], return_inverse=True)[1][1:]])
-    if not code.any():
-        return None
-    num_new = num_known = 0
-    for items, event in zip(top, events, strict=True):
-        recommended = code[items[items > 0]]
-        recommended = recommended[recommended > 0]
-        num_known += len(recommended)
-        num_new += int((~np.isin(recommended, code[event.history])).sum())
-    return num_new / max(num_known, 1)
 
 
 class Benchmark:
@@ -116,7 +58,7 @@ class Benchmark:
         self.folder, self.cache, self.limits = folder, cache, limits
         self.data = self.load()
         self.results = Results(out, self.data.checksum)
-        self.exam = self._exam()
+        self.exam = load_exam(self.data, cache)
         self.validation = questions(self.data.training_set, "validation")
         self._trials: dict[str, Fitted] = {}  # of the latest system: the winner is its row of the first seed
 
@@ -138,16 +80,6 @@ class Benchmark:
             self._control(job.row)
         else:
             self._trained(job, self.settle(job, every))
-
-    def _exam(self) -> Exam:
-        events = questions(self.data.training_set, "test")
-        negatives = []
-        for draw in range(NUM_DRAWS):
-            file = self.cache / "negatives" / f"{self.data.name}-{self.data.checksum[:12]}-{draw}.npz"
-            if not file.exists():
-                save_negatives(file, draw_negatives(events, len(self.data.training_set.item_ids), seed=draw), events)
-            negatives.append(load_negatives(file, events))
-        return Exam(self.data, events, negatives)
 
     def _control(self, row: Row) -> None:
         started, started_cpu = time.monotonic(), time.process_time()
@@ -252,7 +184,7 @@ class Benchmark:
             ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set, with_kernel=chosen)
             for chosen in (True, False)
         )
-        mass = attention_mass(fitted, data, self.data, self.exam.events)
+        mass = attention_mass(fitted.ranker, data, self.data, self.exam.events)
         for row in job.rows:
             if self.results.finished(row.row_id):
                 continue
@@ -311,26 +243,6 @@ class Benchmark:
                 say(f"{name} epoch {epoch}: loss {found['loss']:.3f}, validation {found['ndcg@10']:.4f}")
 
         return show
-
-
-def attention_mass(
-    fitted: Fitted, data: BenchmarkData, clean: BenchmarkData, events: Sequence[Event]
-) -> dict[str, float] | None:
-    """Mean attention weight of history items whose vectors are as they should be, and of those that are corrupted."""
-    if fitted.ranker.config.enhancer != "grasp":
-        return None
-    corrupted = (data.training_set.item_semantic != clean.training_set.item_semantic).any(1)
-    total, count = np.zeros(2), np.zeros(2)
-    for event in events[:NUM_MASS_EVENTS]:
-        history = event.history[-fitted.ranker.config.max_length :]
-        vectors = data.training_set.user_semantic, data.training_set.user_neighbour
-        with torch.inference_mode():
-            users = [torch.from_numpy(each[[event.user]]) for each in vectors]
-            weights = fitted.ranker.history_weights(torch.from_numpy(history)[None], *users)[0].numpy()
-        kind = corrupted[history - 1].astype(int)
-        total += np.bincount(kind, weights, minlength=2)
-        count += np.bincount(kind, minlength=2)
-    return {name: float(total[kind] / count[kind]) for kind, name in enumerate(("clean", "corrupted")) if count[kind]}
 
 
 def source_folder(data: str) -> Path:

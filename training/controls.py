@@ -1,6 +1,6 @@
 """Scorers that need no training: what every trained model has to beat.
 
-Each is made from the sequences known when the events are asked (`training.cooccurrence.known_sequences`): `train` for
+Each is made from the sequences known when the events are asked (`training.dataset.known_sequences`): `train` for
 validation, `train` and `validation` for the test. Weights of the heuristics are set by hand, once per data set; those
 of STAR and of whatever is added to a model are chosen on validation events (`choose`).
 

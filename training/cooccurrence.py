@@ -1,6 +1,6 @@
 """Which items users take together and one after the other: sparse counts over sequences.
 
-What is counted is the caller's choice: `known_sequences` gives what may be known when a split is asked.
+What is counted is the caller's choice: `dataset.known_sequences` gives what may be known when a split is asked.
 
 Shape suffixes:  U users  N items; item i is in row or column i - 1
 """
@@ -9,19 +9,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags
-
-from training.dataset import TrainingSet
-
-KNOWN = {"validation": ("train",), "test": ("train", "validation")}  # splits whose items are known, by the one asked
-
-
-def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
-    """Each user's items, from 1, that are known when `split` (`validation` or `test`) is asked."""
-    known = KNOWN[split]
-    return [
-        sequence[np.isin(splits, known) & (sequence > 0)]
-        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
-    ]
 
 
 def user_items(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 MIN_FOR_VALIDATION = 3  # interactions before the cutoff of a user whose last one is a validation target
 MIN_FOR_TEST = 5  # interactions before the cutoff of a user whose later ones are test events
 INPUTS_FILE = "inputs.json"
+KNOWN = {"validation": ("train",), "test": ("train", "validation")}  # splits whose items are known, by the one asked
 
 _TIMESTAMP = pa.timestamp("us", "UTC")
 _VECTORS = {"semantic_embedding": pa.list_(pa.float32()), "neighbour_embedding": pa.list_(pa.float32())}
@@ -197,6 +198,15 @@ class TrainingSet:
     user_is_tail: np.ndarray  # (U,)
     sequences: list[np.ndarray]  # items of each user, oldest first, over all splits
     splits: list[np.ndarray]  # which split each of them belongs to
+
+
+def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
+    """Each user's items, from 1, that are known when `split` (`validation` or `test`) is asked."""
+    known = KNOWN[split]
+    return [
+        sequence[np.isin(splits, known) & (sequence > 0)]
+        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
 
 
 def require(target: Path, cutoff: str) -> None:

@@ -10,7 +10,7 @@ The form, and the last kind, are STAR's (arXiv 2410.16458). Each R is stored for
 chosen on validation once a ranker is fitted (`fit.calibrate`): docs/decisions/history-kernel.md says why not before.
 
 Shape suffixes:  B batch  J latest items, newest first  N items, row 0 is padding  M stored neighbours
-                 K kinds  S semantic size
+                 K kinds  S semantic size  C components
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from torch.nn import functional as F
 from training.adapter import whitening
 from training.config import PADDING, RankerConfig
 from training.cooccurrence import cosine, item_cosine, occurrences, transitions
+from training.nearest import nearest
 
 KINDS = ("semantic", "transition", "cooccurrence")
 DECAY = 0.7  # of the weight of a history item, by that of the next newer one
 WINDOW, WINDOW_DECAY = 5, 0.6  # steps that a transition may span, and what each further one counts
 NUM_COMPONENTS = 256  # whitened ones whose cosine is the semantic nearness
-BLOCK = 1024  # items compared at once
 
 
 class HistoryKernel(nn.Module):
@@ -49,7 +49,9 @@ class HistoryKernel(nn.Module):
     def start_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
         """Store the nearest items of each kind; row i of the vectors is item i + 1, sequences hold training items."""
         num_items = len(semantic_NS)
-        self._store("semantic", *nearest(whitened(torch.from_numpy(semantic_NS)), self.num_stored))
+        components_NC = whitened(torch.from_numpy(semantic_NS))
+        rows_NM, cosines_NM = nearest(components_NC, components_NC, self.num_stored, are_same=True)
+        self._store("semantic", rows_NM + 1, cosines_NM.clamp(min=0))
         for kind, near_NN in (
             ("transition", cosine(window_transitions(sequences, num_items), occurrences(sequences, num_items))),
             ("cooccurrence", item_cosine(sequences, num_items)),
@@ -96,20 +98,6 @@ def window_transitions(sequences: Sequence[np.ndarray], num_items: int) -> spars
     found.setdiag(0)  # an item says nothing about itself
     found.eliminate_zeros()
     return found
-
-
-def nearest(vectors_NS: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Item indices, from 1, and cosines of the k nearest others of each row, (N, k)."""
-    unit_NS = F.normalize(vectors_NS, dim=-1)
-    ids, values = [], []
-    for start in range(0, len(unit_NS), BLOCK):
-        similarity = unit_NS[start : start + BLOCK] @ unit_NS.T
-        row = torch.arange(len(similarity))
-        similarity[row, row + start] = 0  # an item says nothing about itself
-        found = similarity.topk(k)
-        ids.append(found.indices + 1)
-        values.append(found.values.clamp(min=0))
-    return torch.cat(ids), torch.cat(values)
 
 
 def strongest(matrix: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,9 +23,12 @@ def new_legacy_backbone(config: RankerConfig) -> nn.Module:
 
 @torch.no_grad()
 def initialise(ranker: nn.Module, item: nn.Embedding) -> None:
-    """Xavier-normal for every matrix; rows of the item table that are vectors here (mask, padding) as that table."""
+    """Xavier-normal for every matrix; rows of the item table that are vectors here (mask, padding) as that table.
+
+    What an enhancer adds to them begins as the enhancer wants it.
+    """
     for name, parameter in ranker.named_parameters():
-        if parameter.ndim >= 2:
+        if parameter.ndim >= 2 and (name.startswith("backbone.") or parameter is item.weight):
             nn.init.xavier_normal_(parameter)
         elif name in {"mask", "backbone.padding"}:
             nn.init.normal_(parameter, std=math.sqrt(2 / sum(item.weight.shape)))

@@ -16,8 +16,8 @@ from benchmarks.readers import main_categories
 from benchmarks.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
 from grasp.settings import Settings
 from spark_jobs.source import SourceError
-from training.cooccurrence import item_cosine, known_sequences, transitions
-from training.dataset import TrainingSet
+from training.cooccurrence import item_cosine, transitions
+from training.dataset import TrainingSet, known_sequences
 
 ITEMS = [
     {"item_id": 11, "asin": "B1", "title": "Red Polish", "kinds": ["OPI", "Makeup", "Nails"]},

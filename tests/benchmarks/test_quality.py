@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
+from benchmarks.exam import Exam, cross_category_share
 from benchmarks.matrix import ABLATIONS, TRIALS, chosen, matrix, trained, with_trial
-from benchmarks.quality import cross_category_share, main
+from benchmarks.quality import main
 from benchmarks.results import Results
 from training.evaluate import Event
 from training.fit import KERNEL_WEIGHTS
@@ -168,7 +169,7 @@ def test_a_run_measures_what_is_wanted_and_a_second_one_nothing(folder, tmp_path
         raise AssertionError("a finished row was computed again")
 
     monkeypatch.setattr(quality, "fit", never)
-    monkeypatch.setattr(quality.Exam, "measure", never)
+    monkeypatch.setattr(Exam, "measure", never)
     assert len(run(folder, tmp_path, "popularity,sasrec").rows()) == 5
 
 

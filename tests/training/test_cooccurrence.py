@@ -5,11 +5,11 @@ from training.cooccurrence import (
     cooccurrence,
     cosine,
     item_cosine,
-    known_sequences,
     occurrences,
     transitions,
     user_items,
 )
+from training.dataset import known_sequences
 
 SEQUENCES = [np.array([1, 2, 1, 3]), np.array([2, 1]), np.array([], np.int64), np.array([4])]
 

@@ -14,9 +14,9 @@ from training.attention import allowed
 from training.config import MASK, RankerConfig
 from training.enhancers import ENHANCERS
 from training.enhancers.alphafuse import AlphaFuse
-from training.enhancers.grasp import Grasp, nearest_of
+from training.enhancers.grasp import Grasp
 from training.enhancers.ids import Users
-from training.enhancers.llm_esr import LlmEsr, similar_users
+from training.enhancers.llm_esr import LlmEsr
 from training.enhancers.llm_init import LlmInit
 from training.enhancers.rlmrec import RlmRecContrastive, RlmRecGenerative, info_nce
 from training.losses import Batch, batch_loss
@@ -249,14 +249,6 @@ def started_llm_esr(user_NS: torch.Tensor) -> LlmEsr:
     return enhancer
 
 
-def test_similar_users_are_the_nearest_others_by_cosine(monkeypatch):
-    monkeypatch.setattr("training.enhancers.llm_esr.BLOCK", 2)  # so that a block is not the whole
-    user_NS = torch.tensor([[1.0, 0.0], [5.0, 0.5], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.1]])
-
-    assert similar_users(user_NS, 2).tolist() == [[2, 1], [0, 2], [0, 1], [1, 4], [3, 1]]
-    assert all(user not in row for user, row in enumerate(similar_users(user_NS, 4).tolist()))
-
-
 def test_the_teacher_is_the_mean_of_the_similar_users_states_seen_so_far():
     enhancer = started_llm_esr(torch.randn(12, 10))
     enhancer._similar_UK = torch.tensor([[1, 2, 3]] * 12)
@@ -374,14 +366,14 @@ def test_two_views_and_lenders_leave_padding_inert(make_ranker, backbone):
     assert ranker.scores(torch.tensor([[14]]), *users).isfinite().all()
 
 
-def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike(monkeypatch):
-    monkeypatch.setattr("training.enhancers.grasp.BLOCK", 2)  # so that a block is not the whole
-    vectors_NC = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.9, 0.3], [0.0, 1.0], [-1.0, -1.0]])
+def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
+    ranker = Ranker(replace(CONFIG, num_items=6, semantic_size=2, num_components=2, enhancer="grasp", num_lenders=2))
+    ranker.enhancer.item_adapter.weight_CS.copy_(torch.eye(2))
+    meaning_NS = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.9, 0.3], [0.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
 
-    assert nearest_of(vectors_NC, vectors_NC, 2, are_same=True).tolist() == [[2, 3], [1, 3], [2, 1], [3, 2], [0, 0]]
-    # Someone else's vectors may be just like those of an item.
-    assert nearest_of(vectors_NC[1:3], vectors_NC, 1).tolist() == [[2], [3]]
-    assert nearest_of(vectors_NC[:0], vectors_NC, 2).shape == (0, 2)
+    ranker.enhancer.lend(meaning_NS, torch.ones(6))
+
+    assert ranker.enhancer.lenders_NM[1:].tolist() == [[2, 3], [1, 3], [2, 1], [3, 2], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -16,7 +16,7 @@ from training.controls import star
 from training.dataset import TrainingSet, arrange
 from training.evaluate import Event, questions
 from training.fit import KERNEL_WEIGHTS, calibrate, new_ranker
-from training.kernel import KINDS, HistoryKernel, nearest, strongest, window_transitions
+from training.kernel import KINDS, HistoryKernel, strongest, window_transitions
 from training.model import Ranker
 
 NUM_ITEMS, LENGTH, WEIGHTS = 9, 3, (2.0, 3.0, 5.0)
@@ -231,20 +231,6 @@ def test_what_training_sequences_hold_is_stored(training_set, tiny):
         {},
         {},
     ]
-
-
-def test_nearest_leaves_the_item_itself_out_and_nothing_counts_against(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 2)  # so that a block is not the whole
-    vectors_NS = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 1.0], [-1.0, 0.0], [0.5, -1.0]])
-
-    ids_NM, values_NM = nearest(vectors_NS, 2)
-
-    for row in range(5):
-        own_N = torch.nn.functional.cosine_similarity(vectors_NS[row], vectors_NS, dim=1)
-        own_N[row] = 0
-        assert values_NM[row].tolist() == pytest.approx(sorted(own_N.clamp(min=0).tolist(), reverse=True)[:2])
-        assert values_NM[row].tolist() == pytest.approx(own_N[ids_NM[row] - 1].clamp(min=0).tolist())
-        assert row + 1 not in ids_NM[row][values_NM[row] > 0]
 
 
 def test_strongest_keeps_the_largest_and_fills_with_padding():

@@ -23,10 +23,10 @@ from training.adapter import Adapter
 from training.attention import HolisticAttention, allowed, linear, mlp
 from training.config import MASK, PADDING, RankerConfig
 from training.enhancers.ids import Ids, Users
+from training.nearest import nearest
 
 HALF_BORROWED_AT = 3.0  # interactions, when training begins
 LEAST_COUNT = 0.5  # of an item that nobody has taken
-BLOCK = 1024  # items whose lenders are searched at once
 
 
 class Grasp(Ids):
@@ -69,13 +69,13 @@ class Grasp(Ids):
             )
         if self.config.num_lenders:
             own_NC, num_known = self._meaning(semantic_NS), self.config.num_items
-            self._newer_lenders_NM = nearest_of(own_NC[num_known:], own_NC[:num_known], self.lenders_NM.shape[1])
+            self._newer_lenders_NM = _lenders(own_NC[num_known:], own_NC[:num_known], self.lenders_NM.shape[1])
         self.forget()
 
     def lend(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
         """Before training: who lends to whom, by the vectors of all items, and how often each was taken in training."""
         own_NC = self._meaning(item_NS)
-        self.lenders_NM[1:] = nearest_of(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
+        self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
         self.log_count_N[1:] = num_interactions_N.clamp(min=LEAST_COUNT).log()
 
     def _meaning(self, item_NS: Tensor) -> Tensor:
@@ -167,17 +167,7 @@ class Grasp(Ids):
         return self._projected[0][items], self._projected[1][items]
 
 
-def nearest_of(asking_NC: Tensor, known_NC: Tensor, k: int, *, are_same: bool = False) -> Tensor:
-    """The k known items, from 1, with the highest cosine to each asking one, (N, k); 0 for want of one above 0.
-
-    With `are_same` row i of both is one item, which is not its own neighbour.
-    """
-    known_NC, found = F.normalize(known_NC, dim=-1), []
-    for start in range(0, len(asking_NC), BLOCK):
-        cosine = F.normalize(asking_NC[start : start + BLOCK], dim=-1) @ known_NC.T
-        if are_same:
-            row = torch.arange(len(cosine))
-            cosine[row, row + start] = 0
-        best = cosine.topk(k)
-        found.append((best.indices + 1) * (best.values > 0))
-    return torch.cat([torch.zeros(0, k, dtype=torch.int32), *(each.int() for each in found)])
+def _lenders(asking_NC: Tensor, known_NC: Tensor, num: int, *, are_same: bool = False) -> Tensor:
+    """The nearest known items (N, M), from 1; 0 for want of one with a cosine above 0."""
+    rows_NM, cosines_NM = nearest(asking_NC, known_NC, num, are_same=are_same)
+    return ((rows_NM + 1) * (cosines_NM > 0)).int()

@@ -18,11 +18,11 @@ from training.adapter import Adapter
 from training.attention import allowed
 from training.config import PADDING, RankerConfig
 from training.enhancers.ids import Ids, Users
+from training.nearest import nearest
 
 NUM_SIMILAR_USERS = 10
 DISTILLATION_WEIGHT = 0.1
 NUM_HEADS = 2  # of the cross attention
-BLOCK = 1024  # users compared at once
 
 
 class LlmEsr(Ids):
@@ -46,7 +46,8 @@ class LlmEsr(Ids):
     def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
         self.adapter.start_from(item_NS)
         self.start_from_components(item_NS)
-        self._similar_UK = similar_users(user_NS, min(NUM_SIMILAR_USERS, len(user_NS) - 1))
+        num_similar = min(NUM_SIMILAR_USERS, len(user_NS) - 1)
+        self._similar_UK, _ = nearest(user_NS, user_NS, num_similar, are_same=True)
         self._state_UD = torch.zeros(len(user_NS), 2 * self.config.width)
         self._is_seen_U = torch.zeros(len(user_NS), dtype=torch.bool)
 
@@ -97,15 +98,3 @@ class LlmEsr(Ids):
         if not has_teacher_B.any():
             return None
         return DISTILLATION_WEIGHT * F.mse_loss(state_BD[has_teacher_B], teacher_BD[has_teacher_B])
-
-
-def similar_users(user_NS: Tensor, k: int) -> Tensor:
-    """The k nearest others of each user by cosine, (U, K)."""
-    unit_NS = F.normalize(user_NS.float(), dim=-1)
-    found = []
-    for start in range(0, len(unit_NS), BLOCK):
-        cosine = unit_NS[start : start + BLOCK] @ unit_NS.T
-        row = torch.arange(len(cosine))
-        cosine[row, row + start] = -torch.inf
-        found.append(cosine.topk(k).indices)
-    return torch.cat(found)
