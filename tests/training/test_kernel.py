@@ -153,8 +153,8 @@ def wandering() -> TrainingSet:
     )
 
 
-def discounted_gain(ranker: Ranker, training_set: TrainingSet) -> float:
-    """Mean of 1/log2(rank + 2), ranks from 0, over the validation targets; what else a user had does not count."""
+def chance_against_a_hundred(ranker: Ranker, training_set: TrainingSet) -> float:
+    """Mean of (1 - rank / N) ** 100, ranks from 0, over the validation targets; what else a user had does not count."""
     events = questions(training_set, "validation")
     items_BT = torch.from_numpy(np.stack([event.history for event in events]))
     users = torch.from_numpy(training_set.user_semantic), torch.from_numpy(training_set.user_neighbour)
@@ -163,7 +163,8 @@ def discounted_gain(ranker: Ranker, training_set: TrainingSet) -> float:
     total = 0.0
     for event, scores in zip(events, scores_BN, strict=True):
         others = {*range(1, len(scores))} - {event.target, *event.history.tolist()}
-        total += 1 / math.log2(sum(scores[item] > scores[event.target] for item in others) + 2)
+        rank = sum(scores[item] > scores[event.target] for item in others)
+        total += (1 - rank / (len(scores) - 1)) ** 100
     return total / len(events)
 
 
@@ -179,7 +180,7 @@ def test_the_weights_are_those_that_rank_the_validation_targets_best(wandering, 
     by_weights = {}
     for weights in product(*(KERNEL_WEIGHTS[kind] for kind in ("semantic", "transition", "cooccurrence"))):
         ranker.kernel.weights_K.copy_(torch.tensor(weights))
-        by_weights[weights] = discounted_gain(ranker, wandering)
+        by_weights[weights] = chance_against_a_hundred(ranker, wandering)
     assert chosen == max(by_weights, key=by_weights.__getitem__)
     assert any(event.target in event.history for event in questions(wandering, "validation"))
 
