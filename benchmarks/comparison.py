@@ -124,7 +124,9 @@ def compare(
 def figures(results: Results) -> dict[str, Figure]:
     """The figures with a goal, Beauty's names and bounds. A figure whose rows are missing has no value.
 
-    Figures named `_over_` are ratios of means over seeds; sampled ones are means over the negative draws.
+    Figures named `_over_` are ratios of means over seeds; sampled ones are means over the negative draws. GRASP is
+    meant with its history kernel; `over_best_rival_full` sets it against rivals without, `_with_kernel_full` against
+    rivals with one.
     """
     among = systems(results)
     grasp, llm_esr = find(among, GRASP, KERNEL), find(among, LLM_ESR)

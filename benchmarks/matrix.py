@@ -132,6 +132,8 @@ def trained(
     config = recipe(model)
     row = Row(model, seed, section, config.backbone, config.enhancer, corruption=corruption, ablation=ablation)
     if config.name.endswith("_legacy"):
+        if switches or additions != ("none",):
+            raise ValueError(f"{model} is measured as published, without switches and additions")
         return Job(row, config)
     config = replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES)
     config = config.with_switches(kernel_length=KERNEL_LENGTH, **(switches or {}))

@@ -28,7 +28,7 @@ from benchmarks.matrix import TRIALS, Job, chosen, matrix, with_trial
 from benchmarks.results import About, Info, OtherDataError, Results, Row
 from grasp.files import write_json
 from grasp.progress import say
-from grasp.settings import Settings, SettingsError
+from grasp.settings import ROOT, Settings, SettingsError
 from grasp.versions import digest
 from spark_jobs.source import SourceError
 from training import controls
@@ -38,7 +38,7 @@ from training.evaluate import (
     questions,
     ranker_scorer,
 )
-from training.fit import KERNEL_WEIGHTS, Fitted, fit
+from training.fit import KERNEL_WEIGHTS, MAX_COMPARED_ITEMS, Fitted, fit
 from training.kernel import KINDS
 from training.recipes import TrainConfig
 
@@ -72,9 +72,14 @@ class Benchmark:
             seed=seed,
         )
 
+    def rows(self, job: Job) -> list[Row]:
+        """The job's rows; a catalogue that is too large for a history kernel has none with it."""
+        has_kernel = len(self.data.training_set.item_ids) <= MAX_COMPARED_ITEMS
+        return [row for row in job.rows if has_kernel or row.addition != "kernel"]
+
     def run(self, job: Job, every: Sequence[Job]) -> None:
         """Train and measure what of a job is not finished yet; `every` job is where its trials are looked up."""
-        if all(self.results.finished(row.row_id) for row in job.rows):
+        if all(self.results.finished(row.row_id) for row in self.rows(job)):
             return
         if job.config is None:
             self._control(job.row)
@@ -151,7 +156,7 @@ class Benchmark:
         return with_trial(config, best["settings"])
 
     def _key(self, config: TrainConfig) -> str:
-        """By all that a trial depends on: one made before something changed is no answer to what is asked now."""
+        """By recipe, data and seed. The code is not in it: after a change to a model its old trials want deleting."""
         return digest([asdict(config), self.data.checksum, TRIAL_SEED])[:16]
 
     def _trial_file(self, key: str) -> Path:
@@ -185,13 +190,10 @@ class Benchmark:
             for chosen in (True, False)
         )
         mass = attention_mass(fitted.ranker, data, self.data, self.exam.events)
-        for row in job.rows:
+        for row in self.rows(job):
             if self.results.finished(row.row_id):
                 continue
             settings: Mapping[str, object] | None
-            if row.addition == "kernel" and fitted.ranker.kernel is None:
-                say(f"{row.row_id}: left out, the catalogue is too large for a history kernel")
-                continue
             if row.addition == "kernel" and fitted.ranker.kernel:
                 settings = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
                 scorer, num_trials = with_kernel, NUM_KERNEL_CHOICES
@@ -268,7 +270,7 @@ def run(given: argparse.Namespace) -> None:
         num_events=len(benchmark.exam.events),
         command=given.command,
         machine=machine(),
-        wanted=tuple(row.row_id for job in every for row in job.rows),
+        wanted=tuple(row.row_id for job in every for row in benchmark.rows(job)),
     )
     benchmark.results.describe(about)
     end = time.monotonic() + 60 * given.minutes
@@ -317,6 +319,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "threads",
     ):
         value = getattr(given, name)
+        if name == "out" and given.out.is_absolute():
+            value = given.out.relative_to(ROOT) if given.out.is_relative_to(ROOT) else "DIR"
         if value != parser.get_default(name):
             options.append(f"--{name.replace('_', '-')} {value}")
     given.command = f"python -m benchmarks.quality {' '.join(options)}"

@@ -81,7 +81,7 @@ class Info:
     num_parameters: int
     num_epochs: int
     best_epoch: int
-    validation_ndcg_at_10: float | None
+    validation_ndcg_at_10: float | None  # of the model as trained, whatever is added to the row
     num_trials: int  # settings tried on validation, the one that was kept included
     num_threads: int
     commit: str

@@ -37,8 +37,8 @@ def rival_section(results: Results, among: Sequence[System]) -> list[str]:
     best, best_with_kernel = best_rival(among), best_rival(among, KERNEL)
     rows = []
     for rival in rivals:
-        mark = " (best other trained one)" if rival is best else ""
-        mark += " (best other trained one with a kernel)" if rival is best_with_kernel else ""
+        mark = " (best other trained one, nothing added)" if rival is best else ""
+        mark += " (best other trained one with kernel or STAR)" if rival is best_with_kernel else ""
         rows.append([rival.label + mark, *_against(results, grasp, rival, OVERALL)])
     chosen = [best, best_with_kernel, find(among, LLM_ESR), find(among, "star")]
     distinct = list({one.label: one for one in chosen if one}.values())
@@ -76,9 +76,8 @@ def backbone_section(results: Results, among: Sequence[System]) -> list[str]:
     """GRASP on each backbone against that backbone alone, group by group."""
     rows = []
     for backbone in BACKBONES:
-        alone = find(among, backbone)
         for addition in ("none", KERNEL):
-            own = find(among, f"{backbone}_grasp", addition)
+            own, alone = find(among, f"{backbone}_grasp", addition), find(among, backbone, addition)
             if own and alone:
                 for group in (OVERALL, *_groups(results)):
                     found = compare(results, own, alone, FILTERED, group=group)
@@ -89,7 +88,7 @@ def backbone_section(results: Results, among: Sequence[System]) -> list[str]:
     return [
         "## GRASP on each backbone",
         "",
-        "Filtered NDCG@10 of GRASP, without and with its kernel, and of its backbone alone. "
+        "Filtered NDCG@10 of GRASP and of its backbone alone, both without and both with the history kernel. "
         "*Better* and *worse* where the interval leaves out 0.",
         "",
         *table(["model", "group", "alone", "with GRASP", "difference", "GRASP is"], rows),
@@ -148,7 +147,7 @@ def _corruption(results: Results, among: Sequence[System], model: str) -> list[t
 
 def attention_section(_: Results, among: Sequence[System]) -> list[str]:
     """Does the attention turn away from what is false?"""
-    told = [one for one in among if any(each.info.attention_mass for each in one.rows)]
+    told = [one for one in among if one.row.addition == "none" and any(each.info.attention_mass for each in one.rows)]
     told.sort(key=lambda one: (one.label, one.row.ablation, one.row.corruption))
     if not told:
         return []

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from grasp.progress import say
 from training.config import MASK, PADDING, RankerConfig
@@ -28,6 +27,7 @@ from training.model import Ranker
 from training.recipes import TrainConfig
 
 NUM_BEATEN = 100  # items drawn at random, which a target has to beat for a kernel's weights to count as good
+MAX_CALIBRATION_EVENTS = 2048  # each is ranked once for every choice of weights
 MAX_COMPARED_ITEMS = 200_000  # some minutes on a few cores; a million would take hours
 Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
 # What the weights of the history kernel are chosen from; nothing is a choice too.
@@ -50,7 +50,7 @@ class Training:
         )
         # The ranker whose weights count: the one that is trained, or a running mean of its weights.
         self.judged = copy.deepcopy(self._ranker) if config.averaging else self._ranker
-        self._average = get_ema_multi_avg_fn(config.averaging)
+        self._num_steps = 0
 
     def epoch(self) -> float:
         """One pass over the training targets; returns the mean loss. Raises `ValueError` when it is not finite."""
@@ -64,13 +64,23 @@ class Training:
             loss.backward()
             self._optimiser.step()
             if self.judged is not ranker:
-                # Parameters alone: `AveragedModel` would also copy every frozen vector at each step.
-                self._average(tuple(self.judged.parameters()), tuple(ranker.parameters()), 1)
+                self._average()
             size = int(batch.valid_BT.sum())
             total, num_steps = total + loss.item() * size, num_steps + size
         if not np.isfinite(total):
             raise ValueError(f"the loss of recipe {config.name} is not finite: lower its learning rate")
         return total / max(num_steps, 1)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Let the running mean of the weights follow, faster in the first steps: it should not keep the start.
+
+        Parameters alone; torch's `AveragedModel` would also copy every frozen vector at each step.
+        """
+        self._num_steps += 1
+        kept = min(self._config.averaging, (1 + self._num_steps) / (10 + self._num_steps))
+        for mean, weights in zip(self.judged.parameters(), self._ranker.parameters(), strict=True):
+            mean.lerp_(weights, 1 - kept)
 
 
 @dataclass(frozen=True)
@@ -120,9 +130,12 @@ def calibrate(ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet) 
     """Set the weights of the ranker's history kernel to those that rank the validation targets best.
 
     Best is the mean of (1 - rank / N) ** 100, ranks from 0: the chance of beating a hundred items drawn at random. It
-    holds up better on other users than NDCG@10 itself (docs/decisions/history-kernel.md).
+    holds up better on other users than NDCG@10 itself (docs/decisions/history-kernel.md). Of many targets, some count.
     """
     events = questions(training_set, "validation")
+    if len(events) > MAX_CALIBRATION_EVENTS:
+        drawn = np.random.default_rng(0).choice(len(events), MAX_CALIBRATION_EVENTS, replace=False)
+        events = [events[place] for place in sorted(drawn)]
     score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=False)
     choices = list(product(*(KERNEL_WEIGHTS[kind] for kind in KINDS)))
     total = torch.zeros(len(choices))
@@ -172,7 +185,7 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
     """
     num_items, semantic_size = training_set.item_semantic.shape
     switches: dict[str, Any] = dict(config.ranker)
-    if num_items > MAX_COMPARED_ITEMS:
+    if num_items > MAX_COMPARED_ITEMS and (switches.get("kernel_length") or switches.get("num_lenders")):
         say(f"{num_items:,} items are too many to compare all with all: no history kernel, no lenders")
         switches |= {"kernel_length": 0, "num_lenders": 0}
     ranker = Ranker(RankerConfig(num_items, semantic_size, config.backbone, enhancer=config.enhancer, **switches))

@@ -29,6 +29,7 @@ from training.nearest import nearest
 KINDS = ("semantic", "transition", "cooccurrence")
 DECAY = 0.7  # of the weight of a history item, by that of the next newer one
 WINDOW, WINDOW_DECAY = 5, 0.6  # steps that a transition may span, and what each further one counts
+NUM_NEWEST = 200  # items of a user that are counted: pairs grow with the square
 NUM_COMPONENTS = 256  # whitened ones whose cosine is the semantic nearness
 
 
@@ -49,6 +50,7 @@ class HistoryKernel(nn.Module):
     def start_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
         """Store the nearest items of each kind; row i of the vectors is item i + 1, sequences hold training items."""
         num_items = len(semantic_NS)
+        sequences = [items[-NUM_NEWEST:] for items in sequences]
         components_NC = whitened(torch.from_numpy(semantic_NS))
         rows_NM, cosines_NM = nearest(components_NC, components_NC, self.num_stored, are_same=True)
         self._store("semantic", rows_NM + 1, cosines_NM.clamp(min=0))

@@ -51,7 +51,8 @@ class Ranker(nn.Module):
     def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
         """Give the frozen item vectors, row i for item i + 1; rows after `config.num_items` are items newer than it.
 
-        A newer item has no item embedding yet and is scored by its meaning alone. Raises `ValueError` for vectors of
+        A newer item has no item embedding yet: it is scored by its meaning, with lenders also by what they learnt. The
+        history kernel knows nothing of it. Raises `ValueError` for vectors of
         another size, too few of them, or values that are not finite.
         """
         for name, vectors in (("semantic", semantic_NS), ("neighbour", neighbour_NS)):

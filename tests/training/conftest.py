@@ -105,13 +105,13 @@ def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
             torch.nn.init.normal_(parameter)
     with torch.no_grad():
         ranker.enhancer.item.weight[0] = 0
+    if config.num_lenders and config.enhancer == "grasp":
+        ranker.enhancer.lend(vectors[0, :12], torch.arange(12))
     ranker.attach_items(vectors[0], vectors[1])
     if ranker.kernel is not None:
         sequences = [np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])]
         ranker.kernel.start_from(vectors[0, :12].numpy(), sequences)
         ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    if config.num_lenders and config.enhancer == "grasp":
-        ranker.enhancer.lend(vectors[0, :12], torch.arange(12))
     return ranker
 
 

@@ -378,8 +378,10 @@ def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_an_item_borrows_the_more_the_fewer_have_taken_it(make_ranker, item_vectors, training):
-    enhancer = make_ranker(14, num_lenders=3).train(training).enhancer
+    ranker = make_ranker(12, num_lenders=3).train(training)
+    enhancer = ranker.enhancer
     enhancer.lend(item_vectors(12)[0], torch.tensor([0, 3, 400, *range(9)]))
+    ranker.attach_items(*item_vectors(14))
     own_NC = enhancer.item_adapter.reduce(item_vectors(14)[0])
     item, bias = enhancer.item.weight, enhancer.borrow_bias.item()
 

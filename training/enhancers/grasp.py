@@ -1,8 +1,9 @@
 """GRASP: semantic vectors of users, items and their neighbours as context of the trained item embeddings.
 
-What a language model knows enters as input only, through holistic attention on the sequence's side and a small network
-on the candidates'; nothing is trained towards it, so what is wrong about it can be ignored. An item that few have taken
-also borrows from its nearest by meaning, so that what is learnt of them is learnt of it.
+What a language model knows enters as input only, through holistic attention on the sequence's side and a small map on
+the candidates'; nothing is trained towards it, so what is wrong about it can be unlearnt. Item embeddings begin as
+whitened meaning, and an item that few have taken borrows from its nearest by meaning, so that what is learnt of them is
+learnt of it too.
 
     X_t = MLP([I; Z_self; Z_sim; Z_glob])_t + i_t
     c_x = MLP_c([P E_x; P E'_x])            + i_x
@@ -52,7 +53,7 @@ class Grasp(Ids):
             self.register_buffer("lenders_NM", torch.zeros(config.num_items + 1, num_lenders, dtype=torch.int32))
             self.register_buffer("log_count_N", torch.zeros(config.num_items + 1))
             self.borrow_bias = nn.Parameter(torch.tensor(math.log(HALF_BORROWED_AT)))
-            self._newer_lenders_NM = torch.zeros(0, num_lenders, dtype=torch.int32)
+            self._attached_lenders_NM = self.lenders_NM
         self._projected: tuple[Tensor, Tensor] | None = None
 
     def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
@@ -68,12 +69,17 @@ class Grasp(Ids):
                 for vectors_NS in (semantic_NS, neighbour_NS)
             )
         if self.config.num_lenders:
-            own_NC, num_known = self._meaning(semantic_NS), self.config.num_items
-            self._newer_lenders_NM = _lenders(own_NC[num_known:], own_NC[:num_known], self.lenders_NM.shape[1])
+            meaning_NC, num_known = self._meaning(semantic_NS), self.config.num_items
+            newer_NM = _lenders(meaning_NC[num_known:], meaning_NC[:num_known], self.lenders_NM.shape[1])
+            # The buffer itself where nothing is newer: what `lend` and a loaded state write must be seen.
+            self._attached_lenders_NM = torch.cat([self.lenders_NM, newer_NM]) if len(newer_NM) else self.lenders_NM
         self.forget()
 
     def lend(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
-        """Before training: who lends to whom, by the vectors of all items, and how often each was taken in training."""
+        """Before training: who lends to whom, by the vectors of all items, and how often each was taken in training.
+
+        Items must not have been attached before that are newer than these.
+        """
         own_NC = self._meaning(item_NS)
         self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
         self.log_count_N[1:] = num_interactions_N.clamp(min=LEAST_COUNT).log()
@@ -102,16 +108,16 @@ class Grasp(Ids):
         if not self.config.num_lenders:
             return super().ids(items)
         unique_N, place = items.clamp(min=PADDING).unique(return_inverse=True)
-        every_NM = self.lenders_NM
-        if len(self._newer_lenders_NM):
-            every_NM = torch.cat([every_NM, self._newer_lenders_NM])
-        lenders_NM = every_NM[unique_N].long()
+        lenders_NM = self._attached_lenders_NM[unique_N].long()
+        is_known_N1 = (unique_N <= self.config.num_items)[:, None]
+        own_N1 = unique_N[:, None] * is_known_N1
+        # One lookup for an item and its lenders: each has a gradient as large as the whole table.
+        own_ND, lenders_NMD = self.item(torch.cat([own_N1, lenders_NM], 1)).tensor_split([1], 1)
         num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
-        lent_ND = self.item(lenders_NM).sum(-2) / num_N1.clamp(min=1)
-        is_newer_N1 = (unique_N > self.config.num_items)[:, None]
-        log_count_N1 = self.log_count_N[unique_N.clamp(max=self.config.num_items)][:, None]
-        share_N1 = torch.sigmoid(self.borrow_bias - log_count_N1).masked_fill(is_newer_N1, 1) * (num_N1 > 0)
-        return ((1 - share_N1) * super().ids(unique_N) + share_N1 * lent_ND)[place]
+        lent_ND = lenders_NMD.sum(1) / num_N1.clamp(min=1)
+        share_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
+        share_N1 = share_N1.masked_fill(~is_known_N1, 1) * (num_N1 > 0)
+        return ((1 - share_N1) * own_ND.squeeze(1) + share_N1 * lent_ND)[place]
 
     def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
         """How much each item of the history counted in the last state, (B, T): own and similar level together.

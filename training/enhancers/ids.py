@@ -47,7 +47,7 @@ class Ids(nn.Module):
         self.num_items = len(semantic_NS)
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
-        """What the backbone reads, each (B, T, D); zero for padding and for the item asked for."""
+        """What the backbone reads, each (B, T, D); zero for padding, and nothing of its own for the item asked for."""
         return [self.ids(items_BT)]
 
     def combine(self, states: list[Tensor]) -> Tensor:
