@@ -129,7 +129,7 @@ def test_a_model_of_an_earlier_version_of_the_code_gives_way_to_what_is_popular(
     for day in (DAY, NEXT_DAY):
         write_day(settings, day)
     put(settings, model=make_model(settings, name="old"))
-    monkeypatch.setattr("training.artefact.FORMAT", 3)
+    monkeypatch.setattr("training.artefact.FORMAT", 4)
 
     manifest = put(settings, NEXT_DAY)
 
