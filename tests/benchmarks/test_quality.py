@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.exam import Exam, cross_category_share
-from benchmarks.matrix import ABLATIONS, TRIALS, chosen, matrix, trained, with_trial
+from benchmarks.matrix import ABLATIONS, RIVAL_ABLATIONS, TRIALS, chosen, matrix, trained, with_trial
 from benchmarks.quality import main
 from benchmarks.results import Results
 from training.evaluate import Event
@@ -60,19 +60,35 @@ def test_additions_are_rows_of_one_training():
 
 
 def test_every_ablation_turns_its_own_switches_and_nothing_else():
-    whole = trained("sasrec_grasp", 0, "main").config
-    found = {job.row.ablation: job for job in matrix("beauty", 1) if job.row.section == "ablations"}
+    jobs = [job for job in matrix("beauty", 1) if job.row.section == "ablations"]
 
-    assert found.keys() == ABLATIONS.keys()
-    for name, job in found.items():
-        as_it_is, switched = (
-            asdict(RankerConfig(20, 384, config.backbone, enhancer=config.enhancer, **dict(config.ranker)))
-            for config in (whole, job.config)
-        )
+    expected = {("sasrec_grasp", name) for name in ABLATIONS} | {("sasrec_llm_init", name) for name in RIVAL_ABLATIONS}
+    assert {(job.row.model, job.row.ablation) for job in jobs} == expected
+    for job in jobs:
+        switches = (ABLATIONS if job.row.model == "sasrec_grasp" else RIVAL_ABLATIONS)[job.row.ablation]
+        as_it_is, switched = (_switches(config) for config in (trained(job.row.model, 0, "main").config, job.config))
         changed = {switch: value for switch, value in switched.items() if value != as_it_is[switch]}
-        assert changed, name
-        assert changed.items() <= ABLATIONS[name].items(), name
-        assert replace(job.config, ranker=()) == replace(whole, ranker=()), name
+        assert changed, job.row.row_id
+        assert changed.items() <= switches.items(), job.row.row_id
+
+
+def _switches(config):
+    """All that a recipe says, the ranker's switches with their defaults."""
+    ranker = RankerConfig(20, 384, config.backbone, enhancer=config.enhancer, **dict(config.ranker))
+    return asdict(ranker) | asdict(replace(config, ranker=()))
+
+
+def test_other_backbones_keep_the_settings_that_trials_over_sasrec_chose():
+    found = {job.row.model: job.tuned_as for job in matrix("beauty", 1) if job.row.section == "backbones"}
+
+    assert found == {
+        "gru4rec": "sasrec",
+        "gru4rec_llm_esr": "sasrec_llm_esr",
+        "gru4rec_grasp": "sasrec_grasp",
+        "bert4rec": "sasrec",
+        "bert4rec_llm_esr": "sasrec_llm_esr",
+        "bert4rec_grasp": "sasrec_grasp",
+    }
 
 
 def test_grasp_is_corrupted_for_every_seed_and_not_shown_with_its_kernel():
