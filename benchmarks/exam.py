@@ -12,18 +12,9 @@ import numpy as np
 import torch
 
 from benchmarks.datasets import BenchmarkData
-from training.evaluate import (
-    Event,
-    Ranks,
-    Scorer,
-    draw_negatives,
-    groups,
-    load_negatives,
-    questions,
-    rank_events,
-    save_negatives,
-)
+from training.evaluate import Event, Ranks, Scorer, groups, questions, rank_events
 from training.model import Ranker
+from training.negatives import draw_negatives, load_negatives, save_negatives
 
 NUM_DRAWS = 3  # of sampled negatives, the same for every system
 NUM_TOP = 10

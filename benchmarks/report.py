@@ -23,7 +23,8 @@ from benchmarks.rivals import attention_section, backbone_section, corruption_se
 from benchmarks.summary import write_summary
 from benchmarks.switches import ablation_section, activation_section, neighbours_section
 from grasp.progress import say
-from training.evaluate import CUTOFFS, NUM_NEGATIVES
+from training.evaluate import CUTOFFS
+from training.negatives import NUM_NEGATIVES
 
 REPORT_FILE = "report.md"
 FIGURES_OF = "beauty"  # the data set for which figures have goals

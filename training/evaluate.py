@@ -8,10 +8,8 @@ score; a score that is not finite is an error.
 Shape suffixes:  E events  N items  K negatives of an event
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 CUTOFFS = (1, 3, 5, 10, 20)
 MISSED = np.iinfo(np.int64).max  # rank of an item that no model could have named
-NUM_NEGATIVES = 100
 NUM_RESAMPLES = 1000
 RESAMPLES_AT_ONCE = 50  # bounds the memory of a bootstrap over many users
 BATCH_SIZE = 256
@@ -114,14 +111,6 @@ def interval(values: np.ndarray, users: np.ndarray, seed: int = 0) -> Interval:
         means.append(total[drawn].sum(1) / count[drawn].sum(1))
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Interval(float(values.mean()), float(low), float(high))
-
-
-def paired(own: Sequence[np.ndarray], rival: Sequence[np.ndarray], users: np.ndarray, seed: int = 0) -> Interval:
-    """Mean difference of two models on the same events, and its interval by user.
-
-    Each model is given as its values (E,), one array per random seed; the seeds are averaged before users are drawn.
-    """
-    return interval(np.mean(own, axis=0) - np.mean(rival, axis=0), users, seed)
 
 
 def groups(training_set: TrainingSet, events: Sequence[Event]) -> dict[str, np.ndarray]:
@@ -226,55 +215,6 @@ def _join(parts: Sequence[Ranks]) -> Ranks:
 def _batches(num_events: int) -> Iterator[slice]:
     for start in range(0, num_events, BATCH_SIZE):
         yield slice(start, start + BATCH_SIZE)
-
-
-def draw_negatives(events: Sequence[Event], num_items: int, num: int = NUM_NEGATIVES, seed: int = 0) -> np.ndarray:
-    """Items to rank each target against: (E, num) distinct, uniform over 1..`num_items`, int32.
-
-    Neither the history nor the target is among them, so that with one target per user a test event leaves out all
-    that is known of the user, and a validation event may meet the test item. The same events and seed give the same
-    items. Raises `ValueError` when a user leaves fewer than `num` items.
-    """
-    random = np.random.default_rng(seed)
-    negatives_EK = np.empty((len(events), num), np.int32)
-    for row, event in enumerate(events):
-        known = np.unique(np.append(event.history, event.target))
-        known = known[known > 0] - 1
-        num_left = num_items - len(known)
-        if num_left < num:
-            raise ValueError(
-                f"{num} negatives cannot be drawn for user {event.user}: {len(known)} of {num_items} items are known, "
-                f"{num_left} are left"
-            )
-        place = random.choice(num_left, num, replace=False)
-        # known[i] - i unknown items lie before known[i]: skip every known item that comes before the place-th unknown.
-        negatives_EK[row] = place + np.searchsorted(known - np.arange(len(known)), place, side="right") + 1
-    return negatives_EK
-
-
-def save_negatives(file: Path, negatives: np.ndarray, events: Sequence[Event]) -> str:
-    """Keep negatives for every model to share; returns their checksum, which also covers the events."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    checksum = _negatives_checksum(negatives, events)
-    with file.open("wb") as opened:
-        np.savez_compressed(opened, negatives=negatives, checksum=np.array(checksum))
-    return checksum
-
-
-def load_negatives(file: Path, events: Sequence[Event]) -> np.ndarray:
-    """Negatives that were saved for just these events; raises `ValueError` when they were drawn for others."""
-    with np.load(file) as saved:
-        negatives, checksum = saved["negatives"], str(saved["checksum"])
-    if checksum != _negatives_checksum(negatives, events):
-        raise ValueError(f"{file} is damaged or holds the negatives of other events: delete it to draw them again")
-    return negatives
-
-
-def _negatives_checksum(negatives: np.ndarray, events: Sequence[Event]) -> str:
-    content = hashlib.sha256(np.ascontiguousarray(negatives, np.int32).tobytes())
-    for event in events:
-        content.update(np.array([event.user, event.target, *event.history], np.int64).tobytes())
-    return content.hexdigest()
 
 
 def popularity_scorer(training_set: TrainingSet) -> Scorer:

@@ -22,7 +22,8 @@ from training.controls import (
     repeat_popularity,
     star,
 )
-from training.evaluate import Event, Scorer, draw_negatives, gains, rank_events
+from training.evaluate import Event, Scorer, gains, rank_events
+from training.negatives import draw_negatives
 
 SEQUENCES = [np.array([1, 2, 3]), np.array([1, 2]), np.array([3, 4])]
 VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 2], [-1, 0]], np.float32)  # of any length

@@ -9,20 +9,17 @@ from training.evaluate import (
     Event,
     Ranks,
     Scorer,
-    draw_negatives,
     gains,
     groups,
     interval,
-    load_negatives,
     metrics,
-    paired,
     popularity_scorer,
     questions,
     rank_events,
     ranker_scorer,
-    save_negatives,
 )
 from training.fit import new_ranker
+from training.negatives import draw_negatives
 
 
 def event(history: list[int], target: int, user: int = 0) -> Event:
@@ -121,47 +118,6 @@ def test_the_scores_a_scorer_owns_are_left_as_they_are():
     assert scores.tolist() == [[1.0, 2.0, 3.0]]
 
 
-def test_negatives_are_distinct_unknown_to_the_user_and_cover_everything_else():
-    events = [event([2, 5, 5], 7), event([1], 10, user=1)]
-    negatives = draw_negatives(events, 10, num=7)
-
-    assert negatives.dtype == np.int32
-    assert sorted(negatives[0].tolist()) == [1, 3, 4, 6, 8, 9, 10]
-    assert len(set(negatives[1].tolist())) == 7
-    assert set(negatives[1].tolist()) <= set(range(2, 10))
-
-
-def test_negatives_are_uniform():
-    events = [event([3], 8, user) for user in range(4000)]
-    count = np.bincount(draw_negatives(events, 12, num=5).ravel(), minlength=13)
-
-    assert count[[0, 3, 8]].tolist() == [0, 0, 0]
-    assert count[[1, 2, 4, 5, 6, 7, 9, 10, 11, 12]] == pytest.approx(2000, abs=150)  # 5 standard deviations
-
-
-def test_negatives_depend_on_the_seed_alone():
-    events = [event([2, 5], 7)]
-
-    assert (draw_negatives(events, 300) == draw_negatives(events, 300)).all()
-    assert (draw_negatives(events, 300) != draw_negatives(events, 300, seed=1)).any()
-
-
-def test_a_catalogue_that_is_too_small_for_negatives_is_named():
-    with pytest.raises(ValueError, match="user 4: 3 of 102 items are known, 99 are left"):
-        draw_negatives([event([2, 5], 7, user=4)], 102)
-
-
-def test_saved_negatives_come_back_for_the_same_events_only(tmp_path):
-    events = [event([2, 5], 7)]
-    negatives = draw_negatives(events, 300)
-    checksum = save_negatives(tmp_path / "kept" / "negatives.npz", negatives, events)
-
-    assert (load_negatives(tmp_path / "kept" / "negatives.npz", events) == negatives).all()
-    assert checksum == save_negatives(tmp_path / "again.npz", negatives, events)
-    with pytest.raises(ValueError, match="holds the negatives of other events"):
-        load_negatives(tmp_path / "kept" / "negatives.npz", [event([2, 5], 8)])
-
-
 def test_fewer_items_than_places_is_no_error():
     assert gains(only(1, 1), 20)[1].tolist() == [1]
 
@@ -182,16 +138,6 @@ def test_the_interval_of_no_difference_is_zero_and_repeatable():
     assert interval(values - values, users).high == 0
     assert interval(values, users) == interval(values, users)
     assert interval(values, users).low < values.mean() < interval(values, users).high
-
-
-def test_two_models_are_compared_user_by_user_after_averaging_seeds():
-    # The seeds differ by 1 and users by 10, yet every user gains exactly 0.5 on average over seeds.
-    rival = [np.array([0.0, 10.0]), np.array([1.0, 11.0])]
-    own = [np.array([0.0, 11.0]), np.array([2.0, 11.0])]
-
-    found = paired(own, rival, np.arange(2))
-
-    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
 
 
 def test_an_interval_over_nothing_is_no_number():

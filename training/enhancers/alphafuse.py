@@ -14,7 +14,6 @@ from training.enhancers.ids import Ids
 
 
 class AlphaFuse(Ids):
-    reads_vectors = True
     frozen_ND: Tensor
     weight_DS: Tensor
     bias_D: Tensor

@@ -31,7 +31,6 @@ LEAST_COUNT = 0.5  # of an item that nobody has taken
 
 
 class Grasp(Ids):
-    reads_vectors = True
     own_NC: Tensor
     near_NC: Tensor
     lenders_NM: Tensor

@@ -23,7 +23,6 @@ class Users:
 class Ids(nn.Module):
     """Item embeddings as a backbone's input and as what its states are compared with."""
 
-    reads_vectors = False  # whether items need semantic vectors to be scored
     num_views = 1  # how many times the backbone reads a sequence; a state is num_views * D wide
 
     def __init__(self, config: RankerConfig) -> None:
