@@ -19,7 +19,6 @@ from grasp.progress import say
 from training.config import MASK, PADDING, RankerConfig
 from training.cooccurrence import occurrences
 from training.dataset import TrainingSet
-from training.enhancers.grasp import Grasp
 from training.evaluate import BATCH_SIZE, metrics, pad, questions, rank_events, ranker_scorer
 from training.kernel import KINDS, HistoryKernel
 from training.losses import Batch, batch_loss
@@ -189,14 +188,15 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
         say(f"{num_items:,} items are too many to compare all with all: no history kernel, no lenders")
         switches |= {"kernel_length": 0, "num_lenders": 0}
     ranker = Ranker(RankerConfig(num_items, semantic_size, config.backbone, enhancer=config.enhancer, **switches))
-    item_semantic = torch.from_numpy(training_set.item_semantic)
-    ranker.enhancer.start_from(item_semantic, torch.from_numpy(training_set.user_semantic))
-    ranker.attach_items(item_semantic, torch.from_numpy(training_set.item_neighbour))
+    item_semantic, user_semantic, item_neighbour = (
+        torch.from_numpy(each)
+        for each in (training_set.item_semantic, training_set.user_semantic, training_set.item_neighbour)
+    )
     sequences = training_sequences(training_set)
+    ranker.enhancer.start_from(item_semantic, user_semantic, torch.from_numpy(occurrences(sequences, num_items)))
+    ranker.attach_items(item_semantic, item_neighbour)
     if ranker.kernel is not None:
         ranker.kernel.start_from(training_set.item_semantic, sequences)
-    if isinstance(ranker.enhancer, Grasp) and ranker.config.num_lenders:
-        ranker.enhancer.lend(item_semantic, torch.from_numpy(occurrences(sequences, num_items)).float())
     return ranker
 
 

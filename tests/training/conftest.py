@@ -99,14 +99,12 @@ def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
     config = replace(SMALL, **changed)  # type: ignore[arg-type]
     ranker = Ranker(config).eval()
     vectors = small_vectors(num_attached, config.semantic_size)
-    ranker.enhancer.start_from(vectors[0, :12], torch.randn(3, config.semantic_size))
+    ranker.enhancer.start_from(vectors[0, :12], torch.randn(3, config.semantic_size), torch.arange(12))
     for parameter in ranker.parameters():
         if parameter.ndim < 2 or not parameter.any():
             torch.nn.init.normal_(parameter)
     with torch.no_grad():
         ranker.enhancer.item.weight[0] = 0
-    if config.num_lenders and config.enhancer == "grasp":
-        ranker.enhancer.lend(vectors[0, :12], torch.arange(12))
     ranker.attach_items(vectors[0], vectors[1])
     if ranker.kernel is not None:
         sequences = [np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])]

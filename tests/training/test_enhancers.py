@@ -176,7 +176,7 @@ def test_an_enhancer_that_does_not_exist_is_named():
 def test_llm_init_starts_as_whitened_components_of_unit_length():
     vectors_NS = torch.randn(12, 10, generator=torch.Generator().manual_seed(0)) + 3
     enhancer = LlmInit(CONFIG)
-    enhancer.start_from(vectors_NS, vectors_NS)
+    enhancer.start_from(vectors_NS, vectors_NS, torch.ones(12))
     found_ND = enhancer.item.weight[1:].detach() * math.sqrt(8)
 
     torch.testing.assert_close(found_ND.mean(0), torch.zeros(8), atol=1e-4, rtol=0)
@@ -244,7 +244,7 @@ def test_the_generative_loss_is_a_tenth_of_one_minus_the_cosine():
 def started_llm_esr(user_NS: torch.Tensor) -> LlmEsr:
     torch.manual_seed(0)
     enhancer = LlmEsr(CONFIG)
-    enhancer.start_from(torch.randn(12, 10), user_NS)
+    enhancer.start_from(torch.randn(12, 10), user_NS, torch.ones(12))
     enhancer.attach_items(torch.randn(12, 10), torch.randn(12, 10))
     return enhancer
 
@@ -282,7 +282,7 @@ def test_a_later_state_replaces_an_earlier_one_and_the_untaught_do_not_count():
 def test_the_views_of_llm_esr_cross_as_they_do_in_a_naive_loop(backbone):
     torch.manual_seed(0)
     enhancer, vectors_NS = LlmEsr(replace(CONFIG, backbone=backbone)).eval(), torch.randn(12, 10)
-    enhancer.start_from(vectors_NS, vectors_NS)
+    enhancer.start_from(vectors_NS, vectors_NS, torch.ones(12))
     enhancer.attach_items(vectors_NS, vectors_NS)
     item_TD = enhancer.item(ITEMS_BT[0, 1:]) + enhancer.position.weight[1:5]
     text_TD = enhancer.adapter(enhancer.adapter.reduce(vectors_NS[ITEMS_BT[0, 1:] - 1])) / math.sqrt(CONFIG.width)
@@ -306,7 +306,7 @@ def test_the_views_of_llm_esr_cross_as_they_do_in_a_naive_loop(backbone):
 
 def started_alphafuse(vectors_NS: torch.Tensor) -> AlphaFuse:
     enhancer = AlphaFuse(CONFIG)
-    enhancer.start_from(vectors_NS, vectors_NS)
+    enhancer.start_from(vectors_NS, vectors_NS, torch.ones(12))
     enhancer.attach_items(vectors_NS, vectors_NS)
     return enhancer
 

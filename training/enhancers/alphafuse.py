@@ -26,7 +26,7 @@ class AlphaFuse(Ids):
         self.register_buffer("bias_D", torch.zeros(config.width))
         self.register_buffer("frozen_ND", torch.zeros(0, config.width), persistent=False)
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
+    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
         weight_DS, bias_D = whitening(item_NS, self.config.width)
         self.weight_DS.copy_(weight_DS)
         self.bias_D.copy_(bias_D)

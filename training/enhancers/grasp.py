@@ -55,10 +55,12 @@ class Grasp(Ids):
             self._attached_lenders_NM = self.lenders_NM
         self._projected: tuple[Tensor, Tensor] | None = None
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
+    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
         self.start_from_components(item_NS)
         self.item_adapter.start_from(item_NS)
         self.user_adapter.start_from(user_NS)
+        if self.config.num_lenders:
+            self.lend(item_NS, num_taken_N)
 
     def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
         super().attach_items(semantic_NS, neighbour_NS)
@@ -74,14 +76,11 @@ class Grasp(Ids):
             self._attached_lenders_NM = torch.cat([self.lenders_NM, newer_NM]) if len(newer_NM) else self.lenders_NM
         self.forget()
 
-    def lend(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
-        """Before training: who lends to whom, by the vectors of all items, and how often each was taken in training.
-
-        Items must not have been attached before that are newer than these.
-        """
+    def lend(self, item_NS: Tensor, num_taken_N: Tensor) -> None:
+        """Who lends to whom, by the vectors of all items, and how often each was taken in training."""
         own_NC = self._meaning(item_NS)
         self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
-        self.log_count_N[1:] = num_interactions_N.clamp(min=LEAST_COUNT).log()
+        self.log_count_N[1:] = num_taken_N.float().clamp(min=LEAST_COUNT).log()
 
     def _meaning(self, item_NS: Tensor) -> Tensor:
         """Whitened components; an item without a vector, all zeros, has no nearest one and is nobody's."""

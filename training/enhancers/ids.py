@@ -32,8 +32,11 @@ class Ids(nn.Module):
         self.item = nn.Embedding(config.num_items + 1, config.width, padding_idx=PADDING)
         nn.init.normal_(self.item.weight[1:], std=config.width**-0.5)
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
-        """Before training: what the frozen vectors of items and users, one row each, say about where to begin."""
+    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
+        """Before training: where to begin, by the frozen vectors of items and users and how often items were taken.
+
+        One row per item and user; called before any items are attached.
+        """
 
     @torch.no_grad()
     def start_from_components(self, item_NS: Tensor) -> None:

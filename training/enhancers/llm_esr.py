@@ -42,7 +42,7 @@ class LlmEsr(Ids):
         self._state_UD = torch.zeros(0, 2 * config.width)
         self._is_seen_U = torch.zeros(0, dtype=torch.bool)
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor) -> None:
+    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
         self.adapter.start_from(item_NS)
         self.start_from_components(item_NS)
         num_similar = min(NUM_SIMILAR_USERS, len(user_NS) - 1)
