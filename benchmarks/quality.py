@@ -13,31 +13,25 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from benchmarks import datasets, readers, report
+from benchmarks import datasets, readers, report, scorers
 from benchmarks.datasets import BenchmarkData
 from benchmarks.exam import Measured, attention_mass, load_exam
 from benchmarks.machine import commit, machine
 from benchmarks.matrix import TRIALS, Job, chosen, matrix, with_trial
 from benchmarks.results import About, Info, OtherDataError, Results, Row
+from benchmarks.scorers import Scored
 from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import ROOT, Settings, SettingsError
 from grasp.versions import digest
 from spark_jobs.source import SourceError
-from training import controls
-from training.dataset import known_sequences
-from training.evaluate import (
-    Scorer,
-    questions,
-    ranker_scorer,
-)
+from training.evaluate import questions, ranker_scorer
 from training.fit import KERNEL_WEIGHTS, MAX_COMPARED_ITEMS, Fitted, fit
 from training.kernel import KINDS
 from training.recipes import TrainConfig
@@ -47,8 +41,6 @@ TRIAL_SEED = 0
 DEFAULT_K = 10  # neighbours averaged
 NUM_KERNEL_CHOICES = math.prod(len(choices) for choices in KERNEL_WEIGHTS.values())
 SAY_EVERY = 5  # epochs
-ADDED_WEIGHTS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # nothing is a choice too
-COSINE_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 class Benchmark:
@@ -88,46 +80,16 @@ class Benchmark:
 
     def _control(self, row: Row) -> None:
         started, started_cpu = time.monotonic(), time.process_time()
-        scorer, settings, num_trials = self._control_scorer(row.model)
-        found = self.exam.measure(scorer)
+        control = scorers.control(row.model, self.data, self.validation)
+        found = self.exam.measure(control.score)
         info = self._info(
             found,
             wall_seconds=time.monotonic() - started,
             cpu_seconds=time.process_time() - started_cpu,
-            num_trials=num_trials,
-            chosen=settings,
+            num_trials=control.num_trials,
+            chosen=control.settings,
         )
         self._add(row, found, info)
-
-    def _control_scorer(self, model: str) -> tuple[Scorer, dict[str, object] | None, int]:
-        """The control as it answers test events, what validation settled on, and from how many settings."""
-        if model == "star":
-            (share, decay, last), star = self._star(known_for="test")
-            settings: dict[str, object] = {"semantic_share": share, "decay": decay, "last": last}
-            return star(True), settings, len(controls.STAR_GRID)
-        build: dict[str, Callable[[list[np.ndarray], int], Scorer]] = {
-            "popularity": controls.popularity,
-            "repeat": controls.repeat_popularity,
-            "markov": controls.markov_popularity,
-            "knn": controls.knn if self.data.has_texts else controls.knn_repeat_popularity,
-            "knn_markov": controls.knn_markov,
-            "knn_markov_popularity": controls.knn_markov_popularity,
-        }
-        training_set = self.data.training_set
-        return build[model](known_sequences(training_set, "test"), len(training_set.item_ids)), None, 1
-
-    def _star(self, known_for: str) -> tuple[tuple[float, float, int], Callable[[bool], Scorer]]:
-        """STAR's settings by validation, and STAR with what is known when `known_for` is asked (mean or sum)."""
-        semantic = self.data.training_set.item_semantic
-
-        def build(settings: tuple[float, float, int], split: str, mean: bool) -> Scorer:
-            share, decay, last = settings
-            known = known_sequences(self.data.training_set, split)
-            return controls.star(known, semantic, semantic_share=share, decay=decay, last=last, mean=mean)
-
-        scorers = {settings: build(settings, "validation", True) for settings in controls.STAR_GRID}
-        best = controls.choose(scorers, self.validation)
-        return best, lambda mean: build(best, known_for, mean)
 
     def settle(self, job: Job, every: Sequence[Job]) -> TrainConfig:
         """The job's recipe with the settings that its trials chose: run now, on clean data, unless they were before."""
@@ -193,32 +155,16 @@ class Benchmark:
         for row in self.rows(job):
             if self.results.finished(row.row_id):
                 continue
-            settings: Mapping[str, object] | None
             if row.addition == "kernel" and fitted.ranker.kernel:
-                settings = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
-                scorer, num_trials = with_kernel, NUM_KERNEL_CHOICES
+                weights = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
+                scored = Scored(with_kernel, weights, NUM_KERNEL_CHOICES)
             else:
-                scorer, settings, num_trials = self._with_addition(base, row)
-            found = self.exam.measure(scorer)
-            settled = {"settings": dict(config.ranker), "added": settings}
-            num_trials += len(TRIALS) - 1 if job.tuned_as else 0
+                scored = scorers.with_addition(base, row.addition, self.data, self.validation)
+            found = self.exam.measure(scored.score)
+            settled = {"settings": dict(config.ranker), "added": scored.settings}
+            num_trials = scored.num_trials + (len(TRIALS) - 1 if job.tuned_as else 0)
             info = self._info(found, **cost, num_trials=num_trials, chosen=settled, attention_mass=mass)
             self._add(row, found, info)
-
-    def _with_addition(self, base: Scorer, row: Row) -> tuple[Scorer, Mapping[str, object] | None, int]:
-        """The model's scores with something added, the weight by validation."""
-        if row.addition == "none":
-            return base, None, 1
-        if row.addition == "max_cosine":
-            cosine = controls.max_cosine(self.data.training_set.item_semantic)
-            weight = controls.choose_weight(base, cosine, self.validation, COSINE_WEIGHTS)
-            return controls.plus(base, cosine, weight), {"weight": weight}, len(COSINE_WEIGHTS)
-        settings, at_validation = self._star(known_for="validation")
-        weight = controls.choose_weight(base, at_validation(False), self.validation, ADDED_WEIGHTS)
-        _, at_test = self._star(known_for="test")
-        named = dict(zip(("semantic_share", "decay", "last"), settings, strict=True))
-        num_trials = len(controls.STAR_GRID) + len(ADDED_WEIGHTS)
-        return controls.plus(base, at_test(False), weight), {"weight": weight, **named}, num_trials
 
     def _info(self, found: Measured, **known: object) -> Info:
         unknown: dict[str, object] = {"num_parameters": 0, "num_epochs": 0, "best_epoch": 0}
