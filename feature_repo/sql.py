@@ -22,6 +22,7 @@ DUCKDB_TYPES = {
     "bigint": "BIGINT",
     "float": "FLOAT",
     "double": "DOUBLE",
+    "boolean": "BOOLEAN",
     "timestamp": "TIMESTAMPTZ",
     "array<float>": "FLOAT[]",
     "array<string>": "VARCHAR[]",

@@ -58,7 +58,18 @@ class Settings(BaseModel):
 
     llm: Path = Field(description="Folder of the language model: Hugging Face files or one GGUF file.")
     llm_budget: int = Field(
-        75, ge=0, description="Most generations of a day, prompt and model; half for items, half for users."
+        75, ge=0, description="Most texts of a day, prompt and model; half for items, half for users."
+    )
+    llm_max_tokens: int = Field(0, ge=0, description="Most tokens of a day, prompts and answers; 0 is no limit.")
+    llm_max_cost: float = Field(0, ge=0, description="Most a day may cost, in the currency of the prices; 0: no limit.")
+    llm_input_price: float = Field(0, ge=0, description="Price of a million tokens of prompts.")
+    llm_output_price: float = Field(0, ge=0, description="Price of a million tokens of answers.")
+    llm_repairs: int = Field(1, ge=0, le=1, description="Further tries of a refused text, told what was wrong.")
+    llm_max_failure_share: float = Field(
+        0.9, ge=0, le=1, description="Largest share of a run's texts that may fail before the day does."
+    )
+    redescribe_growth: float = Field(
+        0.2, ge=0, description="Share by which a user's history has to grow before it is described anew."
     )
     llm_batch_size: int = Field(8, ge=1, le=256, description="Prompts generated together in one Spark worker.")
     llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")

@@ -6,44 +6,40 @@ key found there is never paid for again. All others, and every refused text, get
 """
 
 import json
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pyspark.errors import PythonException
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from grasp import tables
+from grasp.days import end_of
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import digest
+from spark_jobs.budget import Caps, Estimate, affordable, urgency
+from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, generate, staged
 from spark_jobs.lake import Lake
-from spark_jobs.llm import LanguageModel, decoding_parameters, load_model
-from spark_jobs.prompts import ITEM, Input, Subject, load_template, messages
-from spark_jobs.validation import Evidence, clean_output, refusal_reason
+from spark_jobs.ledger import Ledger
+from spark_jobs.llm import decoding_parameters, load_model
+from spark_jobs.prompts import ITEM, USER, Input, Subject, load_template
 
-MIN_ROUND = 24  # generations between two writes of the ledger, which a dying run can lose
-MAX_ROUNDS = 20
 MAX_KNOWN_VALUES = 200
 MAX_VALUE_CHARS = 40  # a longer attribute value is a text, not a category
+MIN_JUDGED = 20  # outcomes, before a share of failures says anything
+OUTPUT_SCHEMA = "text-1"  # what an answer is: raise it when answers are to be read in another way
 
 # Facts of the day as a job hands them over: `raw` is what `Subject.to_input` takes, as JSON.
-FACTS_DDL = "entity_id string, priority bigint, raw string"
+FACTS_DDL = "entity_id string, activity bigint, raw string"
 _INPUT_DDL = (
-    "entity_id string, priority bigint, canonical string, input_hash string, generation_key string, "
+    "entity_id string, activity bigint, canonical string, input_hash string, generation_key string, "
     "facts_description string"
 )
 
-ModelFactory = Callable[[], LanguageModel]
 Frames = Iterator[Any]  # pandas data frames, as mapInPandas hands them over
-
-
-class GenerationError(ValueError):
-    """The language model failed in a Spark worker; what finished rounds paid for is in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +71,21 @@ class Description:
     def id(self) -> str:
         return f"{self.subject.entity}_id"
 
+    def estimate(self, settings: Settings) -> Estimate:
+        """What a generation may take at most."""
+        template = load_template(self.subject.entity)
+        return Estimate(
+            sum(len(content.encode()) for _, content in template.messages),
+            self.max_new_tokens,
+            settings.llm_input_price,
+            settings.llm_output_price,
+            1 + settings.llm_repairs,
+        )
+
     def generation_key(self, facts: Input) -> str:
         """sha256 of everything that decides what the model writes."""
         decoding = decoding_parameters(self.max_new_tokens)
-        return digest([self.prompt_version, self.model_revision, decoding, facts])
-
-
-def item_budget(budget: int) -> int:
-    """Items may spend half of a day's generations, rounded down; users have the rest."""
-    return budget // 2
-
-
-def user_budget(budget: int) -> int:
-    return budget - item_budget(budget)
+        return digest([self.prompt_version, self.model_revision, decoding, OUTPUT_SCHEMA, facts])
 
 
 def real_model(settings: Settings) -> ModelFactory:
@@ -95,20 +93,172 @@ def real_model(settings: Settings) -> ModelFactory:
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
 
 
-def describe(
-    lake: Lake, day: str, subject: Subject, facts: DataFrame, *, budget: int, make_model: ModelFactory
-) -> None:
-    """Generate what the budget allows and write the day's descriptions; `facts` has the columns of `FACTS_DDL`."""
+def describe(lake: Lake, day: str, subject: Subject, facts: DataFrame, *, caps: Caps, make_model: ModelFactory) -> None:
+    """Generate what the caps allow and write the day's descriptions; `facts` has the columns of `FACTS_DDL`.
+
+    Raises `GenerationError` when the model fails, or when more of its texts do than `GRASP_LLM_MAX_FAILURE_SHARE`.
+    """
     description = Description.of(subject, lake)
+    describing = Describing(lake, day, description, Ledger(lake, description.ledger))
     inputs = facts.mapInPandas(partial(_inputs, description), _INPUT_DDL).cache()
     try:
-        pending = _pending(lake, day, description, inputs, budget)
-        if pending:
-            _generate(lake, day, description, pending, make_model)
-        lake.write(description.table, _descriptions(lake, day, description, inputs), day)
+        describing.pay(inputs, caps, make_model)
+        lake.write(description.table, describing.descriptions(inputs), day)
     finally:
         inputs.unpersist()
-    _report(lake, day, description)
+    describing.report()
+
+
+@dataclass(frozen=True)
+class Describing:
+    """One kind of description on one day."""
+
+    lake: Lake
+    day: str
+    description: Description
+    ledger: Ledger
+
+    def pay(self, inputs: DataFrame, caps: Caps, make_model: ModelFactory) -> None:
+        """Generate what is not in the ledger, most urgent first, as far as the day's caps go."""
+        description, settings = self.description, self.lake.settings
+        with self.ledger.held():
+            left = caps.left(self.ledger.spent(self.day, description.prompt_version, description.model_revision))
+            if not left.num_keys:
+                return
+            work = affordable(self.unpaid(inputs), left, description.estimate(settings))
+            with staged(self.lake, work) as (written, num_work):
+                if num_work:
+                    self._generate(written, num_work, make_model)
+
+    def _generate(self, work: DataFrame, num_work: int, make_model: ModelFactory) -> None:
+        description, settings = self.description, self.lake.settings
+        task = Task(
+            description.subject,
+            description.prompt_version,
+            description.model_revision,
+            self.ledger.shards(self.day),
+            make_model,
+            Prices(settings.llm_input_price, settings.llm_output_price),
+            self._known_values(),
+            settings.llm_repairs,
+        )
+        try:
+            outcomes = generate(self.lake, task, work, num_work)
+        finally:
+            self.ledger.seal(self.day)
+        num_all, num_failed = outcomes.total(), outcomes.total() - outcomes["accepted"]
+        say(f"{self.ledger.table.name} {self.day}: {num_all} answered: {listed(outcomes)}")
+        if num_all >= MIN_JUDGED and num_failed > settings.llm_max_failure_share * num_all:
+            raise GenerationError(
+                f"{num_failed} of {num_all} texts failed, more than GRASP_LLM_MAX_FAILURE_SHARE="
+                f"{settings.llm_max_failure_share:g} allows: {listed(outcomes)}"
+            )
+
+    def unpaid(self, inputs: DataFrame) -> DataFrame:
+        """Entities whose facts have no answer yet and whose last text does not do any longer, with their urgency."""
+        described = self._kept().select(
+            F.col(self.description.id).alias("entity_id"), "computed_at", F.col("activity").alias("activity_then")
+        )
+        grown = (1 + self.lake.settings.redescribe_growth) * F.col("activity_then")
+        return (
+            self.ledger.unpaid(inputs)
+            .join(described, "entity_id", "left")
+            .where(F.col("activity_then").isNull() | (F.col("activity") >= grown))
+            .withColumn("urgency", urgency(F.col("activity"), F.col("computed_at"), end_of(self.day)))
+        )
+
+    def _kept(self) -> DataFrame:
+        """Users' generated texts of the last day before: each stays until a newer one is paid for.
+
+        An item's facts change when something about it is different, so its old text must go; a user's change with
+        every click.
+        """
+        before = self.lake.read_before(self.description.table, self.day)
+        return before.where(
+            self._same_versions() & (F.col("source") == "llm") & F.lit(self.description.subject is USER)
+        )
+
+    def _same_versions(self) -> Column:
+        return (F.col("prompt_version") == self.description.prompt_version) & (
+            F.col("model_revision") == self.description.model_revision
+        )
+
+    def descriptions(self, inputs: DataFrame) -> DataFrame:
+        """One row per entity: the accepted text, or the one it had, or the facts and why.
+
+        Unchanged rows keep their `computed_at`.
+        """
+        description = self.description
+        accepted = F.col("llm_description").isNotNull()
+        text = F.coalesce("llm_description", "facts_description")
+        kept = self._kept()
+        kept = kept.select(F.col(description.id).alias("entity_id"), F.struct(*kept.columns).alias("kept"))
+        answered = inputs.join(self._usable(inputs), ["entity_id", "generation_key"], "left")
+        new = F.struct(
+            F.col("entity_id").alias(description.id),
+            text.alias("description"),
+            F.when(accepted, "llm").otherwise("facts").alias("source"),
+            F.when(~accepted, F.coalesce("refusal_reason", F.lit("budget"))).alias("fallback_reason"),
+            F.lit(description.prompt_version).alias("prompt_version"),
+            F.lit(description.model_revision).alias("model_revision"),
+            F.col("input_hash"),
+            F.when(accepted & (F.lit(description.subject is USER)), F.col("activity")).alias("activity"),
+            F.sha2(text, 256).alias("description_hash"),
+            F.lit(None).cast("timestamp").alias("computed_at"),
+        )
+        stays = F.col("kept").isNotNull() & F.col("llm_description").isNull() & F.col("refusal_reason").isNull()
+        row = F.when(stays, F.col("kept")).otherwise(new).alias("row")
+        described = answered.join(kept, "entity_id", "left").select(row).select("row.*")
+        same = [description.id, "description_hash", "source", "prompt_version", "model_revision"]
+        before = self.lake.read_latest(description.table, self.day).select(
+            *same, F.col("computed_at").alias("computed_before")
+        )
+        since = F.coalesce("computed_before", "computed_at", F.lit(self.lake.settings.clock()))
+        return described.join(before, same, "left").withColumn("computed_at", since)
+
+    def _usable(self, inputs: DataFrame) -> DataFrame:
+        """The ledger's answer to each entity: all that is paid for, except what would change a day already written.
+
+        A day that went without a text for want of budget keeps doing so when a later day pays for the same facts:
+        running a day again gives the same result.
+        """
+        answer = [F.col("description").alias("llm_description"), "refusal_reason"]
+        known = inputs.select("entity_id", "generation_key").join(
+            self.ledger.answers().select("generation_key", *answer), "generation_key"
+        )
+        if self.day not in self.lake.days(self.description.table):
+            return known
+        until = self.ledger.answers(until=self.day).select("generation_key", F.lit(True).alias("until_today"))
+        without = (
+            self.lake.read(self.description.table, self.day)
+            .where(self._same_versions() & (F.col("fallback_reason") == "budget"))
+            .select(F.col(self.description.id).alias("entity_id"), "input_hash")
+            .join(inputs.select("entity_id", "input_hash", "generation_key"), ["entity_id", "input_hash"])
+            .select("entity_id", "generation_key", F.lit(True).alias("without"))
+        )
+        return (
+            known.join(until, "generation_key", "left")
+            .join(without, ["entity_id", "generation_key"], "left")
+            .where(F.col("until_today").isNotNull() | F.col("without").isNull())
+            .drop("until_today", "without")
+        )
+
+    def _known_values(self) -> frozenset[str]:
+        """The catalogue's most frequent attribute values: what the validator knows that a text could wrongly claim."""
+        values = attribute_values(self.lake.read(tables.ITEMS, self.day), self.lake.settings.hidden_attributes)
+        frequent = values.groupBy("value").count().where("count > 1").orderBy(F.desc("count"), "value")
+        return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect())
+
+    def report(self) -> None:
+        table = self.description.table
+        written = self.lake.read(table, self.day).groupBy("source", "fallback_reason").count().collect()
+        counts = {row.fallback_reason or "llm": row["count"] for row in written}
+        say(f"{table.name} {self.day}: {sum(counts.values())} descriptions ({listed(counts)})")
+
+
+def listed(outcomes: Mapping[str, int]) -> str:
+    """For example `51 accepted, 12 loop, 3 timeout`, most frequent first."""
+    return ", ".join(f"{num} {name}" for name, num in sorted(outcomes.items(), key=lambda each: (-each[1], each[0])))
 
 
 def attribute_values(items: DataFrame, hidden: Collection[str]) -> DataFrame:
@@ -133,192 +283,3 @@ def _inputs(description: Description, frames: Frames) -> Frames:
             generation_key=[description.generation_key(each) for each in inputs],
             facts_description=[subject.to_facts_description(each) for each in inputs],
         )
-
-
-def _pending(lake: Lake, day: str, description: Description, inputs: DataFrame, budget: int) -> list[Row]:
-    """What to pay for: unknown keys, most important entities first, as many as the day has not spent yet.
-
-    Entities with equal facts share one generation. A new prompt or model version has a budget of its own.
-    """
-    paid = lake.read_ledger(description.ledger).select("generation_key")
-    left = budget - _spent(lake, day, description)
-    if left <= 0:
-        return []
-    order = F.struct(-F.col("priority"), "entity_id")
-    return (
-        inputs.join(paid, "generation_key", "left_anti")
-        .groupBy("generation_key")
-        .agg(F.min_by(F.struct("entity_id", "priority", "canonical"), order).alias("first"))
-        .select("generation_key", "first.*")
-        .orderBy(F.desc("priority"), "entity_id")
-        .limit(left)
-        .collect()
-    )
-
-
-def _spent(lake: Lake, day: str, description: Description) -> int:
-    if day not in lake.days(description.ledger):
-        return 0
-    same = (F.col("prompt_version") == description.prompt_version) & (
-        F.col("model_revision") == description.model_revision
-    )
-    return lake.read(description.ledger, day).where(same).count()
-
-
-def round_size(num_pending: int, batch_size: int, num_workers: int) -> int:
-    """Generations of one round: few enough to lose, enough to fill a batch of every worker, at most 20 rounds."""
-    return max(MIN_ROUND, batch_size * num_workers, -(-num_pending // MAX_ROUNDS))
-
-
-def _generate(lake: Lake, day: str, description: Description, pending: list[Row], make_model: ModelFactory) -> None:
-    """Generate in rounds; each round is in the ledger before the next begins."""
-    size = round_size(len(pending), lake.settings.llm_batch_size, lake.spark.sparkContext.defaultParallelism)
-    work = partial(_generate_partition, description, make_model, _known_values(lake, day))
-    started, accepted = time.monotonic(), 0
-    for start in range(0, len(pending), size):
-        rows = _run_round(lake, description, pending[start : start + size], work)
-        _pay(lake, day, description, rows)
-        accepted += sum(row.refusal_reason is None for row in rows)
-        done, elapsed = start + len(rows), time.monotonic() - started
-        say(
-            f"describe_{description.subject.entity}s {day}: {done} of {len(pending)} generated, "
-            f"{accepted} accepted, {elapsed:.0f} s"
-        )
-
-
-def _run_round(
-    lake: Lake, description: Description, round_: Sequence[Row], work: Callable[[Frames], Frames]
-) -> list[Row]:
-    """One Spark stage over evenly filled partitions, collected at once: no second action can generate again."""
-    context = lake.spark.sparkContext
-    batches = -(-len(round_) // lake.settings.llm_batch_size)
-    # A multiple of the workers, so that none waits while another has a batch more than its share.
-    num_partitions = min(len(round_), -(-batches // context.defaultParallelism) * context.defaultParallelism)
-    keyed = [(row.generation_key, row.entity_id, row.canonical) for row in round_]
-    frame = lake.spark.createDataFrame(
-        context.parallelize(keyed, num_partitions), "generation_key string, entity_id string, canonical string"
-    )
-    ddl = description.ledger.ddl
-    try:
-        return frame.mapInPandas(work, ddl).collect()
-    except PythonException as error:
-        causes = [line.split("Error: ", 1)[1] for line in str(error).splitlines() if "Error: " in line]
-        raise GenerationError(causes[-1] if causes else f"generation failed in a Spark worker: {error}") from error
-
-
-def _generate_partition(
-    description: Description, make_model: ModelFactory, known_values: Collection[str], frames: Frames
-) -> Frames:
-    """Ask, clean and judge (runs in Spark workers); one row of the ledger for every input row."""
-    import pandas
-
-    columns = description.ledger.column_names
-    for frame in frames:
-        inputs = [json.loads(text) for text in frame["canonical"]]
-        outputs = make_model().generate([messages(description.subject, each) for each in inputs])
-        rows = []
-        for key, entity_id, facts, output in zip(
-            frame["generation_key"], frame["entity_id"], inputs, outputs, strict=True
-        ):
-            text = clean_output(output.text)
-            reason = refusal_reason(text, _evidence(description.subject, facts, known_values))
-            rows.append(
-                (
-                    key,
-                    entity_id,
-                    description.prompt_version,
-                    description.model_revision,
-                    output.text,
-                    None if reason else text,
-                    reason,
-                    output.num_input_tokens,
-                    output.num_output_tokens,
-                    output.seconds,
-                )
-            )
-        yield pandas.DataFrame(rows, columns=list(columns))
-
-
-def _evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> Evidence:
-    template = load_template(subject.entity)
-    return Evidence(
-        facts="\n".join(subject.to_lines(facts)),
-        name=subject.name_of(facts),
-        instruction=template.instruction,
-        examples=template.examples,
-        known_values=known_values,
-    )
-
-
-def _known_values(lake: Lake, day: str) -> frozenset[str]:
-    """The catalogue's most frequent attribute values: what the validator knows that a text could wrongly claim."""
-    values = attribute_values(lake.read(tables.ITEMS, day), lake.settings.hidden_attributes)
-    frequent = values.groupBy("value").count().where("count > 1").orderBy(F.desc("count"), "value")
-    return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect())
-
-
-def _pay(lake: Lake, day: str, description: Description, rows: list[Row]) -> None:
-    """Add rows to the day's partition of the ledger; what is there stays."""
-    paid = lake.spark.createDataFrame(rows, description.ledger.ddl)
-    if day in lake.days(description.ledger):
-        paid = lake.read(description.ledger, day).unionByName(paid)
-    lake.write(description.ledger, paid, day)
-
-
-def _descriptions(lake: Lake, day: str, description: Description, inputs: DataFrame) -> DataFrame:
-    """One row per entity: the accepted text, or the facts and why; unchanged rows keep their `computed_at`."""
-    accepted = F.col("llm_description").isNotNull()
-    text = F.coalesce("llm_description", "facts_description")
-    described = inputs.join(_usable(lake, day, description, inputs), ["entity_id", "generation_key"], "left").select(
-        F.col("entity_id").alias(description.id),
-        text.alias("description"),
-        F.when(accepted, "llm").otherwise("facts").alias("source"),
-        F.when(~accepted, F.coalesce("refusal_reason", F.lit("budget"))).alias("fallback_reason"),
-        F.lit(description.prompt_version).alias("prompt_version"),
-        F.lit(description.model_revision).alias("model_revision"),
-        "input_hash",
-        F.sha2(text, 256).alias("description_hash"),
-    )
-    same = [description.id, "description_hash", "source", "prompt_version", "model_revision"]
-    before = lake.read_latest(description.table, day).select(*same, "computed_at")
-    now = F.lit(lake.settings.clock())
-    return described.join(before, same, "left").withColumn("computed_at", F.coalesce("computed_at", now))
-
-
-def _usable(lake: Lake, day: str, description: Description, inputs: DataFrame) -> DataFrame:
-    """The ledger's answer to each entity: all that is paid for, except what would change a day already written.
-
-    A day that went without a text for want of budget keeps doing so when a later day pays for the same facts:
-    running a day again gives the same result.
-    """
-    answer = [F.col("description").alias("llm_description"), "refusal_reason"]
-    known = inputs.select("entity_id", "generation_key").join(
-        lake.read_ledger(description.ledger).select("generation_key", *answer), "generation_key"
-    )
-    if day not in lake.days(description.table):
-        return known
-    until = lake.read_until(description.ledger, day).select("generation_key", F.lit(True).alias("until_today"))
-    versions = (F.col("prompt_version") == description.prompt_version) & (
-        F.col("model_revision") == description.model_revision
-    )
-    without = (
-        lake.read(description.table, day)
-        .where(versions & (F.col("fallback_reason") == "budget"))
-        .select(F.col(description.id).alias("entity_id"), "input_hash")
-        .join(inputs.select("entity_id", "input_hash", "generation_key"), ["entity_id", "input_hash"])
-        .select("entity_id", "generation_key", F.lit(True).alias("without"))
-    )
-    return (
-        known.join(until, "generation_key", "left")
-        .join(without, ["entity_id", "generation_key"], "left")
-        .where(F.col("until_today").isNotNull() | F.col("without").isNull())
-        .drop("until_today", "without")
-    )
-
-
-def _report(lake: Lake, day: str, description: Description) -> None:
-    written = lake.read(description.table, day).groupBy("source", "fallback_reason").count().collect()
-    counts = sorted(((row.fallback_reason or "llm", row["count"]) for row in written), key=lambda each: -each[1])
-    total = sum(count for _, count in counts)
-    listed = ", ".join(f"{count} {reason}" for reason, count in counts)
-    say(f"describe_{description.subject.entity}s {day}: {total} descriptions ({listed})")

@@ -9,21 +9,22 @@ from pyspark.sql import functions as F
 
 from grasp import tables
 from grasp.days import end_of
-from spark_jobs.describe import describe, item_budget, real_model
+from spark_jobs.budget import Caps
+from spark_jobs.describe import describe, real_model
 from spark_jobs.lake import Lake, run
 from spark_jobs.prompts import ITEM
 
 
 def item_facts(items: DataFrame, interactions: DataFrame, day: str) -> DataFrame:
-    """Title and attributes of each item; its priority is the number of distinct users up to the day's end."""
+    """Title and attributes of each item; its activity is the number of distinct users up to the day's end."""
     popularity = (
         interactions.where(F.col("event_time") <= F.lit(end_of(day)))
         .groupBy("item_id")
-        .agg(F.count_distinct("user_id").alias("priority"))
+        .agg(F.count_distinct("user_id").alias("activity"))
     )
     return items.join(popularity, "item_id", "left").select(
         F.col("item_id").alias("entity_id"),
-        F.coalesce("priority", F.lit(0)).alias("priority"),
+        F.coalesce("activity", F.lit(0)).alias("activity"),
         F.to_json(F.struct("title", "attributes")).alias("raw"),
     )
 
@@ -31,7 +32,7 @@ def item_facts(items: DataFrame, interactions: DataFrame, day: str) -> DataFrame
 def main(lake: Lake, day: str) -> None:
     settings = lake.settings
     facts = item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
-    describe(lake, day, ITEM, facts, budget=item_budget(settings.llm_budget), make_model=real_model(settings))
+    describe(lake, day, ITEM, facts, caps=Caps.of(settings, "item"), make_model=real_model(settings))
 
 
 if __name__ == "__main__":

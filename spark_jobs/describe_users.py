@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 
 from grasp import tables
 from grasp.days import end_of
-from spark_jobs.describe import attribute_values, describe, real_model, user_budget
+from spark_jobs.budget import Caps
+from spark_jobs.describe import attribute_values, describe, real_model
 from spark_jobs.lake import Lake, run
 from spark_jobs.prompts import NUM_FAVOURITES, NUM_RECENT, USER
 
@@ -21,21 +22,21 @@ def user_facts(
 ) -> DataFrame:
     """Profile, newest titles and most frequent attribute values of each user, from what was known on the day.
 
-    The latest `holdout` interactions stay out of the text. The priority is the number of interactions.
+    The latest `holdout` interactions stay out of the text. The activity is the number of interactions.
     """
     newest_first = Window.partitionBy("user_id").orderBy(F.desc("event_time"), F.desc("row_number"))
     known = interactions.where(F.col("event_time") <= F.lit(end_of(day))).withColumn(
         "age_rank", F.row_number().over(newest_first)
     )
     history = known.where(F.col("age_rank") > holdout)
-    activity = known.groupBy("user_id").agg(F.count("*").alias("priority"))
+    activity = known.groupBy("user_id").agg(F.count("*").alias("activity"))
     return (
         users.join(activity, "user_id", "left")
         .join(_recent(history.where(F.col("age_rank") <= holdout + NUM_RECENT), items), "user_id", "left")
         .join(_favourites(history, items, hidden), "user_id", "left")
         .select(
             F.col("user_id").alias("entity_id"),
-            F.coalesce("priority", F.lit(0)).alias("priority"),
+            F.coalesce("activity", F.lit(0)).alias("activity"),
             F.to_json(F.struct("attributes", "recent", "favourites")).alias("raw"),
         )
     )
@@ -65,7 +66,7 @@ def main(lake: Lake, day: str) -> None:
         holdout=settings.user_history_holdout,
         hidden=settings.hidden_attributes,
     )
-    describe(lake, day, USER, facts, budget=user_budget(settings.llm_budget), make_model=real_model(settings))
+    describe(lake, day, USER, facts, caps=Caps.of(settings, "user"), make_model=real_model(settings))
 
 
 if __name__ == "__main__":

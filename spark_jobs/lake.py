@@ -53,9 +53,9 @@ class Lake:
         """
         return self._read_days(table, self.days(table, until=day)[-1:])
 
-    def read_ledger(self, table: Table) -> DataFrame:
-        """Every day of a ledger, later ones included: what was paid for is known whatever day asks."""
-        return self._read_days(table, self.days(table))
+    def read_before(self, table: Table, day: str) -> DataFrame:
+        """The last state before `day`; without rows when there is none."""
+        return self._read_days(table, [each for each in self.days(table) if each < day][-1:])
 
     def days(self, table: Table, until: str | None = None) -> list[str]:
         return partitions.days(self.root, table, self._version(table), until)

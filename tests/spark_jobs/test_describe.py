@@ -9,9 +9,11 @@ import pytest
 from pyspark import cloudpickle
 
 from grasp import partitions, tables
-from spark_jobs.describe import GenerationError, describe, item_budget, real_model, round_size, user_budget
+from spark_jobs.budget import Caps
+from spark_jobs.describe import describe, real_model
 from spark_jobs.describe_items import item_facts
 from spark_jobs.describe_users import user_facts
+from spark_jobs.generate import GenerationError
 from spark_jobs.lake import Lake
 from spark_jobs.llm import Generation, ModelFolderError
 from spark_jobs.prompts import ITEM, USER
@@ -34,7 +36,8 @@ class FakeModel:
     def generate(self, prompts):
         with self.log.open("a") as file:
             file.writelines(json.dumps(prompt[-1]["content"]) + "\n" for prompt in prompts)
-        return [Generation(self._answer(prompt[-1]["content"]), 100, 20, 0.1) for prompt in prompts]
+        for place, prompt in enumerate(prompts):
+            yield place, Generation(self._answer(prompt[-1]["content"]), 100, 20, 0.1)
 
     @staticmethod
     def _answer(asked):
@@ -48,12 +51,13 @@ class FakeModel:
 
 
 class BrokenModel(FakeModel):
-    """Fails on Jaws, as a model of a later round may."""
+    """Fails when it comes to Jaws, the last one it answers."""
 
     def generate(self, prompts):
-        if any("Jaws" in prompt[-1]["content"] for prompt in prompts):
-            raise ModelFolderError("GRASP_LLM: no usable language model")
-        return super().generate(prompts)
+        for place, generation in super().generate(sorted(prompts, key=lambda prompt: "Jaws" in prompt[-1]["content"])):
+            if "Jaws" in generation.text:
+                raise ModelFolderError("GRASP_LLM: no usable language model")
+            yield place, generation
 
 
 def no_model():
@@ -98,9 +102,9 @@ def filled(lake):
     return lake
 
 
-def describe_items(lake, day, budget, make_model):
+def describe_items(lake, day, num_keys, make_model):
     facts = item_facts(lake.read(tables.ITEMS, day), interactions_frame(lake, HISTORY), day)
-    describe(lake, day, ITEM, facts, budget=budget, make_model=make_model)
+    describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
     return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, day).collect()}
 
 
@@ -120,18 +124,6 @@ def mtimes(lake, day):
 
 def sources(rows):
     return {key: (row.source, row.fallback_reason) for key, row in rows.items()}
-
-
-def test_the_budget_is_halved_between_items_and_users():
-    assert (item_budget(75), user_budget(75)) == (37, 38)
-    assert (item_budget(0), user_budget(0)) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("num_pending", "batch_size", "num_workers", "expected"), [(37, 8, 2, 24), (37, 8, 4, 32), (10_000, 8, 4, 500)]
-)
-def test_a_round_fills_every_worker_and_there_are_not_many(num_pending, batch_size, num_workers, expected):
-    assert round_size(num_pending, batch_size, num_workers) == expected
 
 
 def test_the_most_popular_are_paid_for_once_however_often_the_day_runs(filled, log):
@@ -191,20 +183,21 @@ def test_a_new_model_has_a_budget_of_its_own_and_the_old_rows_stay(filled, setti
     assert filled.read(tables.ITEM_GENERATION, DAY).count() == len(asked(log)) == 4
 
 
-def test_what_finished_rounds_paid_for_survives_a_failure(filled, log):
-    first_round = round_size(99, filled.settings.llm_batch_size, filled.spark.sparkContext.defaultParallelism)
-    films = {f"{number}": f"Film {number}" for number in range(10, 10 + first_round)}
+def test_what_was_paid_for_before_a_failure_is_kept_and_not_paid_again(filled, log):
+    films = {f"{number}": f"Film {number}" for number in range(10, 16)}
     filled.write(tables.ITEMS, items_frame(filled, films | {"99": "Jaws"}), DAY)
     with pytest.raises(GenerationError, match=r"^GRASP_LLM: no usable language model$"):
         describe_items(filled, DAY, 99, partial(BrokenModel, log))
-    assert filled.read(tables.ITEM_GENERATION, DAY).count() == first_round
+    num_kept = filled.read(tables.ITEM_GENERATION, DAY).count()
+    assert num_kept >= 1
+    before = len(asked(log))
     assert sources(describe_items(filled, DAY, 99, partial(FakeModel, log)))["99"] == ("llm", None)
-    assert len(asked(log)) == first_round + 1
+    assert len(asked(log)) - before == len(films) + 1 - num_kept
 
 
 def test_users_are_described_from_their_profile_and_history(filled, log):
     facts = facts_of_users(filled, DAY, HISTORY)
-    describe(filled, DAY, USER, facts, budget=1, make_model=partial(FakeModel, log))
+    describe(filled, DAY, USER, facts, caps=Caps(1), make_model=partial(FakeModel, log))
     rows = {row.user_id: row for row in filled.read(tables.USER_DESCRIPTION, DAY).collect()}
     assert rows["u1"].source == "llm"
     assert "recent: Heat; Alien" in json.loads(asked(log)[0])
@@ -218,7 +211,7 @@ def test_a_future_event_changes_no_earlier_fact(lake):
     assert raw_facts(lake, NEXT, planted)["u1"]["recent"] == ["Jaws", "Heat", "Alien"]
     items = items_frame(lake, CATALOGUE)
     priorities = {
-        row.entity_id: row.priority for row in item_facts(items, interactions_frame(lake, planted), DAY).collect()
+        row.entity_id: row.activity for row in item_facts(items, interactions_frame(lake, planted), DAY).collect()
     }
     assert priorities == {"1": 1, "2": 2, "3": 0, "4": 0}
 

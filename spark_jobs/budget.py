@@ -1,0 +1,101 @@
+"""What a day may spend on descriptions, and who is described first.
+
+Urgent is who is active and was not described for long: `activity * share of four weeks since the last text`, and who
+never had one counts as four weeks. Caps are kept before anything is asked, by estimates that are too high rather than
+too low, and by a server's own counts while it answers (`openai_llm.py`).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from grasp.settings import Settings
+from spark_jobs.ledger import Spent
+
+LONGEST_WAIT_DAYS = 28.0
+BYTES_PER_TOKEN = 3.0  # of UTF-8; English has more than four, few languages have less than three
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Of one day and one kind of description: texts asked for, tokens, and cost; None is no limit."""
+
+    num_keys: int
+    num_tokens: int | None = None
+    cost: float | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, entity: str) -> "Caps":
+        """Items may spend half of a day's caps, rounded down; users have the rest."""
+        num_items, token_items = settings.llm_budget // 2, settings.llm_max_tokens // 2
+        is_item = entity == "item"
+        num_tokens = token_items if is_item else settings.llm_max_tokens - token_items
+        return cls(
+            num_items if is_item else settings.llm_budget - num_items,
+            num_tokens if settings.llm_max_tokens else None,
+            settings.llm_max_cost / 2 if settings.llm_max_cost else None,
+        )
+
+    def left(self, spent: Spent) -> "Caps":
+        return Caps(
+            max(0, self.num_keys - spent.num_keys),
+            None if self.num_tokens is None else max(0, self.num_tokens - spent.num_tokens),
+            None if self.cost is None else max(0.0, self.cost - spent.cost),
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one generation may take at most, from the settings and the length of the prompt around the facts."""
+
+    prompt_bytes: int
+    max_new_tokens: int
+    input_price: float  # per million tokens
+    output_price: float
+    num_tries: int = 1  # with its repair
+
+    def input_tokens(self, canonical: Column) -> Column:
+        return F.ceil((F.octet_length(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
+
+    @property
+    def output_tokens(self) -> int:
+        return self.max_new_tokens * self.num_tries
+
+    def cost(self, input_tokens: Column) -> Column:
+        return (input_tokens * self.input_price + self.output_tokens * self.output_price) / 1e6
+
+
+def urgency(activity: Column, described_at: Column, now: datetime) -> Column:
+    """Activity times the share of four weeks that the last text is old; never described is four weeks."""
+    days = F.date_diff(F.lit(now), described_at).cast("double")
+    waited = F.least(F.greatest(F.coalesce(days, F.lit(LONGEST_WAIT_DAYS)), F.lit(0.0)), F.lit(LONGEST_WAIT_DAYS))
+    return activity * waited / LONGEST_WAIT_DAYS
+
+
+def affordable(unpaid: DataFrame, caps: Caps, estimate: Estimate) -> DataFrame:
+    """The most urgent keys that the caps allow, numbered from 0: `number, generation_key, entity_id, canonical`.
+
+    `unpaid` has `generation_key, entity_id, canonical, urgency`; entities with equal facts share one generation.
+    """
+    order = F.struct(-F.col("urgency"), "entity_id")
+    keyed = unpaid.groupBy("generation_key").agg(
+        F.min_by(F.struct("entity_id", "canonical", "urgency"), order).alias("first")
+    )
+    by_urgency = Window.orderBy(F.desc("urgency"), "entity_id")
+    listed = (
+        keyed.select("generation_key", "first.*")
+        .withColumn("number", F.row_number().over(by_urgency).cast("bigint") - 1)
+        .where(F.col("number") < caps.num_keys)
+    )
+    if caps.num_tokens is not None or caps.cost is not None:
+        tokens = estimate.input_tokens(F.col("canonical"))
+        so_far = Window.orderBy("number").rowsBetween(Window.unboundedPreceding, Window.currentRow)
+        listed = listed.withColumn("tokens", F.sum(tokens + estimate.output_tokens).over(so_far))
+        listed = listed.withColumn("cost", F.sum(estimate.cost(tokens)).over(so_far))
+        if caps.num_tokens is not None:
+            listed = listed.where(F.col("tokens") <= caps.num_tokens)
+        if caps.cost is not None:
+            listed = listed.where(F.col("cost") <= caps.cost)
+    return listed.select("number", "generation_key", "entity_id", "canonical")
