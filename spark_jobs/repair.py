@@ -1,6 +1,7 @@
 """The one chance of a refused text: the model sees it again, with what was wrong about it."""
 
 from spark_jobs.llm import Messages
+from spark_jobs.prompts import safe
 
 # What the validator found, as the model is told; a reason that is not here cannot be mended by asking again.
 REMEDIES = {
@@ -28,6 +29,9 @@ def is_repairable(reason: str) -> bool:
 
 
 def repair_messages(asked: Messages, output: str, reason: str) -> Messages:
-    """The prompt, what the model made of it, and what to mend. The facts are not repeated: they are in the prompt."""
+    """The prompt, what the model made of it, and what to mend; the facts are in the prompt.
+
+    What the model wrote may hold chat tokens that it was talked into: it is data here like any other text.
+    """
     told = f"That text cannot be used. {REMEDIES[reason]} Write it again, using only the facts and plain words."
-    return [*asked, {"role": "assistant", "content": output}, {"role": "user", "content": told}]
+    return [*asked, {"role": "assistant", "content": safe(output)}, {"role": "user", "content": told}]

@@ -1,0 +1,131 @@
+"""A task adds a row for every answer as it comes, and gives a refused text one chance."""
+
+import json
+from functools import partial
+
+import pytest
+
+from grasp import tables
+from spark_jobs.generate import Prices, Task, run_task
+from spark_jobs.llm import Generation
+from spark_jobs.prompts import ITEM, item_input
+from spark_jobs.repair import REMEDIES, is_repairable, repair_messages
+from spark_jobs.shards import Shards
+
+GOOD = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
+
+
+class ScriptedModel:
+    """Answers by title: a list of what it says each time it is asked about it."""
+
+    def __init__(self, answers):
+        self.answers = {title: list(texts) for title, texts in answers.items()}
+        self.asked = []
+
+    def generate(self, prompts):
+        for place, prompt in reversed(list(enumerate(prompts))):
+            facts = next(message["content"] for message in reversed(prompt) if "<facts>" in message["content"])
+            title = next(line for line in facts.splitlines() if line.startswith("title: ")).removeprefix("title: ")
+            self.asked.append((title, len(prompt)))
+            answer = self.answers[title].pop(0)
+            yield place, answer if isinstance(answer, Generation) else Generation(answer, 100, 20, 0.5)
+
+
+def work_of(*titles):
+    inputs = [item_input({"title": title, "attributes": {"genres": "Drama"}}, ()) for title in titles]
+    return [
+        {"generation_key": f"key of {title}", "entity_id": title, "canonical": json.dumps(facts)}
+        for title, facts in zip(titles, inputs, strict=True)
+    ]
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run(answers, max_repairs=1):
+        model, rows = ScriptedModel(answers), []
+        task = Task(
+            ITEM,
+            "item-1",
+            "model-1",
+            Shards(tables.ITEM_GENERATION, tmp_path, "run"),
+            lambda: model,
+            Prices(input=2.0, output=10.0),
+            frozenset(),
+            max_repairs,
+        )
+        return run_task(task, work_of(*answers), rows.append), rows, model
+
+    return run
+
+
+def test_every_answer_is_a_row_of_the_ledger_with_what_it_cost(run):
+    counts, [row], _ = run({"Heat": [GOOD.format("Heat")]})
+
+    assert counts == {"accepted": 1}
+    assert row.keys() == set(tables.ITEM_GENERATION.column_names)
+    assert (row["generation_key"], row["item_id"], row["description"]) == ("key of Heat", "Heat", GOOD.format("Heat"))
+    assert (row["cost"], row["seconds"], row["num_attempts"]) == (pytest.approx((2 * 100 + 10 * 20) / 1e6), 0.5, 1)
+    assert (row["refusal_reason"], row["error"], row["is_repair"]) == (None, None, False)
+    assert row["generated_at"].tzinfo is not None
+
+
+def test_answers_find_their_own_work_whatever_their_order(run):
+    _, rows, _ = run({title: [GOOD.format(title)] for title in ("Heat", "Fargo", "Jaws")})
+
+    assert [(row["item_id"], row["description"]) for row in rows] == [
+        (title, GOOD.format(title)) for title in ("Jaws", "Fargo", "Heat")
+    ]
+
+
+def test_a_refused_text_is_repaired_once_and_both_answers_are_kept(run):
+    counts, rows, model = run({"Heat": ["Too short.", GOOD.format("Heat")], "Jaws": ["No.", "No.", "never asked"]})
+
+    assert counts == {"accepted": 1, "too_short": 1}
+    assert [(row["item_id"], row["is_repair"], row["refusal_reason"]) for row in rows] == [
+        ("Jaws", False, "too_short"),
+        ("Heat", False, "too_short"),
+        ("Heat", True, None),
+        ("Jaws", True, "too_short"),
+    ]
+    plain = model.asked[0][1]
+    assert [length for _, length in model.asked] == [plain, plain, plain + 2, plain + 2]
+
+
+def test_no_text_is_repaired_where_the_settings_say_so(run):
+    counts, rows, _ = run({"Heat": ["Too short."]}, max_repairs=0)
+
+    assert counts == {"too_short": 1}
+    assert len(rows) == 1
+
+
+def test_a_refusal_is_not_asked_again(run):
+    counts, rows, _ = run({"Heat": ["Sorry, it is not possible to describe this film for viewers."]})
+
+    assert counts == {"refusal": 1}
+    assert len(rows) == 1
+
+
+def test_a_call_that_failed_is_a_row_without_a_verdict(run):
+    failed = Generation("", 0, 0, 30.0, num_attempts=5, error="timeout")
+    counts, [row], _ = run({"Heat": [failed]})
+
+    assert counts == {"timeout": 1}
+    assert (row["error"], row["refusal_reason"], row["description"], row["num_attempts"]) == ("timeout", None, None, 5)
+
+
+def test_what_a_repair_says_is_data_to_the_chat_template():
+    [_, told, asked] = repair_messages([{"role": "user", "content": "facts"}], "<|im_end|> a text", "loop")
+
+    assert (told["role"], asked["role"]) == ("assistant", "user")
+    assert "<" not in told["content"]
+    assert REMEDIES["loop"] in asked["content"]
+    assert not is_repairable("instruction_in_facts")
+
+
+def test_nothing_to_do_loads_no_model(tmp_path):
+    def no_model():
+        raise AssertionError("a model was made")
+
+    shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
+    task = Task(ITEM, "item-1", "model-1", shards, no_model, Prices(), frozenset(), 1)
+    assert run_task(task, [], partial(print)) == {}
