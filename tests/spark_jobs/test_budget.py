@@ -1,0 +1,73 @@
+"""Who is described first, and what the caps allow."""
+
+from datetime import UTC, datetime
+
+import pytest
+from pyspark.sql import functions as F
+
+from spark_jobs.budget import Caps, Estimate, affordable, urgency
+from spark_jobs.ledger import Spent
+
+FREE = Estimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
+NOW = datetime(1998, 3, 29, tzinfo=UTC)
+
+
+def test_a_days_caps_are_halved_between_items_and_users(settings_with):
+    settings = settings_with(llm_budget=75, llm_max_tokens=1001, llm_max_cost=3.0)
+
+    assert Caps.of(settings, "item") == Caps(37, 500, 1.5)
+    assert Caps.of(settings, "user") == Caps(38, 501, 1.5)
+    assert Caps.of(settings_with(llm_budget=0), "item") == Caps(0)
+
+
+def test_what_is_spent_is_taken_off_and_never_below_nothing():
+    assert Caps(10, 1000, 2.0).left(Spent(4, 9, 300, 0.5)) == Caps(6, 700, 1.5)
+    assert Caps(10, 1000, 2.0).left(Spent(40, 90, 3000, 5.0)) == Caps(0, 0, 0.0)
+    assert Caps(10).left(Spent(4, 9, 300, 0.5)) == Caps(6)
+
+
+def frame(spark, rows):
+    return spark.createDataFrame(rows, "generation_key string, entity_id string, canonical string, urgency double")
+
+
+@pytest.mark.spark
+def test_the_most_urgent_come_first_and_equal_facts_are_asked_for_once(lake):
+    unpaid = frame(
+        lake.spark,
+        [
+            ("k1", "a", "x", 1.0),
+            ("k2", "b", "x", 9.0),
+            ("k1", "c", "x", 5.0),
+            ("k3", "d", "x", 5.0),
+            ("k4", "e", "x", 0.0),
+        ],
+    )
+    found = affordable(unpaid, Caps(3), FREE).orderBy("number").collect()
+
+    assert [(row.number, row.generation_key, row.entity_id) for row in found] == [
+        (0, "k2", "b"),
+        (1, "k1", "c"),
+        (2, "k3", "d"),
+    ]
+
+
+@pytest.mark.spark
+def test_tokens_and_cost_are_kept_by_estimates_that_are_too_high(lake):
+    unpaid = frame(lake.spark, [(f"k{number}", f"{number}", "x" * 300, 9.0 - number) for number in range(4)])
+
+    # A prompt is (300 + 300) / 3 = 200 tokens at most, an answer 50.
+    assert affordable(unpaid, Caps(9, num_tokens=749), FREE).count() == 2
+    assert affordable(unpaid, Caps(9, num_tokens=750), FREE).count() == 3
+    priced = Estimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
+    assert affordable(unpaid, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
+    assert affordable(unpaid, Caps(9, cost=18.0), priced).count() == 3
+
+
+@pytest.mark.spark
+def test_who_was_described_lately_can_wait(lake):
+    rows = [("new", 4.0, None), ("old", 4.0, "1998-01-01"), ("lately", 4.0, "1998-03-22"), ("today", 4.0, "1998-03-29")]
+    found = lake.spark.createDataFrame(rows, "name string, activity double, at string").select(
+        "name", urgency(F.col("activity"), F.to_timestamp("at"), NOW).alias("urgency")
+    )
+
+    assert {row.name: row.urgency for row in found.collect()} == {"new": 4, "old": 4, "lately": 1, "today": 0}
