@@ -17,8 +17,9 @@ from typing import Any
 
 from benchmarks.cells import table
 from benchmarks.machine import describe as describe_machine
+from benchmarks.measurements import Measurements
 from benchmarks.plots import COLOURS, MARKERS, STYLE
-from benchmarks.speed_results import OWN, Curve, Measurements, Race, figures, race, speeds, text_cost
+from benchmarks.speed_results import OWN, Curve, Race, figures, race, speeds, text_cost
 from benchmarks.summary import write_summary
 from grasp.files import write_json
 from grasp.progress import say

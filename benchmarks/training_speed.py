@@ -24,11 +24,12 @@ import torch
 from benchmarks import datasets, own_speed, speed_report
 from benchmarks.datasets import BenchmarkData
 from benchmarks.machine import commit, machine
+from benchmarks.measurements import Conditions, Measurement, Measurements
 from benchmarks.peers.measuring import PeerBench
 from benchmarks.peers.running import PEERS, PeerError
 from benchmarks.results import Results
 from benchmarks.speed_report import About
-from benchmarks.speed_results import OWN, Conditions, Measurement, Measurements
+from benchmarks.speed_results import OWN
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from spark_jobs.source import SourceError

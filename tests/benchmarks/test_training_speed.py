@@ -8,12 +8,13 @@ import pytest
 
 from benchmarks import own_speed, speed_report, training_speed
 from benchmarks.matrix import TRIALS, matrix, with_trial
+from benchmarks.measurements import Conditions, Measurement, Measurements
 from benchmarks.peers import measuring, protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
 from benchmarks.results import Info, Results, Row
 from benchmarks.speed_report import About
-from benchmarks.speed_results import OWN, Conditions, Curve, Measurement, Measurements, Race, figures, race, speeds
+from benchmarks.speed_results import OWN, Curve, Race, figures, race, speeds
 from benchmarks.training_speed import Job, kinds, measure
 from training.evaluate import Event, Ranks
 
