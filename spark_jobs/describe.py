@@ -221,7 +221,7 @@ def _generate_partition(
             frame["generation_key"], frame["entity_id"], inputs, outputs, strict=True
         ):
             text = clean_output(output.text)
-            reason = refusal_reason(text, _evidence(description.subject, facts, known_values))
+            reason = refusal_reason(text, evidence(description.subject, facts, known_values))
             rows.append(
                 (
                     key,
@@ -239,7 +239,7 @@ def _generate_partition(
         yield pandas.DataFrame(rows, columns=list(columns))
 
 
-def _evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> Evidence:
+def evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> Evidence:
     template = load_template(subject.entity)
     return Evidence(
         facts="\n".join(subject.to_lines(facts)),
