@@ -21,10 +21,11 @@ from grasp.progress import say
 from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import digest
+from spark_jobs.grounding import Evidence
 from spark_jobs.lake import Lake
 from spark_jobs.llm import LanguageModel, decoding_parameters, load_model
-from spark_jobs.prompts import ITEM, Input, Subject, load_template, messages
-from spark_jobs.validation import Evidence, clean_output, refusal_reason
+from spark_jobs.prompts import ITEM, Input, Subject, load_template, messages, safe
+from spark_jobs.validation import clean_output, refusal_reason
 
 MIN_ROUND = 24  # generations between two writes of the ledger, which a dying run can lose
 MAX_ROUNDS = 20
@@ -246,7 +247,9 @@ def evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> E
         name=subject.name_of(facts),
         instruction=template.instruction,
         examples=template.examples,
-        known_values=known_values,
+        known_values=frozenset(known_values),
+        chosen=tuple(facts.get("recent", ())),
+        withheld="withheld" in facts,
     )
 
 
@@ -254,7 +257,7 @@ def _known_values(lake: Lake, day: str) -> frozenset[str]:
     """The catalogue's most frequent attribute values: what the validator knows that a text could wrongly claim."""
     values = attribute_values(lake.read(tables.ITEMS, day), lake.settings.hidden_attributes)
     frequent = values.groupBy("value").count().where("count > 1").orderBy(F.desc("count"), "value")
-    return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect())
+    return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect() if safe(row.value))
 
 
 def _pay(lake: Lake, day: str, description: Description, rows: list[Row]) -> None:
