@@ -175,7 +175,8 @@ def _without_orders(facts: Input, raw: Mapping[str, Any], hidden: Collection[str
     attribute, since many catalogues have attributes of links, and the titles of a user's history, since one poisoned
     item would cost everyone who took it a description.
     """
-    attributes = {name: value for name, value in (raw.get("attributes") or {}).items() if name not in hidden}
+    shown = sorted((raw.get("attributes") or {}).items())  # in the order of the prompt
+    attributes = {name: value for name, value in shown if name not in hidden}
     own = [raw.get("title"), *attributes.values()]
     reasons = {_hostility(text) for text in (*attributes, *attributes.values())} - {"link"} | {_hostility(own[0])}
     if reasons & _ORDERS or give_orders_together([line for line in map(_line, own) if line]):
