@@ -25,7 +25,8 @@ from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, gen
 from spark_jobs.lake import Lake
 from spark_jobs.ledger import Ledger
 from spark_jobs.llm import decoding_parameters, load_model
-from spark_jobs.prompts import ITEM, USER, Input, Subject, load_template
+from spark_jobs.prompts import ITEM, USER, Input, Subject, load_template, safe
+from spark_jobs.validation import HOSTILE_FACTS
 
 MAX_KNOWN_VALUES = 200
 MAX_VALUE_CHARS = 40  # a longer attribute value is a text, not a category
@@ -36,7 +37,7 @@ OUTPUT_SCHEMA = "text-1"  # what an answer is: raise it when answers are to be r
 FACTS_DDL = "entity_id string, activity bigint, raw string"
 _INPUT_DDL = (
     "entity_id string, activity bigint, canonical string, input_hash string, generation_key string, "
-    "facts_description string"
+    "facts_description string, is_withheld boolean"
 )
 
 Frames = Iterator[Any]  # pandas data frames, as mapInPandas hands them over
@@ -163,6 +164,7 @@ class Describing:
         return (
             self.ledger.unpaid(inputs)
             .join(described, "entity_id", "left")
+            .where(~F.col("is_withheld"))  # no text about facts that give orders would be accepted
             .where(F.col("activity_then").isNull() | (F.col("activity") >= grown))
             .withColumn("urgency", urgency(F.col("activity"), F.col("computed_at"), end_of(self.day)))
         )
@@ -191,6 +193,7 @@ class Describing:
         description = self.description
         accepted = F.col("llm_description").isNotNull()
         text = F.coalesce("llm_description", "facts_description")
+        without = F.when(F.col("is_withheld"), HOSTILE_FACTS).otherwise("budget")
         kept = self._kept()
         kept = kept.select(F.col(description.id).alias("entity_id"), F.struct(*kept.columns).alias("kept"))
         answered = inputs.join(self._usable(inputs), ["entity_id", "generation_key"], "left")
@@ -198,7 +201,7 @@ class Describing:
             F.col("entity_id").alias(description.id),
             text.alias("description"),
             F.when(accepted, "llm").otherwise("facts").alias("source"),
-            F.when(~accepted, F.coalesce("refusal_reason", F.lit("budget"))).alias("fallback_reason"),
+            F.when(~accepted, F.coalesce("refusal_reason", without)).alias("fallback_reason"),
             F.lit(description.prompt_version).alias("prompt_version"),
             F.lit(description.model_revision).alias("model_revision"),
             F.col("input_hash"),
@@ -247,7 +250,7 @@ class Describing:
         """The catalogue's most frequent attribute values: what the validator knows that a text could wrongly claim."""
         values = attribute_values(self.lake.read(tables.ITEMS, self.day), self.lake.settings.hidden_attributes)
         frequent = values.groupBy("value").count().where("count > 1").orderBy(F.desc("count"), "value")
-        return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect())
+        return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect() if safe(row.value))
 
     def report(self) -> None:
         table = self.description.table
@@ -282,4 +285,5 @@ def _inputs(description: Description, frames: Frames) -> Frames:
             input_hash=[digest(each) for each in inputs],
             generation_key=[description.generation_key(each) for each in inputs],
             facts_description=[subject.to_facts_description(each) for each in inputs],
+            is_withheld=["withheld" in each for each in inputs],
         )

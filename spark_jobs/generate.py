@@ -23,12 +23,13 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
 
 from grasp.progress import say
+from spark_jobs.grounding import Evidence
 from spark_jobs.lake import Lake
 from spark_jobs.llm import Generation, LanguageModel, Messages
 from spark_jobs.prompts import Input, Subject, load_template, messages
 from spark_jobs.repair import is_repairable, repair_messages
 from spark_jobs.shards import Shards, ShardWriter
-from spark_jobs.validation import Evidence, clean_output, refusal_reason
+from spark_jobs.validation import clean_output, refusal_reason
 
 MAX_TASK_PROMPTS = 2048  # of one task: its prompts are in memory
 SAY_EVERY = 15.0  # seconds
@@ -149,7 +150,7 @@ def _judged(
 ) -> str | None:
     """Clean and judge a text and add its row; returns why it is of no use, None when it is."""
     text = clean_output(generation.text)
-    refused = None if generation.error else refusal_reason(text, evidence(task, facts))
+    refused = None if generation.error else refusal_reason(text, evidence(task.subject, facts, task.known_values))
     add(
         {
             "generation_key": work["generation_key"],
@@ -172,14 +173,17 @@ def _judged(
     return generation.error or refused
 
 
-def evidence(task: Task, facts: Input) -> Evidence:
-    template = load_template(task.subject.entity)
+def evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> Evidence:
+    """What a text about these facts is held against."""
+    template = load_template(subject.entity)
     return Evidence(
-        facts="\n".join(task.subject.to_lines(facts)),
-        name=task.subject.name_of(facts),
+        facts="\n".join(subject.to_lines(facts)),
+        name=subject.name_of(facts),
         instruction=template.instruction,
         examples=template.examples,
-        known_values=task.known_values,
+        known_values=frozenset(known_values),
+        chosen=tuple(facts.get("recent", ())),
+        withheld="withheld" in facts,
     )
 
 

@@ -3,6 +3,9 @@
 Three pure steps for an item or a user: *canonical input* (clean, stable, JSON-able; its hash decides whether anything
 is paid), *prompt messages* (a versioned template of `prompts/` with the facts fenced off as data), and the *facts
 description*, which needs no language model.
+
+A fact that is more than data (an order to a model, markup, a link, an advertisement: `injection.py`) is left out of the
+canonical input, so that neither a model reads it nor a description repeats it.
 """
 
 import re
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp.versions import PROMPT_VERSIONS
+from spark_jobs.injection import give_orders_together, holds_chat_token, hostile_reason
 from spark_jobs.text import clean_text
 
 TEMPLATES = Path(__file__).with_name("prompts")
@@ -29,6 +33,7 @@ _DELIMITERS = re.compile(r"[<>＜＞]|\[/?INST\]|={3,}", re.IGNORECASE)
 _TRAILING_ARTICLE = re.compile(r"^(.+), (The|A|An)$")
 _NO_VALUE = {"", "unknown", "none", "other", "n/a", "null", "nan"}
 _GENDERS = {"m": "male", "f": "female"}
+_ORDERS = {"instruction", "chat_token"}  # of the reasons of `injection.py`
 
 Input = dict[str, Any]
 
@@ -64,24 +69,27 @@ def load_template(entity: str) -> Template:
 
 
 def safe(text: str | None) -> str:
-    """Outside text as data: one clean line that holds no fence and no chat token."""
-    return " ".join(_DELIMITERS.sub(" ", clean_text(text or "", MAX_VALUE_CHARS)).split())
+    """Outside text as data: one clean line without fence or chat token; empty when it is more than data, or no word."""
+    line = _line(text)
+    return "" if _hostility(text) or not any(map(str.isalnum, line)) else line
 
 
 def item_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
     """Canonical facts of an item. `raw` holds `title` and `attributes` (name to value, lists joined with ', ')."""
-    return {"title": _natural_title(raw.get("title")), "attributes": _attributes(raw.get("attributes"), hidden)}
+    facts = {"title": _natural_title(raw.get("title")), "attributes": _attributes(raw.get("attributes"), hidden)}
+    return _without_orders(facts, raw, hidden)
 
 
 def user_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
     """Canonical facts of a user. `raw` holds `attributes`, `recent` titles (newest first) and `favourites`."""
     recent = [title for title in map(_natural_title, raw.get("recent") or []) if title]
     favourites = [value for value in map(safe, raw.get("favourites") or []) if value.lower() not in _NO_VALUE]
-    return {
+    facts = {
         "attributes": _attributes(raw.get("attributes"), hidden),
         "recent": list(dict.fromkeys(recent))[:NUM_RECENT],
         "favourites": favourites[:NUM_FAVOURITES],
     }
+    return _without_orders(facts, raw, hidden)
 
 
 def item_lines(facts: Input) -> list[str]:
@@ -148,6 +156,33 @@ USER = Subject(
 
 def messages(subject: Subject, facts: Input) -> list[dict[str, str]]:
     return load_template(subject.entity).fill(subject.to_lines(facts))
+
+
+def _line(text: str | None) -> str:
+    return " ".join(_DELIMITERS.sub(" ", clean_text(text or "", MAX_VALUE_CHARS)).split())
+
+
+def _hostility(text: str | None) -> str | None:
+    """Why an outside text is more than data, None when it is not."""
+    token = holds_chat_token((text or "")[: 10 * MAX_VALUE_CHARS])
+    return "chat_token" if token else hostile_reason(_line(text))
+
+
+def _without_orders(facts: Input, raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
+    """Facts without title and attributes if those give orders, one by one or together; marked if any is hostile.
+
+    The mark says that no generated text about the entity is to be trusted. Two things leave none: a link in an
+    attribute, since many catalogues have attributes of links, and the titles of a user's history, since one poisoned
+    item would cost everyone who took it a description.
+    """
+    shown = sorted((raw.get("attributes") or {}).items())  # in the order of the prompt
+    attributes = {name: value for name, value in shown if name not in hidden}
+    own = [raw.get("title"), *attributes.values()]
+    reasons = {_hostility(text) for text in (*attributes, *attributes.values())} - {"link"} | {_hostility(own[0])}
+    if reasons & _ORDERS or give_orders_together([line for line in map(_line, own) if line]):
+        facts |= {"title": "", "attributes": {}} if "title" in facts else {"attributes": {}}
+        reasons.add("instruction")
+    return facts | ({"withheld": True} if any(reasons) else {})
 
 
 def _natural_title(title: str | None) -> str:

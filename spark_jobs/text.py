@@ -24,12 +24,23 @@ def clean_text(text: str, max_chars: int = 500) -> str:
     return text[:max_chars].rstrip()
 
 
-def _clean_once(text: str) -> str:
+def visible_text(text: str) -> str:
+    """The text with entities decoded and without what no reader could see; tags stay."""
     text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
-    visible = "".join(
+    return "".join(
         " " if character.isspace() else "" if unicodedata.category(character) in _INVISIBLE else character
         for character in text
     )
+
+
+def _clean_once(text: str) -> str:
+    visible = visible_text(text)
     for markup in (_SCRIPT, _COMMENT, _TAG):
         visible = markup.sub(" ", visible)
     return unicodedata.normalize("NFC", " ".join(visible.split()))
+
+
+def fold(text: str) -> str:
+    """Lower case without accents and compatibility forms; look-alikes of other scripts stay."""
+    apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(letter for letter in apart if unicodedata.category(letter) != "Mn")

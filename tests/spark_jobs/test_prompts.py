@@ -85,7 +85,7 @@ def test_data_cannot_close_the_fence_or_start_a_message(title):
     assert last.startswith("<facts>\n")
     assert last.endswith("\n</facts>")
     assert not any(sign in last for sign in ("[INST]", "===", "＜", "\x07", "\u200b"))
-    assert len(last.splitlines()) == 3
+    assert len(last.splitlines()) <= 3
 
 
 def test_a_placeholder_in_the_data_is_not_filled():

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from spark_jobs.grounding import Evidence
 from spark_jobs.prompts import ITEM, item_input, load_template
-from spark_jobs.validation import Evidence, clean_output, refusal_reason
+from spark_jobs.validation import clean_output, refusal_reason
 
 TEMPLATE = load_template("item")
 GENRES = frozenset({"Action", "Comedy", "Drama", "Horror", "Sci-Fi", "Children's"})
@@ -67,6 +68,15 @@ def test_a_text_that_stays_with_the_facts_is_accepted(output):
         ("Apollo 13 is a drama and a comedy for the fans of action and thrillers.", "foreign_attribute"),
         ("Apollo 13 is a film for children and fans of action and drama.", "foreign_attribute"),
         ("Apollo 13 is a lovely gentle garden tale with flowers and birds for the summer.", "ungrounded"),
+        ("Apollo 13 is an Italian drama and thriller for the fans of action.", "foreign_name"),
+        ("Apollo 13 is an acclaimed drama and thriller for the fans of action.", "ungrounded"),
+        ("Apollo 13 is a drama with seven acts, for the fans of action and thrillers.", "foreign_number"),
+        ("Apollo 13 is a drama of the seventies, for the fans of action and thrillers.", "foreign_number"),
+        ("Apollo 13 is a drama. It suits women who are fans of action and thrillers.", "ungrounded"),
+        ("Apollo 13 is a drama about action. It suits the fans of thrillers.", "plot"),
+        ("Apollo 13 is a drama and thriller company for the fans of action.", "wrong_kind"),
+        ("Apollo 13 is a drama and thriller novel for the fans of action.", "wrong_kind"),
+        ("Apollo 13 is a drama 😈 and a thriller for the fans of action.", "not_text"),
     ],
 )
 def test_a_bad_text_is_refused_by_name(output, reason):
@@ -84,13 +94,54 @@ def test_a_bad_text_is_refused_by_name(output, reason):
 )
 def test_nothing_written_from_facts_that_give_orders_is_used(title):
     poisoned = replace(APOLLO, facts=APOLLO.facts.replace("Apollo 13", title), name=title)
-    assert refusal_reason(GOOD, poisoned) == "instruction_in_facts"
+    assert refusal_reason(GOOD, poisoned) == "hostile_facts"
 
 
 @pytest.mark.parametrize("title", ["I Shot Andy Warhol", "My Fair Lady", "Say Anything"])
 def test_titles_that_sound_like_speech_are_no_offence(title):
     evidence = replace(APOLLO, facts=f"title: {title}\ngenres: Drama", name=title)
     assert refusal_reason(f"{title} is a drama for viewers who enjoy other dramas.", evidence) is None
+
+
+CREAM = Evidence(
+    facts="title: Rose Hand Cream, 2 Pack\nbrand: Acne.org\ncategories: Skin Care, Hands",
+    name="Rose Hand Cream, 2 Pack",
+    known_values=frozenset({"Skin Care", "Hands", "Soaps", "Hair Care"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("Rose Hand Cream is a skincare product by Acne.org. It suits people who care for their hands.", None),
+        ("Rose Hand Cream comes in a pack of two. It suits the skin of the hands and goes well with soap.", None),
+        ("Rose Hand Cream is a soap for the skin. It suits people who care for their hands.", "foreign_attribute"),
+        ("Rose Hand Cream is a cream for the hands. It suits viewers who enjoy skin care.", "wrong_kind"),
+        ("Rose Hand Cream is a skin care brand. It suits people who care for their hands.", "wrong_kind"),
+    ],
+)
+def test_a_product_is_told_from_a_film_and_from_its_brand(output, reason):
+    assert refusal_reason(clean_output(output), CREAM) == reason
+
+
+READER = Evidence(
+    facts="user: 24 year old male student\nfavours: Comedy, Drama\nrecent: The Full Monty; Heat; One Fine Day",
+    name="Comedy Drama The Full Monty Heat One Fine Day",
+    chosen=("The Full Monty", "Heat", "One Fine Day"),
+)
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("This student favours comedy and drama, such as The Full Monty. More comedy would suit him next.", None),
+        ("This student favours comedy, drama and one fine day. More comedy would suit him next.", "title_misread"),
+        ("This student favours comedy and drama, such as Heat. More drama and Heat would suit him.", "title_misread"),
+        ("This student favours comedy and drama, such as Heat. More comedy would suit her next.", "ungrounded"),
+    ],
+)
+def test_a_title_of_the_history_is_neither_a_taste_nor_an_offer(output, reason):
+    assert refusal_reason(clean_output(output), READER) == reason
 
 
 def test_an_unfinished_last_sentence_is_cut_off():
