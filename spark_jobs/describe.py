@@ -174,12 +174,14 @@ def _generate(lake: Lake, day: str, description: Description, pending: list[Row]
     """Generate in rounds; each round is in the ledger before the next begins."""
     size = round_size(len(pending), lake.settings.llm_batch_size, lake.spark.sparkContext.defaultParallelism)
     work = partial(_generate_partition, description, make_model, _known_values(lake, day))
-    started, accepted = time.monotonic(), 0
+    started, done, accepted = time.monotonic(), 0, 0
     for start in range(0, len(pending), size):
         rows = _run_round(lake, description, pending[start : start + size], work)
-        _pay(lake, day, description, rows)
+        if rows:
+            _pay(lake, day, description, rows)
+        done += len(rows)
         accepted += sum(row.refusal_reason is None for row in rows)
-        done, elapsed = start + len(rows), time.monotonic() - started
+        elapsed = time.monotonic() - started
         say(
             f"describe_{description.subject.entity}s {day}: {done} of {len(pending)} generated, "
             f"{accepted} accepted, {elapsed:.0f} s"
@@ -209,17 +211,18 @@ def _run_round(
 def _generate_partition(
     description: Description, make_model: ModelFactory, known_values: Collection[str], frames: Frames
 ) -> Frames:
-    """Ask, clean and judge (runs in Spark workers); one row of the ledger for every input row."""
+    """Ask, clean and judge (runs in Spark workers); one row of the ledger for every answer."""
     import pandas
 
     columns = description.ledger.column_names
     for frame in frames:
         inputs = [json.loads(text) for text in frame["canonical"]]
-        outputs = make_model().generate([messages(description.subject, each) for each in inputs])
+        keys, entities = list(frame["generation_key"]), list(frame["entity_id"])
         rows = []
-        for key, entity_id, facts, output in zip(
-            frame["generation_key"], frame["entity_id"], inputs, outputs, strict=True
-        ):
+        for place, output in make_model().generate([messages(description.subject, each) for each in inputs]):
+            if output.error:  # nothing was said, so there is nothing to keep: a later run asks again
+                continue
+            key, entity_id, facts = keys[place], entities[place], inputs[place]
             text = clean_output(output.text)
             reason = refusal_reason(text, _evidence(description.subject, facts, known_values))
             rows.append(

@@ -7,7 +7,7 @@ cache is computed once and shared, which makes a generation about three times ch
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,18 +22,29 @@ class ModelFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote for one prompt. `seconds` is the prompt's share of its batch's wall time."""
+    """What a model wrote for one prompt, and what that cost.
+
+    `seconds` is the prompt's share of its batch's wall time, or the latency of a server's last answer. Tokens are
+    those of all attempts, as far as they are known. `error` says why nothing usable came back; `text` is empty then.
+    """
 
     text: str
     num_input_tokens: int
     num_output_tokens: int
     seconds: float
+    num_attempts: int = 1
+    error: str | None = None
 
 
 class LanguageModel(Protocol):
-    """Anything that answers chat prompts, in their order."""
+    """Anything that answers chat prompts."""
 
-    def generate(self, prompts: Sequence[Messages]) -> list[Generation]: ...
+    def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
+        """Yield each prompt's place and generation as they finish, in any order.
+
+        Raises for a model that cannot be used at all, never for one prompt: its generation has an `error`.
+        """
+        ...
 
 
 def decoding_parameters(max_new_tokens: int) -> dict[str, object]:
@@ -104,16 +115,14 @@ class TransformersModel:
         self._reuse_prefix = reuse_prefix
         self._prefix: tuple[list[int], Any] | None = None  # tokens and key/value cache last used
 
-    def generate(self, prompts: Sequence[Messages]) -> list[Generation]:
-        """Answer each prompt greedily. Prompts of one call should share all messages but the last."""
+    def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
+        """Answer batch by batch, prompts of like length together. One call's should share all messages but the last."""
         tokens = [self._tokens(prompt, add_generation_prompt=True) for prompt in prompts]
         shared = self._shared_tokens(prompts, tokens)
         by_length = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
-        answers: dict[int, Generation] = {}
         for start in range(0, len(by_length), self._batch_size):
             batch = by_length[start : start + self._batch_size]
-            answers.update(zip(batch, self._generate_batch([tokens[index] for index in batch], shared), strict=True))
-        return [answers[index] for index in range(len(prompts))]
+            yield from zip(batch, self._generate_batch([tokens[index] for index in batch], shared), strict=True)
 
     def _tokens(self, messages: Messages, add_generation_prompt: bool) -> list[int]:
         encoded = self._tokenizer.apply_chat_template(

@@ -34,7 +34,8 @@ class FakeModel:
     def generate(self, prompts):
         with self.log.open("a") as file:
             file.writelines(json.dumps(prompt[-1]["content"]) + "\n" for prompt in prompts)
-        return [Generation(self._answer(prompt[-1]["content"]), 100, 20, 0.1) for prompt in prompts]
+        for place, prompt in reversed(list(enumerate(prompts))):  # as a server may: not in the order asked
+            yield place, Generation(self._answer(prompt[-1]["content"]), 100, 20, 0.1)
 
     @staticmethod
     def _answer(asked):
@@ -54,6 +55,15 @@ class BrokenModel(FakeModel):
         if any("Jaws" in prompt[-1]["content"] for prompt in prompts):
             raise ModelFolderError("GRASP_LLM: no usable language model")
         return super().generate(prompts)
+
+
+class OverloadedModel(FakeModel):
+    """Has no answer about Jaws, as a server may when it is asked for too much."""
+
+    def generate(self, prompts):
+        for place, generation in super().generate(prompts):
+            lost = "Jaws" in generation.text
+            yield place, Generation("", 0, 0, 0.1, 5, "rate_limited") if lost else generation
 
 
 def no_model():
@@ -200,6 +210,14 @@ def test_what_finished_rounds_paid_for_survives_a_failure(filled, log):
     assert filled.read(tables.ITEM_GENERATION, DAY).count() == first_round
     assert sources(describe_items(filled, DAY, 99, partial(FakeModel, log)))["99"] == ("llm", None)
     assert len(asked(log)) == first_round + 1
+
+
+def test_what_was_not_answered_is_not_paid_for_and_asked_again(filled, log):
+    rows = describe_items(filled, DAY, 9, partial(OverloadedModel, log))
+    assert sources(rows)["4"] == ("facts", "budget")
+    assert filled.read(tables.ITEM_GENERATION, DAY).count() == 3
+    assert sources(describe_items(filled, DAY, 9, partial(FakeModel, log)))["4"] == ("llm", None)
+    assert len(asked(log)) == 5
 
 
 def test_users_are_described_from_their_profile_and_history(filled, log):

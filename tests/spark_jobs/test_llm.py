@@ -14,6 +14,10 @@ def prompts(*titles):
     return [messages(ITEM, each) for each in facts]
 
 
+def in_order(generations):
+    return [generation for _, generation in sorted(generations, key=lambda placed: placed[0])]
+
+
 def make_folder(folder, weights):
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -69,13 +73,23 @@ def test_batches_and_the_shared_prefix_change_no_answer(model_folders):
     asked = prompts("Heat", "The Lay of the Land", "One Flew Over the Cuckoo's Nest", "187", "Four Rooms")
     shared = TransformersModel(model_folders[0], max_new_tokens=24, batch_size=3)
     plain = TransformersModel(model_folders[0], max_new_tokens=24, batch_size=1, reuse_prefix=False)
-    answers, alone = shared.generate(asked), plain.generate(asked)
+    answers, alone = in_order(shared.generate(asked)), in_order(plain.generate(asked))
     assert [answer.text for answer in answers] == [answer.text for answer in alone]
     assert [answer.num_input_tokens for answer in answers] == [answer.num_input_tokens for answer in alone]
     assert all(0 < answer.num_output_tokens <= 24 and answer.seconds > 0 for answer in answers)
     assert "Heat" in answers[0].text
-    assert shared.generate(asked[:1])[0].text == answers[0].text  # the prefix cache is not used up
-    assert shared.generate([]) == []
+    [(_, again)] = shared.generate(asked[:1])
+    assert again.text == answers[0].text  # the prefix cache is not used up
+    assert list(shared.generate([])) == []
+
+
+@pytest.mark.models
+def test_a_batch_is_handed_over_before_the_next_is_begun(model_folders):
+    model = TransformersModel(model_folders[0], max_new_tokens=8, batch_size=1)
+    generations = model.generate(prompts("Heat", "The Lay of the Land"))
+    place, first = next(generations)
+    assert (place, first.num_attempts, first.error) == (0, 1, None)
+    generations.close()  # nobody waits for the second
 
 
 @pytest.mark.models
