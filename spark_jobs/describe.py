@@ -23,6 +23,7 @@ from grasp.tables import Table
 from grasp.versions import digest
 from spark_jobs.lake import Lake
 from spark_jobs.llm import LanguageModel, decoding_parameters, load_model
+from spark_jobs.openai_llm import Server, load_server_model
 from spark_jobs.prompts import ITEM, Input, Subject, load_template, messages
 from spark_jobs.validation import Evidence, clean_output, refusal_reason
 
@@ -90,8 +91,13 @@ def user_budget(budget: int) -> int:
     return budget - item_budget(budget)
 
 
-def real_model(settings: Settings) -> ModelFactory:
-    """Loads the model once per worker process. Captures no settings, so that no secret travels to a worker."""
+def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
+    """Makes the model once per worker process. Captures no settings, so that no secret travels to a worker.
+
+    `num_workers` processes ask a server at the same time: each has its share of the global rate limits.
+    """
+    if settings.llm_url:
+        return partial(load_server_model, Server.of(settings, num_workers))
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
 
 

@@ -1,4 +1,4 @@
-"""The language model port, and its implementation by transformers.
+"""The language model port, and its implementation by transformers; `openai_llm` asks a server instead.
 
 A model folder holds Hugging Face files (config, tokenizer, safetensors) or exactly one GGUF file. Decoding is greedy,
 so one prompt has one answer. All prompts of a job begin with the same instruction and examples: their key/value

@@ -255,3 +255,11 @@ def test_equal_times_keep_the_order_of_the_source(lake):
 def test_nothing_secret_travels_to_the_workers(settings_with):
     settings = settings_with(milvus_token="very-secret")
     assert b"very-secret" not in cloudpickle.dumps(real_model(settings))
+
+
+def test_a_model_is_a_server_where_one_is_named_and_its_key_stays_behind(settings_with, monkeypatch):
+    monkeypatch.setenv("GRASP_LLM_API_KEY", "very-secret")
+    settings = settings_with(llm_url="http://localhost:8000/v1", llm_model="m", llm_requests_per_minute=90)
+    make_model = real_model(settings, num_workers=3)
+    assert make_model.args[0].requests_per_minute == 30
+    assert b"very-secret" not in cloudpickle.dumps(make_model)
