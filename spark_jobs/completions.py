@@ -71,6 +71,11 @@ def read_answer(content: bytes, model: str, structured: bool) -> Answer:
         payload = json.loads(content)
     except (ValueError, RecursionError):
         return _failed("truncated", num_tokens_known=False)
+    return read_completion(payload, model, structured)
+
+
+def read_completion(payload: Any, model: str, structured: bool) -> Answer:
+    """What the decoded body of a 200 says."""
     used = _usage(payload) or {"num_tokens_known": False}
     try:
         choice = payload["choices"][0]

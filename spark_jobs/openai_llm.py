@@ -229,18 +229,25 @@ class OpenAIModel:
         return read_answer(response.content, self._server.model, self._server.structured)
 
 
+def api_key() -> str:
+    """The key of this process's environment, or a word that is none; raises `ServerError` where no header can carry it.
+
+    Never empty: without a key the client would take OPENAI_API_KEY, which may be meant for someone else.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise ServerError(f"{KEY_VARIABLE} holds characters that a header may not have")
+    return key or "none"
+
+
 def _client(server: Server) -> "AsyncOpenAI":
     """A client without retries of its own; raises `ServerError` for a key that no header can carry."""
     from httpx2 import AsyncClient, Limits
     from openai import AsyncOpenAI
 
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise ServerError(f"{KEY_VARIABLE} holds characters that a header may not have")
     limits = Limits(max_connections=None, max_keepalive_connections=server.concurrency)
     http = AsyncClient(limits=limits, timeout=server.timeout_seconds)
-    # Without a key of ours the client would take OPENAI_API_KEY, which may be meant for someone else.
-    return AsyncOpenAI(api_key=key or "none", base_url=server.url, max_retries=0, http_client=http)
+    return AsyncOpenAI(api_key=api_key(), base_url=server.url, max_retries=0, http_client=http)
 
 
 def retrying(server: Server) -> Any:

@@ -8,6 +8,8 @@ message.
 
 POST /script   {"prompts": {key: [behaviour, ...]}, "numbers": [behaviour, ...], "default": behaviour}
                the n-th request of a key gets the key's n-th behaviour; others the next one of `numbers`, then `default`
+               {"batch_end": "failed" or "expired"} says how a batch ends, "completed" otherwise;
+               {"lose_batch": true} makes the next batch, but does not say so
 GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
@@ -66,9 +68,11 @@ class Script:
         self.num_now = self.most_at_once = 0
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
+        self.batch_end = "completed"
+        self.lose_batch = False
 
     def load(self, given: dict[str, Any]) -> None:
-        for name in ("prompts", "numbers", "default"):
+        for name in ("prompts", "numbers", "default", "batch_end", "lose_batch"):
             if name in given:
                 setattr(self, name, given[name])
 
@@ -175,7 +179,7 @@ class Peer:
             await self.send(200, payload)
 
     async def batch_route(self, route: str, headers: dict[str, str], body: bytes) -> None:
-        """Batch files: a batch is done when it was looked at twice; scripted prompts fail in its error file."""
+        """A batch ends when it was looked at twice; prompts scripted with a status are in its error file."""
         script = self.script
         if route == "POST /v1/files":
             boundary = headers["content-type"].partition("boundary=")[2].strip('"').encode()
@@ -187,13 +191,20 @@ class Peer:
         elif route == "POST /v1/batches":
             batch_id = f"batch-{len(script.batches)}"
             script.batches[batch_id] = {"looks": 0, "input_file_id": json.loads(body)["input_file_id"]}
+            if script.lose_batch:
+                script.lose_batch = False
+                raise ConnectionResetError
             await self.send(200, batch_object(batch_id, script.batches[batch_id], "validating"))
+        elif route.startswith("GET /v1/batches?"):
+            listed = [batch_object(batch_id, batch, "in_progress") for batch_id, batch in script.batches.items()]
+            await self.send(200, {"object": "list", "data": listed[::-1], "has_more": False})
         elif found := re.fullmatch(r"GET /v1/batches/([\w-]+)", route):
             batch = script.batches[found[1]]
             batch["looks"] += 1
             if batch["looks"] == 2:
                 run_batch(script, found[1], batch)
-            await self.send(200, batch_object(found[1], batch, "completed" if batch["looks"] > 1 else "in_progress"))
+            status = script.batch_end if batch["looks"] > 1 else "in_progress"
+            await self.send(200, batch_object(found[1], batch, status))
         elif found := re.fullmatch(r"GET /v1/files/([\w-]+)/content", route):
             await self.send(200, script.files[found[1]].encode())
         else:
@@ -253,17 +264,22 @@ def batch_object(batch_id: str, batch: dict[str, Any], status: str) -> dict[str,
 
 
 def run_batch(script: Script, batch_id: str, batch: dict[str, Any]) -> None:
+    """Write the output and error files; one that expires has time for half of its requests, one that fails for none."""
     answered, failed = [], []
-    for line in script.files[batch["input_file_id"]].splitlines():
-        request = json.loads(line)
+    requests = [json.loads(line) for line in script.files[batch["input_file_id"]].splitlines()]
+    in_time = {"completed": len(requests), "expired": len(requests) // 2, "failed": 0}[script.batch_end]
+    for place, request in enumerate(requests if script.batch_end != "failed" else []):
+        result = {"custom_id": request["custom_id"], "response": None, "error": None}
+        if place >= in_time:
+            failed.append(json.dumps(result | {"error": {"code": "batch_expired", "message": "Too late."}}))
+            continue
         key = str(request["body"]["messages"][-1]["content"])
         behaviour = script.next(key)
         good = behaviour["kind"] != "status"
         script.answers[key] += behaviour["kind"] == "answer"
-        status = 200 if good else behaviour["status"]
         body = completion(request["body"], key, behaviour) if good else {"error": {"message": "failed"}}
-        result = {"custom_id": request["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
-        (answered if good else failed).append(json.dumps(result))
+        response = {"status_code": 200 if good else behaviour["status"], "body": body}
+        (answered if good else failed).append(json.dumps(result | {"response": response}))
     for name, lines in (("output_file_id", answered[::-1]), ("error_file_id", failed)):  # in no order, as vendors do
         if lines:
             batch[name] = f"{batch_id}-{name}"
