@@ -195,18 +195,18 @@ class OpenAIModel:
         """One request, as far as budget, circuit and rate limit allow. The limit is last: a refusal waits for none."""
         if not await self._budget.reserve(prompt.most_tokens):
             return Answer(error="out_of_budget")
-        if not await self._circuit.admit():
-            self._budget.settle(prompt.most_tokens, 0, was_sent=False)
-            return Answer(error="circuit_open")
-        answer = Answer(error="timeout", num_tokens_known=False)  # stands when the call is called off
+        answer, was_sent = Answer(), False
         try:
+            if not await self._circuit.admit():
+                return Answer(error="circuit_open")
             await self._requests.acquire()
             await self._tokens.acquire(prompt.likely_tokens)
-            started = time.monotonic()
+            started, was_sent = time.monotonic(), True
+            answer = Answer(num_tokens_known=False)  # as long as nothing came back, also when the call is called off
             answer = await self._send(prompt.body)
         finally:
             used = answer.num_input_tokens + answer.num_output_tokens
-            self._budget.settle(prompt.most_tokens, used if answer.num_tokens_known else prompt.most_tokens)
+            self._budget.settle(prompt.most_tokens, used if answer.num_tokens_known else prompt.most_tokens, was_sent)
         if answer.num_tokens_known:
             self._tokens.give_back(prompt.likely_tokens - used)
         if answer.error is None:

@@ -57,7 +57,7 @@ class Budget:
         self._num_running += 1
         return True
 
-    def settle(self, reserved: int, used: int, was_sent: bool = True) -> None:
+    def settle(self, reserved: int, used: int, was_sent: bool) -> None:
         """End a call: what it did not use is free again, the call itself only if it was never sent."""
         self._tokens_left += reserved - used
         self._calls_left += not was_sent

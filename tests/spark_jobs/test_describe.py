@@ -220,6 +220,18 @@ def test_what_was_not_answered_is_not_paid_for_and_asked_again(filled, log):
     assert len(asked(log)) == 5
 
 
+def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, settings_with, model_server):
+    settings = settings_with(llm_url=model_server.url, llm_model="test-model", llm_max_attempts=3)
+    served = Lake(filled.spark, settings)
+    model_server.script(numbers=[{"kind": "status", "status": 500}, {"kind": "reset"}])
+    rows = describe_items(served, DAY, 9, real_model(settings, num_workers=2))
+    assert {row.source for row in rows.values()} == {"llm"}
+    assert rows["2"].description == ACCEPTED.format("Alien")
+    assert rows["2"].model_revision.startswith("test_model-")
+    describe_items(served, DAY, 9, real_model(settings, num_workers=2))
+    assert sorted(model_server.seen()["answers"].values()) == [1, 1, 1, 1]
+
+
 def test_users_are_described_from_their_profile_and_history(filled, log):
     facts = facts_of_users(filled, DAY, HISTORY)
     describe(filled, DAY, USER, facts, budget=1, make_model=partial(FakeModel, log))

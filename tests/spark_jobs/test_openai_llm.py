@@ -343,6 +343,20 @@ def test_a_dead_server_costs_its_patience_once_not_once_a_prompt(model_server):
     assert all(answer.text == "" for answer in answers)
 
 
+def test_a_call_that_was_called_off_before_it_was_sent_is_still_there(model_server):
+    model_server.script(default={**BROKEN, "repeat": True})
+    changed = {"max_failures_in_a_row": 2, "circuit_pause_seconds": 0.3, "circuit_patience_seconds": 20}
+    with OpenAIModel(quick(model_server, concurrency=1, max_attempts=1, max_calls=3, **changed)) as model:
+        generations = model.generate([prompt(text) for text in numbered(5)])
+        assert [next(generations)[1].error for _ in range(2)] == ["server_error", "server_error"]
+        time.sleep(0.1)
+        generations.close()  # the third has the last call and waits for the server
+        model_server.script(default={"kind": "answer"})
+        time.sleep(0.1)
+        [(_, again)] = model.generate([prompt("title: Heat")])
+    assert again.error is None
+
+
 def test_a_bad_prompt_says_nothing_about_the_server(model_server):
     model_server.script(numbers=[{"kind": "status", "status": 400}] * 20)
     answers = ask(model_server, numbered(30), concurrency=1, max_failures_in_a_row=3, circuit_patience_seconds=0.1)
