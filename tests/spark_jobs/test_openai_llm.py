@@ -454,3 +454,10 @@ def test_of_prompts_hit_by_all_faults_together_nearly_all_are_answered_and_none_
     assert all(answers[text].error in ("wrong_model", "rejected") for text in lost)
     assert max(seen["answers"].values()) == 1
     assert all(seen["requests"][text] == answer.num_attempts for text, answer in answers.items())
+
+
+def test_the_test_server_also_lists_its_models_and_embeds(model_server):
+    assert [model["id"] for model in model_server.call("/v1/models")["data"]] == ["test-model"]
+    embedded = model_server.call("/v1/embeddings", {"model": "test-encoder", "input": ["a", "b", "a"]})
+    first, other, again = [each["embedding"] for each in embedded["data"]]
+    assert first == again != other
