@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
 
-# Read by make, the tests and the benchmarks, not by the system itself.
-OUTSIDE_SETTINGS = {"GRASP_DATA", "GRASP_REQUIRE_ALL", "GRASP_PYTHON", "GRASP_TORCH_INDEX"}
+# Read by make, the tests and the benchmarks, not by the system itself; the key only by the process that asks a
+# server, so that no list of settings can show or carry it.
+OUTSIDE_SETTINGS = {"GRASP_DATA", "GRASP_REQUIRE_ALL", "GRASP_PYTHON", "GRASP_TORCH_INDEX", "GRASP_LLM_API_KEY"}
 
 
 class SettingsError(ValueError):
@@ -36,6 +38,24 @@ def _utc(moment: datetime | None) -> datetime | None:
     if moment is not None and moment.tzinfo is None:
         raise ValueError("a time needs its zone, for example 1998-04-22T23:59:59Z")
     return moment.astimezone(UTC) if moment else None
+
+
+def _server_url(url: str) -> str:
+    """No message shows the value, which may hold a secret."""
+    if not url:
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a server is named like https://models.example.com/v1")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("no user, password or query belongs here: a key goes into GRASP_LLM_API_KEY")
+    return url.rstrip("/")
+
+
+def _model_of_server(model: str, info: ValidationInfo) -> str:
+    if info.data.get("llm_url") and not model:
+        raise ValueError("GRASP_LLM_URL names a server, so say which of its models to ask")
+    return model
 
 
 AwareTime = Annotated[datetime | None, AfterValidator(_utc)]
@@ -73,6 +93,25 @@ class Settings(BaseModel):
     )
     llm_batch_size: int = Field(8, ge=1, le=256, description="Prompts generated together in one Spark worker.")
     llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")
+    llm_url: Annotated[str, AfterValidator(_server_url)] = Field(
+        "",
+        repr=False,
+        description="Base URL of an OpenAI-compatible server (ending in /v1); empty runs GRASP_LLM here.",
+    )
+    llm_model: Annotated[str, AfterValidator(_model_of_server)] = Field(
+        "", description="Model asked for at GRASP_LLM_URL, by the exact name that its answers carry, not an alias."
+    )
+    llm_revision: str = Field(
+        "", description="Revision of GRASP_LLM_MODEL; change it when the server's weights change."
+    )
+    llm_structured: bool = Field(
+        False, description="Whether to ask the server for JSON (structured outputs) instead of plain text."
+    )
+    llm_concurrency: int = Field(16, ge=1, le=1024, description="Requests to the server at once, in one Spark worker.")
+    llm_requests_per_minute: int = Field(0, ge=0, description="Most requests a minute of all workers; 0 is no limit.")
+    llm_tokens_per_minute: int = Field(0, ge=0, description="Most tokens a minute of all workers; 0 is no limit.")
+    llm_timeout_seconds: float = Field(60, gt=0, description="Longest wait for one whole answer of the server.")
+    llm_max_attempts: int = Field(5, ge=1, le=20, description="How often one prompt is sent before it is given up.")
     user_history_holdout: int = Field(
         0, ge=0, description="Latest interactions a user's description must not see; 1 is `train_minus_last`."
     )

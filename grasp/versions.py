@@ -1,6 +1,6 @@
 """Versions: what must never be mixed, each a short name that changes whenever its meaning changes.
 
-model revision      a model folder's content
+model revision      a model folder's content, or name and revision of a server's model
 prompt version      the text of a prompt and its facts template
 embedding version   encoder revision + pooling + normalisation + what the descriptions are
 feature version     embedding version + how neighbours are searched and averaged + the feature definition
@@ -55,6 +55,11 @@ def model_revision(folder: Path) -> str:
     return f"{_plain(folder.name)}-{content.hexdigest()[:8]}"
 
 
+def served_model_revision(model: str, revision: str) -> str:
+    """Name a server's model, such as `qwen_qwen2_5_7b_instruct-0a1b2c3d`; its weights are the server's word."""
+    return f"{_plain(model)}-{digest([model, revision])[:8]}"
+
+
 def _plain(text: str) -> str:
     """Letters, digits and underscores only, as Milvus and Feast want their names."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
@@ -68,17 +73,23 @@ class Versions:
 
     @cached_property
     def llm(self) -> str:
-        return model_revision(self.settings.llm)
+        settings = self.settings
+        if settings.llm_url:
+            return served_model_revision(settings.llm_model, settings.llm_revision)
+        return model_revision(settings.llm)
 
     @cached_property
     def encoder(self) -> str:
         return model_revision(self.settings.encoder)
 
     def prompt(self, entity: str) -> str:
-        """Prompt version of `item` or `user`, with every setting that changes what a prompt says."""
+        """Prompt version of `item` or `user`, with every setting that changes what a prompt says or asks for."""
         parts = [PROMPT_VERSIONS[entity]]
         hidden = sorted(self.settings.hidden_attributes)
-        parts.append(digest([hidden, self.settings.llm_max_new_tokens])[:6])
+        answer: list[object] = [hidden, self.settings.llm_max_new_tokens]
+        if self.settings.llm_url and self.settings.llm_structured:
+            answer.append("json")
+        parts.append(digest(answer)[:6])
         if entity == "user" and self.settings.user_history_holdout:
             parts.append(f"minus{self.settings.user_history_holdout}")
         return "-".join(parts)

@@ -25,6 +25,7 @@ from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, gen
 from spark_jobs.lake import Lake
 from spark_jobs.ledger import Ledger
 from spark_jobs.llm import decoding_parameters, load_model
+from spark_jobs.openai_llm import Server, load_server_model
 from spark_jobs.prompts import ITEM, USER, Input, Subject, load_template, safe
 from spark_jobs.validation import HOSTILE_FACTS
 
@@ -89,8 +90,13 @@ class Description:
         return digest([self.prompt_version, self.model_revision, decoding, OUTPUT_SCHEMA, facts])
 
 
-def real_model(settings: Settings) -> ModelFactory:
-    """Loads the model once per worker process. Captures no settings, so that no secret travels to a worker."""
+def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
+    """Makes the model once per worker process. Captures no settings, so that no secret travels to a worker.
+
+    `num_workers` processes ask a server at the same time: each has its share of the global rate limits.
+    """
+    if settings.llm_url:
+        return partial(load_server_model, Server.of(settings, num_workers))
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
 
 

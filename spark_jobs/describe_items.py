@@ -32,7 +32,8 @@ def item_facts(items: DataFrame, interactions: DataFrame, day: str) -> DataFrame
 def main(lake: Lake, day: str) -> None:
     settings = lake.settings
     facts = item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
-    describe(lake, day, ITEM, facts, caps=Caps.of(settings, "item"), make_model=real_model(settings))
+    make_model = real_model(settings, lake.spark.sparkContext.defaultParallelism)
+    describe(lake, day, ITEM, facts, caps=Caps.of(settings, "item"), make_model=make_model)
 
 
 if __name__ == "__main__":

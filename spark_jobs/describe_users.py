@@ -66,7 +66,8 @@ def main(lake: Lake, day: str) -> None:
         holdout=settings.user_history_holdout,
         hidden=settings.hidden_attributes,
     )
-    describe(lake, day, USER, facts, caps=Caps.of(settings, "user"), make_model=real_model(settings))
+    make_model = real_model(settings, lake.spark.sparkContext.defaultParallelism)
+    describe(lake, day, USER, facts, caps=Caps.of(settings, "user"), make_model=make_model)
 
 
 if __name__ == "__main__":

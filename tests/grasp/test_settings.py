@@ -23,6 +23,9 @@ def test_only_the_home_is_required_and_everything_lies_under_it(tmp_path):
         ({"GRASP_NOW": "1998-04-22T23:59:59"}, "GRASP_NOW: .*needs its zone"),
         ({"GRASP_PORT": "99999"}, "GRASP_PORT"),
         ({"GRASP_NEIGHBOUR_BACKEND": "magic"}, "GRASP_NEIGHBOUR_BACKEND.*'exact' or 'milvus'"),
+        ({"GRASP_LLM_URL": "models.example.com"}, "^GRASP_LLM_URL: .*https://models.example.com/v1"),
+        ({"GRASP_LLM_URL": "http://localhost:8000/v1"}, "^GRASP_LLM_MODEL: .*GRASP_LLM_URL names a server"),
+        ({"GRASP_LLM_MAX_ATTEMPTS": "0"}, "GRASP_LLM_MAX_ATTEMPTS"),
     ],
 )
 def test_a_wrong_setting_is_named(environ, message, tmp_path):
@@ -53,6 +56,19 @@ def test_a_wrong_secret_is_named_but_not_shown(tmp_path):
         Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_PORT": "x", "GRASP_REDIS": "redis:6379,password=hunter2"})
     assert "GRASP_PORT" in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])
+def test_a_key_in_the_address_of_a_server_is_refused_and_not_shown(tmp_path, url):
+    with pytest.raises(SettingsError, match=r"GRASP_LLM_URL: .*GRASP_LLM_API_KEY") as error:
+        Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_LLM_URL": url})
+    assert "hunter2" not in str(error.value)
+
+
+def test_the_key_of_the_server_is_in_no_list_of_settings(tmp_path):
+    settings = Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_LLM_API_KEY": "hunter2"})
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings.variables())
 
 
 def test_the_example_file_names_every_setting_and_no_other():

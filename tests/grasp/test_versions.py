@@ -43,5 +43,24 @@ def test_a_budget_changes_no_version(settings, settings_with):
     assert Versions(settings).feature == Versions(settings_with(llm_budget=0)).feature
 
 
+def test_a_server_needs_no_folder_and_its_model_is_named_by_name_and_revision(settings_with, tmp_path):
+    served = {"llm_url": "http://localhost:8000/v1", "llm": str(tmp_path / "nowhere")}
+    names = [
+        Versions(settings_with(**served, llm_model=model, llm_revision=revision)).llm
+        for model, revision in [("Qwen/Qwen2.5-7B", ""), ("Qwen/Qwen2.5-7B", "2"), ("Qwen.Qwen2.5-7B", "")]
+    ]
+    assert all(name.startswith("qwen_qwen2_5_7b-") for name in names)
+    assert len(set(names)) == 3
+
+
+def test_where_a_model_is_served_changes_no_version_but_how_it_is_asked_does(settings_with):
+    served = {"llm_url": "http://localhost:8000/v1", "llm_model": "m"}
+    here = Versions(settings_with(**served))
+    there = Versions(settings_with(**served | {"llm_url": "http://elsewhere/v1"}))
+    structured = Versions(settings_with(**served, llm_structured=True))
+    assert (here.embedding, here.prompt("item")) == (there.embedding, there.prompt("item"))
+    assert here.prompt("item") != structured.prompt("item")
+
+
 def test_collection_names_suit_milvus(settings):
     assert collection("item", Versions(settings).embedding).replace("_", "").isalnum()

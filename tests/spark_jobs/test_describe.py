@@ -36,7 +36,7 @@ class FakeModel:
     def generate(self, prompts):
         with self.log.open("a") as file:
             file.writelines(json.dumps(prompt[-1]["content"]) + "\n" for prompt in prompts)
-        for place, prompt in enumerate(prompts):
+        for place, prompt in reversed(list(enumerate(prompts))):  # as a server may: not in the order asked
             yield place, Generation(self._answer(prompt[-1]["content"]), 100, 20, 0.1)
 
     @staticmethod
@@ -58,6 +58,15 @@ class BrokenModel(FakeModel):
             if "Jaws" in generation.text:
                 raise ModelFolderError("GRASP_LLM: no usable language model")
             yield place, generation
+
+
+class OverloadedModel(FakeModel):
+    """Has no answer about Jaws, as a server may when it is asked for too much."""
+
+    def generate(self, prompts):
+        for place, generation in super().generate(prompts):
+            lost = "Jaws" in generation.text
+            yield place, Generation("", 0, 0, 0.1, 5, "rate_limited") if lost else generation
 
 
 def no_model():
@@ -195,6 +204,28 @@ def test_what_was_paid_for_before_a_failure_is_kept_and_not_paid_again(filled, l
     assert len(asked(log)) - before == len(films) + 1 - num_kept
 
 
+def test_what_was_not_answered_is_asked_again(filled, log):
+    rows = describe_items(filled, DAY, 9, partial(OverloadedModel, log))
+    assert rows["4"].source == "facts"
+    assert {row.item_id: row.error for row in filled.read(tables.ITEM_GENERATION, DAY).collect() if row.error} == {
+        "4": "rate_limited"
+    }
+    assert sources(describe_items(filled, DAY, 9, partial(FakeModel, log)))["4"] == ("llm", None)
+    assert len(asked(log)) == 5
+
+
+def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, settings_with, model_server):
+    settings = settings_with(llm_url=model_server.url, llm_model="test-model", llm_max_attempts=3)
+    served = Lake(filled.spark, settings)
+    model_server.script(numbers=[{"kind": "status", "status": 500}, {"kind": "reset"}])
+    rows = describe_items(served, DAY, 9, real_model(settings, num_workers=2))
+    assert {row.source for row in rows.values()} == {"llm"}
+    assert rows["2"].description == ACCEPTED.format("Alien")
+    assert rows["2"].model_revision.startswith("test_model-")
+    describe_items(served, DAY, 9, real_model(settings, num_workers=2))
+    assert sorted(model_server.seen()["answers"].values()) == [1, 1, 1, 1]
+
+
 def test_users_are_described_from_their_profile_and_history(filled, log):
     facts = facts_of_users(filled, DAY, HISTORY)
     describe(filled, DAY, USER, facts, caps=Caps(1), make_model=partial(FakeModel, log))
@@ -230,3 +261,11 @@ def test_equal_times_keep_the_order_of_the_source(lake):
 def test_nothing_secret_travels_to_the_workers(settings_with):
     settings = settings_with(milvus_token="very-secret")
     assert b"very-secret" not in cloudpickle.dumps(real_model(settings))
+
+
+def test_a_model_is_a_server_where_one_is_named_and_its_key_stays_behind(settings_with, monkeypatch):
+    monkeypatch.setenv("GRASP_LLM_API_KEY", "very-secret")
+    settings = settings_with(llm_url="http://localhost:8000/v1", llm_model="m", llm_requests_per_minute=90)
+    make_model = real_model(settings, num_workers=3)
+    assert make_model.args[0].requests_per_minute == 30
+    assert b"very-secret" not in cloudpickle.dumps(make_model)
