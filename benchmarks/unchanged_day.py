@@ -11,12 +11,14 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from benchmarks.sessions import local_spark
-from grasp import stages
+from grasp import partitions, stages, tables
 from grasp.days import plus_days
 from grasp.progress import say
 from grasp.settings import Settings
@@ -30,6 +32,7 @@ WORDS = (
 )
 NAMES = [word for line in WORDS for word in line.split()]
 KINDS = ("soap", "lamp", "scarf", "kettle", "notebook", "candle", "basket", "mirror", "cushion", "vase")
+LEDGERS = (tables.ITEM_GENERATION, tables.USER_GENERATION)
 STAGES = ("describe_items", "describe_users", "embed_descriptions")
 
 
@@ -49,13 +52,23 @@ def days(settings: Settings, num_entities: int) -> dict[str, Any]:
         at = settings.model_copy(update=own)
         second, third = plus_days(FIRST_DAY, 1), plus_days(FIRST_DAY, 2)
         shop.write(FIRST_DAY)
-        found = {"full": refresh(spark, at, FIRST_DAY), "again": refresh(spark, at, FIRST_DAY)}
+        found = {"full": refresh(spark, at, FIRST_DAY)}
+        num_before = num_calls(at)
+        found["again"] = refresh(spark, at, FIRST_DAY)
+        num_calls_again = num_calls(at) - num_before
         shop.change(0.01)
         shop.write(second)
         found["one_percent"] = refresh(spark, at, second)
         shop.write(third)
         found["nothing"] = refresh(spark, at, third)
-    return {"num_entities": num_entities, "days": found}
+    return {"num_entities": num_entities, "num_calls_again": num_calls_again, "days": found}
+
+
+def num_calls(settings: Settings) -> int:
+    """Calls of the language model that the ledgers hold."""
+    folders = (partitions.table_path(settings.lake, table, None) for table in LEDGERS)
+    files = [file for folder in folders for file in folder.glob("day=*/*.parquet")]
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def refresh(spark: Any, settings: Settings, day: str) -> dict[str, float]:
@@ -121,8 +134,3 @@ class Shop:
     def _choose(self) -> list[int]:
         """Items of the popular half, so that others can change without changing a user."""
         return self._random.sample(range(len(self._titles) // 2), EVENTS_PER_USER)
-
-
-def totals(found: dict[str, dict[str, float]]) -> Iterator[tuple[str, float]]:
-    """Seconds of each day over all stages."""
-    return ((day, sum(seconds.values())) for day, seconds in found.items())

@@ -1,0 +1,122 @@
+"""What describing users and items costs and survives; what is measured is never measured again.
+
+    python -m benchmarks.generation --out docs/benchmarks/generation [--only engine,ledger]
+
+Reads:   the model and the MovieLens folder of `make setup`; the labelled outputs of tests/data
+Writes:  measurements.jsonl, report.md and summary.json in --out; llama.cpp's environment below GRASP_HOME
+
+Every measurement is one line: delete the line to measure again. CPU seconds are compared where another library is;
+seconds where a server, Spark or the disk is waited for.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import engine_speed, generation_report, http_engine, validator
+from benchmarks.faults import faults
+from benchmarks.ledger_speed import anti_join
+from benchmarks.machine import commit, machine
+from benchmarks.measurements import Conditions, Measurement, Measurements
+from benchmarks.peers.running import PeerError
+from benchmarks.poisoned import published
+from benchmarks.unchanged_day import days
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from grasp.versions import file_sha256
+
+NUM_ROUNDS = 3  # of what others on the machine can disturb most
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement: its name, its kind, and how to make it."""
+
+    name: str
+    kind: str
+    measure: Callable[[], dict[str, Any]]
+
+
+def jobs(settings: Settings, given: argparse.Namespace) -> list[Job]:
+    """In the order in which they are made, the quick ones first."""
+    return [
+        Job("validator", "validator", judged),
+        Job("poisoned inputs", "poisoned", published),
+        *(Job(f"HTTP engine, round {number}", "http", http_engine.measure) for number in range(NUM_ROUNDS)),
+        Job("faults", "faults", partial(faults, settings, given.requests)),
+        Job("ledger", "ledger", partial(anti_join, settings, given.keys, given.inputs, given.inputs // 10)),
+        Job("engine", "engine", partial(engine_speed.against_llama_cpp, settings, given.descriptions)),
+        Job("identical texts", "identical", partial(engine_speed.identical_texts, settings, given.descriptions)),
+        Job("Spark overhead", "spark", partial(engine_speed.spark_overhead, settings, given.spark_descriptions)),
+        Job("unchanged day", "days", partial(days, settings, given.entities)),
+    ]
+
+
+def judged() -> dict[str, Any]:
+    """Precision and recall of the validator on the texts that it was not tuned on."""
+    found = validator.score(validator.judge(splits=("held_out",)))
+    return {
+        "num_outputs": found.num_outputs,
+        "num_accepted": found.num_accepted,
+        "num_usable": found.num_usable,
+        "precision": found.precision,
+        "recall": found.recall,
+    }
+
+
+def run_all(given: argparse.Namespace, settings: Settings) -> None:
+    """Make what is missing of the wanted measurements, each written as soon as it is made, and the report."""
+    measurements = Measurements(given.out)
+    weights = next(iter(sorted(settings.llm.glob("*.safetensors"))), None)
+    conditions = Conditions(file_sha256(weights)[:16] if weights else "no weights", 1, machine())
+    measurements.require(conditions)
+    missing = [job for job in jobs(settings, given) if job.name not in measurements and job.kind in given.only]
+    for number, job in enumerate(missing, start=1):
+        say(f"{number} of {len(missing)}: {job.name}")
+        measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
+    generation_report.write(given.out, f"python -m benchmarks.generation --out {given.out}")
+    say(f"report: {given.out / generation_report.REPORT_FILE}")
+
+
+def kinds(text: str) -> tuple[str, ...]:
+    """Kinds of measurements separated by commas; raises `ValueError` naming one that is none."""
+    names = tuple(text.split(","))
+    if unknown := sorted(set(names) - set(generation_report.KINDS)):
+        raise ValueError(f"no measurement {', '.join(unknown)}; there are {', '.join(generation_report.KINDS)}")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.generation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--out", type=Path, required=True, help="folder of the report")
+    names = ", ".join(generation_report.KINDS)
+    result.add_argument("--only", default=",".join(generation_report.KINDS), help=f"of {names}; the others later")
+    result.add_argument("--descriptions", type=int, default=200, help="of every side of the engine's comparison")
+    result.add_argument("--spark-descriptions", type=int, default=500, help="of the measurement of Spark's overhead")
+    result.add_argument("--requests", type=int, default=1000, help="items described by a failing server")
+    result.add_argument("--keys", type=int, default=5_000_000, help="of the ledger")
+    result.add_argument("--inputs", type=int, default=1_300_000, help="looked up in it; a tenth are new")
+    result.add_argument("--entities", type=int, default=100_000, help="of the day on which nothing changes")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
+    try:
+        settings = Settings.load()
+        given.only = kinds(given.only)
+        run_all(given, settings)
+    except (SettingsError, PeerError, FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
