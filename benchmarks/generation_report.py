@@ -138,8 +138,8 @@ def spark_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         "## Spark around the engine",
         "",
         f"{found['num_prompts']:,} descriptions: {found['cpu_seconds']:.0f} CPU seconds of driver, JVM and workers, "
-        f"judging and the ledger included, {found['bare_cpu_seconds']:.0f} of the engine alone in one process. Starting the "
-        "session and loading the model do not count.",
+        f"judging and the ledger included, {found['bare_cpu_seconds']:.0f} of the engine alone in one process. "
+        "Starting the session and loading the model do not count.",
         "",
     ]
 
@@ -170,8 +170,8 @@ def faults_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         "## A server that fails in every way",
         "",
         f"{found['num_items']:,} items, {found['num_requests']:,} requests, the day run twice; "
-        f"{found['num_described']:,} are described. Of {found['num_hit_by_transient']:,} that met one to three passing faults "
-        f"{found['num_recovered']:,} have the model's text; of {found['num_hit_by_lasting']:,} with a refusal, an "
+        f"{found['num_described']:,} are described. Of {found['num_hit_by_transient']:,} that met one to three passing "
+        f"faults {found['num_recovered']:,} have the model's text; of {found['num_hit_by_lasting']:,} with a refusal, an "
         f"ungrounded text, a wrong model or a rejected request {found['num_lasting_published']:,} have. Answers paid "
         f"twice: {found['num_paid_twice']:,}. Tokens: {found['num_tokens']:,} of {found['max_tokens']:,} allowed.",
         "",
