@@ -172,8 +172,8 @@ def faults_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{found['num_items']:,} items, {found['num_requests']:,} requests, the day run twice; "
         f"{found['num_described']:,} are described. Of {found['num_hit_by_transient']:,} that met one to three passing "
         f"faults {found['num_recovered']:,} have the model's text; of {found['num_hit_by_lasting']:,} with a refusal, "
-        f"an ungrounded text, a wrong model or a rejected request {found['num_lasting_published']:,} have. Answers paid "
-        f"twice: {found['num_paid_twice']:,}. Tokens: {found['num_tokens']:,} of {found['max_tokens']:,} allowed.",
+        f"an ungrounded text, a wrong model or a rejected request {found['num_lasting_published']:,} have. Answers "
+        f"paid twice: {found['num_paid_twice']:,}. Tokens: {found['num_tokens']:,} of {found['max_tokens']:,} allowed.",
         "",
     ]
 
