@@ -20,7 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Read by make, the tests and the benchmarks, not by the system itself; the key only by the process that asks a
 # server, so that no list of settings can show or carry it.
-OUTSIDE_SETTINGS = {"GRASP_DATA", "GRASP_REQUIRE_ALL", "GRASP_PYTHON", "GRASP_TORCH_INDEX", "GRASP_LLM_API_KEY"}
+OUTSIDE_SETTINGS = {
+    "GRASP_DATA",
+    "GRASP_REQUIRE_ALL",
+    "GRASP_PYTHON",
+    "GRASP_TORCH_INDEX",
+    "GRASP_LLM_API_KEY",
+    "GRASP_ENCODER_API_KEY",
+}
 
 
 class SettingsError(ValueError):
@@ -48,13 +55,19 @@ def _server_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("a server is named like https://models.example.com/v1")
     if parts.username or parts.password or parts.query:
-        raise ValueError("no user, password or query belongs here: a key goes into GRASP_LLM_API_KEY")
+        raise ValueError("no user, password or query belongs here: a key goes into GRASP_LLM_API_KEY and its like")
     return url.rstrip("/")
 
 
 def _model_of_server(model: str, info: ValidationInfo) -> str:
     if info.data.get("llm_url") and not model:
         raise ValueError("GRASP_LLM_URL names a server, so say which of its models to ask")
+    return model
+
+
+def _encoder_of_server(model: str, info: ValidationInfo) -> str:
+    if info.data.get("encoder_url") and not model:
+        raise ValueError("GRASP_ENCODER_URL names a server, so say which of its models to ask")
     return model
 
 
@@ -91,7 +104,7 @@ class Settings(BaseModel):
     redescribe_growth: float = Field(
         0.2, ge=0, description="Share by which a user's history has to grow before it is described anew."
     )
-    llm_batch_size: int = Field(8, ge=1, le=256, description="Prompts generated together in one Spark worker.")
+    llm_batch_size: int = Field(32, ge=1, le=256, description="Prompts generated together in one Spark worker.")
     llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")
     llm_url: Annotated[str, AfterValidator(_server_url)] = Field(
         "",
@@ -119,6 +132,15 @@ class Settings(BaseModel):
         ("asin", "zip_code", "url", "image"), description="Attributes that never enter a description."
     )
     encoder: Path = Field(description="Folder of the sentence-transformers encoder.")
+    encoder_url: Annotated[str, AfterValidator(_server_url)] = Field(
+        "",
+        repr=False,
+        description="Base URL of an OpenAI-compatible embeddings server; empty runs GRASP_ENCODER here.",
+    )
+    encoder_model: Annotated[str, AfterValidator(_encoder_of_server)] = Field(
+        "", description="Model asked for at GRASP_ENCODER_URL, by the exact name that its answers carry."
+    )
+    encoder_revision: str = Field("", description="Revision of GRASP_ENCODER_MODEL; change it when its weights do.")
     encoder_batch_size: int = Field(64, ge=1, le=1024, description="Texts encoded together in one Spark worker.")
 
     milvus_uri: str = Field(description="Milvus server URI, or a folder ending in .db for Milvus-Lite.")

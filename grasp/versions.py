@@ -80,7 +80,10 @@ class Versions:
 
     @cached_property
     def encoder(self) -> str:
-        return model_revision(self.settings.encoder)
+        settings = self.settings
+        if settings.encoder_url:
+            return served_model_revision(settings.encoder_model, settings.encoder_revision)
+        return model_revision(settings.encoder)
 
     def prompt(self, entity: str) -> str:
         """Prompt version of `item` or `user`, with every setting that changes what a prompt says or asks for."""
@@ -105,7 +108,8 @@ class Versions:
             self.prompt("user"),
             self.llm,
         ]
-        return f"{_plain(self.settings.encoder.name)}_{digest(meaning)[:12]}"
+        name = self.settings.encoder_model if self.settings.encoder_url else self.settings.encoder.name
+        return f"{_plain(name)}_{digest(meaning)[:12]}"
 
     @cached_property
     def feature(self) -> str:

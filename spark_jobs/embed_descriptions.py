@@ -9,7 +9,7 @@ died between the two is mended by the next one. A collection follows the latest 
 day leaves it alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -23,12 +23,14 @@ from pyspark.sql import functions as F
 
 from grasp import partitions, tables
 from grasp.progress import say
+from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import collection
 from spark_jobs.embedding_table import embedding_batches
 from spark_jobs.encoder import Encoder, load_encoder, require_sound
 from spark_jobs.lake import Lake, run
-from spark_jobs.vectors import WRITE_BATCH, VectorStore, open_vectors
+from spark_jobs.openai_encoder import EncoderServer, load_server_encoder
+from spark_jobs.vectors import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vectors
 
 ENTITIES = {
     "item": (tables.ITEM_DESCRIPTION, tables.ITEM_EMBEDDING),
@@ -36,9 +38,10 @@ ENTITIES = {
 }
 TEXTS_PER_PARTITION = 256  # about ten seconds of encoding on one core
 NUM_READ_BACK = 16
+NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours of each vector that is read back, before an alias moves
 VECTOR_DDL = "description_hash string, semantic_embedding array<float>"
 
-MakeEncoder = Callable[[Path, int], Encoder]
+MakeEncoder = Callable[[], Encoder]
 Encode = Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]
 
 
@@ -85,13 +88,19 @@ def write_embeddings(lake: Lake, entity: str, day: str, make_encoder: MakeEncode
     num_texts = texts.count()
     new_vectors = lake.spark.createDataFrame([], VECTOR_DDL)
     if num_texts:
-        ready = partial(make_encoder, lake.settings.encoder, lake.settings.encoder_batch_size)
-        encode: Encode = partial(encode_texts, make_encoder=ready)
+        encode: Encode = partial(encode_texts, make_encoder=make_encoder)
         num_partitions = -(-num_texts // TEXTS_PER_PARTITION)
         new_vectors = texts.repartition(num_partitions, "description_hash").mapInPandas(encode, VECTOR_DDL)
     with worker_errors():
         lake.write(target, embed(key, descriptions, earlier, new_vectors, lake.settings.clock()), day)
     say(f"{target.name} {day}: {num_texts} texts encoded, {num_carried} rows carried over")
+
+
+def real_encoder(settings: Settings) -> MakeEncoder:
+    """Makes the encoder once per worker process. Captures no settings, so that no secret travels to a worker."""
+    if settings.encoder_url:
+        return partial(load_server_encoder, EncoderServer.of(settings))
+    return partial(load_encoder, settings.encoder, settings.encoder_batch_size)
 
 
 @contextmanager
@@ -124,6 +133,8 @@ def follow(store: VectorStore, name: str, partition: Path, table: Table) -> None
             sample |= {batch.ids[i]: batch.vectors[i] for i in (changed[-2:] or [0])}
     store.delete(name, sorted(gone))
     store.require_equal(name, num_rows, sample)
+    if not store.has_alias(table.name, name):
+        require_recall(store, name, partition, table, sample)
     switched = store.switch_alias(table.name, name)
     say(
         f"Milvus {name}: {num_upserted} vectors upserted, {len(gone)} deleted, {num_rows} held"
@@ -131,9 +142,37 @@ def follow(store: VectorStore, name: str, partition: Path, table: Table) -> None
     )
 
 
-def main(lake: Lake, day: str, make_encoder: MakeEncoder = load_encoder) -> None:
+def require_recall(
+    store: VectorStore, name: str, partition: Path, table: Table, sample: Mapping[str, np.ndarray]
+) -> None:
+    """Before readers are sent to a new collection: it must find what an exact search of the partition finds.
+
+    Ties count as found: what counts is how near the k found ones are, not who they are. Raises `ValueError` below
+    `MIN_RECALL`.
+    """
+    queries = np.stack(list(sample.values()))
+    best = np.full((len(queries), NUM_PROBED), -np.inf, np.float32)
+    for batch in embedding_batches(partition, table, WRITE_BATCH):
+        cosines = np.concatenate([best, queries @ batch.vectors.T], axis=1)
+        best = -np.partition(-cosines, NUM_PROBED - 1, axis=1)[:, :NUM_PROBED]
+    least = best.min(axis=1)
+    found = store.search(name, queries, NUM_PROBED)
+    num_wanted = np.isfinite(best).sum()
+    num_found = sum(
+        similarity >= smallest - READ_BACK_TOLERANCE
+        for hits, smallest in zip(found, least, strict=True)
+        for _, similarity in hits
+    )
+    if num_found < MIN_RECALL * num_wanted:
+        raise ValueError(
+            f"Milvus collection {name} finds {num_found} of {num_wanted} nearest vectors, below a recall of "
+            f"{MIN_RECALL:g}: the alias {table.name} stays where it is; drop the collection and run the job again"
+        )
+
+
+def main(lake: Lake, day: str, make_encoder: MakeEncoder | None = None) -> None:
     for entity in ENTITIES:
-        write_embeddings(lake, entity, day, make_encoder)
+        write_embeddings(lake, entity, day, make_encoder or real_encoder(lake.settings))
     version = lake.versions.embedding
     with open_vectors(lake.settings) as store:
         for entity, (_, table) in ENTITIES.items():

@@ -119,9 +119,12 @@ class VectorStore:
                     "drop the collection and run the job again"
                 )
 
+    def has_alias(self, alias: str, collection: str) -> bool:
+        return alias in self._client.list_aliases(collection)["aliases"]
+
     def switch_alias(self, alias: str, collection: str) -> bool:
         """Point the alias at the collection, in one step; returns False when it did already."""
-        if alias in self._client.list_aliases(collection)["aliases"]:
+        if self.has_alias(alias, collection):
             return False
         if self._client.has_collection(alias):  # true of an alias as well
             self._client.alter_alias(collection, alias)

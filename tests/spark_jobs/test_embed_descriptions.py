@@ -23,7 +23,7 @@ ENTITIES = {"item": tables.ITEM_DESCRIPTION, "user": tables.USER_DESCRIPTION}
 class RecordingEncoder:
     """A unit vector per text, and one file per text it was asked to encode."""
 
-    def __init__(self, folder: Path, batch_size: int, asked: Path) -> None:
+    def __init__(self, asked: Path) -> None:
         self.asked = asked
 
     def encode(self, texts):
@@ -38,9 +38,6 @@ class RecordingEncoder:
 
 
 class ZeroEncoder:
-    def __init__(self, folder: Path, batch_size: int) -> None:
-        pass
-
     def encode(self, texts):
         return np.zeros((len(texts), 4), dtype=np.float32)
 
@@ -146,6 +143,16 @@ def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, set
     assert held(lake) == held(changed) == {"1"}
     with open_vectors(lake.settings) as store:
         assert not store.switch_alias("item_embedding", collection("item", changed.versions.embedding))
+
+
+def test_a_server_encodes_in_place_of_a_folder(lake, spark, settings_with, model_server):
+    describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
+    served = Lake(spark, settings_with(encoder_url=model_server.url, encoder_model="test-encoder"))
+    embed_descriptions.main(served, DAY)
+    assert served.versions.embedding.startswith("test_encoder_")
+    rows = served.read(tables.ITEM_EMBEDDING, DAY).collect()
+    assert [np.linalg.norm(row.semantic_embedding) for row in rows] == pytest.approx([1, 1])
+    assert held(served) == {"1", "2"}
 
 
 def test_an_unsound_vector_stops_the_day_and_leaves_nothing_behind(lake):
