@@ -29,10 +29,13 @@ def item_facts(items: DataFrame, interactions: DataFrame, day: str) -> DataFrame
     )
 
 
+def day_facts(lake: Lake, day: str) -> DataFrame:
+    return item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
+
+
 def main(lake: Lake, day: str) -> None:
     settings = lake.settings
-    facts = item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
-    describe(lake, day, ITEM, facts, caps=Caps.of(settings, "item"), make_model=real_model(settings))
+    describe(lake, day, ITEM, day_facts(lake, day), caps=Caps.of(settings, "item"), make_model=real_model(settings))
 
 
 if __name__ == "__main__":
