@@ -8,7 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := $(PYTHON) -m grasp.environment
 INSTALLED := $(VENV)/.installed
-WRITTEN := airflow benchmarks data_docs demos downloads feast java jre lake logs milvus* mlflow* models quality releases source stages training
+WRITTEN := airflow benchmarks data_docs demos downloads feast java jre lake logs metrics milvus* mlflow* models quality releases source stages training
 
 .PHONY: help setup demo test check serve airflow sql bench clean
 

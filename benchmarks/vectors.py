@@ -21,7 +21,7 @@ from scipy.sparse import csr_matrix, identity
 from benchmarks.readers import Facts, Source
 from grasp.versions import digest
 from spark_jobs.aggregate_neighbours import mean_pool
-from spark_jobs.describe import MAX_VALUE_CHARS
+from spark_jobs.attributes import MAX_VALUE_CHARS
 from spark_jobs.encoder import Encoder, require_sound
 from spark_jobs.neighbours import Catalogue, ExactBackend
 from spark_jobs.prompts import ITEM, NUM_FAVOURITES, NUM_RECENT, USER
@@ -105,7 +105,7 @@ def _user_facts(profile: Facts, sequence: np.ndarray, items: Sequence[Facts], va
 
 
 def _category_values(facts: Facts, hidden: Collection[str]) -> set[str]:
-    """Attribute values that read like a category (`spark_jobs.describe.attribute_values`)."""
+    """Attribute values that read like a category (`spark_jobs.attributes.attribute_values`)."""
     shown = [text for name, text in facts["attributes"].items() if name not in hidden]
     parts = {value for text in shown for value in text.split(", ")}
     return {value for value in parts if 0 < len(value) <= MAX_VALUE_CHARS and not _NO_CATEGORY.search(value)}

@@ -27,6 +27,8 @@ SPARK_TYPES = {
     pa.float64(): "double",
 }
 VECTOR_SUFFIX = "_embedding"
+SHARE_SUFFIX = "_share"
+MIN_JUDGED = 20  # texts, before a share of them says anything
 
 
 @dataclass(frozen=True)
@@ -128,3 +130,28 @@ def count_outdated(embeddings: Measured, descriptions: Measured, key: str) -> No
         texts, encoded = (each.rows.drop_duplicates(key).set_index(key)[column] for each in (descriptions, embeddings))
         common = texts.index.intersection(encoded.index)
         embeddings.summary["num_outdated"] = int((texts[common] != encoded[common]).sum())
+
+
+def measure_generation(rows: pa.Table) -> Measured:
+    """Dead letters of a day, from its generation metrics of the current prompts and model: one row for each entity.
+
+    A row has the shares of texts refused, of texts that never came, and of calls that failed; the summary one share
+    for each entity and reason, such as `item_loop_share`. Shares of fewer than `MIN_JUDGED` texts are 0.
+    """
+    shares: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {"num_rows": rows.num_rows}
+    for row in rows.to_pylist():
+        num_texts = row["num_answers"] + row["num_unanswered"]
+        is_judged = num_texts >= MIN_JUDGED
+        shares.append(
+            {
+                "entity": row["entity"],
+                "refused_share": row["num_refused"] / num_texts if is_judged else 0.0,
+                "unanswered_share": row["num_unanswered"] / num_texts if is_judged else 0.0,
+                "failed_call_share": row["num_failed_calls"] / max(1, row["num_calls"]) if is_judged else 0.0,
+            }
+        )
+        for reason, num in sorted(dict(row["reasons"] or []).items()):
+            summary[f"{row['entity']}_{reason}{SHARE_SUFFIX}"] = num / num_texts if is_judged else 0.0
+    columns = ["entity", "refused_share", "unanswered_share", "failed_call_share"]
+    return Measured("generation_metrics", pd.DataFrame(shares, columns=columns), pd.DataFrame([summary]))

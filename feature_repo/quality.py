@@ -1,6 +1,6 @@
 """The quality gate: `python -m feature_repo.quality --day D [--suite daily|training]`.
 
-Reads:   the day's interactions, descriptions, embeddings and features, or the day's training set
+Reads:   the day's interactions, generation metrics, descriptions, embeddings and features, or its training set
 Writes:  the Great Expectations project and its report (HTML) under GRASP_DATA_DOCS
 
 Ends with exit code 1 when a critical expectation fails, each of them named with table, column and what was observed.
@@ -25,6 +25,8 @@ from grasp.tables import Table
 from grasp.versions import Versions
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from feature_repo.gate import Finding
     from feature_repo.measures import Measured
     from feature_repo.suites import Suites
@@ -58,7 +60,8 @@ def check_day(settings: Settings, day: str) -> list["Finding"]:
     Raises `QualityError` when a critical expectation fails and `MissingPartitionError` when a table has no such day.
     """
     measured = measure_day(settings, day)
-    return _judge(settings, day, "daily", measured, _suites().daily(settings, day))
+    failures = measured[tables.GENERATION_METRICS.name].summary.columns.drop("num_rows")
+    return _judge(settings, day, "daily", measured, _suites().daily(settings, day, list(failures)))
 
 
 def check_training_set(settings: Settings, day: str) -> list["Finding"]:
@@ -89,6 +92,8 @@ def measure_day(settings: Settings, day: str) -> dict[str, "Measured"]:
         measures.add_ages(found, day, settings.clock())
         return found
 
+    generation = measures.measure_generation(_generation_metrics(settings, day))
+    result[generation.name] = generation
     interactions = result["interactions"] = read(tables.INTERACTIONS)
     for description, embedding, features, entities in PER_ENTITY:
         key = entities.key[0]
@@ -101,6 +106,20 @@ def measure_day(settings: Settings, day: str) -> dict[str, "Measured"]:
         measures.add_fallback_share(texts)
         measures.count_outdated(result[embedding.name], texts, key)
     return result
+
+
+def _generation_metrics(settings: Settings, day: str) -> "pa.Table":
+    """Rows of the current prompts and model; none for a day that was described before there were metrics."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table, versions = tables.GENERATION_METRICS, Versions(settings)
+    current = {(entity, versions.prompt(entity), versions.llm) for entity in ("item", "user")}
+    if day not in partitions.days(settings.lake, table, None):
+        return pa.table({})
+    rows = pq.read_table(partitions.partition_path(settings.lake, table, None, day), partitioning=None)
+    is_current = [tuple(row[name] for name in table.key) in current for row in rows.select(table.key).to_pylist()]
+    return rows.filter(pa.array(is_current, pa.bool_()))
 
 
 def measure_training_set(settings: Settings, day: str) -> dict[str, "Measured"]:

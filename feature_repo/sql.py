@@ -27,6 +27,7 @@ DUCKDB_TYPES = {
     "array<float>": "FLOAT[]",
     "array<string>": "VARCHAR[]",
     "map<string,string>": "MAP(VARCHAR, VARCHAR)",
+    "map<string,bigint>": "MAP(VARCHAR, BIGINT)",
 }
 PROMPT, CONTINUED = "grasp> ", "  ...> "
 HELP = "SQL ends with a semicolon; .tables lists the tables, .quit leaves."

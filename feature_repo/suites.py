@@ -21,6 +21,10 @@ USUAL_FALLBACK_SHARE = 0.99  # above it hardly any text was written by the model
 LEAST_SHARE_OF_PREVIOUS_DAY = 0.5  # a state table that lost half its rows has lost its source
 USUAL_STATE_GROWTH = (0.95, 2.0)
 USUAL_DAY_GROWTH = (0.1, 10.0)
+USUAL_REFUSED_SHARE = 0.75  # small models write much that cannot be used
+USUAL_REASON_SHARE = 0.5  # above it one thing is wrong with most texts
+USUAL_UNANSWERED_SHARE = 0.05
+USUAL_FAILED_CALL_SHARE = 0.2
 
 CRITICAL, WARNING = "critical", "warning"
 Suites = tuple[gx.ExpectationSuite, gx.ExpectationSuite]
@@ -136,6 +140,33 @@ def descriptions(settings: Settings, table: Table, entities: Table) -> Suites:
     return suites(table.name, rows, summary)
 
 
+def generation(failures: Sequence[str]) -> Suites:
+    """Dead letters, as warnings: a day's texts are replaced by facts, so none of them stops it here.
+
+    `failures` names the summary's shares, one for each entity and reason that the day has.
+    """
+    table = tables.GENERATION_METRICS
+    rows = [
+        between("refused_share", 0, USUAL_REFUSED_SHARE, "at most three texts in four are refused", WARNING),
+        between("unanswered_share", 0, USUAL_UNANSWERED_SHARE, "at most one text in twenty never comes", WARNING),
+        between("failed_call_share", 0, USUAL_FAILED_CALL_SHARE, "at most one call in five fails", WARNING),
+    ]
+    summary = [
+        between("num_rows", 2, 2, "items and users have metrics of the current prompts and model", WARNING),
+        *(
+            gxe.ExpectColumnMaxToBeBetween(  # its page shows the share itself
+                column=column,
+                min_value=0,
+                max_value=USUAL_REASON_SHARE,
+                description="at most every other text fails for this one reason",
+                severity=WARNING,
+            )
+            for column in failures
+        ),
+    ]
+    return suites(table.name, rows, summary)
+
+
 def embeddings(table: Table, entities: Table) -> Suites:
     (key,) = table.key
     rows = [
@@ -200,10 +231,11 @@ def _own_features(table: Table) -> Expectations:
     ]
 
 
-def daily(settings: Settings, day: str) -> dict[str, Suites]:
-    """The suites of a day, by table."""
+def daily(settings: Settings, day: str, failures: Sequence[str]) -> dict[str, Suites]:
+    """The suites of a day, by table; `failures` as `generation` takes them."""
     return {
         "interactions": interactions(settings, day),
+        "generation_metrics": generation(failures),
         "item_description": descriptions(settings, tables.ITEM_DESCRIPTION, tables.ITEMS),
         "user_description": descriptions(settings, tables.USER_DESCRIPTION, tables.USERS),
         "item_embedding": embeddings(tables.ITEM_EMBEDDING, tables.ITEMS),

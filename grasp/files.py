@@ -1,8 +1,13 @@
-"""Small JSON files that are either the old one or the new one, never half of either."""
+"""Small JSON files that are either the old one or the new one, never half of either; locks between processes."""
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from grasp.progress import say
 
 
 def write_json(file: Path, value: object) -> None:
@@ -15,3 +20,16 @@ def write_json(file: Path, value: object) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(file)
+
+
+@contextmanager
+def held(file: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file, said to be `waiting` for while another process has it. A killed holder lets go."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(waiting)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -99,7 +99,7 @@ class Settings(BaseModel):
     llm_output_price: float = Field(0, ge=0, description="Price of a million tokens of answers.")
     llm_repairs: int = Field(1, ge=0, le=1, description="Further tries of a refused text, told what was wrong.")
     llm_max_failure_share: float = Field(
-        0.9, ge=0, le=1, description="Largest share of a run's texts that may fail before the day does."
+        0.9, ge=0, le=1, description="Largest share of a day's texts that may fail before the day does."
     )
     redescribe_growth: float = Field(
         0.2, ge=0, description="Share by which a user's history has to grow before it is described anew."

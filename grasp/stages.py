@@ -48,7 +48,8 @@ STAGES = {
         Stage(
             "describe_items",
             "spark_jobs",
-            # The ledger is no input: reading what was paid for never changes what a text is built from.
+            # The ledger is no input: reading what was paid for never changes what a text is built from. Nor is
+            # `generation_metrics` an output: both kinds of description write to it, each would undo the other's stamp.
             reads=(tables.ITEMS, tables.INTERACTIONS),
             writes=(tables.ITEM_DESCRIPTION,),
             settings=("llm_budget", "llm_max_new_tokens", "hidden_attributes"),
@@ -107,6 +108,7 @@ STAGES = {
             "feature_repo",
             reads=(
                 *_USER_STATE,
+                tables.GENERATION_METRICS,
                 tables.ITEM_DESCRIPTION,
                 tables.USER_DESCRIPTION,
                 tables.ITEM_EMBEDDING,

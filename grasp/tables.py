@@ -134,6 +134,43 @@ def _generation(entity: str) -> Table:
     )
 
 
+GENERATION_METRICS = Table(
+    "generation_metrics",
+    ("entity", "prompt_version", "model_revision"),
+    _columns(
+        ("entity", "string", "item or user"),
+        ("prompt_version", "string", "version of the prompt"),
+        ("model_revision", "string", "language model and revision"),
+        ("num_entities", "bigint", "items or users of the day"),
+        ("num_cache_hits", "bigint", "of these, whose facts were answered on another day: nothing was paid for them"),
+        (
+            "num_kept",
+            "bigint",
+            "users who keep an earlier text: too little has happened since, or the caps left no room",
+        ),
+        ("num_described", "bigint", "entities that have a text of the language model, new, found or kept"),
+        ("num_answers", "bigint", "texts answered on the day; entities with equal facts share one"),
+        ("num_accepted", "bigint", "of these, whose latest answer of the day was accepted"),
+        ("num_refused", "bigint", "of these, whose latest answer of the day was refused"),
+        ("num_repairs", "bigint", "texts asked for once more, told what was wrong"),
+        ("num_repaired", "bigint", "of these, accepted"),
+        ("num_unanswered", "bigint", "texts that no call of the day brought; asked for again by the next run"),
+        ("num_calls", "bigint", "calls made, failed ones included"),
+        ("num_failed_calls", "bigint", "calls that brought no text"),
+        ("num_input_tokens", "bigint", "tokens of prompts"),
+        ("num_output_tokens", "bigint", "tokens written"),
+        ("cost", "double", "price of the tokens, in the currency of GRASP_LLM_INPUT_PRICE"),
+        ("seconds", "double", "latencies of all calls, added up"),
+        ("wall_seconds", "double", "time in which answers came; pauses of more than ten minutes are left out"),
+        ("answers_per_minute", "double", "texts answered per minute of that time; null when there was none"),
+        ("reasons", "map<string,bigint>", "refused and unanswered texts by refusal reason or error"),
+        COMPUTED_AT,
+    ),
+    "What describing took on the day and what came of it, by kind, prompt and model.",
+    delta=True,
+)
+
+
 def _embedding(entity: str) -> Table:
     return Table(
         f"{entity}_embedding",
@@ -234,6 +271,7 @@ ALL = (
     QUARANTINE,
     ITEM_GENERATION,
     USER_GENERATION,
+    GENERATION_METRICS,
     ITEM_DESCRIPTION,
     USER_DESCRIPTION,
     ITEM_EMBEDDING,

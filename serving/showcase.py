@@ -81,17 +81,17 @@ def _show_sources(settings: Settings, day: str) -> None:
     ):
         folder = partitions.require_partition(settings.lake, described, None, day)
         sources = pq.read_table(folder, columns=["source"], partitioning=None)["source"].to_pylist()
-        paid = [reason for each in _ledger_partitions(settings, ledger) for reason in _refusals(each)]
-        say(_sources(entity, sources, paid))
+        accepted = [is_good for each in _ledger_partitions(settings, ledger) for is_good in _answers(each)]
+        say(_sources(entity, sources, accepted))
 
 
-def _sources(entity: str, sources: list[str], refusals: list[str | None]) -> str:
+def _sources(entity: str, sources: list[str], accepted: list[bool]) -> str:
     """Two counts that differ: who has a text today, and what was paid for on all days. Entities with equal facts share
     one text, and a text about facts that have changed since describes nobody any more.
     """
     return (
         f"{entity}: {len(sources)} described, {sources.count('llm')} by the language model from the facts of this day; "
-        f"over all days {len(refusals)} texts were generated and {refusals.count(None)} passed validation, "
+        f"over all days {len(accepted)} texts were generated and {sum(accepted)} passed validation, "
         "those about earlier facts included"
     )
 
@@ -101,8 +101,10 @@ def _ledger_partitions(settings: Settings, ledger: tables.Table) -> list[Path]:
     return [partitions.partition_path(settings.lake, ledger, None, day) for day in days]
 
 
-def _refusals(partition: Path) -> list[str | None]:
-    return pq.read_table(partition, columns=["refusal_reason"], partitioning=None)["refusal_reason"].to_pylist()
+def _answers(partition: Path) -> list[bool]:
+    """Whether each answer was accepted; calls that failed brought none."""
+    rows = pq.read_table(partition, columns=["description", "error"], partitioning=None).to_pylist()
+    return [row["description"] is not None for row in rows if row["error"] is None]
 
 
 def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
@@ -132,6 +134,7 @@ def _show_next(settings: Settings) -> None:
     say(f"training runs      {settings.home}/training/*/evaluation.md")
     variables = " ".join(changed_variables(settings))
     say(f"tables in SQL      {variables} make sql    then ask: FROM item_features LIMIT 3")
+    say(f"refused texts      {variables} .venv/bin/python -m spark_jobs.dead_letters list")
     say(f"serving            {variables} make serve    then http://{settings.host}:{settings.port}/docs")
     say(f"Airflow UI         {variables} make airflow    then http://127.0.0.1:{settings.airflow_port}")
 

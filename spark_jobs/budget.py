@@ -5,6 +5,7 @@ never had one counts as four weeks. Caps are kept before anything is asked, by e
 too low, and by a server's own counts while it answers (`openai_llm.py`).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +14,7 @@ from pyspark.sql import functions as F
 
 from grasp.settings import Settings
 from spark_jobs.ledger import Spent
+from spark_jobs.prompts import load_template
 
 LONGEST_WAIT_DAYS = 28.0
 BYTES_PER_TOKEN = 3.0  # of UTF-8; English has more than four, few languages have less than three
@@ -55,6 +57,21 @@ class Estimate:
     input_price: float  # per million tokens
     output_price: float
     num_tries: int = 1  # with its repair
+
+    @classmethod
+    def of(cls, settings: Settings, entity: str) -> "Estimate":
+        template = load_template(entity)
+        return cls(
+            sum(len(content.encode()) for _, content in template.messages),
+            settings.llm_max_new_tokens,
+            settings.llm_input_price,
+            settings.llm_output_price,
+            1 + settings.llm_repairs,
+        )
+
+    def input_tokens_of(self, num_bytes: float) -> int:
+        """For facts of so many bytes of UTF-8."""
+        return math.ceil((num_bytes + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
 
     def input_tokens(self, canonical: Column) -> Column:
         return F.ceil((F.octet_length(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries

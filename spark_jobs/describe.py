@@ -6,7 +6,7 @@ key found there is never paid for again. All others, and every refused text, get
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,17 +20,18 @@ from grasp.progress import say
 from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import digest
+from spark_jobs.account import Account, account
+from spark_jobs.attributes import known_values
 from spark_jobs.budget import Caps, Estimate, affordable, urgency
 from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, generate, staged
-from spark_jobs.lake import Lake
-from spark_jobs.ledger import Ledger
+from spark_jobs.generation_metrics import coverage, record
+from spark_jobs.lake import Lake, cached
+from spark_jobs.ledger import Ledger, Spent
 from spark_jobs.llm import decoding_parameters, load_model
 from spark_jobs.openai_llm import Server, load_server_model
-from spark_jobs.prompts import ITEM, USER, Input, Subject, load_template, safe
+from spark_jobs.prompts import ITEM, USER, Input, Subject
 from spark_jobs.validation import HOSTILE_FACTS
 
-MAX_KNOWN_VALUES = 200
-MAX_VALUE_CHARS = 40  # a longer attribute value is a text, not a category
 MIN_JUDGED = 20  # outcomes, before a share of failures says anything
 OUTPUT_SCHEMA = "text-1"  # what an answer is: raise it when answers are to be read in another way
 
@@ -62,7 +63,7 @@ class Description:
         return cls(
             subject,
             tables.ITEM_DESCRIPTION if item else tables.USER_DESCRIPTION,
-            tables.ITEM_GENERATION if item else tables.USER_GENERATION,
+            ledger_of(subject.entity),
             lake.versions.prompt(subject.entity),
             lake.versions.llm,
             lake.settings.llm_max_new_tokens,
@@ -72,17 +73,6 @@ class Description:
     @property
     def id(self) -> str:
         return f"{self.subject.entity}_id"
-
-    def estimate(self, settings: Settings) -> Estimate:
-        """What a generation may take at most."""
-        template = load_template(self.subject.entity)
-        return Estimate(
-            sum(len(content.encode()) for _, content in template.messages),
-            self.max_new_tokens,
-            settings.llm_input_price,
-            settings.llm_output_price,
-            1 + settings.llm_repairs,
-        )
 
     def generation_key(self, facts: Input) -> str:
         """sha256 of everything that decides what the model writes."""
@@ -100,19 +90,26 @@ def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
 
 
+def ledger_of(entity: str) -> Table:
+    return tables.ITEM_GENERATION if entity == "item" else tables.USER_GENERATION
+
+
 def describe(lake: Lake, day: str, subject: Subject, facts: DataFrame, *, caps: Caps, make_model: ModelFactory) -> None:
     """Generate what the caps allow and write the day's descriptions; `facts` has the columns of `FACTS_DDL`.
 
-    Raises `GenerationError` when the model fails, or when more of its texts do than `GRASP_LLM_MAX_FAILURE_SHARE`.
+    Raises `GenerationError` when the model fails, or when more of the day's texts have failed than
+    `GRASP_LLM_MAX_FAILURE_SHARE`. What was paid until then is kept, and the day's metrics are written either way.
     """
-    description = Description.of(subject, lake)
-    describing = Describing(lake, day, description, Ledger(lake, description.ledger))
-    inputs = facts.mapInPandas(partial(_inputs, description), _INPUT_DDL).cache()
-    try:
-        describing.pay(inputs, caps, make_model)
-        lake.write(description.table, describing.descriptions(inputs), day)
-    finally:
-        inputs.unpersist()
+    describing = Describing.of(lake, day, subject)
+    with cached(describing.inputs(facts)) as inputs:
+        try:
+            describing.pay(inputs, caps, make_model)
+        except GenerationError:
+            describing.record(inputs, describing.usable(inputs))
+            raise
+        with cached(describing.usable(inputs)) as answers:
+            describing.judge(describing.record(inputs, answers))
+            lake.write(describing.description.table, describing.descriptions(inputs, answers), day)
     describing.report()
 
 
@@ -125,14 +122,25 @@ class Describing:
     description: Description
     ledger: Ledger
 
+    @classmethod
+    def of(cls, lake: Lake, day: str, subject: Subject) -> "Describing":
+        description = Description.of(subject, lake)
+        return cls(lake, day, description, Ledger(lake, description.ledger))
+
+    def inputs(self, facts: DataFrame) -> DataFrame:
+        return facts.mapInPandas(partial(_inputs, self.description), _INPUT_DDL)
+
+    def spent(self) -> Spent:
+        return self.ledger.spent(self.day, self.description.prompt_version, self.description.model_revision)
+
     def pay(self, inputs: DataFrame, caps: Caps, make_model: ModelFactory) -> None:
         """Generate what is not in the ledger, most urgent first, as far as the day's caps go."""
         description, settings = self.description, self.lake.settings
         with self.ledger.held():
-            left = caps.left(self.ledger.spent(self.day, description.prompt_version, description.model_revision))
+            left = caps.left(self.spent())
             if not left.num_keys:
                 return
-            work = affordable(self.unpaid(inputs), left, description.estimate(settings))
+            work = affordable(self.unpaid(inputs), left, Estimate.of(settings, description.subject.entity))
             with staged(self.lake, work) as (written, num_work):
                 if num_work:
                     self._generate(written, num_work, make_model)
@@ -146,19 +154,36 @@ class Describing:
             self.ledger.shards(self.day),
             make_model,
             Prices(settings.llm_input_price, settings.llm_output_price),
-            self._known_values(),
+            known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
             settings.llm_repairs,
         )
         try:
             outcomes = generate(self.lake, task, work, num_work)
         finally:
             self.ledger.seal(self.day)
-        num_all, num_failed = outcomes.total(), outcomes.total() - outcomes["accepted"]
-        say(f"{self.ledger.table.name} {self.day}: {num_all} answered: {listed(outcomes)}")
-        if num_all >= MIN_JUDGED and num_failed > settings.llm_max_failure_share * num_all:
+        say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} answered: {listed(outcomes)}")
+
+    def record(self, inputs: DataFrame, answers: DataFrame) -> Account:
+        """Write what the day took so far, by the ledger, and return it."""
+        description, ledger = self.description, self.ledger
+        prompt_version, model_revision = description.prompt_version, description.model_revision
+        asked = account(ledger.folder, ledger.table, prompt_version, model_revision, day=self.day)
+        kept = self._kept().withColumnRenamed(description.id, "entity_id")
+        today = ledger.of_day(self.day).where(F.col("error").isNull())
+        key = (description.subject.entity, prompt_version, model_revision)
+        record(self.lake, self.day, key, coverage(inputs, answers, kept, today), asked)
+        return asked
+
+    def judge(self, asked: Account) -> None:
+        """Raise `GenerationError` for a day of which too much has failed.
+
+        Judged is the day, not the run: one that is only run again would have nothing to generate, and so no failure.
+        """
+        share = self.lake.settings.llm_max_failure_share
+        if asked.num_keys >= MIN_JUDGED and asked.num_failed > share * asked.num_keys:
             raise GenerationError(
-                f"{num_failed} of {num_all} texts failed, more than GRASP_LLM_MAX_FAILURE_SHARE="
-                f"{settings.llm_max_failure_share:g} allows: {listed(outcomes)}"
+                f"{asked.num_failed} of {asked.num_keys} texts failed, more than GRASP_LLM_MAX_FAILURE_SHARE="
+                f"{share:g} allows: {listed(asked.reasons)}; python -m spark_jobs.dead_letters shows them"
             )
 
     def unpaid(self, inputs: DataFrame) -> DataFrame:
@@ -191,8 +216,8 @@ class Describing:
             F.col("model_revision") == self.description.model_revision
         )
 
-    def descriptions(self, inputs: DataFrame) -> DataFrame:
-        """One row per entity: the accepted text, or the one it had, or the facts and why.
+    def descriptions(self, inputs: DataFrame, answers: DataFrame) -> DataFrame:
+        """One row per entity: the accepted text of `answers`, or the one it had, or the facts and why.
 
         Unchanged rows keep their `computed_at`.
         """
@@ -202,7 +227,7 @@ class Describing:
         without = F.when(F.col("is_withheld"), HOSTILE_FACTS).otherwise("budget")
         kept = self._kept()
         kept = kept.select(F.col(description.id).alias("entity_id"), F.struct(*kept.columns).alias("kept"))
-        answered = inputs.join(self._usable(inputs), ["entity_id", "generation_key"], "left")
+        answered = inputs.join(answers, ["entity_id", "generation_key"], "left")
         new = F.struct(
             F.col("entity_id").alias(description.id),
             text.alias("description"),
@@ -225,7 +250,7 @@ class Describing:
         since = F.coalesce("computed_before", "computed_at", F.lit(self.lake.settings.clock()))
         return described.join(before, same, "left").withColumn("computed_at", since)
 
-    def _usable(self, inputs: DataFrame) -> DataFrame:
+    def usable(self, inputs: DataFrame) -> DataFrame:
         """The ledger's answer to each entity: all that is paid for, except what would change a day already written.
 
         A day that went without a text for want of budget keeps doing so when a later day pays for the same facts:
@@ -252,12 +277,6 @@ class Describing:
             .drop("until_today", "without")
         )
 
-    def _known_values(self) -> frozenset[str]:
-        """The catalogue's most frequent attribute values: what the validator knows that a text could wrongly claim."""
-        values = attribute_values(self.lake.read(tables.ITEMS, self.day), self.lake.settings.hidden_attributes)
-        frequent = values.groupBy("value").count().where("count > 1").orderBy(F.desc("count"), "value")
-        return frozenset(row.value for row in frequent.limit(MAX_KNOWN_VALUES).collect() if safe(row.value))
-
     def report(self) -> None:
         table = self.description.table
         written = self.lake.read(table, self.day).groupBy("source", "fallback_reason").count().collect()
@@ -268,17 +287,6 @@ class Describing:
 def listed(outcomes: Mapping[str, int]) -> str:
     """For example `51 accepted, 12 loop, 3 timeout`, most frequent first."""
     return ", ".join(f"{num} {name}" for name, num in sorted(outcomes.items(), key=lambda each: (-each[1], each[0])))
-
-
-def attribute_values(items: DataFrame, hidden: Collection[str]) -> DataFrame:
-    """Every value of every shown item attribute that reads like a category: `item_id, value`."""
-    return (
-        items.select("item_id", F.explode("attributes").alias("name", "list"))
-        .where(~F.col("name").isin(list(hidden)))
-        .select("item_id", F.explode(F.split("list", ", ")).alias("value"))
-        .where((F.length("value") > 0) & (F.length("value") <= MAX_VALUE_CHARS) & ~F.col("value").rlike(r"^[\d\W]*$"))
-        .distinct()
-    )
 
 
 def _inputs(description: Description, frames: Frames) -> Frames:

@@ -29,11 +29,14 @@ def item_facts(items: DataFrame, interactions: DataFrame, day: str) -> DataFrame
     )
 
 
+def day_facts(lake: Lake, day: str) -> DataFrame:
+    return item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
+
+
 def main(lake: Lake, day: str) -> None:
     settings = lake.settings
-    facts = item_facts(lake.read(tables.ITEMS, day), lake.read_until(tables.INTERACTIONS, day), day)
     make_model = real_model(settings, lake.spark.sparkContext.defaultParallelism)
-    describe(lake, day, ITEM, facts, caps=Caps.of(settings, "item"), make_model=make_model)
+    describe(lake, day, ITEM, day_facts(lake, day), caps=Caps.of(settings, "item"), make_model=make_model)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from pyspark.sql import functions as F
 
 from grasp import tables
 from grasp.days import end_of
+from spark_jobs.attributes import attribute_values
 from spark_jobs.budget import Caps
-from spark_jobs.describe import attribute_values, describe, real_model
+from spark_jobs.describe import describe, real_model
 from spark_jobs.lake import Lake, run
 from spark_jobs.prompts import NUM_FAVOURITES, NUM_RECENT, USER
 
@@ -56,18 +57,21 @@ def _favourites(history: DataFrame, items: DataFrame, hidden: Collection[str]) -
     return counted.groupBy("user_id").agg(F.slice(ordered.getField("value"), 1, NUM_FAVOURITES).alias("favourites"))
 
 
-def main(lake: Lake, day: str) -> None:
-    settings = lake.settings
-    facts = user_facts(
+def day_facts(lake: Lake, day: str) -> DataFrame:
+    return user_facts(
         lake.read(tables.USERS, day),
         lake.read(tables.ITEMS, day),
         lake.read_until(tables.INTERACTIONS, day),
         day,
-        holdout=settings.user_history_holdout,
-        hidden=settings.hidden_attributes,
+        holdout=lake.settings.user_history_holdout,
+        hidden=lake.settings.hidden_attributes,
     )
+
+
+def main(lake: Lake, day: str) -> None:
+    settings = lake.settings
     make_model = real_model(settings, lake.spark.sparkContext.defaultParallelism)
-    describe(lake, day, USER, facts, caps=Caps.of(settings, "user"), make_model=make_model)
+    describe(lake, day, USER, day_facts(lake, day), caps=Caps.of(settings, "user"), make_model=make_model)
 
 
 if __name__ == "__main__":

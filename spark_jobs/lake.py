@@ -9,7 +9,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import Column as SparkColumn
@@ -148,6 +149,16 @@ def _hashable(column: Column) -> list[SparkColumn]:
     if column.type.startswith(("map", "array")):
         return [F.coalesce(F.size(value), F.lit(-1)), value]
     return [value.isNull(), value]
+
+
+@contextmanager
+def cached(frame: DataFrame) -> Iterator[DataFrame]:
+    """Computed once, by whoever reads it first, and forgotten at the end of the block."""
+    frame = frame.cache()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
 
 
 def spark_session(name: str) -> SparkSession:

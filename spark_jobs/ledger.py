@@ -5,10 +5,9 @@ rows (a refused text and its repair, a replayed dead letter); the latest counts.
 anti-join in Spark, so that neither five million keys nor a million inputs pass through the driver.
 """
 
-import fcntl
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,22 +18,21 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from grasp import partitions
+from grasp.files import held
 from grasp.partitions import Content
-from grasp.progress import say
 from grasp.tables import Table
 from grasp.versions import digest
+from spark_jobs import replays
 from spark_jobs.lake import Lake
 from spark_jobs.shards import Shards, arrow_schema
 
 MAX_FILES = 16  # of a day, before they are merged
 MERGED_ROWS = 500_000  # of a merged file
-REPLAYS = "_replays"  # beside the days; parquet readers pass over it
-REPLAY_DDL = "generation_key string, requested_at timestamp"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What a day has cost so far: model calls, tokens of prompts and answers, money in the currency of the prices."""
+    """What a day has cost so far: texts answered, model calls, tokens both ways, money in the currency of prices."""
 
     num_keys: int = 0
     num_calls: int = 0
@@ -68,8 +66,8 @@ class Ledger:
     def unpaid(self, inputs: DataFrame) -> DataFrame:
         """Of `inputs`, which have a `generation_key`, those that no call has answered, or that wait to be replayed."""
         answered = self.rows().where(F.col("error").isNull()).select("generation_key", "generated_at")
-        if replays := sorted(self.folder.glob(f"{REPLAYS}/*.parquet")):
-            requested = self._lake.spark.read.schema(REPLAY_DDL).parquet(*map(str, replays))
+        if requests := replays.files(self.folder):
+            requested = self._lake.spark.read.schema(replays.DDL).parquet(*map(str, requests))
             requested = requested.groupBy("generation_key").agg(F.max("requested_at").alias("requested_at"))
             answered = answered.join(requested, "generation_key", "left").where(
                 F.col("requested_at").isNull() | (F.col("generated_at") >= F.col("requested_at"))
@@ -77,14 +75,17 @@ class Ledger:
         return inputs.join(answered.select("generation_key"), "generation_key", "left_anti")
 
     def spent(self, day: str, prompt_version: str, model_revision: str) -> Spent:
-        """What a day paid with this prompt and model, failed calls and repairs included."""
+        """What a day paid with this prompt and model, failed calls and repairs included.
+
+        A key that no call has answered is no text yet: after an outage a run may ask for as many as before it.
+        """
         same = (F.col("prompt_version") == prompt_version) & (F.col("model_revision") == model_revision)
         tokens = F.col("num_input_tokens") + F.col("num_output_tokens")
         [row] = (
             self.of_day(day)
             .where(same)
             .agg(
-                F.count_distinct("generation_key").alias("num_keys"),
+                F.count_distinct(F.when(F.col("error").isNull(), F.col("generation_key"))).alias("num_keys"),
                 F.coalesce(F.sum("num_attempts"), F.lit(0)).alias("num_calls"),
                 F.coalesce(F.sum(tokens), F.lit(0)).alias("num_tokens"),
                 F.coalesce(F.sum("cost"), F.lit(0.0)).alias("cost"),
@@ -99,26 +100,11 @@ class Ledger:
 
     def request_replay(self, keys: Sequence[str], at: datetime) -> None:
         """Have these keys generated again by the next run that meets them, whatever they were answered."""
-        folder = self.folder / REPLAYS
-        folder.mkdir(parents=True, exist_ok=True)
-        schema = pa.schema([("generation_key", pa.string()), ("requested_at", pa.timestamp("us", tz="UTC"))])
-        rows = [{"generation_key": key, "requested_at": at} for key in keys]
-        file = folder / f"{uuid.uuid4().hex}.parquet"
-        temporary = file.with_name(f".{file.name}.tmp")
-        pq.write_table(pa.Table.from_pylist(rows, schema), temporary)
-        temporary.replace(file)
+        replays.request(self.folder, keys, at)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Held by the run that generates: two at once would pay for the same keys. A killed one lets go."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "_lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say(f"{self.table.name}: another run is generating; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return held(self.folder / "_lock", f"{self.table.name}: another run is generating; waiting for it")
 
     def seal(self, day: str) -> None:
         """Merge a day's files when they are many, and say what the day holds as every table does."""

@@ -25,10 +25,12 @@ ARROW_TYPES = {
     "bigint": pa.int64(),
     "float": pa.float32(),
     "double": pa.float64(),
+    "boolean": pa.bool_(),
     "timestamp": pa.timestamp("us", "UTC"),
     "array<float>": pa.list_(pa.float32()),
     "array<string>": pa.list_(pa.string()),
     "map<string,string>": pa.map_(pa.string(), pa.string()),
+    "map<string,bigint>": pa.map_(pa.string(), pa.int64()),
 }
 OF = {
     "user": {
@@ -102,6 +104,7 @@ class SmallLake:
         self.write(tables.USERS, day, [{"user_id": u, "attributes": [("age", "30")]} for u in users])
         refused = {"source_table": "interactions", "source_file": "ml.inter", "source_row": 7}
         self.write(tables.QUARANTINE, day, [{**refused, "reason": "unknown item", "record": "{}"}])
+        self.write(tables.GENERATION_METRICS, day, [self._metrics_row("user", users), self._metrics_row("item", items)])
         for entity, ids in (("user", users), ("item", items)):
             self._write_texts(entity, ids, day)
             self._write_vectors(entity, ids, day)
@@ -136,6 +139,30 @@ class SmallLake:
             "computed_at": end_of(day),
         }
 
+    def _metrics_row(self, entity: str, ids: list[str]) -> Row:
+        """The day has a good text and a refused one of each kind, as the ledger says below."""
+        versions = Versions(self.settings)
+        nothing = {column.name: 0 for column in tables.GENERATION_METRICS.columns if column.type == "bigint"}
+        return {
+            **nothing,
+            "entity": entity,
+            "prompt_version": versions.prompt(entity),
+            "model_revision": versions.llm,
+            "num_entities": len(ids),
+            "num_described": 1,
+            "num_answers": 2,
+            "num_accepted": 1,
+            "num_refused": 1,
+            "num_calls": 2,
+            "num_input_tokens": 200,
+            "num_output_tokens": 20,
+            "cost": 0.0,
+            "seconds": 1.0,
+            "wall_seconds": 0.5,
+            "answers_per_minute": 240.0,
+            "reasons": [("too short", 1)],
+        }
+
     def _write_texts(self, entity: str, ids: list[str], day: str) -> None:
         versions = Versions(self.settings)
         common = {"prompt_version": versions.prompt(entity), "model_revision": versions.llm}
@@ -152,7 +179,8 @@ class SmallLake:
             }
             for number, each in enumerate(ids)
         ]
-        paid = {f"{entity}_id": ids[0], "num_input_tokens": 100, "num_output_tokens": 10, "seconds": 0.5, **common}
+        call = {"is_repair": False, "num_attempts": 1, "num_input_tokens": 100, "num_output_tokens": 10, "cost": 0.0}
+        paid = {f"{entity}_id": ids[0], **call, "seconds": 0.5, "generated_at": end_of(day), **common}
         accepted = {"generation_key": f"{entity}-{day}-1", "output": "A film.", "description": "A film.", **paid}
         refused = {"generation_key": f"{entity}-{day}-2", "output": "No.", "refusal_reason": "too short", **paid}
         self.write(OF[entity]["description"], day, descriptions)

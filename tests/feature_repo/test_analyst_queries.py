@@ -22,8 +22,8 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_the_page_answers_six_questions():
-    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6"]
+def test_the_page_answers_seven_questions():
+    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6", "7"]
     assert all(blocks(text, "sql") for text in SECTIONS.values())
 
 
@@ -80,3 +80,12 @@ def test_the_sixth_asks_feast_as_of_a_past_moment(small_lake, environment, monke
     earlier = names["asked"].assign(event_timestamp=lambda asked: asked.event_timestamp - names["pd"].Timedelta("1h"))
     before = names["store"].get_historical_features(entity_df=earlier, features=service).to_df()
     assert set(before["description"]) == {f"{user} on {DAY}" for user in "123"}
+
+
+def test_the_seventh_has_a_line_for_each_day_and_kind(two_days):
+    (query,) = blocks(SECTIONS["7"], "sql")
+    found = connect(two_days.settings).sql(query).fetchall()
+    assert [(str(row[0]), row[1], row[6], row[7], row[9]) for row in found] == [
+        (day, entity, 2, 1, [{"key": "too short", "value": 1}])
+        for day, entity in ((NEXT, "item"), (NEXT, "user"), (DAY, "item"), (DAY, "user"))
+    ]

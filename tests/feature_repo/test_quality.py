@@ -1,6 +1,7 @@
 """The gate stops a day by name of what is wrong with it, says warnings, and shows both in a report."""
 
 import re
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -150,6 +151,44 @@ def test_a_warning_is_said_and_the_day_goes_on(two_days, settings_with, capsys):
     warned = {f"{warning.table}.{warning.column}" for warning in check_day(old, NEXT)}
     assert warned == {"user_description.fallback_share", "item_features.age_hours", "user_features.age_hours"}
     assert "warning: user_features.age_hours: not older than the limit" in capsys.readouterr().out
+
+
+def test_dead_letters_are_warnings_by_reason_and_the_report_shows_their_shares(two_days, capsys):
+    counts = {"num_answers": 27, "num_refused": 26, "num_unanswered": 3, "num_calls": 40, "num_failed_calls": 13}
+    two_days.change(tables.GENERATION_METRICS, NEXT, 0, **counts, reasons=[("loop", 21), ("url", 5), ("timeout", 3)])
+
+    warned = {f"{finding.table}.{finding.column}" for finding in check_day(two_days.settings, NEXT)}
+
+    assert warned == {
+        "generation_metrics.refused_share",
+        "generation_metrics.unanswered_share",
+        "generation_metrics.failed_call_share",
+        "generation_metrics.user_loop_share",
+    }
+    assert "user_loop_share: at most every other text fails for this one reason" in capsys.readouterr().out
+    site = two_days.settings.data_docs / "gx" / "uncommitted" / "data_docs" / "local_site"
+    (page,) = site.glob(f"validations/generation_metrics_summary/{NEXT}-daily/*/*.html")
+    shown = text_of(page)
+    assert "user_loop_share" in shown
+    assert "0.7" in shown
+    assert "user_url_share" in shown
+    assert "0.16666" in shown
+
+
+def test_a_few_dead_letters_say_nothing_and_those_of_another_model_neither(two_days):
+    table = tables.GENERATION_METRICS
+    few = {"num_answers": 19, "num_refused": 19, "num_calls": 19, "reasons": [("loop", 19)]}
+    two_days.change(table, NEXT, 0, **few)
+    rows = two_days.rows(table, NEXT)
+    other = {**few, "num_answers": 50, "num_refused": 50, "model_revision": "model-2"}
+    two_days.write(table, NEXT, [*rows, rows[0] | other])
+    assert check_day(two_days.settings, NEXT) == []
+
+
+def test_a_day_without_generation_metrics_goes_on(two_days):
+    shutil.rmtree(two_days.folder(tables.GENERATION_METRICS, NEXT))
+    [warning] = check_day(two_days.settings, NEXT)
+    assert (warning.table, warning.column, warning.observed) == ("generation_metrics", "num_rows", "1 rows such as [0]")
 
 
 def test_a_missing_table_says_what_to_run(small_lake):

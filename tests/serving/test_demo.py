@@ -69,7 +69,7 @@ def test_the_gate_s_last_line_has_the_figures_themselves():
 
 
 def test_texts_of_this_day_and_of_all_days_are_told_apart():
-    said = _sources("users", ["llm", "facts", "facts"], [None, None, "too_short"])
+    said = _sources("users", ["llm", "facts", "facts"], [True, True, False])
     assert said.startswith("users: 3 described, 1 by the language model from the facts of this day; over all days 3 ")
     assert "2 passed validation" in said
 

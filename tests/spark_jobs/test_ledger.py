@@ -86,8 +86,10 @@ def test_a_day_knows_what_it_spent_by_prompt_and_model(ledger):
     pay(
         ledger, DAY, row("a", num_attempts=3), row("a", 1, is_repair=True), row("b"), row("c", model_revision="model-2")
     )
+    pay(ledger, DAY, row("d", description=None, output="", error="timeout", num_attempts=5, cost=0.0))
 
-    assert ledger.spent(DAY, "item-1", "model-1") == Spent(2, 5, 360, 1.5)
+    # What no call has answered is no text yet, but its calls and tokens count.
+    assert ledger.spent(DAY, "item-1", "model-1") == Spent(2, 10, 480, 1.5)
     assert ledger.spent(DAY, "item-1", "model-2") == Spent(1, 1, 120, 0.5)
     assert ledger.spent(NEXT, "item-1", "model-1") == Spent()
 

@@ -1,0 +1,75 @@
+"""What describing a day took: one row of `generation_metrics` for each kind, prompt and model.
+
+Everything is read off what is stored, never counted while it happens: a day that runs twice, or in two halves after a
+crash, has the row of a day that ran once. A cache hit is therefore not "found by this run", which on a second run
+everything is, but an entity whose answer was paid for on another day.
+"""
+
+from dataclasses import asdict, dataclass
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from grasp import partitions, tables
+from grasp.files import held
+from spark_jobs.account import Account
+from spark_jobs.exposition import expose
+from spark_jobs.lake import Lake
+
+TABLE = tables.GENERATION_METRICS
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Entities of a day, and where their texts come from."""
+
+    num_entities: int
+    num_cache_hits: int
+    num_kept: int
+    num_described: int
+
+
+def coverage(inputs: DataFrame, answers: DataFrame, kept: DataFrame, answered_today: DataFrame) -> Coverage:
+    """Count the entities of `inputs`.
+
+    `answers` has `entity_id, llm_description` of those with an answer, `kept` the `entity_id` of those who have an
+    earlier text, `answered_today` the `generation_key` of the day's own answers.
+    """
+    answered = answers.select("entity_id", F.col("llm_description").isNotNull().alias("is_accepted"))
+    earlier = kept.select("entity_id", F.lit(True).alias("has_earlier"))
+    today = answered_today.select("generation_key").distinct().withColumn("is_new", F.lit(True))
+    is_hit = F.col("is_accepted").isNotNull() & F.col("is_new").isNull()
+    stays = F.col("is_accepted").isNull() & F.col("has_earlier").isNotNull()
+    [row] = (
+        inputs.select("entity_id", "generation_key")
+        .join(answered, "entity_id", "left")
+        .join(earlier, "entity_id", "left")
+        .join(today, "generation_key", "left")
+        .agg(
+            F.count("*").alias("num_entities"),
+            F.count_if(is_hit).alias("num_cache_hits"),
+            F.count_if(stays).alias("num_kept"),
+            F.count_if(stays | F.coalesce("is_accepted", F.lit(False))).alias("num_described"),
+        )
+        .collect()
+    )
+    return Coverage(**row.asDict())
+
+
+def record(lake: Lake, day: str, key: tuple[str, str, str], covered: Coverage, asked: Account) -> None:
+    """Replace the day's row of this kind, prompt and model, and what monitoring reads."""
+    row = {
+        **dict(zip(TABLE.key, key, strict=True)),
+        **asdict(covered),
+        **asdict(asked),
+        "answers_per_minute": asked.answers_per_minute,
+        "computed_at": lake.settings.clock(),
+    }
+    # Items and users of a day are described at the same time, and both write here.
+    lock = partitions.table_path(lake.root, TABLE, None) / "_lock"
+    with held(lock, f"{TABLE.name}: another job writes; waiting for it"):
+        known = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []
+        others = [each.asDict() for each in known if tuple(each[name] for name in TABLE.key) != key]
+        rows = [tuple(each[name] for name in TABLE.column_names) for each in [*others, row]]
+        lake.write(TABLE, lake.spark.createDataFrame(rows, TABLE.ddl), day)
+        expose(lake.settings, lake.versions)
