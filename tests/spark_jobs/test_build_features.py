@@ -22,7 +22,7 @@ def interactions(spark, *rows):
 def write_parts(lake, day, entity, ids):
     """The smallest complete description, embedding and neighbour row of each id."""
     spark, key = lake.spark, f"{entity}_id"
-    descriptions = [(each, "text", "facts", "budget", "p-1", "m-1", "in", f"hash {each}", NOON) for each in ids]
+    descriptions = [(each, "text", "facts", "budget", "p-1", "m-1", "in", None, f"hash {each}", NOON) for each in ids]
     for table, rows in (
         (getattr(tables, f"{entity.upper()}_DESCRIPTION"), descriptions),
         (getattr(tables, f"{entity.upper()}_EMBEDDING"), [(each, [1.0, 0.0], f"hash {each}", NOON) for each in ids]),

@@ -60,7 +60,7 @@ def describe(lake, day, **texts):
     """`describe(lake, DAY, item={"1": "a"}, user={...})` writes the descriptions of a day."""
     for entity, table in ENTITIES.items():
         rows = [
-            (each, text, "facts", None, "p", "m", "i", hashlib.sha256(text.encode()).hexdigest(), None)
+            (each, text, "facts", None, "p", "m", "i", None, hashlib.sha256(text.encode()).hexdigest(), None)
             for each, text in texts[entity].items()
         ]
         lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
