@@ -176,7 +176,7 @@ class Describing:
         if asked.num_keys >= MIN_JUDGED and asked.num_failed > share * asked.num_keys:
             raise GenerationError(
                 f"{asked.num_failed} of {asked.num_keys} texts failed, more than GRASP_LLM_MAX_FAILURE_SHARE="
-                f"{share:g} allows: {listed(asked.reasons)}; python -m spark_jobs.dead_letters shows them"
+                f"{share:g} allows: {listed(asked.reasons)}; python -m spark_jobs.dead_letters list shows them"
             )
 
     def unpaid(self, inputs: DataFrame) -> DataFrame:

@@ -67,8 +67,11 @@ def test_no_feature_knows_an_event_after_its_day(finished):
 
 def test_the_llm_was_paid_within_its_budget_and_the_rest_is_facts(finished):
     for day in (CUTOFF, LATEST):
-        paid = sum(len(read(finished, table, day)) for table in (tables.ITEM_GENERATION, tables.USER_GENERATION))
-        assert paid == LLM_BUDGET
+        ledgers = [read(finished, table, day) for table in (tables.ITEM_GENERATION, tables.USER_GENERATION)]
+        assert sum(ledger.generation_key.nunique() for ledger in ledgers) == LLM_BUDGET  # a repair is a second row
+        metrics = read(finished, tables.GENERATION_METRICS, day)
+        assert metrics.num_answers.sum() == LLM_BUDGET
+        assert sorted(metrics.entity) == ["item", "user"]
     descriptions = read(finished, tables.ITEM_DESCRIPTION, LATEST)
     assert set(descriptions.source) <= {"llm", "facts"}
     assert (descriptions[descriptions.source == "facts"].fallback_reason.str.len() > 0).all()
