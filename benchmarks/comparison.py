@@ -32,7 +32,8 @@ class System:
     @property
     def label(self) -> str:
         addition = self.row.addition.replace("_", "-")
-        return self.row.model if addition == "none" else f"{self.row.model} + {addition}"
+        name = f"{self.row.model}, {self.row.ablation}" if self.row.ablation else self.row.model
+        return name if addition == "none" else f"{name} + {addition}"
 
     @property
     def is_main(self) -> bool:
@@ -41,8 +42,8 @@ class System:
 
     @property
     def is_rival(self) -> bool:
-        """Trained, and not GRASP."""
-        return self.is_main and bool(self.row.backbone) and self.row.enhancer != "grasp"
+        """Trained on clean data, and not GRASP; a rival with a switch of GRASP's is one too."""
+        return not self.row.corruption and bool(self.row.backbone) and self.row.enhancer != "grasp"
 
     def values(self, protocol: str, metric: str, group: str = OVERALL) -> list[float]:
         return [each.value(protocol, metric, group) for each in self.rows]

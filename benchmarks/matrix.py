@@ -87,7 +87,8 @@ def _texts(num_seeds: int) -> Iterator[Job]:
     for ablation, switches in ABLATIONS.items():
         yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
     for ablation, switches in RIVAL_ABLATIONS.items():
-        yield trained("sasrec_llm_init", 0, "ablations", ablation=ablation, switches=switches)
+        additions: tuple[Addition, ...] = ("none", "kernel")
+        yield trained("sasrec_llm_init", 0, "ablations", ablation=ablation, switches=switches, additions=additions)
     for corruption in SHARES:
         for seed in range(num_seeds):
             yield trained("sasrec_grasp", seed, "corruption", corruption=corruption)

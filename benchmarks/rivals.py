@@ -31,7 +31,7 @@ BACKBONES = ("sasrec", "gru4rec", "bert4rec")
 def rival_section(results: Results, among: Sequence[System]) -> list[str]:
     """GRASP against every other system of the main table, against the chosen ones group by group."""
     grasp = find(among, GRASP, KERNEL)
-    rivals = [one for one in among if one.is_main and one is not grasp]
+    rivals = [one for one in among if (one.is_main or one.is_rival) and one is not grasp]
     if grasp is None or not rivals:
         return []
     best, best_with_kernel = best_rival(among), best_rival(among, KERNEL)
@@ -155,7 +155,7 @@ def attention_section(_: Results, among: Sequence[System]) -> list[str]:
     kinds = list(dict.fromkeys(kind for found in masses for mass in found for kind in mass))
     rows = [
         [
-            one.label,
+            one.row.model,
             one.row.ablation or "–",
             f"{100 * one.row.corruption:g} %",
             *(_mean([mass[kind] for mass in found if kind in mass]) for kind in kinds),

@@ -44,7 +44,7 @@ def _ablation_row(results: Results, one: System, own: System) -> list[str]:
         compare(results, one, own, SAMPLED),
     ]
     return [
-        one.label,
+        own.label,
         one.row.ablation,
         str(len(one.rows)),
         cell(one, FILTERED, NDCG),

@@ -42,7 +42,9 @@ def test_every_job_and_trial_describes_a_ranker():
 def test_every_strong_system_of_a_main_table_is_shown_with_the_kernel_and_without():
     for data in ("beauty", "fashion", "movielens-100k"):
         for job in matrix(data, num_seeds=2):
-            is_strong = job.config and job.row.section in ("main", "backbones") and "legacy" not in job.row.model
+            is_rival = job.config and job.row.section == "ablations" and job.row.enhancer != "grasp"
+            is_main = job.config and job.row.section in ("main", "backbones") and "legacy" not in job.row.model
+            is_strong = is_main or is_rival
             assert ({"none", "kernel"} <= set(job.additions)) == bool(is_strong), job.row.row_id
             if is_strong:
                 assert dict(job.config.ranker)["kernel_length"] == 5
