@@ -33,6 +33,8 @@ class Stage:
 
 _ITEM_STATE = (tables.ITEMS,)
 _USER_STATE = (tables.ITEMS, tables.USERS, tables.INTERACTIONS)
+# What a run may still pay for: a raised cap is used by the next run of the day.
+_GENERATION = ("llm_budget", "llm_max_tokens", "llm_max_cost", "llm_repairs")
 
 STAGES = {
     stage.name: stage
@@ -52,7 +54,7 @@ STAGES = {
             # `generation_metrics` an output: both kinds of description write to it, each would undo the other's stamp.
             reads=(tables.ITEMS, tables.INTERACTIONS),
             writes=(tables.ITEM_DESCRIPTION,),
-            settings=("llm_budget", "llm_max_new_tokens", "hidden_attributes"),
+            settings=(*_GENERATION, "llm_max_new_tokens", "hidden_attributes"),
             uses=("llm", "prompt"),
         ),
         Stage(
@@ -60,7 +62,13 @@ STAGES = {
             "spark_jobs",
             reads=_USER_STATE,
             writes=(tables.USER_DESCRIPTION,),
-            settings=("llm_budget", "llm_max_new_tokens", "hidden_attributes", "user_history_holdout"),
+            settings=(
+                *_GENERATION,
+                "llm_max_new_tokens",
+                "hidden_attributes",
+                "user_history_holdout",
+                "redescribe_growth",
+            ),
             uses=("llm", "prompt"),
         ),
         Stage(
