@@ -27,7 +27,7 @@ from benchmarks.sessions import local_spark
 from grasp import tables
 from grasp.progress import say
 from grasp.settings import ROOT, Settings
-from spark_jobs.llm import Messages, TransformersModel, load_model
+from spark_jobs.llm import Limits, Messages, TransformersModel, load_model
 from spark_jobs.prompts import ITEM, USER, Subject, messages
 
 XLLAMACPP = Peer("xllamacpp", "xllamacpp==2026.10.11549", can_sample=False, needs_torch=False)
@@ -178,7 +178,7 @@ def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
         work = spark.createDataFrame(rows, WORK_DDL)
         make_model: Callable[[], Any] = partial(load_model, settings.llm, MAX_NEW_TOKENS, BATCH_SIZES[-1])
         shards = Ledger(lake, tables.ITEM_GENERATION).shards("2026-01-01")
-        task = Task(ITEM, "benchmark", "benchmark", shards, make_model, Prices(), frozenset(), 0)
+        task = Task(ITEM, "benchmark", "benchmark", shards, make_model, Prices(), frozenset(), 0, Limits(), len(rows))
         _warm_up(spark, make_model)
         started, started_cpu = time.perf_counter(), _tree_cpu_seconds()
         generate(lake, task, work, len(rows))

@@ -93,6 +93,7 @@ class Settings(BaseModel):
     llm_budget: int = Field(
         75, ge=0, description="Most texts of a day, prompt and model; half for items, half for users."
     )
+    llm_max_calls: int = Field(0, ge=0, description="Most calls of a day, retries and repairs included; 0: no limit.")
     llm_max_tokens: int = Field(0, ge=0, description="Most tokens of a day, prompts and answers; 0 is no limit.")
     llm_max_cost: float = Field(0, ge=0, description="Most a day may cost, in the currency of the prices; 0: no limit.")
     llm_input_price: float = Field(0, ge=0, description="Price of a million tokens of prompts.")

@@ -34,7 +34,7 @@ class Stage:
 _ITEM_STATE = (tables.ITEMS,)
 _USER_STATE = (tables.ITEMS, tables.USERS, tables.INTERACTIONS)
 # What a run may still pay for: a raised cap is used by the next run of the day.
-_GENERATION = ("llm_budget", "llm_max_tokens", "llm_max_cost", "llm_repairs")
+_GENERATION = ("llm_budget", "llm_max_calls", "llm_max_tokens", "llm_max_cost", "llm_repairs")
 
 STAGES = {
     stage.name: stage

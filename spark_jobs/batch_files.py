@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from grasp.files import write_json
 from grasp.progress import say
 from spark_jobs.completions import Answer, read_completion, read_failure, read_status, request_body
-from spark_jobs.llm import Generation, Messages
+from spark_jobs.llm import Generation, Limits, Messages
 from spark_jobs.openai_llm import Server, api_key
 
 if TYPE_CHECKING:
@@ -62,13 +62,19 @@ class BatchFileModel:
         self._poll_seconds = poll_seconds
         self._patience_seconds = patience_seconds
         self._max_requests = max_requests
+        self._limits = Limits(server.max_calls)
+
+    def limit(self, limits: Limits) -> None:
+        """Calls only: what a batch will take in tokens is known when it is over."""
+        self._limits = limits
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Submit everything, wait, and yield batch by batch; raises `BatchError`, after which a new call resumes."""
         from openai import OpenAI, OpenAIError
 
         server = self._server
-        num_affordable = len(prompts) if server.max_calls is None else min(len(prompts), server.max_calls)
+        most = self._limits.num_calls
+        num_affordable = len(prompts) if most is None else min(len(prompts), most)
         try:
             with OpenAI(api_key=api_key(), base_url=server.url, max_retries=server.max_attempts - 1) as client:
                 starts = range(0, num_affordable, self._max_requests)

@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 
 from grasp.settings import Settings
 from spark_jobs.ledger import Spent
+from spark_jobs.llm import Limits
 from spark_jobs.prompts import load_template
 
 LONGEST_WAIT_DAYS = 28.0
@@ -22,22 +23,25 @@ BYTES_PER_TOKEN = 3.0  # of UTF-8; English has more than four, few languages hav
 
 @dataclass(frozen=True)
 class Caps:
-    """Of one day and one kind of description: texts asked for, tokens, and cost; None is no limit."""
+    """Of one day and one kind of description: texts asked for, tokens, cost and calls; None is no limit."""
 
     num_keys: int
     num_tokens: int | None = None
     cost: float | None = None
+    num_calls: int | None = None
 
     @classmethod
     def of(cls, settings: Settings, entity: str) -> "Caps":
         """Items may spend half of a day's caps, rounded down; users have the rest."""
-        num_items, token_items = settings.llm_budget // 2, settings.llm_max_tokens // 2
-        is_item = entity == "item"
-        num_tokens = token_items if is_item else settings.llm_max_tokens - token_items
+
+        def half(limit: int) -> int:
+            return limit // 2 if entity == "item" else limit - limit // 2
+
         return cls(
-            num_items if is_item else settings.llm_budget - num_items,
-            num_tokens if settings.llm_max_tokens else None,
+            half(settings.llm_budget),
+            half(settings.llm_max_tokens) if settings.llm_max_tokens else None,
             settings.llm_max_cost / 2 if settings.llm_max_cost else None,
+            half(settings.llm_max_calls) if settings.llm_max_calls else None,
         )
 
     def left(self, spent: Spent) -> "Caps":
@@ -45,7 +49,15 @@ class Caps:
             max(0, self.num_keys - spent.num_keys),
             None if self.num_tokens is None else max(0, self.num_tokens - spent.num_tokens),
             None if self.cost is None else max(0.0, self.cost - spent.cost),
+            None if self.num_calls is None else max(0, self.num_calls - spent.num_calls),
         )
+
+    def limits(self, settings: Settings) -> Limits:
+        """The same as a model can count them while it works: a cost is the tokens that it buys at the higher price."""
+        price = max(settings.llm_input_price, settings.llm_output_price)
+        of_cost = math.floor(1e6 * self.cost / price) if self.cost is not None and price else None
+        known = [each for each in (self.num_tokens, of_cost) if each is not None]
+        return Limits(self.num_calls, min(known, default=None))
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def affordable(unpaid: DataFrame, caps: Caps, estimate: Estimate) -> DataFrame:
     listed = (
         keyed.select("generation_key", "first.*")
         .withColumn("number", F.row_number().over(by_urgency).cast("bigint") - 1)
-        .where(F.col("number") < caps.num_keys)
+        .where(F.col("number") < (caps.num_keys if caps.num_calls is None else min(caps.num_keys, caps.num_calls)))
     )
     if caps.num_tokens is not None or caps.cost is not None:
         tokens = estimate.input_tokens(F.col("canonical"))

@@ -27,7 +27,7 @@ from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, gen
 from spark_jobs.generation_metrics import coverage, record
 from spark_jobs.lake import Lake, cached
 from spark_jobs.ledger import Ledger, Spent
-from spark_jobs.llm import decoding_parameters, load_model
+from spark_jobs.llm import Limits, decoding_parameters, load_model
 from spark_jobs.openai_llm import Server, load_server_model
 from spark_jobs.prompts import ITEM, USER, Input, Subject
 from spark_jobs.validation import HOSTILE_FACTS
@@ -143,9 +143,9 @@ class Describing:
             work = affordable(self.unpaid(inputs), left, Estimate.of(settings, description.subject.entity))
             with staged(self.lake, work) as (written, num_work):
                 if num_work:
-                    self._generate(written, num_work, make_model)
+                    self._generate(written, num_work, left.limits(settings), make_model)
 
-    def _generate(self, work: DataFrame, num_work: int, make_model: ModelFactory) -> None:
+    def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory) -> None:
         description, settings = self.description, self.lake.settings
         task = Task(
             description.subject,
@@ -156,6 +156,8 @@ class Describing:
             Prices(settings.llm_input_price, settings.llm_output_price),
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
             settings.llm_repairs,
+            limits,
+            num_work,
         )
         try:
             outcomes = generate(self.lake, task, work, num_work)

@@ -25,12 +25,13 @@ from pyspark.sql import DataFrame
 from grasp.progress import say
 from spark_jobs.grounding import Evidence
 from spark_jobs.lake import Lake
-from spark_jobs.llm import Generation, LanguageModel, Messages
+from spark_jobs.llm import Generation, LanguageModel, Limits, Messages
 from spark_jobs.prompts import Input, Subject, load_template, messages
 from spark_jobs.repair import is_repairable, repair_messages
 from spark_jobs.shards import Shards, ShardWriter
 from spark_jobs.validation import clean_output, refusal_reason
 
+OUT_OF_BUDGET = "out_of_budget"
 MAX_TASK_PROMPTS = 2048  # of one task: its prompts are in memory
 SAY_EVERY = 15.0  # seconds
 WORK_DDL = "number bigint, generation_key string, entity_id string, canonical string"
@@ -67,6 +68,8 @@ class Task:
     prices: Prices
     known_values: Collection[str]  # of the catalogue: what a text could wrongly claim
     max_repairs: int  # of a text: 0 or 1
+    limits: Limits  # of all tasks together
+    num_work: int  # prompts of all tasks together
 
     def __call__(self, frames: Frames) -> Frames:
         import pandas
@@ -118,6 +121,7 @@ def run_task(task: Task, work: Sequence[Mapping[str, str]], add: Callable[[dict[
     if not work:
         return Counter()
     model, parent = task.make_model(), os.getppid()
+    model.limit(task.limits.share(len(work) / task.num_work))
     inputs = [json.loads(row["canonical"]) for row in work]
     asked = [messages(task.subject, each) for each in inputs]
     counts: Counter[str] = Counter()
@@ -148,7 +152,12 @@ def _judged(
     *,
     is_repair: bool,
 ) -> str | None:
-    """Clean and judge a text and add its row; returns why it is of no use, None when it is."""
+    """Clean and judge a text and add its row; returns why it is of no use, None when it is.
+
+    What was not asked for want of budget is no row: nothing happened.
+    """
+    if generation.error == OUT_OF_BUDGET:
+        return OUT_OF_BUDGET
     text = clean_output(generation.text)
     refused = None if generation.error else refusal_reason(text, evidence(task.subject, facts, task.known_values))
     add(

@@ -6,6 +6,7 @@ cache is computed once and shared, which makes a generation about three times ch
 """
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,27 @@ class Generation:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a model may still spend; None is no limit. Calls are attempts, failed ones included."""
+
+    num_calls: int | None = None
+    num_tokens: int | None = None
+
+    def share(self, part: float) -> "Limits":
+        """The part of them that falls to one of several that spend at the same time, rounded down."""
+        calls, tokens = (
+            None if limit is None else math.floor(part * limit) for limit in (self.num_calls, self.num_tokens)
+        )
+        return Limits(calls, tokens)
+
+
 class LanguageModel(Protocol):
     """Anything that answers chat prompts."""
+
+    def limit(self, limits: Limits) -> None:
+        """What may be spent from now on; a model that costs nothing but time need not count."""
+        ...
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Yield each prompt's place and generation as they finish, in any order.
@@ -114,6 +134,9 @@ class TransformersModel:
         self._batch_size = batch_size
         self._reuse_prefix = reuse_prefix
         self._prefix: tuple[list[int], Any] | None = None  # tokens and key/value cache last used
+
+    def limit(self, limits: Limits) -> None:
+        """Nothing to count: every prompt is one call, and the caller has not asked for more than it may."""
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Answer batch by batch, prompts of like length together; what all of them begin with is computed once."""

@@ -31,7 +31,7 @@ from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.circuit import Circuit
 from spark_jobs.completions import Answer, read_answer, read_failure, request_body
-from spark_jobs.llm import Generation, LanguageModel, Messages
+from spark_jobs.llm import Generation, LanguageModel, Limits, Messages
 from spark_jobs.rate_limit import Budget, RateLimit
 
 if TYPE_CHECKING:
@@ -156,6 +156,10 @@ class OpenAIModel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def limit(self, limits: Limits) -> None:
+        """Stop hard at these from now on; called while nothing is being generated."""
+        self._budget = Budget(limits.num_calls, limits.num_tokens)
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Yield each prompt's place and generation as they finish. To close the iterator early calls off the rest."""

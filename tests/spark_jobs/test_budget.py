@@ -7,6 +7,7 @@ from pyspark.sql import functions as F
 
 from spark_jobs.budget import Caps, Estimate, affordable, urgency
 from spark_jobs.ledger import Spent
+from spark_jobs.llm import Limits
 
 FREE = Estimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
 NOW = datetime(1998, 3, 29, tzinfo=UTC)
@@ -18,6 +19,16 @@ def test_a_days_caps_are_halved_between_items_and_users(settings_with):
     assert Caps.of(settings, "item") == Caps(37, 500, 1.5)
     assert Caps.of(settings, "user") == Caps(38, 501, 1.5)
     assert Caps.of(settings_with(llm_budget=0), "item") == Caps(0)
+    assert Caps.of(settings_with(llm_budget=5, llm_max_calls=9), "user") == Caps(3, num_calls=5)
+
+
+def test_a_model_counts_tokens_where_a_day_counts_money(settings_with):
+    priced = settings_with(llm_input_price=2.0, llm_output_price=10.0)
+
+    assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits(priced) == Limits(7, 400)
+    assert Caps(9, num_tokens=300, cost=0.004).limits(priced) == Limits(None, 300)
+    assert Caps(9, cost=0.004).limits(settings_with()) == Limits()  # nothing costs anything
+    assert Caps(9).limits(priced) == Limits()
 
 
 def test_what_is_spent_is_taken_off_and_never_below_nothing():

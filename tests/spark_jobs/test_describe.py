@@ -33,6 +33,9 @@ class FakeModel:
     def __init__(self, log: Path) -> None:
         self.log = log
 
+    def limit(self, limits):
+        pass
+
     def generate(self, prompts):
         with self.log.open("a") as file:
             file.writelines(json.dumps(prompt[-1]["content"]) + "\n" for prompt in prompts)

@@ -28,6 +28,9 @@ TEXT = "A drama for viewers who enjoy Heat, Alien, Fargo or Jaws and want more."
 class FakeModel:
     """Its text is u1's to the letter, and of no use for anyone else."""
 
+    def limit(self, limits):
+        pass
+
     def generate(self, prompts):
         for place, _ in enumerate(prompts):
             yield place, Generation(TEXT, 100, 20, 1.0)

@@ -7,7 +7,7 @@ import pytest
 
 from grasp import tables
 from spark_jobs.generate import Prices, Task, run_task
-from spark_jobs.llm import Generation
+from spark_jobs.llm import Generation, Limits
 from spark_jobs.prompts import ITEM, item_input
 from spark_jobs.repair import REMEDIES, is_repairable, repair_messages
 from spark_jobs.shards import Shards
@@ -21,6 +21,9 @@ class ScriptedModel:
     def __init__(self, answers):
         self.answers = {title: list(texts) for title, texts in answers.items()}
         self.asked = []
+
+    def limit(self, limits):
+        self.limits = limits
 
     def generate(self, prompts):
         for place, prompt in reversed(list(enumerate(prompts))):
@@ -52,6 +55,8 @@ def run(tmp_path):
             Prices(input=2.0, output=10.0),
             frozenset(),
             max_repairs,
+            Limits(num_calls=10, num_tokens=1001),
+            2 * len(answers),
         )
         return run_task(task, work_of(*answers), rows.append), rows, model
 
@@ -113,6 +118,14 @@ def test_a_call_that_failed_is_a_row_without_a_verdict(run):
     assert (row["error"], row["refusal_reason"], row["description"], row["num_attempts"]) == ("timeout", None, None, 5)
 
 
+def test_a_task_may_spend_its_share_and_what_was_not_asked_is_no_row(run):
+    counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [Generation("", 0, 0, 0, 0, "out_of_budget")]})
+
+    assert model.limits == Limits(num_calls=5, num_tokens=500)  # half of the run's prompts are this task's
+    assert counts == {"accepted": 1, "out_of_budget": 1}
+    assert [row["item_id"] for row in rows] == ["Heat"]
+
+
 def test_what_a_repair_says_is_data_to_the_chat_template():
     [_, told, asked] = repair_messages([{"role": "user", "content": "facts"}], "<|im_end|> a text", "loop")
 
@@ -127,5 +140,5 @@ def test_nothing_to_do_loads_no_model(tmp_path):
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    task = Task(ITEM, "item-1", "model-1", shards, no_model, Prices(), frozenset(), 1)
+    task = Task(ITEM, "item-1", "model-1", shards, no_model, Prices(), frozenset(), 1, Limits(), 9)
     assert run_task(task, [], partial(print)) == {}

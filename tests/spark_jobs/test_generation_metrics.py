@@ -24,6 +24,9 @@ ACCEPTED = "{} is a film for viewers who enjoy the drama, and it goes well with 
 class FakeModel:
     """Refuses to speak of Alien, and needs two tries for Fargo."""
 
+    def limit(self, limits):
+        pass
+
     def generate(self, prompts):
         for place, prompt in enumerate(prompts):
             facts = next(message["content"] for message in reversed(prompt) if "<facts>" in message["content"])

@@ -44,6 +44,9 @@ class Model:
     def __init__(self, log, seconds, deadly):
         self.log, self.seconds, self.deadly = log, seconds, deadly
 
+    def limit(self, limits):
+        pass
+
     def generate(self, prompts):
         for place, prompt in enumerate(prompts):
             lines = prompt[-1]["content"].splitlines()

@@ -14,6 +14,7 @@ import pytest
 from tenacity import RetryCallState
 
 from spark_jobs.completions import Answer
+from spark_jobs.llm import Limits
 from spark_jobs.openai_llm import OpenAIModel, Server, ServerError, load_server_model, retrying
 
 KEY = "sk-very-secret"
@@ -280,6 +281,15 @@ def test_the_budget_of_tokens_is_never_exceeded_and_nearly_used(model_server):
     assert 2500 <= spent <= 3000  # the last request must fit as if every byte of it were a token
     assert codes(answers).count(None) == spent // 100
     assert set(codes(answers)) == {None, "out_of_budget"}
+
+
+def test_a_limit_begins_anew_with_every_task(model_server):
+    with OpenAIModel(quick(model_server)) as model:
+        for number, calls in enumerate((3, 2), start=1):
+            model.limit(Limits(num_calls=calls))
+            answers = dict(model.generate([prompt(f"{number}-{each}") for each in range(9)]))
+            assert sum(answer.error is None for answer in answers.values()) == calls
+    assert model_server.num_requests() == 5
 
 
 def test_an_answer_that_never_came_may_have_been_billed(model_server):

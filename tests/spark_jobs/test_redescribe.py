@@ -27,6 +27,9 @@ class FakeModel:
     def __init__(self, log):
         self.log = log
 
+    def limit(self, limits):
+        pass
+
     def generate(self, prompts):
         for place, prompt in enumerate(prompts):
             lines = prompt[-1]["content"].splitlines()
