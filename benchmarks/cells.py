@@ -1,10 +1,11 @@
 """How the report writes its numbers down: cells, tables and folded parts of Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from benchmarks.comparison import OVERALL, Comparison, System
+from benchmarks.summary import Figure
 from training.evaluate import Interval
 
 
@@ -31,6 +32,20 @@ def ratio(found: Comparison) -> str:
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def goals(figures: Mapping[str, Figure]) -> list[str]:
+    """Figures beside their goals; one that was not measured is not met."""
+    rows = [
+        [
+            name,
+            "–" if figure.value is None else f"{figure.value:.3g}",
+            f"{figure.goal.direction} {figure.goal.bound:g}",
+            "yes" if figure.goal.is_met(figure.value) else "no",
+        ]
+        for name, figure in figures.items()
+    ]
+    return table(["figure", "value", "goal", "met"], rows)
 
 
 def folded(title: str, lines: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cells import table
+from benchmarks.cells import goals, table
 from benchmarks.machine import describe as describe_machine
 from benchmarks.measurements import Measurements
 from benchmarks.summary import Figure, Goal, write_summary
@@ -98,18 +98,7 @@ def head(measurements: Measurements, command: str) -> list[str]:
         f"- Source: commit {_commits(measurements)}.",
         "- Model: SmolLM2-135M-Instruct, greedy; ours in float32, llama.cpp's the Q4_1 file that ours was made from.",
         "",
-        *table(
-            ["figure", "value", "goal", "met"],
-            [
-                [
-                    name,
-                    "–" if figure.value is None else f"{figure.value:.3g}",
-                    f"{figure.goal.direction} {figure.goal.bound:g}",
-                    "yes" if figure.goal.is_met(figure.value) else "no",
-                ]
-                for name, figure in figures(measurements).items()
-            ],
-        ),
+        *goals(figures(measurements)),
     ]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cells import table
+from benchmarks.cells import goals, table
 from benchmarks.machine import describe as describe_machine
 from benchmarks.measurements import Measurements
 from benchmarks.plots import COLOURS, MARKERS, STYLE
@@ -90,18 +90,7 @@ def head(measurements: Measurements, about: About) -> list[str]:
         f"- Measurements: {len(measurements.all())} made, {len(missing)} of {len(about.wanted)} missing{named}.",
         f"- Source: commit {_commits(measurements)}.",
         "",
-        *table(
-            ["figure", "value", "goal", "met"],
-            [
-                [
-                    name,
-                    "–" if figure.value is None else f"{figure.value:.3g}",
-                    f"{figure.goal.direction} {figure.goal.bound:g}",
-                    "yes" if figure.goal.is_met(figure.value) else "no",
-                ]
-                for name, figure in figures(measurements, about.wanted).items()
-            ],
-        ),
+        *goals(figures(measurements, about.wanted)),
         "`speed_over_fastest_peer` is the smallest of these ratios: the seconds of the fastest peer to the target over "
         "ours, and our positions per second over the fastest peer's at each number of negatives.",
         "",
