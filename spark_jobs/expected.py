@@ -128,6 +128,8 @@ def allowed(num_keys: int, caps: Caps, estimate: Estimate, facts_bytes: float) -
     input_tokens = estimate.input_tokens_of(facts_bytes)
     cost = Prices(estimate.input_price, estimate.output_price).of(input_tokens, estimate.output_tokens)
     room = [num_keys, caps.num_keys]
+    if caps.num_calls is not None:
+        room.append(caps.num_calls)
     if caps.num_tokens is not None:
         room.append(caps.num_tokens // (input_tokens + estimate.output_tokens))
     if caps.cost is not None and cost:

@@ -67,6 +67,10 @@ def test_a_model_without_a_price_is_not_capped_by_cost():
     assert allowed(100, Caps(1000, cost=1.0), free, facts_bytes=150) == 100
 
 
+def test_a_cap_on_calls_is_one_on_texts():
+    assert allowed(100, Caps(1000, num_calls=7), ESTIMATE, facts_bytes=150) == 7
+
+
 def forecast(entity, num_new, num_allowed, account=ACCOUNT):
     """Of a day that has spent a tenth of its caps."""
     rates = Rates.of(account, ESTIMATE, facts_bytes=150)
