@@ -21,7 +21,7 @@ from benchmarks import engine_speed, generation_report, http_engine, validator
 from benchmarks.faults import faults
 from benchmarks.ledger_speed import anti_join
 from benchmarks.machine import commit, machine
-from benchmarks.measurements import Conditions, Measurement, Measurements
+from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
 from benchmarks.peers.running import PeerError
 from benchmarks.poisoned import published
 from benchmarks.unchanged_day import days
@@ -82,14 +82,6 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     say(f"report: {given.out / generation_report.REPORT_FILE}")
 
 
-def kinds(text: str) -> tuple[str, ...]:
-    """Kinds of measurements separated by commas; raises `ValueError` naming one that is none."""
-    names = tuple(text.split(","))
-    if unknown := sorted(set(names) - set(generation_report.KINDS)):
-        raise ValueError(f"no measurement {', '.join(unknown)}; there are {', '.join(generation_report.KINDS)}")
-    return names
-
-
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m benchmarks.generation",
@@ -112,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
         settings = Settings.load()
-        given.only = kinds(given.only)
+        given.only = chosen_kinds(given.only, generation_report.KINDS)
         run_all(given, settings)
     except (SettingsError, PeerError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")

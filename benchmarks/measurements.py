@@ -7,6 +7,7 @@ A measurement that is there is never made again; what each kind holds is said wh
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,11 @@ def _parsed(line: str) -> Measurement:
         return Measurement(**found | {"conditions": Conditions(**found["conditions"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{MEASUREMENTS_FILE} has a damaged line ({error}): {line[:80]!r}") from error
+
+
+def chosen_kinds(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    """Kinds of measurements separated by commas; raises `ValueError` naming one that is none."""
+    names = tuple(text.split(","))
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"no measurement {', '.join(unknown)}; there are {', '.join(known)}")
+    return names

@@ -24,7 +24,7 @@ import torch
 from benchmarks import datasets, own_speed, speed_report
 from benchmarks.datasets import BenchmarkData
 from benchmarks.machine import commit, machine
-from benchmarks.measurements import Conditions, Measurement, Measurements
+from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
 from benchmarks.peers.measuring import PeerBench
 from benchmarks.peers.running import PEERS, PeerError
 from benchmarks.results import Results
@@ -127,14 +127,6 @@ def about(data: BenchmarkData, wanted: list[str], given: argparse.Namespace) -> 
     )
 
 
-def kinds(text: str) -> tuple[str, ...]:
-    """Kinds of measurements separated by commas; raises `ValueError` naming one that is none."""
-    names = tuple(text.split(","))
-    if unknown := sorted(set(names) - set(KINDS)):
-        raise ValueError(f"no measurement {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    return names
-
-
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="python -m benchmarks.training_speed",
@@ -159,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
         settings = Settings.load()
-        given.only = kinds(given.only)
+        given.only = chosen_kinds(given.only, KINDS)
         given.cache = given.cache or settings.home / "benchmarks"
         run_all(given, settings)
     except (SettingsError, SourceError, PeerError, FileNotFoundError, ValueError) as error:

@@ -8,14 +8,14 @@ import pytest
 
 from benchmarks import own_speed, speed_report, training_speed
 from benchmarks.matrix import TRIALS, matrix, with_trial
-from benchmarks.measurements import Conditions, Measurement, Measurements
+from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
 from benchmarks.peers import measuring, protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
 from benchmarks.results import Info, Results, Row
 from benchmarks.speed_report import About
 from benchmarks.speed_results import OWN, Curve, Race, figures, race, speeds
-from benchmarks.training_speed import Job, kinds, measure
+from benchmarks.training_speed import KINDS, Job, measure
 from training.evaluate import Event, Ranks
 
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
@@ -163,9 +163,9 @@ def test_a_damaged_line_is_an_error(tmp_path):
 
 
 def test_an_unknown_kind_is_named():
-    assert kinds("curve,positions") == ("curve", "positions")
+    assert chosen_kinds("curve,positions", KINDS) == ("curve", "positions")
     with pytest.raises(ValueError, match="no measurement race"):
-        kinds("curve,race")
+        chosen_kinds("curve,race", KINDS)
 
 
 # --- peers
