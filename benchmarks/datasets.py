@@ -17,7 +17,7 @@ from benchmarks import readers
 from benchmarks.readers import Source
 from benchmarks.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
 from grasp.settings import Settings
-from grasp.versions import PROMPT_VERSIONS, digest, file_sha256, model_revision
+from grasp.versions import digest, file_sha256, model_revision
 from spark_jobs.encoder import Encoder, load_encoder
 from training.cooccurrence import user_items
 from training.dataset import TrainingSet
@@ -52,7 +52,7 @@ class BenchmarkData:
     categories: list[str]  # main category of each item, empty where none is known
     has_texts: bool  # False: vectors were derived from sequences
     num_interactions: int
-    checksum: str  # over the source files, the encoder, the description templates and who validates
+    checksum: str  # over the source files, the encoded texts, the encoder and who validates
 
 
 def load(
@@ -77,17 +77,19 @@ def load(
     source = readers.read(folder)
     splits = split(source.sequences, validation_users)
     train = [items[part == "train"] for items, part in zip(source.sequences, splits, strict=True)]
+    texts: list[list[str]] = []
     if source.items is None:
         item_semantic, user_semantic = sequence_vectors(train, len(source.item_ids))
         origin = "sequence vectors"
     else:
         settings = settings or Settings.load()
         origin = model_revision(settings.encoder)
-        texts = TextVectors(
+        vectors = TextVectors(
             cache / "texts" / origin, partial(open_encoder, settings.encoder, settings.encoder_batch_size)
         )
-        item_semantic = texts.encode(item_texts(source.items, settings.hidden_attributes))
-        user_semantic = texts.encode(user_texts(source, train, settings.hidden_attributes))
+        hidden = settings.hidden_attributes
+        texts = [item_texts(source.items, hidden), user_texts(source, train, hidden)]
+        item_semantic, user_semantic = map(vectors.encode, texts)
     near = cache / "neighbours"
     grouping = tail or (LLM_ESR_FASHION if source.items is None else Tail())
     training_set = TrainingSet(
@@ -109,7 +111,7 @@ def load(
         source.categories,
         source.items is not None,
         sum(map(len, source.sequences)),
-        digest([[file_sha256(file) for file in source.files], origin, PROMPT_VERSIONS, validation_users, SPLIT_SEED]),
+        digest([[file_sha256(file) for file in source.files], digest(texts), origin, validation_users, SPLIT_SEED]),
     )
 
 

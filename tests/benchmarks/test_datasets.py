@@ -259,9 +259,13 @@ def test_corruption_moves_whole_rows_of_a_share_and_repeats_by_seed(load):
         load(corruption=20)
 
 
-def test_the_checksum_follows_the_source(load):
-    assert load().checksum == load(k=1).checksum
-    assert load().checksum != load([*ROWS, ("c", 11, 9)]).checksum
+def test_the_checksum_follows_the_source_and_the_texts(load, monkeypatch):
+    before = load().checksum
+    assert load(k=1).checksum == before
+    assert load([*ROWS, ("c", 11, 9)]).checksum != before
+
+    monkeypatch.setattr(datasets, "item_texts", lambda items, _: [item["title"] or "nameless" for item in items])
+    assert load().checksum != before
 
 
 def assert_same_inputs(one: TrainingSet, other: TrainingSet) -> None:
