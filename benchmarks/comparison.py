@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.results import SAMPLED, FinishedRow, Results, Row
+from benchmarks.results import Results
+from benchmarks.rows import SAMPLED, FinishedRow, Row
 from benchmarks.summary import Figure, Goal
 from training.evaluate import Interval, interval
 

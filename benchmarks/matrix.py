@@ -7,7 +7,7 @@ something added: the ranker's own history kernel, the cosine to the nearest text
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.results import Addition, Row
+from benchmarks.rows import Addition, Row
 from training.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from benchmarks.matrix import trained, with_trial
-from benchmarks.results import FinishedRow, Results
+from benchmarks.results import Results
+from benchmarks.rows import FinishedRow
 from benchmarks.speed_results import OWN
 from grasp.progress import say
 from training.dataset import TrainingSet

@@ -24,7 +24,8 @@ from benchmarks.datasets import BenchmarkData
 from benchmarks.exam import Measured, attention_mass, load_exam
 from benchmarks.machine import commit, machine
 from benchmarks.matrix import TRIALS, Job, chosen, matrix, with_trial
-from benchmarks.results import About, Info, OtherDataError, Results, Row
+from benchmarks.results import OtherDataError, Results
+from benchmarks.rows import About, Info, Row
 from benchmarks.scorers import Scored
 from grasp.files import write_json
 from grasp.progress import say

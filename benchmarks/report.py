@@ -18,8 +18,9 @@ import numpy as np
 from benchmarks import machine, plots
 from benchmarks.cells import cell, folded, table
 from benchmarks.comparison import FILTERED, GROUPS, NDCG, OVERALL, UNFILTERED, System, figures, find, systems
-from benchmarks.results import RESULTS_FILE, SAMPLED, Results
+from benchmarks.results import RESULTS_FILE, Results
 from benchmarks.rivals import attention_section, backbone_section, corruption_section, rival_section
+from benchmarks.rows import SAMPLED
 from benchmarks.summary import write_summary
 from benchmarks.switches import ablation_section, activation_section, neighbours_section
 from grasp.progress import say

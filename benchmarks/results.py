@@ -13,16 +13,16 @@ Every test event is of another user (leave-one-out), so drawing events again is 
 import fcntl
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO
 
 import numpy as np
 
+from benchmarks.rows import About, FinishedRow, Info, Row, answers, complete_rows, from_records, to_records
 from grasp.files import write_json
 from grasp.progress import say
 from training.evaluate import CUTOFFS, Ranks, metrics
@@ -30,98 +30,8 @@ from training.evaluate import CUTOFFS, Ranks, metrics
 RESULTS_FILE = "results.jsonl"
 GROUPS_FILE = "groups.parquet"
 ABOUT_FILE = "about.json"
-SAMPLED = "sampled"  # a protocol of its own when asked for: the mean over the draws sampled_0, sampled_1, ...
 MAX_GREATER = max(CUTOFFS)  # a target with as many above it gains nothing at any k
 MAX_TIED = np.iinfo(np.uint16).max
-PLACES = 6  # decimals of a stored metric
-READABLE = re.compile(r"[A-Za-z0-9_.,=+-]*")  # also the name of a file
-
-
-Addition = Literal["none", "kernel", "max_cosine", "star"]  # at score level
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system of the matrix with one random seed. `section` says which table asked for it first."""
-
-    model: str
-    seed: int
-    section: str
-    backbone: str = ""  # nothing: a control without training
-    enhancer: str = "none"
-    addition: Addition = "none"
-    corruption: float = 0.0  # share of descriptions and neighbours swapped before training
-    ablation: str = ""  # the switch that differs from the model as it is, such as k=5
-
-    def __post_init__(self) -> None:
-        for name in ("model", "addition", "ablation"):
-            value = getattr(self, name)
-            if not READABLE.fullmatch(value) or "__" in value:
-                raise ValueError(f"{name} {value!r} must do as a part of a file's name, without a double underscore")
-
-    @property
-    def row_id(self) -> str:
-        """What makes a row the same work as another, whichever section asks for it."""
-        parts = [
-            self.model,
-            f"+{self.addition}" if self.addition != "none" else "",
-            self.ablation,
-            f"corruption={self.corruption:g}" if self.corruption else "",
-            f"seed={self.seed}",
-        ]
-        return "__".join(part for part in parts if part)
-
-
-@dataclass(frozen=True)
-class Info:
-    """What a row cost and where it comes from. Counts are 0 and limits None for what was not trained."""
-
-    wall_seconds: float
-    cpu_seconds: float
-    num_parameters: int
-    num_epochs: int
-    best_epoch: int
-    validation_ndcg_at_10: float | None  # of the model as trained, whatever is added to the row
-    num_trials: int  # settings tried on validation, the one that was kept included
-    num_threads: int
-    commit: str
-    data_checksum: str
-    coverage_at_10: float  # share of the catalogue that is in anyone's first ten
-    cross_category_share_at_10: float | None  # None where items have no category
-    time_limit_seconds: float | None = None
-    patience: int | None = None
-    num_validation_users: int | None = None
-    attention_mass: dict[str, float] | None = None  # mean mass by kind of input, such as clean and corrupted
-    chosen: dict[str, Any] | None = None  # what the trials settled on
-
-
-@dataclass(frozen=True)
-class About:
-    """What the report's first lines say."""
-
-    data: str  # name of the data set: beauty, fashion, movielens-100k
-    num_users: int
-    num_items: int
-    num_interactions: int
-    num_events: int  # test events
-    command: str
-    machine: dict[str, Any]
-    wanted: tuple[str, ...] = ()  # ids of all rows of the matrix
-
-
-@dataclass(frozen=True)
-class FinishedRow:
-    row: Row
-    info: Info
-    num_events: dict[str, int]  # by group
-    metrics: dict[str, dict[str, dict[str, float]]]  # by protocol, group and metric
-
-    def value(self, protocol: str, metric: str, group: str = "overall") -> float:
-        """Mean of a metric over the events of a group; NaN for a group without events."""
-        draws = [found for name, found in self.metrics.items() if _answers(name, protocol)]
-        if not draws:
-            raise KeyError(f"{self.row.row_id} has no protocol {protocol}, only {', '.join(self.metrics)}")
-        return float(np.mean([found.get(group, {}).get(metric, np.nan) for found in draws]))
 
 
 class OtherDataError(ValueError):
@@ -163,18 +73,19 @@ class Results:
                 raise ValueError(f"{row.row_id} is finished already: {self.file} keeps the first result")
             self._require_same_data(info.data_checksum)
             self._require_same_groups(groups)
-            self._write_ranks(row.row_id, rankings)
-            records = _records(row, _stored(rankings), groups, info)
+            capped = _capped(rankings)
+            self._write_ranks(row.row_id, capped)
+            records = to_records(row, capped, groups, info)
             file.write("".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records).encode())
             file.flush()
             os.fsync(file.fileno())
-            self._rows[row.row_id] = _finished(records)
+            self._rows[row.row_id] = from_records(records)
         return self._rows[row.row_id]
 
     def per_event(self, row_id: str, protocol: str, metric: str) -> np.ndarray:
         """A metric of every test event (E,), such as `ndcg@10`; the protocol `sampled` is the mean over its draws."""
         ranks = self._read_ranks(row_id)
-        draws = [metrics(found)[metric] for name, found in ranks.items() if _answers(name, protocol)]
+        draws = [metrics(found)[metric] for name, found in ranks.items() if answers(name, protocol)]
         if not draws:
             raise KeyError(f"{row_id} has no protocol {protocol}, only {', '.join(ranks)}")
         return np.mean(draws, axis=0)
@@ -204,10 +115,10 @@ class Results:
     def _load(self, file: IO[bytes]) -> int:
         """Read the rows anew; returns where the last complete one ends."""
         content = file.read()
-        complete, end = _complete_rows(content, self.file)
+        complete, end = complete_rows(content, self.file)
         if end < len(content):
             say(f"{self.file}: the last row was cut short after {len(content) - end:,} bytes and does not count")
-        self._rows = {records[0]["row_id"]: _finished(records) for records in complete}
+        self._rows = {records[0]["row_id"]: from_records(records) for records in complete}
         return end
 
     def _require_same_data(self, checksum: str) -> None:
@@ -229,9 +140,9 @@ class Results:
 
     def _write_ranks(self, row_id: str, rankings: Mapping[str, Ranks]) -> None:
         columns = {}
-        for protocol, found in _stored(rankings).items():
-            columns[f"{protocol}_num_greater"] = found.num_greater
-            columns[f"{protocol}_num_tied"] = found.num_tied
+        for protocol, found in rankings.items():
+            columns[f"{protocol}_num_greater"] = found.num_greater.astype(np.uint8)
+            columns[f"{protocol}_num_tied"] = found.num_tied.astype(np.uint16)
         _write_columns(self._ranks_file(row_id), columns)
         self._read_ranks.cache_clear()
 
@@ -247,85 +158,15 @@ class Results:
         }
 
 
-def _answers(name: str, protocol: str) -> bool:
-    return name == protocol or (protocol == SAMPLED and name.startswith(f"{SAMPLED}_"))
-
-
-def _stored(rankings: Mapping[str, Ranks]) -> dict[str, Ranks]:
-    """Ranks in as few bits as the metrics need: beyond the largest k neither place nor ties matter."""
+def _capped(rankings: Mapping[str, Ranks]) -> dict[str, Ranks]:
+    """Ranks as far as metrics need them: beyond the largest k neither place nor ties matter."""
     return {
         protocol: Ranks(
-            np.minimum(found.num_greater, MAX_GREATER).astype(np.uint8),
-            np.where(found.num_greater < MAX_GREATER, np.minimum(found.num_tied, MAX_TIED), 0).astype(np.uint16),
+            np.minimum(found.num_greater, MAX_GREATER),
+            np.where(found.num_greater < MAX_GREATER, np.minimum(found.num_tied, MAX_TIED), 0),
         )
         for protocol, found in rankings.items()
     }
-
-
-def _records(
-    row: Row, rankings: Mapping[str, Ranks], groups: Mapping[str, np.ndarray], info: Info
-) -> list[dict[str, Any]]:
-    """The lines of a row: one per protocol and group that has events."""
-    wide = {protocol: Ranks(*(_wide(found))) for protocol, found in rankings.items()}
-    values = {protocol: metrics(found) for protocol, found in wide.items()}
-    pairs = [(protocol, group) for protocol in rankings for group, mask in groups.items() if mask.any()]
-    return [
-        {"row_id": row.row_id, "line": number, "num_lines": len(pairs)}
-        | asdict(row)
-        | {"protocol": protocol, "group": group, "num_events": int(groups[group].sum())}
-        | {
-            "metrics": {
-                name: round(float(value[groups[group]].mean()), PLACES) for name, value in values[protocol].items()
-            }
-        }
-        | asdict(info)
-        for number, (protocol, group) in enumerate(pairs, start=1)
-    ]
-
-
-def _wide(found: Ranks) -> tuple[np.ndarray, np.ndarray]:
-    return found.num_greater.astype(np.int64), found.num_tied.astype(np.int64)
-
-
-def _complete_rows(content: bytes, file: Path) -> tuple[list[list[dict[str, Any]]], int]:
-    """The lines of every row that has all of them, and where the last such row ends.
-
-    Only the end may be incomplete: raises `ValueError` when a line before it is damaged.
-    """
-    complete: list[list[dict[str, Any]]] = []
-    pending: list[dict[str, Any]] = []
-    lines = content.splitlines(keepends=True)
-    place = end = 0
-    for number, line in enumerate(lines, start=1):
-        place += len(line)
-        if number == len(lines) and not line.endswith(b"\n"):
-            break
-        pending.append(_parse(line, number, file))
-        if pending[-1]["row_id"] != pending[0]["row_id"] or pending[-1]["line"] != len(pending):
-            raise ValueError(f"{file} line {number} does not follow the one before it: restore the file")
-        if len(pending) == pending[-1]["num_lines"]:
-            complete.append(pending)
-            pending, end = [], place
-    return complete, end
-
-
-def _parse(line: bytes, number: int, file: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{file} line {number} is damaged ({error}): restore the file") from error
-    return record
-
-
-def _finished(records: Sequence[Mapping[str, Any]]) -> FinishedRow:
-    """A row from its lines."""
-    first = records[0]
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for record in records:
-        found.setdefault(record["protocol"], {})[record["group"]] = record["metrics"]
-    row = Row(**{field.name: first[field.name] for field in fields(Row)})
-    info = Info(**{field.name: first[field.name] for field in fields(Info) if field.name in first})
-    return FinishedRow(row, info, {record["group"]: record["num_events"] for record in records}, found)
 
 
 def _write_columns(file: Path, columns: Mapping[str, np.ndarray]) -> None:

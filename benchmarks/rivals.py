@@ -23,7 +23,8 @@ from benchmarks.comparison import (
     compare,
     find,
 )
-from benchmarks.results import SAMPLED, Results
+from benchmarks.results import Results
+from benchmarks.rows import SAMPLED
 
 BACKBONES = ("sasrec", "gru4rec", "bert4rec")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.datasets import BenchmarkData
-from benchmarks.results import Addition
+from benchmarks.rows import Addition
 from training import controls
 from training.dataset import known_sequences
 from training.evaluate import Event, Scorer

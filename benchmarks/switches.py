@@ -10,7 +10,8 @@ import numpy as np
 from benchmarks import plots
 from benchmarks.cells import cell, difference, span, table
 from benchmarks.comparison import FILTERED, GRASP, HR, NDCG, System, compare, find, per_event
-from benchmarks.results import SAMPLED, Results
+from benchmarks.results import Results
+from benchmarks.rows import SAMPLED
 from training.evaluate import Interval, interval
 
 # GRASP as it comes: where a table varies one of these, its row at this value is the one of the main table.

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import report, switches
 from benchmarks.comparison import FILTERED, Comparison, best_rival, compare, figures, find, systems
-from benchmarks.results import About, Info, Results, Row
+from benchmarks.results import Results
+from benchmarks.rows import About, Info, Row
 from grasp.settings import ROOT
 from training import evaluate
 from training.evaluate import Interval, Ranks

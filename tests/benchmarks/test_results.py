@@ -8,7 +8,8 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from benchmarks.results import About, Info, OtherDataError, Results, Row
+from benchmarks.results import OtherDataError, Results
+from benchmarks.rows import About, Info, Row
 from training.evaluate import MISSED, Ranks, metrics
 
 INFO = Info(

@@ -12,7 +12,8 @@ from benchmarks.measurements import Conditions, Measurement, Measurements, chose
 from benchmarks.peers import measuring, protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
-from benchmarks.results import Info, Results, Row
+from benchmarks.results import Results
+from benchmarks.rows import Info, Row
 from benchmarks.speed_report import About
 from benchmarks.speed_results import OWN, Curve, Race, figures, race, speeds
 from benchmarks.training_speed import KINDS, Job, measure
