@@ -119,8 +119,13 @@ class Benchmark:
         return with_trial(config, best["settings"])
 
     def _key(self, config: TrainConfig) -> str:
-        """By recipe, data and seed. The code is not in it: after a change to a model its old trials want deleting."""
-        return digest([asdict(config), self.data.checksum, TRIAL_SEED])[:16]
+        """By data, seed and how the recipe differs from a default one, so that a further setting changes no old key.
+
+        The code is not in it: after a change to a model its old trials want deleting.
+        """
+        default = asdict(TrainConfig(config.name))
+        switches = {name: value for name, value in asdict(config).items() if value != default[name]}
+        return digest([config.name, switches, self.data.checksum, TRIAL_SEED])[:16]
 
     def _trial_file(self, key: str) -> Path:
         """One file a trial, so that several processes lose nothing of each other's."""

@@ -23,10 +23,12 @@ from training.evaluate import BATCH_SIZE, metrics, pad, questions, rank_events, 
 from training.kernel import KINDS, HistoryKernel
 from training.losses import Batch, batch_loss
 from training.model import Ranker
+from training.negatives import draw_negatives
 from training.recipes import TrainConfig
 
 NUM_BEATEN = 100  # items drawn at random, which a target has to beat for a kernel's weights to count as good
 MAX_CALIBRATION_EVENTS = 2048  # each is ranked once for every choice of weights
+SAMPLED_NDCG = "sampled ndcg@10"
 MAX_COMPARED_ITEMS = 200_000  # some minutes on a few cores; a million would take hours
 Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
 # What the weights of the history kernel are chosen from; nothing is a choice too.
@@ -96,22 +98,24 @@ class Fitted:
 
 
 def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Progress) -> Fitted:
-    """Fit until the validation NDCG@10 has not risen for `patience` epochs; keeps the best epoch's weights.
+    """Fit until the validation NDCG@10 of the recipe's `selection` has not risen for `patience` epochs.
 
-    Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`. Raises `ValueError` when there is
+    Keeps the best epoch's weights. Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`. Raises `ValueError` when there is
     nothing to validate on or the loss is not finite.
     """
     started, started_cpu = time.monotonic(), time.process_time()
     with repeatable(seed) as random:
         training = Training(training_set, config, random)
         ranker = training.judged
-        best_epoch, best, weights = 0, {"ndcg@10": -1.0}, ranker.state_dict()
+        negatives = _negatives(training_set) if config.selection == "sampled" else None
+        criterion = "ndcg@10" if negatives is None else SAMPLED_NDCG
+        best_epoch, best, weights = 0, {criterion: -1.0}, ranker.state_dict()
         end = started + 60 * config.max_minutes
         for epoch in range(1, config.max_epochs + 1):
             mean_loss = training.epoch()
-            found = validate(ranker, training_set, with_kernel=False)
+            found = validate(ranker, training_set, with_kernel=False, negatives=negatives)
             progress(epoch, {"loss": mean_loss, **found})
-            if found["ndcg@10"] > best["ndcg@10"]:
+            if found[criterion] > best[criterion]:
                 best_epoch, best, weights = epoch, found, copy.deepcopy(ranker.state_dict())
             if epoch - best_epoch >= config.patience or time.monotonic() > end:
                 break
@@ -271,11 +275,22 @@ def mask_items(items_BT: Tensor, share: float) -> Tensor:
     return hidden_BT
 
 
-def validate(ranker: Ranker, training_set: TrainingSet, *, with_kernel: bool = True) -> dict[str, float]:
-    """Mean of every metric over the validation targets, by full ranking with the history left out."""
+def _negatives(training_set: TrainingSet) -> np.ndarray:
+    """What the validation targets are ranked against in the sampled protocol, the same for every recipe."""
+    return draw_negatives(questions(training_set, "validation"), len(training_set.item_ids))
+
+
+def validate(
+    ranker: Ranker, training_set: TrainingSet, *, with_kernel: bool = True, negatives: np.ndarray | None = None
+) -> dict[str, float]:
+    """Mean of every metric over the validation targets, by full ranking with the history left out.
+
+    With `negatives`, one row per target, also the NDCG@10 among them.
+    """
     events = questions(training_set, "validation")
     if not events:
         raise ValueError("the training set has no validation target: no user has three interactions before the cutoff")
     score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=with_kernel)
-    ranking = rank_events(score, events)
-    return {name: float(values.mean()) for name, values in metrics(ranking.filtered).items()}
+    ranking = rank_events(score, events, [] if negatives is None else [negatives])
+    found = {name: float(values.mean()) for name, values in metrics(ranking.filtered).items()}
+    return found | {SAMPLED_NDCG: float(metrics(each)["ndcg@10"].mean()) for each in ranking.sampled}

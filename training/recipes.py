@@ -35,6 +35,8 @@ class TrainConfig:
     batch_size: int = 128  # sequences
     max_epochs: int = 30  # still rising slowly, but the demo should take minutes
     patience: int = 8  # epochs without a better validation NDCG@10
+    # Whose NDCG@10 that is: the full ranking without the history, or among a hundred items, as LLM-ESR's code has it.
+    selection: Literal["filtered", "sampled"] = "filtered"
     max_minutes: float = 30.0  # of fitting; the best epoch until then counts
 
     def with_switches(self, **switches: object) -> "TrainConfig":
@@ -96,6 +98,7 @@ def legacy(backbone: Backbone) -> TrainConfig:
         shortest_piece=200,
         max_epochs=200,
         patience=20,
+        selection="sampled",
     )
     return config.with_switches(variant="legacy", max_length=200, dropout=0.5)
 

@@ -7,7 +7,9 @@ import torch
 from training import fit as module
 from training.config import MASK
 from training.dataset import arrange
+from training.evaluate import questions
 from training.fit import (
+    SAMPLED_NDCG,
     Training,
     as_batch,
     batches,
@@ -138,6 +140,31 @@ def test_the_weights_are_those_of_the_best_epoch_not_the_last(training_set, tiny
     assert fitted.metrics == fitted.metrics_without_kernel == {"ndcg@10": 0.3}
     assert torch.equal(fitted.ranker.enhancer.item.weight, kept[2])
     assert not torch.equal(kept[2], kept[5])
+
+
+def test_the_best_epoch_is_that_of_the_protocol_a_recipe_is_selected_by(training_set, tiny, monkeypatch):
+    figures = iter([(0.3, 0.1), (0.2, 0.3), (0.1, 0.2)])  # in the full ranking, among sampled items
+    asked = []
+
+    def given(*_, negatives, **__):
+        asked.append(negatives)
+        return dict(zip(("ndcg@10", SAMPLED_NDCG), next(figures), strict=True))
+
+    monkeypatch.setattr(module, "validate", given)
+    monkeypatch.setattr(module, "_negatives", lambda _: np.array([[1]]))
+    fitted = fit(training_set, tiny("sasrec", max_epochs=3, selection="sampled"), 0, lambda *_: None)
+
+    assert fitted.epoch == 2
+    assert all(negatives is asked[0] and negatives is not None for negatives in asked)
+
+
+def test_validation_ranks_among_the_negatives_it_is_given(training_set, tiny):
+    ranker = fit(training_set, tiny("sasrec"), 0, lambda *_: None).ranker
+    targets = np.array([event.target for event in questions(training_set, "validation")])
+
+    alone = validate(ranker, training_set, negatives=targets[:, None])  # one rival each, and that the target itself
+    assert alone[SAMPLED_NDCG] == pytest.approx((1 + 1 / np.log2(3)) / 2)
+    assert SAMPLED_NDCG not in validate(ranker, training_set)
 
 
 def test_metrics_are_told_with_the_calibrated_kernel_and_without(training_set, tiny):

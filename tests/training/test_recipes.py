@@ -21,6 +21,7 @@ def test_every_recipe_describes_a_ranker_of_its_name(name):
     assert ranker.variant == ("legacy" if name.endswith("_legacy") else "strong")
     if name.endswith("_legacy"):  # as in LLM-ESR's scripts
         assert (ranker.max_length, ranker.dropout, config.loss, config.batch_size) == (200, 0.5, "bce", 128)
+        assert (config.patience, config.selection) == (20, "sampled")
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
