@@ -100,8 +100,8 @@ class Fitted:
 def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Progress) -> Fitted:
     """Fit until the validation NDCG@10 of the recipe's `selection` has not risen for `patience` epochs.
 
-    Keeps the best epoch's weights. Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`. Raises
-    `ValueError` when there is nothing to validate on or the loss is not finite.
+    Keeps the best epoch's weights. Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`.
+    Raises `ValueError` when there is nothing to validate on or the loss is not finite.
     """
     started, started_cpu = time.monotonic(), time.process_time()
     with repeatable(seed) as random:
