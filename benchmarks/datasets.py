@@ -40,6 +40,16 @@ class Tail:
     counts_targets: bool = False
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What a system is given of users, items and their neighbours."""
+
+    k: int = 10  # neighbours averaged, at most 50
+    corruption: float = 0.0  # share of items and of users whose vectors are dealt out among them at random
+    without_last: bool = False  # users are described without their last training item, the newest target they train
+
+
+COMMON_INPUTS = Inputs()
 LLM_ESR_FASHION = Tail(items_before=3, users=4, counts_targets=True)
 
 
@@ -60,8 +70,7 @@ def load(
     *,
     cache: Path,
     validation_users: int | None = NUM_VALIDATION_USERS,
-    k: int = 10,
-    corruption: float = 0.0,
+    inputs: Inputs = COMMON_INPUTS,
     seed: int = 0,
     tail: Tail | None = None,
     settings: Settings | None = None,
@@ -69,10 +78,9 @@ def load(
 ) -> BenchmarkData:
     """Read a folder of the data contract, or one with LLM-ESR's `inter.txt`, and build its training set.
 
-    `validation_users` draws that many users for validation, None takes all; `k` is the number of neighbours averaged,
-    at most 50; `corruption` is the share of items and of users whose vectors are dealt out among them at random, by
-    `seed`. `tail` is LLM-ESR's for a file without texts, else that of Beauty, unless it is given. Texts are encoded by
-    the encoder of the settings (by default those of the environment) once, and kept under `cache` with the neighbours.
+    `validation_users` draws that many users for validation, None takes all; `seed` is that of a corruption. `tail` is
+    LLM-ESR's for a file without texts, else that of Beauty, unless it is given. Texts are encoded by the encoder of the
+    settings (by default those of the environment) once, and kept under `cache` with the neighbours.
     """
     source = readers.read(folder)
     splits = split(source.sequences, validation_users)
@@ -88,26 +96,27 @@ def load(
             cache / "texts" / origin, partial(open_encoder, settings.encoder, settings.encoder_batch_size)
         )
         hidden = settings.hidden_attributes
-        texts = [item_texts(source.items, hidden), user_texts(source, train, hidden)]
+        described = [items[:-1] for items in train] if inputs.without_last else train
+        texts = [item_texts(source.items, hidden), user_texts(source, described, hidden)]
         item_semantic, user_semantic = map(vectors.encode, texts)
     near = cache / "neighbours"
     grouping = tail or (LLM_ESR_FASHION if source.items is None else Tail())
     training_set = TrainingSet(
         item_ids=source.item_ids,
         item_semantic=item_semantic,
-        item_neighbour=neighbour_means(source.item_ids, item_semantic, k, near),
+        item_neighbour=neighbour_means(source.item_ids, item_semantic, inputs.k, near),
         popularity=num_users(train, len(source.item_ids)),
         item_is_tail=tail_items(source, grouping),
         user_ids=source.user_ids,
         user_semantic=user_semantic,
-        user_neighbour=neighbour_means(source.user_ids, user_semantic, k, near),
+        user_neighbour=neighbour_means(source.user_ids, user_semantic, inputs.k, near),
         user_is_tail=np.array([len(items) - 1 < grouping.items_before for items in source.sequences]),
         sequences=source.sequences,
         splits=splits,
     )
     return BenchmarkData(
         source.name,
-        corrupt(training_set, corruption, seed),
+        corrupt(training_set, inputs.corruption, seed),
         source.categories,
         source.items is not None,
         sum(map(len, source.sequences)),

@@ -7,6 +7,7 @@ something added: the ranker's own history kernel, the cosine to the nearest text
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from benchmarks.datasets import COMMON_INPUTS, Inputs
 from benchmarks.rows import Addition, Row
 from training.recipes import TrainConfig, recipe
 
@@ -51,7 +52,7 @@ class Job:
     row: Row
     config: TrainConfig | None = None
     tuned_as: str = ""  # the system whose trials settle this one's settings; nothing: they are as published
-    k: int = 10  # neighbours averaged
+    inputs: Inputs = COMMON_INPUTS
     additions: tuple[Addition, ...] = ("none",)
 
     @property
@@ -86,19 +87,27 @@ def _texts(num_seeds: int) -> Iterator[Job]:
         yield trained(f"sasrec_{enhancer}", 0, "main", additions=SCORE_LEVEL)
     for ablation, switches in ABLATIONS.items():
         yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
+    yield trained(
+        "sasrec_grasp",
+        0,
+        "ablations",
+        ablation="user_text_without_last",
+        switches={"user_text": "described"},
+        inputs=Inputs(without_last=True),
+    )
     for ablation, switches in RIVAL_ABLATIONS.items():
         additions: tuple[Addition, ...] = ("none", "kernel")
         yield trained("sasrec_llm_init", 0, "ablations", ablation=ablation, switches=switches, additions=additions)
     for corruption in SHARES:
         for seed in range(num_seeds):
-            yield trained("sasrec_grasp", seed, "corruption", corruption=corruption)
+            yield trained("sasrec_grasp", seed, "corruption", inputs=Inputs(corruption=corruption))
         for model in ("sasrec_llm_esr", "sasrec_alphafuse"):
-            yield trained(model, 0, "corruption", corruption=corruption)
+            yield trained(model, 0, "corruption", inputs=Inputs(corruption=corruption))
     for backbone in ("gru4rec", "bert4rec"):
         for model in (backbone, f"{backbone}_llm_esr", f"{backbone}_grasp"):
             yield trained(model, 0, "backbones", additions=("none", "kernel"))
     for k in (1, 5, 20, 50):  # 10 is the main row
-        yield trained("sasrec_grasp", 0, "neighbours", ablation=f"k={k}", k=k)
+        yield trained("sasrec_grasp", 0, "neighbours", ablation=f"k={k}", inputs=Inputs(k=k))
 
 
 def _ids_only(_: int) -> Iterator[Job]:
@@ -128,13 +137,12 @@ def trained(
     *,
     ablation: str = "",
     switches: dict[str, object] | None = None,
-    corruption: float = 0.0,
-    k: int = 10,
+    inputs: Inputs = COMMON_INPUTS,
     additions: tuple[Addition, ...] = ("none",),
 ) -> Job:
-    """The job of a recipe, with some switches turned."""
+    """The job of a recipe, with some switches turned or other inputs."""
     config = recipe(model)
-    row = Row(model, seed, section, config.backbone, config.enhancer, corruption=corruption, ablation=ablation)
+    row = Row(model, seed, section, config.backbone, config.enhancer, corruption=inputs.corruption, ablation=ablation)
     if config.name.endswith("_legacy"):
         if switches or additions != ("none",):
             raise ValueError(f"{model} is measured as published, without switches and additions")
@@ -144,7 +152,7 @@ def trained(
     config = replace(config, averaging=float(str(switches.pop("averaging", config.averaging))))
     config = config.with_switches(kernel_length=KERNEL_LENGTH, **switches)
     # Trials cost more than all else: an enhancer keeps the settings that SASRec's trials chose for it.
-    return Job(row, config, tuned_as(config), k, additions)
+    return Job(row, config, tuned_as(config), inputs, additions)
 
 
 def tuned_as(config: TrainConfig) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import datasets, readers, report, scorers
-from benchmarks.datasets import BenchmarkData
+from benchmarks.datasets import COMMON_INPUTS, BenchmarkData, Inputs
 from benchmarks.exam import Measured, attention_mass, load_exam
 from benchmarks.machine import commit, machine
 from benchmarks.matrix import TRIALS, Job, chosen, matrix, with_trial
@@ -39,7 +39,6 @@ from training.recipes import TrainConfig
 
 TRIALS_FOLDER = "trials"
 TRIAL_SEED = 0
-DEFAULT_K = 10  # neighbours averaged
 NUM_KERNEL_CHOICES = math.prod(len(choices) for choices in KERNEL_WEIGHTS.values())
 SAY_EVERY = 5  # epochs
 
@@ -55,13 +54,12 @@ class Benchmark:
         self.validation = questions(self.data.training_set, "validation")
         self._trials: dict[str, Fitted] = {}  # of the latest system: the winner is its row of the first seed
 
-    def load(self, k: int = DEFAULT_K, corruption: float = 0.0, seed: int = 0) -> BenchmarkData:
+    def load(self, inputs: Inputs = COMMON_INPUTS, seed: int = 0) -> BenchmarkData:
         return datasets.load(
             self.folder,
             cache=self.cache,
             validation_users=self.limits.validation_users or None,
-            k=k,
-            corruption=corruption,
+            inputs=inputs,
             seed=seed,
         )
 
@@ -138,8 +136,8 @@ class Benchmark:
         )
 
     def _trained(self, job: Job, config: TrainConfig) -> None:
-        data = self.load(job.k, job.row.corruption, job.row.seed)
-        is_trial = (job.k, job.row.corruption, job.row.seed) == (DEFAULT_K, 0.0, TRIAL_SEED)
+        data = self.load(job.inputs, job.row.seed)
+        is_trial = (job.inputs, job.row.seed) == (COMMON_INPUTS, TRIAL_SEED)
         fitted = self._trials.get(self._key(config)) if is_trial else None
         fitted = fitted or fit(data.training_set, config, job.row.seed, self._progress(job.row.row_id))
         cost = {

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from benchmarks import datasets, readers, vectors
-from benchmarks.datasets import BenchmarkData, Tail
+from benchmarks.datasets import BenchmarkData, Inputs, Tail
 from benchmarks.readers import main_categories
 from benchmarks.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
 from grasp.settings import Settings
 from spark_jobs.source import SourceError
 from training.cooccurrence import item_cosine, transitions
 from training.dataset import TrainingSet, known_sequences
+from training.fit import training_sequences
 
 ITEMS = [
     {"item_id": 11, "asin": "B1", "title": "Red Polish", "kinds": ["OPI", "Makeup", "Nails"]},
@@ -73,8 +74,8 @@ def load(tmp_path: Path, settings: Settings) -> Callable[..., BenchmarkData]:
 
     def loaded(rows: Sequence[tuple[str, int, int]] = ROWS, **options: object) -> BenchmarkData:
         folder = write_folder(tmp_path / "small", rows)
-        given = {"cache": tmp_path / "cache", "settings": settings, "open_encoder": lambda *_: encoder, "k": 2}
-        return datasets.load(folder, **(given | options))
+        given = {"cache": tmp_path / "cache", "settings": settings, "open_encoder": lambda *_: encoder}
+        return datasets.load(folder, **(given | {"inputs": Inputs(k=2)} | options))
 
     return loaded
 
@@ -246,22 +247,34 @@ def test_sequence_vectors_bring_together_what_is_taken_together():
 
 
 def test_corruption_moves_whole_rows_of_a_share_and_repeats_by_seed(load):
-    clean, corrupted = load().training_set, load(corruption=0.5, seed=3).training_set
+    clean, corrupted = load().training_set, load(inputs=Inputs(k=2, corruption=0.5), seed=3).training_set
 
     moved = (clean.item_semantic != corrupted.item_semantic).any(axis=1)
     assert 2 <= moved.sum() <= 3  # half of six, of which some may stay by chance
     assert ((clean.item_neighbour != corrupted.item_neighbour).any(axis=1) == moved).all()
     pairs = {tuple(row) for row in np.hstack([clean.item_semantic, clean.item_neighbour]).tolist()}
     assert {tuple(row) for row in np.hstack([corrupted.item_semantic, corrupted.item_neighbour]).tolist()} == pairs
-    assert (load(corruption=0.5, seed=3).training_set.user_semantic == corrupted.user_semantic).all()
-    assert (load(corruption=1, seed=3).training_set.user_semantic != clean.user_semantic).any()
+    assert (
+        load(inputs=Inputs(k=2, corruption=0.5), seed=3).training_set.user_semantic == corrupted.user_semantic
+    ).all()
+    assert (load(inputs=Inputs(k=2, corruption=1), seed=3).training_set.user_semantic != clean.user_semantic).any()
     with pytest.raises(ValueError, match="share from 0 to 1"):
-        load(corruption=20)
+        load(inputs=Inputs(k=2, corruption=20))
+
+
+@pytest.mark.parametrize("without_last", [False, True])
+def test_users_can_be_described_without_what_they_train_last(load, without_last):
+    changed = [("a", 15, 2) if row == ("a", 12, 2) else row for row in ROWS]
+    options = {"inputs": Inputs(k=2, without_last=without_last), "validation_users": None}
+    one, other = (load(rows, **options).training_set for rows in (ROWS, changed))
+
+    assert lists(training_sequences(one))[1] == [1, 2] != lists(training_sequences(other))[1]
+    assert (one.user_semantic[1] == other.user_semantic[1]).all() == without_last
 
 
 def test_the_checksum_follows_the_source_and_the_texts(load, monkeypatch):
     before = load().checksum
-    assert load(k=1).checksum == before
+    assert load(inputs=Inputs(k=1)).checksum == before
     assert load([*ROWS, ("c", 11, 9)]).checksum != before
 
     monkeypatch.setattr(datasets, "item_texts", lambda items, _: [item["title"] or "nameless" for item in items])

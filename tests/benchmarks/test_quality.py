@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
+from benchmarks.datasets import COMMON_INPUTS, Inputs
 from benchmarks.exam import Exam, cross_category_share
 from benchmarks.matrix import ABLATIONS, RIVAL_ABLATIONS, TRIALS, chosen, matrix, trained, with_trial
 from benchmarks.quality import main
@@ -22,9 +23,7 @@ def test_no_two_jobs_are_the_same_training_and_every_row_is_named_once(data):
     jobs = matrix(data, num_seeds=3)
     rows = [row.row_id for job in jobs for row in job.rows]
     trainings = [
-        json.dumps([asdict(job.config) | {"name": ""}, job.k, job.row.corruption, job.row.seed])
-        for job in jobs
-        if job.config
+        json.dumps([asdict(job.config) | {"name": ""}, asdict(job.inputs), job.row.seed]) for job in jobs if job.config
     ]
 
     assert len(set(rows)) == len(rows)
@@ -62,8 +61,10 @@ def test_additions_are_rows_of_one_training():
 
 
 def test_every_ablation_turns_its_own_switches_and_nothing_else():
-    jobs = [job for job in matrix("beauty", 1) if job.row.section == "ablations"]
+    every = [job for job in matrix("beauty", 1) if job.row.section == "ablations"]
+    jobs = [job for job in every if job.inputs == COMMON_INPUTS]
 
+    assert [job.row.ablation for job in every if job not in jobs] == ["user_text_without_last"]
     expected = {("sasrec_grasp", name) for name in ABLATIONS} | {("sasrec_llm_init", name) for name in RIVAL_ABLATIONS}
     assert {(job.row.model, job.row.ablation) for job in jobs} == expected
     for job in jobs:
@@ -229,8 +230,8 @@ def test_what_differs_from_a_trial_is_trained_for_itself(folder, tmp_path, monke
     benchmark = quality.Benchmark(folder, given.out, tmp_path / "cache", given)
     jobs = [
         trained("sasrec_grasp", 0, "main"),
-        trained("sasrec_grasp", 0, "neighbours", ablation="k=5", k=5),
-        trained("sasrec_grasp", 0, "corruption", corruption=1.0),
+        trained("sasrec_grasp", 0, "neighbours", ablation="k=5", inputs=Inputs(k=5)),
+        trained("sasrec_grasp", 0, "corruption", inputs=Inputs(corruption=1.0)),
         trained("sasrec_grasp", 0, "ablations", ablation="no_similar", switches={"use_similar": False}),
         trained("sasrec_grasp", 1, "main"),
     ]
