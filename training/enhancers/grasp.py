@@ -109,13 +109,16 @@ class Grasp(Ids):
         lenders_NM = self._attached_lenders_NM[unique_N].long()
         is_known_N1 = (unique_N <= self.config.num_items)[:, None]
         own_N1 = unique_N[:, None] * is_known_N1
-        # One lookup for an item and its lenders: each has a gradient as large as the whole table.
-        own_ND, lenders_NMD = self.item(torch.cat([own_N1, lenders_NM], 1)).tensor_split([1], 1)
         num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
-        lent_ND = lenders_NMD.sum(1) / num_N1.clamp(min=1)
         share_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
         share_N1 = share_N1.masked_fill(~is_known_N1, 1) * (num_N1 > 0)
-        return ((1 - share_N1) * own_ND.squeeze(1) + share_N1 * lent_ND)[place]
+        lent_share_NM = (share_N1 / num_N1.clamp(min=1)).expand_as(lenders_NM)
+        # One weighed lookup for an item and its lenders: each has a gradient as large as the whole table.
+        rows_NM, weights_NM = torch.cat([own_N1, lenders_NM], 1), torch.cat([1 - share_N1, lent_share_NM], 1)
+        id_ND = F.embedding_bag(
+            rows_NM, self.item.weight, per_sample_weights=weights_NM, mode="sum", padding_idx=PADDING
+        )
+        return F.embedding(place, id_ND)
 
     def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
         """How much each item of the history counted in the last state, (B, T): own and similar level together.
