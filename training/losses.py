@@ -1,11 +1,16 @@
-"""The loss of a batch: each step's next item against items its user never had.
+"""The loss of a batch: each step's next items against items its user never had.
 
     cross_entropy    against all items
     sampled_softmax  against uniform negatives shared by the batch
     bce              one negative per step (SASRec)
     gbce             shared negatives, the positive's probability to the power of beta (gSASRec, arXiv 2308.07192)
 
-Shape suffixes:  B batch  T sequence length  V steps with a target  N items  K negatives  D width of a state
+The two softmax losses may have several targets per step: what follows at once, and the items after that, which count
+less the further they are. Where an order is half chance, as within a day of purchases, what comes a little later is as
+good an answer (in the manner of PinnerFormer's dense all-action loss, arXiv 2205.04507, section 3.3).
+
+Shape suffixes:  B batch  T sequence length  V steps with a target  P pairs of a step and a target that follows it
+                 N items  K negatives  D width of a state
 """
 
 from dataclasses import dataclass
@@ -45,14 +50,15 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
     else:
         every = config.loss == "cross_entropy" or config.num_negatives >= num_items
         negative_K = torch.arange(1, num_items + 1) if every else distinct(num_items, config.num_negatives)
-        positive_V, score_VK = _scores(ranker, state_VD, target_V, negative_K)
+        target_VD, negative_KD = _candidates(ranker, target_V, negative_K)
         is_own_BK = _own(batch.known_BT, negative_K, num_items)
-        score_VK = score_VK.masked_fill(is_own_BK[row_V], -torch.inf)
+        score_VK = (state_VD @ negative_KD.T).masked_fill(is_own_BK[row_V], -torch.inf)
         if config.loss == "gbce":
             beta = gbce_power(num_negatives=len(negative_K), num_items=num_items, calibration=config.calibration)
+            positive_V = (state_VD * target_VD).sum(-1)
             loss = -(beta * F.logsigmoid(positive_V) + F.logsigmoid(-score_VK).sum(1)).mean()
         else:
-            loss = (torch.logaddexp(score_VK.logsumexp(1), positive_V) - positive_V).mean()
+            loss = _softmax(state_VD, target_VD, score_VK.logsumexp(1), batch.valid_BT, config)
     auxiliary = ranker.enhancer.auxiliary_loss(target_V.unique(), state_BTD[:, -1], batch.user_B)
     return loss if auxiliary is None else loss + auxiliary
 
@@ -68,13 +74,27 @@ def gbce_power(*, num_negatives: int, num_items: int, calibration: float) -> flo
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 
-def _scores(ranker: Ranker, state_VD: Tensor, target_V: Tensor, negative_K: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of each step's own target (V,) and of the shared negatives (V, K)."""
+def _softmax(state_VD: Tensor, target_VD: Tensor, negatives_V: Tensor, valid_BT: Tensor, config: TrainConfig) -> Tensor:
+    """Mean over steps of -log softmax of each target against the negatives, `negatives_V` the log of their sum."""
+    num_steps = valid_BT.shape[1]
+    place_BT = (valid_BT.flatten().cumsum(0) - 1).view_as(valid_BT)  # of a step among those with a target
+    total = torch.zeros(())
+    for distance in range(min(config.num_targets, num_steps)):
+        both = valid_BT[:, : num_steps - distance] & valid_BT[:, distance:]
+        step_P, later_P = place_BT[:, : num_steps - distance][both], place_BT[:, distance:][both]
+        positive_P = (state_VD[step_P] * target_VD[later_P]).sum(-1)
+        loss_P = torch.logaddexp(negatives_V[step_P], positive_P) - positive_P
+        total = total + config.target_decay**distance * loss_P.sum()
+    return total / len(state_VD)
+
+
+def _candidates(ranker: Ranker, target_V: Tensor, negative_K: Tensor) -> tuple[Tensor, Tensor]:
+    """What states are compared with: the targets (V, D) and the shared negatives (K, D)."""
     # One pass over the items of both: an item of many steps is computed once.
     item_N, place = torch.cat([target_V, negative_K]).unique(return_inverse=True)
     candidate_ND = ranker.candidates(item_N)
     place_V, place_K = place.split([len(target_V), len(negative_K)])
-    return (state_VD * candidate_ND[place_V]).sum(-1), state_VD @ candidate_ND[place_K].T
+    return candidate_ND[place_V], candidate_ND[place_K]
 
 
 def _own(known_BT: Tensor, negative_K: Tensor, num_items: int) -> Tensor:

@@ -26,6 +26,8 @@ class TrainConfig:
     loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = "sampled_softmax"
     num_negatives: int = 2048  # of sampled_softmax and gbce, shared by a batch; bce has one per step
     calibration: float = 0.75  # t of gbce (gSASRec, arXiv 2308.07192)
+    num_targets: int = 1  # next items that a step learns, of the softmax losses
+    target_decay: float = 0.6  # what each further one counts, by the one before it
     targets: Literal["all", "last"] = "all"  # of a sequence; last: as LLM-ESR trains GRU4Rec
     mask_share: float = 0.3  # of a sequence that BERT4Rec has to guess
     shortest_piece: int = 5  # items; longer sequences are cut into pieces of this to max_length

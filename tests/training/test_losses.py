@@ -58,12 +58,14 @@ def config_of(loss: str, **changed: object) -> TrainConfig:
     return replace(TrainConfig("x"), loss=loss, **changed)
 
 
-def naive_softmax(ranker: FixedStates, negatives: list[int]) -> float:
+def naive_softmax(ranker: FixedStates, negatives: list[int], num_targets: int = 1, decay: float = 0.5) -> float:
     """Each target against the negatives its user has not had, in a loop."""
     total = 0.0
-    for row, step, target in STEPS:
-        items = [target, *(item for item in negatives if item not in KNOWN_BT[row].tolist())]
-        total -= ranker.score(row, step, target) - math.log(sum(math.exp(ranker.score(row, step, i)) for i in items))
+    for row, step, _ in STEPS:
+        for distance, target in enumerate(TARGET_BT[row, step : step + num_targets].tolist()):
+            items = [target, *(item for item in negatives if item not in KNOWN_BT[row].tolist())]
+            log_sum = math.log(sum(math.exp(ranker.score(row, step, item)) for item in items))
+            total += decay**distance * (log_sum - ranker.score(row, step, target))
     return total / len(STEPS)
 
 
@@ -77,6 +79,15 @@ def test_cross_entropy_of_equal_scores_is_the_log_of_the_number_of_candidates():
 def test_cross_entropy_equals_a_naive_loop():
     ranker = FixedStates()
     assert loss_of(ranker, config_of("cross_entropy")) == pytest.approx(naive_softmax(ranker, [*range(1, 7)]), rel=1e-5)
+
+
+@pytest.mark.parametrize("num_targets", [2, 3, 9])
+def test_a_step_learns_what_comes_later_too_but_less(num_targets):
+    ranker = FixedStates()
+    found = loss_of(ranker, config_of("cross_entropy", num_targets=num_targets, target_decay=0.5))
+
+    assert found == pytest.approx(naive_softmax(ranker, [*range(1, 7)], num_targets), rel=1e-5)
+    assert found > loss_of(ranker, config_of("cross_entropy"))
 
 
 @pytest.mark.parametrize("num_negatives", [1, 3, 5])
