@@ -5,7 +5,7 @@ something added: the ranker's own history kernel, the cosine to the nearest text
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from benchmarks.datasets import COMMON_INPUTS, Inputs
 from benchmarks.rows import Addition, Row
@@ -23,6 +23,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "activation=sigmoid,normalise=sum": {"activation": "sigmoid", "normalise": "sum"},
     "no_lenders": {"num_lenders": 0},
     "no_averaging": {"averaging": 0.0},
+    "one_target": {"num_targets": 1},
     "items_sem": {"item_representation": "sem"},
     "items_dual": {"item_representation": "dual"},
     "mode_gate": {"mode": "gate"},
@@ -32,8 +33,8 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "bias_zero": {"sigmoid_bias": "zero"},
     "candidate_mlp": {"candidate": "mlp"},
 }
-# A switch that is no part of GRASP's idea is shown on its strongest rival too.
-RIVAL_ABLATIONS: dict[str, dict[str, object]] = {"averaging": {"averaging": 0.995}}
+# How GRASP is trained is no part of its idea, so its strongest rival is shown trained in the same way.
+AS_GRASP = ("averaging", "num_targets", "target_decay", "learning_rate")
 # Settings tried on validation with the first seed, the same for every trained system; the best one serves all its rows.
 TRIALS: tuple[dict[str, object], ...] = (
     {"width": 64, "dropout": 0.5},
@@ -95,9 +96,9 @@ def _texts(num_seeds: int) -> Iterator[Job]:
         switches={"user_text": "described"},
         inputs=Inputs(without_last=True),
     )
-    for ablation, switches in RIVAL_ABLATIONS.items():
-        additions: tuple[Addition, ...] = ("none", "kernel")
-        yield trained("sasrec_llm_init", 0, "ablations", ablation=ablation, switches=switches, additions=additions)
+    as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
+    additions: tuple[Addition, ...] = ("none", "kernel")
+    yield trained("sasrec_llm_init", 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
     for corruption in SHARES:
         for seed in range(num_seeds):
             yield trained("sasrec_grasp", seed, "corruption", inputs=Inputs(corruption=corruption))
@@ -140,7 +141,7 @@ def trained(
     inputs: Inputs = COMMON_INPUTS,
     additions: tuple[Addition, ...] = ("none",),
 ) -> Job:
-    """The job of a recipe, with some switches turned or other inputs."""
+    """The job of a recipe, with some switches turned, of its training or its ranker, or other inputs."""
     config = recipe(model)
     row = Row(model, seed, section, config.backbone, config.enhancer, corruption=inputs.corruption, ablation=ablation)
     if config.name.endswith("_legacy"):
@@ -148,9 +149,10 @@ def trained(
             raise ValueError(f"{model} is measured as published, without switches and additions")
         return Job(row, config)
     config = replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES)
-    switches = dict(switches or {})
-    config = replace(config, averaging=float(str(switches.pop("averaging", config.averaging))))
-    config = config.with_switches(kernel_length=KERNEL_LENGTH, **switches)
+    switches, of_training = switches or {}, {field.name for field in fields(TrainConfig)}
+    config = replace(config, **{name: value for name, value in switches.items() if name in of_training})  # type: ignore[arg-type]
+    of_ranker = {name: value for name, value in switches.items() if name not in of_training}
+    config = config.with_switches(kernel_length=KERNEL_LENGTH, **of_ranker)
     # Trials cost more than all else: an enhancer keeps the settings that SASRec's trials chose for it.
     return Job(row, config, tuned_as(config), inputs, additions)
 

@@ -60,7 +60,7 @@ def grasp(backbone: Backbone) -> TrainConfig:
 
     The items seen so far speak for the user: a description has seen the targets too, and short histories give it away.
     """
-    config = replace(plain(backbone, "grasp"), averaging=0.995)
+    config = replace(plain(backbone, "grasp"), averaging=0.995, num_targets=5, learning_rate=2e-3)
     return config.with_switches(
         user_text="mean_of_prefix_items",
         normalise="mean",

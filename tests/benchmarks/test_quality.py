@@ -10,12 +10,13 @@ import pytest
 from benchmarks import quality
 from benchmarks.datasets import COMMON_INPUTS, Inputs
 from benchmarks.exam import Exam, cross_category_share
-from benchmarks.matrix import ABLATIONS, RIVAL_ABLATIONS, TRIALS, chosen, matrix, trained, with_trial
+from benchmarks.matrix import ABLATIONS, AS_GRASP, TRIALS, chosen, matrix, trained, with_trial
 from benchmarks.quality import main
 from benchmarks.results import Results
 from training.evaluate import Event
 from training.fit import KERNEL_WEIGHTS
 from training.model import Ranker, RankerConfig
+from training.recipes import recipe
 
 
 @pytest.mark.parametrize("data", ["beauty", "fashion", "movielens-100k"])
@@ -65,10 +66,11 @@ def test_every_ablation_turns_its_own_switches_and_nothing_else():
     jobs = [job for job in every if job.inputs == COMMON_INPUTS]
 
     assert [job.row.ablation for job in every if job not in jobs] == ["user_text_without_last"]
-    expected = {("sasrec_grasp", name) for name in ABLATIONS} | {("sasrec_llm_init", name) for name in RIVAL_ABLATIONS}
+    expected = {("sasrec_grasp", name) for name in ABLATIONS} | {("sasrec_llm_init", "as_grasp")}
     assert {(job.row.model, job.row.ablation) for job in jobs} == expected
+    as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
     for job in jobs:
-        switches = (ABLATIONS if job.row.model == "sasrec_grasp" else RIVAL_ABLATIONS)[job.row.ablation]
+        switches = ABLATIONS.get(job.row.ablation, as_grasp)
         as_it_is, switched = (_switches(config) for config in (trained(job.row.model, 0, "main").config, job.config))
         changed = {switch: value for switch, value in switched.items() if value != as_it_is[switch]}
         assert changed, job.row.row_id
