@@ -22,6 +22,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "activation=softmax,normalise=sum": {"activation": "softmax", "normalise": "sum"},
     "activation=sigmoid,normalise=sum": {"activation": "sigmoid", "normalise": "sum"},
     "no_lenders": {"num_lenders": 0},
+    "never_lent_only": {"lent_only": 0.0},
     "no_averaging": {"averaging": 0.0},
     "one_target": {"num_targets": 1},
     "items_sem": {"item_representation": "sem"},
@@ -67,14 +68,17 @@ def matrix(data: str, num_seeds: int) -> list[Job]:
     return list(build(num_seeds))
 
 
-def chosen(jobs: list[Job], models: str) -> list[Job]:
-    """The jobs of a comma-separated list of models, or `all`. Raises `ValueError` naming a model that is none."""
-    if models == "all":
-        return jobs
-    names, known = models.split(","), {job.row.model for job in jobs}
-    if unknown := sorted(set(names) - known):
-        raise ValueError(f"no model {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return [job for job in jobs if job.row.model in names]
+def chosen(jobs: list[Job], *, models: str = "all", sections: str = "all") -> list[Job]:
+    """The jobs of comma-separated models and sections, `all` for any. Raises `ValueError` naming what is none."""
+    for name, wanted in (("model", models), ("section", sections)):
+        known = {getattr(job.row, name) for job in jobs}
+        if wanted != "all" and (unknown := sorted(set(wanted.split(",")) - known)):
+            raise ValueError(f"no {name} {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    return [job for job in jobs if _is_among(job.row.model, models) and _is_among(job.row.section, sections)]
+
+
+def _is_among(name: str, wanted: str) -> bool:
+    return wanted == "all" or name in wanted.split(",")
 
 
 def _texts(num_seeds: int) -> Iterator[Job]:

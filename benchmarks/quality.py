@@ -224,7 +224,7 @@ def run(given: argparse.Namespace) -> None:
     )
     benchmark.results.describe(about)
     end = time.monotonic() + 60 * given.minutes
-    jobs = chosen(every, given.models)
+    jobs = chosen(every, models=given.models, sections=given.sections)
     for number, job in enumerate(jobs, start=1):
         if time.monotonic() > end:
             say(f"{given.minutes:g} minutes are over: {len(jobs) - number + 1} jobs are left for the next run")
@@ -243,6 +243,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder, or `movielens`")
     parser.add_argument("--models", default="all", help="names separated by commas, or `all`")
+    parser.add_argument("--sections", default="all", help="of the report, separated by commas: main, corruption ...")
     parser.add_argument("--seeds", type=int, default=3, help="of the rows that want several (default 3)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
     parser.add_argument("--cache", type=Path, help="vectors of texts (default: benchmarks below GRASP_HOME)")
@@ -260,6 +261,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = [f"--data {named}"]
     for name in (
         "models",
+        "sections",
         "seeds",
         "out",
         "minutes_per_model",

@@ -43,6 +43,7 @@ class RankerConfig:
     # Who asks: the user's description, or (free of any leak) the mean of the items seen so far.
     user_text: Literal["described", "mean_of_prefix_items"] = "described"
     num_lenders: int = 0  # nearest items by meaning that an item few have taken borrows its embedding from; 0: none
+    lent_only: float = 0.0  # share of items that, at a step of training, have nothing but what they borrow
     kernel_length: int = 0  # latest items that the history kernel reads; 0: no kernel
     kernel_neighbours: int = 100  # stored for each item and kind of nearness
     # --- AlphaFuse

@@ -69,6 +69,7 @@ def grasp(backbone: Backbone) -> TrainConfig:
         context_width=32,
         num_components=256,
         num_lenders=5,
+        lent_only=0.1,
         kernel_length=5,
     )
 

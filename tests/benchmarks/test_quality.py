@@ -117,10 +117,20 @@ def test_every_trained_system_but_a_published_one_has_the_same_trials():
     }
 
 
-def test_a_model_that_is_none_is_named():
-    assert [job.row.model for job in chosen(matrix("beauty", 1), "star,knn")] == ["knn", "star"]
+def test_jobs_are_chosen_by_model_and_by_section():
+    jobs = matrix("beauty", 1)
+
+    assert chosen(jobs) == jobs
+    assert [job.row.model for job in chosen(jobs, models="star,knn")] == ["knn", "star"]
+    corrupted = chosen(jobs, models="sasrec_grasp", sections="corruption")
+    assert [job.row.row_id for job in corrupted] == [
+        "sasrec_grasp__corruption=0.2__seed=0",
+        "sasrec_grasp__corruption=1__seed=0",
+    ]
     with pytest.raises(ValueError, match="no model stars; there are"):
-        chosen(matrix("beauty", 1), "star,stars")
+        chosen(jobs, models="star,stars")
+    with pytest.raises(ValueError, match="no section side; there are"):
+        chosen(jobs, sections="side")
 
 
 def test_alphafuse_trains_half_of_its_width():

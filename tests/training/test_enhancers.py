@@ -366,6 +366,22 @@ def test_two_views_and_lenders_leave_padding_inert(make_ranker, backbone):
     assert ranker.scores(torch.tensor([[14]]), *users).isfinite().all()
 
 
+def test_in_training_some_items_have_only_what_they_borrow(make_ranker):
+    enhancer = make_ranker(12, num_lenders=3, lent_only=0.5).enhancer
+    asked = torch.arange(1, 13)
+    torch.manual_seed(0)
+    lenders_NM = enhancer.lenders_NM[asked].long()
+    has_lender_N = lenders_NM.any(1)
+    lent_ND = enhancer.item.weight[lenders_NM].sum(1) / lenders_NM.bool().sum(1, keepdim=True).clamp(min=1)
+    num_alone = []
+    for is_training in (True, False):
+        is_alone_N = torch.isclose(enhancer.train(is_training).ids(asked), lent_ND, atol=1e-6).all(1) & has_lender_N
+        num_alone.append(int(is_alone_N.sum()))
+
+    assert 0 < num_alone[0] < has_lender_N.sum()
+    assert num_alone[1] == 0
+
+
 def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
     ranker = Ranker(replace(CONFIG, num_items=6, semantic_size=2, num_components=2, enhancer="grasp", num_lenders=2))
     ranker.enhancer.item_adapter.weight_CS.copy_(torch.eye(2))

@@ -9,6 +9,9 @@ learnt of it too.
     c_x = MLP_c([P E_x; P E'_x])            + i_x
     i_x = (1 - g_x) e_x + g_x mean of e over the lenders of x,   g_x = sigmoid(b - log interactions of x)
 
+At each step of training some items have nothing but what they borrow (`lent_only`), whatever is known of them: so the
+lenders learn to stand in for one another, as they must for items that are rare or new.
+
 Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  C components
                  W context width  D model width  M lenders: nearest items by meaning
 """
@@ -111,7 +114,10 @@ class Grasp(Ids):
         own_N1 = unique_N[:, None] * is_known_N1
         num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
         share_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
-        share_N1 = share_N1.masked_fill(~is_known_N1, 1) * (num_N1 > 0)
+        is_lent_N1 = ~is_known_N1
+        if self.training and self.config.lent_only:
+            is_lent_N1 = is_lent_N1 | (torch.rand(share_N1.shape) < self.config.lent_only)
+        share_N1 = share_N1.masked_fill(is_lent_N1, 1) * (num_N1 > 0)
         lent_share_NM = (share_N1 / num_N1.clamp(min=1)).expand_as(lenders_NM)
         # One weighed lookup for an item and its lenders: each has a gradient as large as the whole table.
         rows_NM, weights_NM = torch.cat([own_N1, lenders_NM], 1), torch.cat([1 - share_N1, lent_share_NM], 1)
