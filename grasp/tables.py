@@ -21,7 +21,7 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     meaning: str
-    versioned_by: str | None = None  # None, "embedding" or "feature": which version partitions it
+    versioned_by: str | None = None  # None, "encoder", "embedding" or "feature": which version partitions it
     delta: bool = False  # True: one day's events; False: the state as of the day's end
 
     @property
@@ -171,6 +171,20 @@ GENERATION_METRICS = Table(
 )
 
 
+TEXT_EMBEDDING = Table(
+    "text_embedding",
+    ("description_hash",),
+    _columns(
+        ("description_hash", "string", "sha256 of the text"),
+        ("semantic_embedding", "array<float>", "its unit vector"),
+        ("encoded_at", "timestamp", "when it was encoded, by the wall clock"),
+    ),
+    "Vector of every text that this encoder was ever given, kept as they came; never encoded twice.",
+    versioned_by="encoder",
+    delta=True,
+)
+
+
 def _embedding(entity: str) -> Table:
     return Table(
         f"{entity}_embedding",
@@ -274,6 +288,7 @@ ALL = (
     GENERATION_METRICS,
     ITEM_DESCRIPTION,
     USER_DESCRIPTION,
+    TEXT_EMBEDDING,
     ITEM_EMBEDDING,
     USER_EMBEDDING,
     ITEM_NEIGHBOURS,

@@ -1,4 +1,4 @@
-"""What workers add to the ledger: small parquet files, each there as a whole or not at all.
+"""What workers add to a table that only grows: small parquet files, each there as a whole or not at all.
 
     day=1998-04-22/<run>-<task>-<number>-<rows>.parquet
 
@@ -27,11 +27,12 @@ ARROW_TYPES = {
     "double": pa.float64(),
     "boolean": pa.bool_(),
     "timestamp": pa.timestamp("us", tz="UTC"),
+    "array<float>": pa.list_(pa.float32()),
 }
 
 
 def arrow_schema(table: Table) -> pa.Schema:
-    """A ledger's columns as Arrow has them; timestamps in microseconds, which all readers know."""
+    """A table's columns as Arrow has them; timestamps in microseconds, which all readers know."""
     return pa.schema([(column.name, ARROW_TYPES[column.type]) for column in table.columns])
 
 
@@ -63,7 +64,7 @@ class ShardWriter:
         earlier = shards.files(task)
         self._number = len(earlier)
         # Keys that an earlier attempt of this task has finished.
-        self.finished = {key for file in earlier for key in _keys(file)}
+        self.finished = {key for file in earlier for key in _keys(file, shards.table.key[0])}
 
     def add(self, row: Mapping[str, Any]) -> None:
         if not self._rows:
@@ -92,6 +93,6 @@ class ShardWriter:
         self.flush()
 
 
-def _keys(file: Path) -> list[str]:
-    keys: list[str] = pq.read_table(file, columns=["generation_key"], partitioning=None)["generation_key"].to_pylist()
+def _keys(file: Path, key: str) -> list[str]:
+    keys: list[str] = pq.read_table(file, columns=[key], partitioning=None)[key].to_pylist()
     return keys
