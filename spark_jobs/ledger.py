@@ -32,6 +32,11 @@ class Ledger(AppendOnly):
         answered = self.rows(until).where(F.col("error").isNull())
         return answered.groupBy("generation_key").agg(latest).select("latest.*")
 
+    def errors(self, day: str) -> DataFrame:
+        """The `error` of each key's last call of a day that failed."""
+        failed = self.of_day(day).where(F.col("error").isNotNull())
+        return failed.groupBy("generation_key").agg(F.max_by("error", "generated_at").alias("error"))
+
     def unpaid(self, inputs: DataFrame) -> DataFrame:
         """Of `inputs`, which have a `generation_key`, those that no call has answered, or that wait to be replayed."""
         answered = self.rows().where(F.col("error").isNull()).select("generation_key", "generated_at")
