@@ -61,10 +61,15 @@ class ShardWriter:
         self._max_rows, self._max_seconds = max_rows, max_seconds
         self._rows: list[Mapping[str, Any]] = []
         self._oldest = 0.0
-        earlier = shards.files(task)
-        self._number = len(earlier)
+        files = shards.files(task)
+        self._number = len(files)
+        self._earlier = [pq.read_table(file, partitioning=None) for file in files]
         # Keys that an earlier attempt of this task has finished.
-        self.finished = {key for file in earlier for key in _keys(file, shards.table.key[0])}
+        self.finished = {key for rows in self._earlier for key in rows[shards.table.key[0]].to_pylist()}
+
+    def spent(self, *columns: str) -> int:
+        """The sum of some columns over the rows of earlier attempts."""
+        return sum(sum(rows[column].to_pylist()) for rows in self._earlier for column in columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
         if not self._rows:
@@ -91,8 +96,3 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flush()
-
-
-def _keys(file: Path, key: str) -> list[str]:
-    keys: list[str] = pq.read_table(file, columns=[key], partitioning=None)[key].to_pylist()
-    return keys

@@ -3,6 +3,7 @@
 Each run is a process of its own, with a fake model or encoder that notes every film it is asked for, by which process.
 """
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -135,7 +136,8 @@ def start(environment):
     yield start
     for run in started:
         for pid in processes_of(run.pid):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
         run.wait()
 
 
@@ -196,7 +198,7 @@ def sources(settings) -> Counter:
 
 def test_a_killed_worker_costs_no_more_than_the_shard_it_was_filling(start, settings, tmp_path):
     log, num_films, deadly = tmp_path / "asked.txt", 200, "Film 160"  # the 81st of a hundred of its task
-    run = start(log, master=f"local[{NUM_TASKS},4]", num_films=num_films, deadly=deadly)
+    run = start(log, master=settings.spark_master, num_films=num_films, deadly=deadly)
 
     assert run.wait() == 0
 
@@ -235,7 +237,7 @@ def test_after_a_killed_driver_the_next_run_pays_only_for_what_is_missing(start,
 
 def test_a_killed_worker_costs_no_more_than_the_vectors_it_was_making(start, settings, tmp_path):
     log, num_films, deadly = tmp_path / "encoded.txt", 1000, "Film 500"
-    run = start(log, script=EMBED, master=f"local[{NUM_TASKS},4]", num_films=num_films, deadly=deadly)
+    run = start(log, script=EMBED, master=settings.spark_master, num_films=num_films, deadly=deadly)
 
     assert run.wait() == 0
 
