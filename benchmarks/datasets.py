@@ -6,7 +6,7 @@ training items: vectors of users, neighbours, popularity. Only which events coun
 a published grouping does (`Tail`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,10 @@ class Inputs:
 
 
 COMMON_INPUTS = Inputs()
+
+# Texts of all items and of all users, from a source, the items that train and the hidden attributes.
+Describe = Callable[[Source, Sequence[np.ndarray], Collection[str]], tuple[list[str], list[str]]]
+
 LLM_ESR_FASHION = Tail(items_before=3, users=4, counts_targets=True)
 
 
@@ -74,17 +78,19 @@ def load(
     seed: int = 0,
     tail: Tail | None = None,
     settings: Settings | None = None,
+    describe: Describe | None = None,
     open_encoder: Callable[[Path, int], Encoder] = load_encoder,
 ) -> BenchmarkData:
     """Read a folder of the data contract, or one with LLM-ESR's `inter.txt`, and build its training set.
 
     `validation_users` draws that many users for validation, None takes all; `seed` is that of a corruption. `tail` is
-    LLM-ESR's for a file without texts, else that of Beauty, unless it is given. Texts are encoded by the encoder of the
-    settings (by default those of the environment) once, and kept under `cache` with the neighbours.
+    LLM-ESR's for a file without texts, else that of Beauty, unless it is given. Texts are those built from facts unless
+    `describe` has others; they are encoded by the encoder of the settings (by default those of the environment) once,
+    and kept under `cache` with the neighbours.
     """
     source = readers.read(folder)
     splits = split(source.sequences, validation_users)
-    train = [items[part == "train"] for items, part in zip(source.sequences, splits, strict=True)]
+    train = training_items(source.sequences, splits)
     texts: list[list[str]] = []
     if source.items is None:
         item_semantic, user_semantic = sequence_vectors(train, len(source.item_ids))
@@ -95,9 +101,8 @@ def load(
         vectors = TextVectors(
             cache / "texts" / origin, partial(open_encoder, settings.encoder, settings.encoder_batch_size)
         )
-        hidden = settings.hidden_attributes
         described = [items[:-1] for items in train] if inputs.without_last else train
-        texts = [item_texts(source.items, hidden), user_texts(source, described, hidden)]
+        texts = list((describe or from_facts)(source, described, settings.hidden_attributes))
         item_semantic, user_semantic = map(vectors.encode, texts)
     near = cache / "neighbours"
     grouping = tail or (LLM_ESR_FASHION if source.items is None else Tail())
@@ -122,6 +127,16 @@ def load(
         sum(map(len, source.sequences)),
         digest([[file_sha256(file) for file in source.files], digest(texts), origin, validation_users, SPLIT_SEED]),
     )
+
+
+def from_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> tuple[list[str], list[str]]:
+    """The deterministic descriptions of all items and of all users, as far as `train` items tell."""
+    return item_texts(source.items or [], hidden), user_texts(source, train, hidden)
+
+
+def training_items(sequences: Sequence[np.ndarray], splits: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The items of each user that models may know."""
+    return [items[part == "train"] for items, part in zip(sequences, splits, strict=True)]
 
 
 def split(sequences: list[np.ndarray], validation_users: int | None) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ def local_spark(num_workers: int = 2) -> Iterator[Any]:
     os.environ["SPARK_CONF_DIR"] = str(ROOT / "spark_jobs" / "conf")
     os.environ |= {"PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    SparkSession.builder.master(f"local[{num_workers}]").config("spark.driver.memory", "3g").getOrCreate()
+    SparkSession.builder.master(f"local[{num_workers},4]").config("spark.driver.memory", "3g").getOrCreate()
     session = spark_session("benchmark")
     try:
         yield session

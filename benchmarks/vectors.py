@@ -86,12 +86,16 @@ def item_texts(items: Sequence[Facts], hidden: Collection[str]) -> list[str]:
 
 
 def user_texts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[str]:
-    """The deterministic description of every user: profile, newest titles and favourite values of `train` items."""
+    """The deterministic description of every user."""
+    return [USER.to_facts_description(USER.to_input(facts, hidden)) for facts in user_facts(source, train, hidden)]
+
+
+def user_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[Facts]:
+    """What a user's description is built from: profile, newest titles and favourite values of `train` items."""
     items = source.items or []
     values = [_category_values(facts, hidden) for facts in items]
     return [
-        USER.to_facts_description(USER.to_input(_user_facts(profile, sequence, items, values), hidden))
-        for profile, sequence in zip(source.profiles, train, strict=True)
+        _user_facts(profile, sequence, items, values) for profile, sequence in zip(source.profiles, train, strict=True)
     ]
 
 

@@ -28,6 +28,7 @@ SPARK_TYPES = {
 }
 VECTOR_SUFFIX = "_embedding"
 SHARE_SUFFIX = "_share"
+HISTORY = "_history_"
 MIN_JUDGED = 20  # texts, before a share of them says anything
 
 
@@ -136,7 +137,8 @@ def measure_generation(rows: pa.Table) -> Measured:
     """Dead letters of a day, from its generation metrics of the current prompts and model: one row for each entity.
 
     A row has the shares of texts refused, of texts that never came, and of calls that failed; the summary one share
-    for each entity and reason, such as `item_loop_share`. Shares of fewer than `MIN_JUDGED` texts are 0.
+    for each entity and reason, such as `item_loop_share`, and of what failed for each entity and length of history,
+    such as `user_history_5-9_share`. Shares of fewer than `MIN_JUDGED` texts are 0.
     """
     shares: list[dict[str, Any]] = []
     summary: dict[str, Any] = {"num_rows": rows.num_rows}
@@ -153,5 +155,9 @@ def measure_generation(rows: pa.Table) -> Measured:
         )
         for reason, num in sorted(dict(row["reasons"] or []).items()):
             summary[f"{row['entity']}_{reason}{SHARE_SUFFIX}"] = num / num_texts if is_judged else 0.0
+        failed = dict(row.get("failed_by_history") or [])  # a day may be older than the column
+        for history, num in sorted(dict(row.get("asked_by_history") or []).items()):
+            share = failed.get(history, 0) / num if num >= MIN_JUDGED else 0.0
+            summary[f"{row['entity']}{HISTORY}{history}{SHARE_SUFFIX}"] = share
     columns = ["entity", "refused_share", "unanswered_share", "failed_call_share"]
     return Measured("generation_metrics", pd.DataFrame(shares, columns=columns), pd.DataFrame([summary]))

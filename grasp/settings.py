@@ -166,7 +166,10 @@ class Settings(BaseModel):
     retrain_every_days: int = Field(7, ge=1, description="The model is retrained when it is this old.")
 
     task_retries: int = Field(2, ge=0, description="How often Airflow tries a failed task again, minutes apart.")
-    spark_master: str = Field("local[2]", description="Spark master of the embedded connection `spark_default`.")
+    spark_master: str = Field(
+        "local[2,4]",
+        description="Spark master of the embedded connection `spark_default`: two workers, a task is tried four times.",
+    )
     spark_memory: str = Field("3g", pattern=r"^\d+[mg]$", description="Memory of a Spark driver.")
     num_threads: int = Field(2, ge=1, description="Threads of training; serving and Spark workers use one each.")
 

@@ -21,7 +21,7 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     meaning: str
-    versioned_by: str | None = None  # None, "embedding" or "feature": which version partitions it
+    versioned_by: str | None = None  # None, "encoder", "embedding" or "feature": which version partitions it
     delta: bool = False  # True: one day's events; False: the state as of the day's end
 
     @property
@@ -96,7 +96,11 @@ def _description(entity: str) -> Table:
             (f"{entity}_id", "string", "key"),
             ("description", "string", "the text that is encoded"),
             ("source", "string", "llm, or facts for the deterministic description"),
-            ("fallback_reason", "string", "why facts were used: budget, or what the validator found; null for llm"),
+            (
+                "fallback_reason",
+                "string",
+                "why facts were used: what the validator found, hostile_facts, the error of the call, or budget",
+            ),
             ("prompt_version", "string", "version of the prompt and of the facts template"),
             ("model_revision", "string", "language model and revision that wrote or would have written it"),
             ("input_hash", "string", "sha256 of the canonical facts the text is built from"),
@@ -164,9 +168,25 @@ GENERATION_METRICS = Table(
         ("wall_seconds", "double", "time in which answers came; pauses of more than ten minutes are left out"),
         ("answers_per_minute", "double", "texts answered per minute of that time; null when there was none"),
         ("reasons", "map<string,bigint>", "refused and unanswered texts by refusal reason or error"),
+        ("asked_by_history", "map<string,bigint>", "texts asked for by how many interactions they are about, as 5-9"),
+        ("failed_by_history", "map<string,bigint>", "of these, refused and unanswered ones"),
         COMPUTED_AT,
     ),
     "What describing took on the day and what came of it, by kind, prompt and model.",
+    delta=True,
+)
+
+
+TEXT_EMBEDDING = Table(
+    "text_embedding",
+    ("description_hash",),
+    _columns(
+        ("description_hash", "string", "sha256 of the text"),
+        ("semantic_embedding", "array<float>", "its unit vector"),
+        ("encoded_at", "timestamp", "when it was encoded, by the wall clock"),
+    ),
+    "Vector of every text that this encoder was ever given, kept as they came; never encoded twice.",
+    versioned_by="encoder",
     delta=True,
 )
 
@@ -274,6 +294,7 @@ ALL = (
     GENERATION_METRICS,
     ITEM_DESCRIPTION,
     USER_DESCRIPTION,
+    TEXT_EMBEDDING,
     ITEM_EMBEDDING,
     USER_EMBEDDING,
     ITEM_NEIGHBOURS,

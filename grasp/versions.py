@@ -119,7 +119,8 @@ class Versions:
 
     def of(self, versioned_by: str | None) -> str | None:
         """The version that partitions a table (`Table.versioned_by`)."""
-        return {None: None, "embedding": self.embedding, "feature": self.feature}[versioned_by]
+        known = {None: None, "encoder": self.encoder, "embedding": self.embedding, "feature": self.feature}
+        return known[versioned_by]
 
 
 def feast_project(feature_version: str) -> str:

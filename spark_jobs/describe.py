@@ -24,7 +24,7 @@ from spark_jobs.account import Account, account
 from spark_jobs.attributes import known_values
 from spark_jobs.budget import Caps, Estimate, affordable, urgency
 from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, generate, staged
-from spark_jobs.generation_metrics import coverage, record
+from spark_jobs.generation_metrics import by_history, coverage, record
 from spark_jobs.lake import Lake, cached
 from spark_jobs.ledger import Ledger, Spent
 from spark_jobs.llm import Limits, decoding_parameters, load_model
@@ -32,6 +32,7 @@ from spark_jobs.openai_llm import Server, load_server_model
 from spark_jobs.prompts import ITEM, USER, Input, Subject
 from spark_jobs.validation import HOSTILE_FACTS
 
+BUDGET = "budget"  # the fallback reason of an entity that the caps left no room for
 MIN_JUDGED = 20  # outcomes, before a share of failures says anything
 OUTPUT_SCHEMA = "text-1"  # what an answer is: raise it when answers are to be read in another way
 
@@ -171,9 +172,11 @@ class Describing:
         prompt_version, model_revision = description.prompt_version, description.model_revision
         asked = account(ledger.folder, ledger.table, prompt_version, model_revision, day=self.day)
         kept = self._kept().withColumnRenamed(description.id, "entity_id")
-        today = ledger.of_day(self.day).where(F.col("error").isNull())
+        today = ledger.of_day(self.day).withColumnRenamed(description.id, "entity_id").where(self._same_versions())
+        covered = coverage(inputs, answers, kept, today.where(F.col("error").isNull()))
         key = (description.subject.entity, prompt_version, model_revision)
-        record(self.lake, self.day, key, coverage(inputs, answers, kept, today), asked)
+        histories = by_history(today, inputs)
+        record(self.lake, self.day, key, covered=covered, asked=asked, histories=histories)
         return asked
 
     def judge(self, asked: Account) -> None:
@@ -221,20 +224,23 @@ class Describing:
     def descriptions(self, inputs: DataFrame, answers: DataFrame) -> DataFrame:
         """One row per entity: the accepted text of `answers`, or the one it had, or the facts and why.
 
-        Unchanged rows keep their `computed_at`.
+        Why is what happened on the day, in this order: the text was refused, the call failed, the facts are not shown
+        to a model, the caps left no room. Unchanged rows keep their `computed_at`.
         """
         description = self.description
         accepted = F.col("llm_description").isNotNull()
         text = F.coalesce("llm_description", "facts_description")
-        without = F.when(F.col("is_withheld"), HOSTILE_FACTS).otherwise("budget")
+        without = F.when(F.col("is_withheld"), HOSTILE_FACTS).otherwise(BUDGET)
         kept = self._kept()
         kept = kept.select(F.col(description.id).alias("entity_id"), F.struct(*kept.columns).alias("kept"))
-        answered = inputs.join(answers, ["entity_id", "generation_key"], "left")
+        answered = inputs.join(answers, ["entity_id", "generation_key"], "left").join(
+            self.ledger.errors(self.day), "generation_key", "left"
+        )
         new = F.struct(
             F.col("entity_id").alias(description.id),
             text.alias("description"),
             F.when(accepted, "llm").otherwise("facts").alias("source"),
-            F.when(~accepted, F.coalesce("refusal_reason", without)).alias("fallback_reason"),
+            F.when(~accepted, F.coalesce("refusal_reason", "error", without)).alias("fallback_reason"),
             F.lit(description.prompt_version).alias("prompt_version"),
             F.lit(description.model_revision).alias("model_revision"),
             F.col("input_hash"),
@@ -255,8 +261,8 @@ class Describing:
     def usable(self, inputs: DataFrame) -> DataFrame:
         """The ledger's answer to each entity: all that is paid for, except what would change a day already written.
 
-        A day that went without a text for want of budget keeps doing so when a later day pays for the same facts:
-        running a day again gives the same result.
+        A day that went without a text, for want of budget or because the call failed, keeps doing so when a later day
+        pays for the same facts: running a day again gives the same result.
         """
         answer = [F.col("description").alias("llm_description"), "refusal_reason"]
         known = inputs.select("entity_id", "generation_key").join(
@@ -267,7 +273,7 @@ class Describing:
         until = self.ledger.answers(until=self.day).select("generation_key", F.lit(True).alias("until_today"))
         without = (
             self.lake.read(self.description.table, self.day)
-            .where(self._same_versions() & (F.col("fallback_reason") == "budget"))
+            .where(self._same_versions() & (F.col("source") == "facts"))
             .select(F.col(self.description.id).alias("entity_id"), "input_hash")
             .join(inputs.select("entity_id", "input_hash", "generation_key"), ["entity_id", "input_hash"])
             .select("entity_id", "generation_key", F.lit(True).alias("without"))

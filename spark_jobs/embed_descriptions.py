@@ -1,23 +1,19 @@
 """Encode descriptions and keep the Milvus collections equal to the latest day.
 
 Reads:   item_description, user_description
-Writes:  item_embedding, user_embedding; then one Milvus collection each, behind an alias
+Writes:  text_embedding, item_embedding, user_embedding; then one Milvus collection each, behind an alias
 
-Parquet is the truth and is written first. A text that was encoded on this day or before is not encoded again, and a
-row whose text did not change keeps its `computed_at`. Milvus then gets what differs from what it holds, so a run that
-died between the two is mended by the next one. A collection follows the latest day only; a back-fill of an earlier
-day leaves it alone.
+Parquet is the truth and is written first. No text is encoded twice (`text_vectors.py`), and a row whose text did not
+change keeps its `computed_at`. Milvus then gets what differs from what it holds, so a run that died between the two is
+mended by the next one. A collection follows the latest day only; a back-fill of an earlier day leaves it alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -27,42 +23,22 @@ from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import collection
 from spark_jobs.embedding_table import embedding_batches
-from spark_jobs.encoder import Encoder, load_encoder, require_sound
+from spark_jobs.encoder import load_encoder
 from spark_jobs.lake import Lake, run
 from spark_jobs.openai_encoder import EncoderServer, load_server_encoder
+from spark_jobs.text_vectors import MakeEncoder, TextVectors
 from spark_jobs.vectors import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vectors
 
 ENTITIES = {
     "item": (tables.ITEM_DESCRIPTION, tables.ITEM_EMBEDDING),
     "user": (tables.USER_DESCRIPTION, tables.USER_EMBEDDING),
 }
-TEXTS_PER_PARTITION = 256  # about ten seconds of encoding on one core
 NUM_READ_BACK = 16
 NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours of each vector that is read back, before an alias moves
-VECTOR_DDL = "description_hash string, semantic_embedding array<float>"
-
-MakeEncoder = Callable[[], Encoder]
-Encode = Callable[[Iterator[pd.DataFrame]], Iterator[pd.DataFrame]]
-
-
-def new_texts(descriptions: DataFrame, earlier: DataFrame) -> DataFrame:
-    """Each text that has no vector yet, once: equal texts must get the very same vector, so that they tie."""
-    texts = descriptions.select("description_hash", "description").dropDuplicates(["description_hash"])
-    return texts.join(earlier, "description_hash", "left_anti")
-
-
-def encode_texts(batches: Iterator[pd.DataFrame], make_encoder: Callable[[], Encoder]) -> Iterator[pd.DataFrame]:
-    """Runs in a Spark worker. The encoder is made with the first batch, so an empty partition loads no model."""
-    for batch in batches:
-        vectors = make_encoder().encode(batch["description"].tolist())
-        require_sound(vectors, [f"the description with hash {each}" for each in batch["description_hash"]])
-        yield pd.DataFrame(
-            {"description_hash": batch["description_hash"], "semantic_embedding": list(vectors.astype(np.float32))}
-        )
 
 
 def embed(key: str, descriptions: DataFrame, earlier: DataFrame, new_vectors: DataFrame, now: object) -> DataFrame:
-    """Give every description its vector: the earlier one of the same text, or a new one."""
+    """Give every description its vector: the one it had with the same text, or one of `new_vectors`."""
     held = earlier.select("description_hash", "semantic_embedding").dropDuplicates(["description_hash"])
     unchanged = earlier.select(key, "description_hash", F.col("computed_at").alias("computed_before"))
     return (
@@ -84,16 +60,11 @@ def write_embeddings(lake: Lake, entity: str, day: str, make_encoder: MakeEncode
     (key,) = target.key
     descriptions, earlier = lake.read(source, day), lake.read_latest(target, day)
     num_carried = descriptions.join(earlier, [key, "description_hash"], "left_semi").count()
-    texts = new_texts(descriptions, earlier)
-    num_texts = texts.count()
-    new_vectors = lake.spark.createDataFrame([], VECTOR_DDL)
-    if num_texts:
-        encode: Encode = partial(encode_texts, make_encoder=make_encoder)
-        num_partitions = -(-num_texts // TEXTS_PER_PARTITION)
-        new_vectors = texts.repartition(num_partitions, "description_hash").mapInPandas(encode, VECTOR_DDL)
-    with worker_errors():
-        lake.write(target, embed(key, descriptions, earlier, new_vectors, lake.settings.clock()), day)
-    say(f"{target.name} {day}: {num_texts} texts encoded, {num_carried} rows carried over")
+    # The day before has nearly all vectors; only others are looked for in what was encoded on all days.
+    others = descriptions.join(earlier, "description_hash", "left_anti").select("description_hash", "description")
+    vectors, num_encoded = TextVectors(lake).encode(others, day, make_encoder)
+    lake.write(target, embed(key, descriptions, earlier, vectors, lake.settings.clock()), day)
+    say(f"{target.name} {day}: {num_encoded} texts encoded, {num_carried} rows carried over")
 
 
 def real_encoder(settings: Settings) -> MakeEncoder:
@@ -101,16 +72,6 @@ def real_encoder(settings: Settings) -> MakeEncoder:
     if settings.encoder_url:
         return partial(load_server_encoder, EncoderServer.of(settings))
     return partial(load_encoder, settings.encoder, settings.encoder_batch_size)
-
-
-@contextmanager
-def worker_errors() -> Iterator[None]:
-    """Raise what a Spark worker raised as `ValueError` with its own last line instead of Spark's pages of context."""
-    try:
-        yield
-    except PythonException as error:
-        lines = [line for line in str(error).splitlines() if ": " in line and not line.startswith((" ", "\t"))]
-        raise ValueError(lines[-1] if lines else str(error)) from error
 
 
 def follow(store: VectorStore, name: str, partition: Path, table: Table) -> None:

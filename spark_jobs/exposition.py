@@ -43,6 +43,7 @@ GAUGES = {
 }
 CAPS = {
     "num_keys": ("limit_answers", "texts that the day's caps allow"),
+    "num_calls": ("limit_calls", "calls that the day's caps allow; absent without such a cap"),
     "num_tokens": ("limit_tokens", "tokens that the day's caps allow; absent without such a cap"),
     "cost": ("limit_cost", "cost that the day's caps allow; absent without such a cap"),
 }

@@ -78,7 +78,10 @@ class Task:
         context = cast("TaskContext", TaskContext.get())  # there is one in a worker
         work = [row for frame in frames for row in frame.to_dict("records")]
         with ShardWriter(self.shards, context.partitionId()) as shards:
-            counts = run_task(self, [row for row in work if row["generation_key"] not in shards.finished], shards.add)
+            spent = shards.spent("num_attempts"), shards.spent("num_input_tokens", "num_output_tokens")
+            limits = self.limits.share(len(work) / self.num_work).less(*spent)
+            left = [row for row in work if row["generation_key"] not in shards.finished]
+            counts = run_task(self, left, limits, shards.add)
         yield pandas.DataFrame(list(counts.items()), columns=["outcome", "num"])
 
 
@@ -116,12 +119,14 @@ def staged(lake: Lake, work: DataFrame) -> Iterator[tuple[DataFrame, int]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_task(task: Task, work: Sequence[Mapping[str, str]], add: Callable[[dict[str, Any]], None]) -> Counter[str]:
+def run_task(
+    task: Task, work: Sequence[Mapping[str, str]], limits: Limits, add: Callable[[dict[str, Any]], None]
+) -> Counter[str]:
     """Ask for every piece of work, then once more for the refused texts that can be repaired (runs in workers)."""
     if not work:
         return Counter()
     model, parent = task.make_model(), os.getppid()
-    model.limit(task.limits.share(len(work) / task.num_work))
+    model.limit(limits)
     inputs = [json.loads(row["canonical"]) for row in work]
     asked = [messages(task.subject, each) for each in inputs]
     counts: Counter[str] = Counter()

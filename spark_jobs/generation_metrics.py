@@ -6,8 +6,9 @@ everything is, but an entity whose answer was paid for on another day.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from grasp import partitions, tables
@@ -17,6 +18,7 @@ from spark_jobs.exposition import expose
 from spark_jobs.lake import Lake
 
 TABLE = tables.GENERATION_METRICS
+HISTORY_FROM = (0, 1, 5, 10, 20, 50, 100, 200)  # interactions; where each range begins
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,58 @@ def coverage(inputs: DataFrame, answers: DataFrame, kept: DataFrame, answered_to
     return Coverage(**row.asDict())
 
 
-def record(lake: Lake, day: str, key: tuple[str, str, str], covered: Coverage, asked: Account) -> None:
+@dataclass(frozen=True)
+class ByHistory:
+    """Texts asked for on a day, and those that were refused or never came, by how much was known of the entity."""
+
+    asked_by_history: dict[str, int]
+    failed_by_history: dict[str, int]
+
+
+def by_history(asked: DataFrame, inputs: DataFrame) -> ByHistory:
+    """Count the texts of `asked`, the ledger's rows of a day, by the `activity` their entities have in `inputs`.
+
+    A text counts by its latest answer. One whose entity is gone since counts nowhere.
+    """
+    answer = F.struct("generated_at", F.col("refusal_reason").isNull().alias("is_accepted"))
+    rows = (
+        asked.groupBy("generation_key")
+        .agg(
+            F.max_by("entity_id", "generated_at").alias("entity_id"),
+            F.max(F.when(F.col("error").isNull(), answer)).alias("answer"),
+        )
+        .join(inputs.select("entity_id", history(F.col("activity")).alias("history")), "entity_id")
+        .groupBy("history")
+        .agg(
+            F.count("*").alias("num_asked"),
+            F.count_if(~F.coalesce("answer.is_accepted", F.lit(False))).alias("num_failed"),
+        )
+        .orderBy("history")
+        .collect()
+    )
+    return ByHistory(
+        {row.history: row.num_asked for row in rows}, {row.history: row.num_failed for row in rows if row.num_failed}
+    )
+
+
+def history(activity: Column) -> Column:
+    """The range that a number of interactions lies in, such as `5-9`; the last one has no end."""
+    ranges = [f"{low}-{high - 1}" if high - low > 1 else f"{low}" for low, high in pairwise(HISTORY_FROM)]
+    found = F.lit(f"{HISTORY_FROM[-1]}+")
+    for name, end in reversed(list(zip(ranges, HISTORY_FROM[1:], strict=True))):
+        found = F.when(activity < end, name).otherwise(found)
+    return found
+
+
+def record(
+    lake: Lake, day: str, key: tuple[str, str, str], *, covered: Coverage, asked: Account, histories: ByHistory
+) -> None:
     """Replace the day's row of this kind, prompt and model, and what monitoring reads."""
     row = {
         **dict(zip(TABLE.key, key, strict=True)),
         **asdict(covered),
         **asdict(asked),
+        **asdict(histories),
         "answers_per_minute": asked.answers_per_minute,
         "computed_at": lake.settings.clock(),
     }

@@ -44,6 +44,14 @@ class Limits:
     num_calls: int | None = None
     num_tokens: int | None = None
 
+    def less(self, num_calls: int, num_tokens: int) -> "Limits":
+        """What is left of them after so much; never below nothing."""
+        calls, tokens = (
+            None if limit is None else max(0, limit - spent)
+            for limit, spent in ((self.num_calls, num_calls), (self.num_tokens, num_tokens))
+        )
+        return Limits(calls, tokens)
+
     def share(self, part: float) -> "Limits":
         """The part of them that falls to one of several that spend at the same time, rounded down."""
         calls, tokens = (

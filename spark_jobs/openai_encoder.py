@@ -2,7 +2,7 @@
 
 The key, where a server wants one, is `GRASP_ENCODER_API_KEY` in each worker's own environment; `openai_llm.py` says
 how it gets there. Retries with backoff that honours Retry-After are the `openai` client's own: an encoder has no
-budget, and a text that is encoded twice costs next to nothing.
+budget, since no text is encoded twice (`text_vectors.py`) and one costs next to nothing.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What workers add to the ledger: small parquet files, each there as a whole or not at all.
+"""What workers add to a table that only grows: small parquet files, each there as a whole or not at all.
 
     day=1998-04-22/<run>-<task>-<number>-<rows>.parquet
 
@@ -27,11 +27,12 @@ ARROW_TYPES = {
     "double": pa.float64(),
     "boolean": pa.bool_(),
     "timestamp": pa.timestamp("us", tz="UTC"),
+    "array<float>": pa.list_(pa.float32()),
 }
 
 
 def arrow_schema(table: Table) -> pa.Schema:
-    """A ledger's columns as Arrow has them; timestamps in microseconds, which all readers know."""
+    """A table's columns as Arrow has them; timestamps in microseconds, which all readers know."""
     return pa.schema([(column.name, ARROW_TYPES[column.type]) for column in table.columns])
 
 
@@ -60,10 +61,15 @@ class ShardWriter:
         self._max_rows, self._max_seconds = max_rows, max_seconds
         self._rows: list[Mapping[str, Any]] = []
         self._oldest = 0.0
-        earlier = shards.files(task)
-        self._number = len(earlier)
+        files = shards.files(task)
+        self._number = len(files)
+        self._earlier = [pq.read_table(file, partitioning=None) for file in files]
         # Keys that an earlier attempt of this task has finished.
-        self.finished = {key for file in earlier for key in _keys(file)}
+        self.finished = {key for rows in self._earlier for key in rows[shards.table.key[0]].to_pylist()}
+
+    def spent(self, *columns: str) -> int:
+        """The sum of some columns over the rows of earlier attempts."""
+        return sum(sum(rows[column].to_pylist()) for rows in self._earlier for column in columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
         if not self._rows:
@@ -90,8 +96,3 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flush()
-
-
-def _keys(file: Path) -> list[str]:
-    keys: list[str] = pq.read_table(file, columns=["generation_key"], partitioning=None)["generation_key"].to_pylist()
-    return keys

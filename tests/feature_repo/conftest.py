@@ -161,6 +161,8 @@ class SmallLake:
             "wall_seconds": 0.5,
             "answers_per_minute": 240.0,
             "reasons": [("too short", 1)],
+            "asked_by_history": [("1-4", 2)],
+            "failed_by_history": [("1-4", 1)],
         }
 
     def _write_texts(self, entity: str, ids: list[str], day: str) -> None:
@@ -192,6 +194,7 @@ class SmallLake:
             {key: i, "semantic_embedding": unit(n), "description_hash": f"text-{i}-{day}", "computed_at": end_of(day)}
             for n, i in enumerate(ids)
         ]
+        texts = [{name: row[name] for name in ("description_hash", "semantic_embedding")} for row in vectors]
         near = [
             {key: i, "neighbour_id": other, "similarity": similarities[rank], "rank": rank + 1}
             for i in ids
@@ -206,6 +209,7 @@ class SmallLake:
             }
             for i in ids
         ]
+        self.write(tables.TEXT_EMBEDDING, day, [{**row, "encoded_at": end_of(day)} for row in texts])
         self.write(OF[entity]["embedding"], day, vectors)
         self.write(OF[entity]["neighbours"], day, near)
         self.write(OF[entity]["means"], day, means)

@@ -10,6 +10,7 @@ import pytest
 
 from feature_repo.materialise import materialise
 from feature_repo.sql import connect
+from grasp import tables
 from grasp.settings import ROOT
 from grasp.versions import Versions
 
@@ -22,8 +23,8 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_the_page_answers_seven_questions():
-    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6", "7"]
+def test_the_page_answers_eight_questions():
+    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6", "7", "8"]
     assert all(blocks(text, "sql") for text in SECTIONS.values())
 
 
@@ -89,3 +90,11 @@ def test_the_seventh_has_a_line_for_each_day_and_kind(two_days):
         (day, entity, 2, 1, [{"key": "too short", "value": 1}])
         for day, entity in ((NEXT, "item"), (NEXT, "user"), (DAY, "item"), (DAY, "user"))
     ]
+
+
+def test_the_eighth_adds_up_the_days_for_each_length_of_history(two_days):
+    ranges = {"asked_by_history": [("20-49", 4), ("5-9", 8)], "failed_by_history": [("5-9", 3)]}
+    two_days.change(tables.GENERATION_METRICS, NEXT, 0, **ranges)
+    (query,) = blocks(SECTIONS["8"], "sql")
+    found = connect(two_days.settings).sql(query).fetchall()
+    assert [row[2:] for row in found if row[0] == "user"] == [("1-4", 2, 50.0), ("5-9", 8, 37.5), ("20-49", 4, 0.0)]

@@ -175,6 +175,17 @@ def test_dead_letters_are_warnings_by_reason_and_the_report_shows_their_shares(t
     assert "0.16666" in shown
 
 
+def test_failures_by_length_of_history_are_in_the_report(two_days):
+    counts = {"asked_by_history": [("1-4", 20), ("5-9", 40)], "failed_by_history": [("1-4", 16), ("5-9", 13)]}
+    two_days.change(tables.GENERATION_METRICS, NEXT, 0, **counts)
+    [warning] = check_day(two_days.settings, NEXT)
+    assert (warning.column, warning.observed) == ("user_history_1-4_share", "0.8")
+    site = two_days.settings.data_docs / "gx" / "uncommitted" / "data_docs" / "local_site"
+    (page,) = site.glob(f"validations/generation_metrics_summary/{NEXT}-daily/*/*.html")
+    assert "user_history_5-9_share" in text_of(page)
+    assert "0.325" in text_of(page)
+
+
 def test_a_few_dead_letters_say_nothing_and_those_of_another_model_neither(two_days):
     table = tables.GENERATION_METRICS
     few = {"num_answers": 19, "num_refused": 19, "num_calls": 19, "reasons": [("loop", 19)]}

@@ -209,12 +209,21 @@ def test_what_was_paid_for_before_a_failure_is_kept_and_not_paid_again(filled, l
 
 def test_what_was_not_answered_is_asked_again(filled, log):
     rows = describe_items(filled, DAY, 9, partial(OverloadedModel, log))
-    assert rows["4"].source == "facts"
+    assert sources(rows)["4"] == ("facts", "rate_limited")
     assert {row.item_id: row.error for row in filled.read(tables.ITEM_GENERATION, DAY).collect() if row.error} == {
         "4": "rate_limited"
     }
     assert sources(describe_items(filled, DAY, 9, partial(FakeModel, log)))["4"] == ("llm", None)
     assert len(asked(log)) == 5
+
+
+def test_a_failed_call_is_the_reason_of_its_day_only(filled, log):
+    describe_items(filled, DAY, 9, partial(OverloadedModel, log))
+    assert sources(describe_items(filled, NEXT, 0, no_model))["4"] == ("facts", "budget")
+    describe_items(filled, NEXT, 9, partial(FakeModel, log))
+    before = mtimes(filled, DAY)
+    assert sources(describe_items(filled, DAY, 9, no_model))["4"] == ("facts", "rate_limited")
+    assert mtimes(filled, DAY) == before
 
 
 def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, settings_with, model_server):

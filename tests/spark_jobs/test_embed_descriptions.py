@@ -37,6 +37,13 @@ class RecordingEncoder:
         return np.array(vectors, dtype=np.float32)
 
 
+class FailingEncoder(RecordingEncoder):
+    def encode(self, texts):
+        if "fails" in texts:
+            raise ValueError("no vector for fails")
+        return super().encode(texts)
+
+
 class ZeroEncoder:
     def encode(self, texts):
         return np.zeros((len(texts), 4), dtype=np.float32)
@@ -115,7 +122,7 @@ def test_a_backfill_writes_its_day_and_leaves_the_later_collection_alone(lake, e
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     describe(lake, BEFORE, item={"1": "early jazz"}, user={"u": "likes jazz"})
-    assert embed(lake, BEFORE) == ["early jazz", "likes jazz"]
+    assert embed(lake, BEFORE) == ["early jazz"]
     assert lake.read(tables.ITEM_EMBEDDING, BEFORE).count() == 1
     assert held(lake) == {"1", "2"}
 
@@ -129,6 +136,36 @@ def test_a_run_that_died_before_milvus_is_mended_by_the_next_without_encoding_ag
     milvus.unlink()
     assert embed(lake, DAY) == []
     assert held(lake) == {"1", "2"}
+
+
+def test_a_text_that_comes_back_has_its_vector_still(lake, embed):
+    describe(lake, BEFORE, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
+    embed(lake, BEFORE)
+    [before] = lake.read(tables.ITEM_EMBEDDING, BEFORE).where("item_id = '1'").collect()
+    describe(lake, DAY, item={"2": "rock"}, user={"u": "likes rock"})
+    embed(lake, DAY)
+    describe(lake, NEXT, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
+    assert embed(lake, NEXT) == []
+    [after] = lake.read(tables.ITEM_EMBEDDING, NEXT).where("item_id = '1'").collect()
+    assert after.semantic_embedding == before.semantic_embedding
+
+
+def test_what_was_encoded_before_a_failure_is_kept(lake, embed, tmp_path):
+    describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
+    describe(lake, NEXT, item={"1": "jazz", "2": "rock"}, user={"u": "fails"})
+    with pytest.raises(ValueError, match="no vector for fails"):
+        embed_descriptions.main(lake, NEXT, partial(FailingEncoder, tmp_path / "asked"))
+    assert lake.days(tables.USER_EMBEDDING) == []
+    assert embed(lake, DAY) == ["likes jazz"]
+
+
+def test_another_prompt_or_language_model_pays_for_no_text_anew(lake, spark, settings_with, embed):
+    describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    changed = Lake(spark, settings_with(llm_max_new_tokens=64))
+    assert changed.versions.embedding != lake.versions.embedding
+    assert embed(changed, DAY) == []
+    assert held(changed) == {"1"}
 
 
 def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, settings_with, embed, tmp_path):

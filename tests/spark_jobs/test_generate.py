@@ -55,10 +55,10 @@ def run(tmp_path):
             Prices(input=2.0, output=10.0),
             frozenset(),
             max_repairs,
-            Limits(num_calls=10, num_tokens=1001),
-            2 * len(answers),
+            Limits(),
+            len(answers),
         )
-        return run_task(task, work_of(*answers), rows.append), rows, model
+        return run_task(task, work_of(*answers), Limits(num_calls=5), rows.append), rows, model
 
     return run
 
@@ -118,10 +118,10 @@ def test_a_call_that_failed_is_a_row_without_a_verdict(run):
     assert (row["error"], row["refusal_reason"], row["description"], row["num_attempts"]) == ("timeout", None, None, 5)
 
 
-def test_a_task_may_spend_its_share_and_what_was_not_asked_is_no_row(run):
+def test_what_was_not_asked_for_want_of_budget_is_no_row(run):
     counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [Generation("", 0, 0, 0, 0, "out_of_budget")]})
 
-    assert model.limits == Limits(num_calls=5, num_tokens=500)  # half of the run's prompts are this task's
+    assert model.limits == Limits(num_calls=5)
     assert counts == {"accepted": 1, "out_of_budget": 1}
     assert [row["item_id"] for row in rows] == ["Heat"]
 
@@ -141,4 +141,13 @@ def test_nothing_to_do_loads_no_model(tmp_path):
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
     task = Task(ITEM, "item-1", "model-1", shards, no_model, Prices(), frozenset(), 1, Limits(), 9)
-    assert run_task(task, [], partial(print)) == {}
+    assert run_task(task, [], Limits(), partial(print)) == {}
+
+
+def test_a_retried_task_may_spend_what_its_first_attempt_left_of_its_share():
+    share = Limits(num_calls=11, num_tokens=1001).share(0.5)
+
+    assert share == Limits(5, 500)
+    assert share.less(2, 120) == Limits(3, 380)
+    assert share.less(9, 900) == Limits(0, 0)
+    assert Limits().less(9, 900) == Limits()

@@ -4,12 +4,14 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from pyspark.sql import functions as F
 
 from grasp import partitions, tables
 from spark_jobs import replays
 from spark_jobs.budget import Caps
 from spark_jobs.describe import FACTS_DDL, describe
 from spark_jobs.exposition import textfile
+from spark_jobs.generation_metrics import ByHistory, by_history, history
 from spark_jobs.lake import Lake
 from spark_jobs.llm import Generation
 from spark_jobs.prompts import ITEM, USER
@@ -86,6 +88,46 @@ def test_a_days_row_says_what_was_asked_and_what_came_of_it(filled):
     assert row.reasons == {"refusal": 1}
     assert row.answers_per_minute > 0
     assert "grasp_generation_refused" in textfile(filled.settings).read_text()
+
+
+def test_failures_are_counted_by_the_length_of_the_history(filled):
+    describe_items(filled, DAY, 3)  # of 9, 8 and 7 interactions; the last one is refused
+    describe_user(filled, DAY, 300, "Alien", 1)
+    assert (metrics(filled, DAY).asked_by_history, metrics(filled, DAY).failed_by_history) == ({"5-9": 3}, {"5-9": 1})
+    assert metrics(filled, DAY, "user").failed_by_history == {"200+": 1}
+
+
+def test_a_repaired_text_has_not_failed_and_one_that_never_came_has(spark):
+    rows = [
+        ("k1", "short", "loop", None, 1),
+        ("k1", "short", None, None, 2),
+        ("k2", "long", None, "timeout", 1),
+        ("k3", "long", None, None, 1),
+        ("k3", "long", None, "timeout", 2),
+        ("k4", "gone", "loop", None, 1),
+    ]
+    asked = spark.createDataFrame(
+        rows, "generation_key string, entity_id string, refusal_reason string, error string, generated_at int"
+    )
+    inputs = spark.createDataFrame([("short", 0), ("long", 20)], "entity_id string, activity bigint")
+    assert by_history(asked, inputs) == ByHistory({"0": 1, "20-49": 2}, {"20-49": 1})
+
+
+def test_the_ranges_of_histories_meet_without_a_gap(spark):
+    activities = [0, 1, 4, 5, 9, 10, 19, 20, 49, 50, 99, 100, 199, 200, 5000]
+    found = spark.createDataFrame([(each,) for each in activities], "activity bigint").select(
+        history(F.col("activity"))
+    )
+    assert [row[0] for row in found.collect()] == [
+        "0",
+        *["1-4"] * 2,
+        *["5-9"] * 2,
+        *["10-19"] * 2,
+        *["20-49"] * 2,
+        *["50-99"] * 2,
+        *["100-199"] * 2,
+        *["200+"] * 2,
+    ]
 
 
 def test_a_cache_hit_was_paid_for_on_another_day_however_often_this_one_runs(filled):

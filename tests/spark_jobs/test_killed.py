@@ -1,8 +1,10 @@
 """A worker or the driver is killed outright in the middle: what was paid for stays paid for.
 
-Each run is a process of its own, with a fake model that notes every film as it is asked for, by which process.
+Each run is a process of its own, with a fake model or encoder that notes every film it is asked for, by which process.
 """
 
+import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,13 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from grasp import partitions, tables
+from grasp.versions import Versions
 from spark_jobs.shards import SHARD_ROWS
+from spark_jobs.text_vectors import SHARD_TEXTS
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 
 DAY = "1998-03-01"
 NUM_TASKS = 2
-SCRIPT = """
+DESCRIBE = """
 import json, os, signal, sys, time
 from functools import partial
 from pathlib import Path
@@ -73,6 +77,49 @@ facts = lake.spark.createDataFrame(films, FACTS_DDL)
 model = partial(Model, log, seconds, deadly)
 describe(lake, "1998-03-01", ITEM, facts, caps=Caps(num_films), make_model=model)
 """
+EMBED = """
+import hashlib, os, signal, sys, time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from grasp import tables
+from grasp.settings import Settings
+from spark_jobs.embed_descriptions import write_embeddings
+from spark_jobs.lake import Lake, spark_session
+
+log, master, deadly = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+num_films, seconds = int(sys.argv[4]), float(sys.argv[5])
+
+
+class Encoder:
+    def __init__(self, log, seconds, deadly):
+        self.log, self.seconds, self.deadly = log, seconds, deadly
+
+    def encode(self, texts):
+        with self.log.open("a") as file:
+            file.write("".join(f"{os.getpid()} {text}\\n" for text in texts))
+        has_died = self.log.with_suffix(".died")
+        if self.deadly in texts and not has_died.exists():
+            has_died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.seconds)
+        return np.tile(np.float32([0.6, 0.8]), (len(texts), 1))
+
+
+SparkSession.builder.master(master).config("spark.sql.shuffle.partitions", "2").getOrCreate()
+lake = Lake(spark_session("killed"), Settings.load())
+names = [f"Film {n}" for n in range(num_films)]
+rows = [
+    (name, name, "facts", None, "p", "m", "i", None, hashlib.sha256(name.encode()).hexdigest(), None)
+    for name in names
+]
+table = tables.ITEM_DESCRIPTION
+lake.write(table, lake.spark.createDataFrame(rows, table.ddl), "1998-03-01")
+write_embeddings(lake, "item", "1998-03-01", partial(Encoder, log, seconds, deadly))
+"""
 
 
 @pytest.fixture
@@ -80,16 +127,17 @@ def start(environment):
     """Start a run in a session of its own; whatever is left of it ends with the test."""
     started = []
 
-    def start(log: Path, *, master="local[2]", num_films: int, seconds=0.0, deadly="-"):
+    def start(log: Path, *, script=DESCRIBE, master="local[2]", num_films: int, seconds=0.0, deadly="-"):
         arguments = [str(log), master, deadly, str(num_films), str(seconds)]
-        run = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], env=environment, start_new_session=True)
+        run = subprocess.Popen([sys.executable, "-c", script, *arguments], env=environment, start_new_session=True)
         started.append(run)
         return run
 
     yield start
     for run in started:
         for pid in processes_of(run.pid):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.kill(pid, signal.SIGKILL)
         run.wait()
 
 
@@ -118,12 +166,29 @@ def asked(log: Path) -> list[tuple[str, str]]:
     return [tuple(line.split(" ", 1)) for line in log.read_text().splitlines()]
 
 
-def shards(settings) -> list[Path]:
-    return list(partitions.partition_path(settings.lake, tables.ITEM_GENERATION, None, DAY).glob("*.parquet"))
+def shards(settings, table=tables.ITEM_GENERATION) -> list[Path]:
+    version = Versions(settings).of(table.versioned_by)
+    return list(partitions.partition_path(settings.lake, table, version, DAY).glob("*.parquet"))
 
 
 def paid(settings) -> Counter:
     return Counter(name for file in shards(settings) for name in pq.read_table(file)["item_id"].to_pylist())
+
+
+def encoded(settings) -> Counter:
+    """Hashes of the texts that have a vector."""
+    found = (pq.read_table(file)["description_hash"] for file in shards(settings, tables.TEXT_EMBEDDING))
+    return Counter(each for column in found for each in column.to_pylist())
+
+
+def hashes(films) -> Counter:
+    return Counter(hashlib.sha256(film.encode()).hexdigest() for film in films)
+
+
+def embedded(settings) -> int:
+    table = tables.ITEM_EMBEDDING
+    folder = partitions.require_partition(settings.lake, table, Versions(settings).embedding, DAY)
+    return pq.read_table(folder, partitioning=None).num_rows
 
 
 def sources(settings) -> Counter:
@@ -133,7 +198,7 @@ def sources(settings) -> Counter:
 
 def test_a_killed_worker_costs_no_more_than_the_shard_it_was_filling(start, settings, tmp_path):
     log, num_films, deadly = tmp_path / "asked.txt", 200, "Film 160"  # the 81st of a hundred of its task
-    run = start(log, master=f"local[{NUM_TASKS},4]", num_films=num_films, deadly=deadly)
+    run = start(log, master=settings.spark_master, num_films=num_films, deadly=deadly)
 
     assert run.wait() == 0
 
@@ -168,3 +233,35 @@ def test_after_a_killed_driver_the_next_run_pays_only_for_what_is_missing(start,
     assert Counter(film for _, film in asked(second)) == Counter(all_films - before.keys())
     assert paid(settings) == Counter(all_films)
     assert sources(settings) == {"llm": num_films}
+
+
+def test_a_killed_worker_costs_no_more_than_the_vectors_it_was_making(start, settings, tmp_path):
+    log, num_films, deadly = tmp_path / "encoded.txt", 1000, "Film 500"
+    run = start(log, script=EMBED, master=settings.spark_master, num_films=num_films, deadly=deadly)
+
+    assert run.wait() == 0
+
+    twice = [film for film, num in Counter(film for _, film in asked(log)).items() if num > 1]
+    assert deadly in twice
+    assert len(twice) <= SHARD_TEXTS
+    assert len(asked(log)) == num_films + len(twice)
+    assert encoded(settings) == hashes(f"Film {n}" for n in range(num_films))
+    assert embedded(settings) == num_films
+
+
+def test_after_a_killed_driver_the_next_run_encodes_only_what_has_no_vector(start, settings, tmp_path):
+    first, second, num_films = tmp_path / "first.txt", tmp_path / "second.txt", 2000
+    run = start(first, script=EMBED, num_films=num_films, seconds=2)
+    wait_until(lambda: len(shards(settings, tables.TEXT_EMBEDDING)) >= NUM_TASKS, 120, "a shard of each task")
+    os.kill(run.pid, signal.SIGKILL)
+    wait_until(lambda: not processes_of(run.pid), 60, "the workers end with their driver")
+    before = encoded(settings)
+    all_films = [f"Film {n}" for n in range(num_films)]
+    assert 0 < before.total() < num_films
+    assert len({film for _, film in asked(first)}) - before.total() <= NUM_TASKS * SHARD_TEXTS
+
+    assert start(second, script=EMBED, num_films=num_films).wait() == 0
+
+    assert hashes(film for _, film in asked(second)) == hashes(all_films) - before
+    assert encoded(settings) == hashes(all_films)
+    assert embedded(settings) == num_films

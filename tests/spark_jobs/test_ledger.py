@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from grasp import partitions, tables
-from spark_jobs import ledger as ledger_module
+from spark_jobs import append_only
 from spark_jobs.ledger import Ledger, Spent
 from spark_jobs.shards import ShardWriter
 
@@ -95,8 +95,8 @@ def test_a_day_knows_what_it_spent_by_prompt_and_model(ledger):
 
 
 def test_sealing_merges_many_files_and_loses_nothing(ledger, monkeypatch):
-    monkeypatch.setattr(ledger_module, "MAX_FILES", 2)
-    monkeypatch.setattr(ledger_module, "MERGED_ROWS", 2)
+    monkeypatch.setattr(append_only, "MAX_FILES", 2)
+    monkeypatch.setattr(append_only, "MERGED_ROWS", 2)
     pay(ledger, DAY, *(row(key) for key in "abcde"))
     folder = partitions.partition_path(ledger.folder.parent, ledger.table, None, DAY)
     ledger.seal(DAY)
