@@ -304,10 +304,12 @@ def moments(model_server):
 
 
 def test_requests_keep_to_the_rate(model_server):
+    started = time.monotonic()
     ask(model_server, numbered(100), requests_per_minute=60 * 50)
     came = moments(model_server)
     assert came[49] - came[0] < 0.9  # one second's worth at once,
-    assert 0.6 < came[99] - came[0] < 3  # the others at fifty a second, counted before they connect
+    # the others at fifty a second; from the start, as a first request that connects late is no sign of haste
+    assert 0.9 < came[99] - started < 4
 
 
 def test_tokens_keep_to_the_rate_by_what_the_server_says_they_were(model_server):
