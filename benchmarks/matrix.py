@@ -34,8 +34,8 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "bias_zero": {"sigmoid_bias": "zero"},
     "candidate_mlp": {"candidate": "mlp"},
 }
-# How GRASP is trained is no part of its idea, so its strongest rival is shown trained in the same way.
-AS_GRASP = ("averaging", "num_targets", "target_decay", "learning_rate")
+# How GRASP is trained is no part of its idea, so its strongest rivals are shown trained in the same way.
+AS_GRASP = ("averaging", "num_targets", "target_decay", "selection")
 # Settings tried on validation with the first seed, the same for every trained system; the best one serves all its rows.
 TRIALS: tuple[dict[str, object], ...] = (
     {"width": 64, "dropout": 0.5},
@@ -102,7 +102,8 @@ def _texts(num_seeds: int) -> Iterator[Job]:
     )
     as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
     additions: tuple[Addition, ...] = ("none", "kernel")
-    yield trained("sasrec_llm_init", 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
+    for model in ("sasrec_llm_init", "sasrec_alphafuse"):
+        yield trained(model, 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
     for corruption in SHARES:
         for seed in range(num_seeds):
             yield trained("sasrec_grasp", seed, "corruption", inputs=Inputs(corruption=corruption))

@@ -28,7 +28,11 @@ from training.recipes import TrainConfig
 
 NUM_BEATEN = 100  # items drawn at random, which a target has to beat for a kernel's weights to count as good
 MAX_CALIBRATION_EVENTS = 2048  # each is ranked once for every choice of weights
+MAX_EPOCH_CALIBRATION_EVENTS = 512  # after an epoch, where the weights only serve to compare it with others
+FILTERED_NDCG = "ndcg@10"
+KERNEL_NDCG = "ndcg@10 with kernel"
 SAMPLED_NDCG = "sampled ndcg@10"
+CRITERIA = {"filtered": FILTERED_NDCG, "with_kernel": KERNEL_NDCG, "sampled": SAMPLED_NDCG}  # by `selection`
 MAX_COMPARED_ITEMS = 200_000  # some minutes on a few cores; a million would take hours
 Progress = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
 # What the weights of the history kernel are chosen from; nothing is a choice too.
@@ -108,12 +112,14 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
         training = Training(training_set, config, random)
         ranker = training.judged
         negatives = _negatives(training_set) if config.selection == "sampled" else None
-        criterion = "ndcg@10" if negatives is None else SAMPLED_NDCG
+        criterion = CRITERIA[config.selection]
         best_epoch, best, weights = 0, {criterion: -1.0}, ranker.state_dict()
         end = started + 60 * config.max_minutes
         for epoch in range(1, config.max_epochs + 1):
             mean_loss = training.epoch()
             found = validate(ranker, training_set, with_kernel=False, negatives=negatives)
+            if config.selection == "with_kernel":
+                found[KERNEL_NDCG] = _with_kernel(ranker, training_set, found)
             progress(epoch, {"loss": mean_loss, **found})
             if found[criterion] > best[criterion]:
                 best_epoch, best, weights = epoch, found, copy.deepcopy(ranker.state_dict())
@@ -129,15 +135,17 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
 
 
 @torch.inference_mode()
-def calibrate(ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet) -> None:
+def calibrate(
+    ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet, max_events: int = MAX_CALIBRATION_EVENTS
+) -> None:
     """Set the weights of the ranker's history kernel to those that rank the validation targets best.
 
     Best is the mean of (1 - rank / N) ** 100, ranks from 0: the chance of beating a hundred items drawn at random. It
     holds up better on other users than NDCG@10 itself (docs/decisions/history-kernel.md). Of many targets, some count.
     """
     events = questions(training_set, "validation")
-    if len(events) > MAX_CALIBRATION_EVENTS:
-        drawn = np.random.default_rng(0).choice(len(events), MAX_CALIBRATION_EVENTS, replace=False)
+    if len(events) > max_events:
+        drawn = np.random.default_rng(0).choice(len(events), max_events, replace=False)
         events = [events[place] for place in sorted(drawn)]
     score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=False)
     choices = list(product(*(KERNEL_WEIGHTS[kind] for kind in KINDS)))
@@ -154,6 +162,14 @@ def calibrate(ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet) 
             rank_B = (weighed_BN > weighed_BN.gather(1, target_B[:, None])).sum(1)
             total[place] += ((1 - rank_B / score_BN.shape[1]) ** NUM_BEATEN).sum()
     kernel.weights_K.copy_(torch.tensor(choices[int(total.argmax())]))
+
+
+def _with_kernel(ranker: Ranker, training_set: TrainingSet, without: dict[str, float]) -> float:
+    """Validation NDCG@10 with the kernel calibrated for this epoch; a ranker that has no kernel goes by its own."""
+    if ranker.kernel is None:
+        return without[FILTERED_NDCG]
+    calibrate(ranker, ranker.kernel, training_set, MAX_EPOCH_CALIBRATION_EVENTS)
+    return validate(ranker, training_set)[FILTERED_NDCG]
 
 
 def _weighed(score_BN: Tensor, parts: list[tuple[str, Tensor]]) -> Iterator[Tensor]:

@@ -66,7 +66,9 @@ def test_every_ablation_turns_its_own_switches_and_nothing_else():
     jobs = [job for job in every if job.inputs == COMMON_INPUTS]
 
     assert [job.row.ablation for job in every if job not in jobs] == ["user_text_without_last"]
-    expected = {("sasrec_grasp", name) for name in ABLATIONS} | {("sasrec_llm_init", "as_grasp")}
+    expected = {("sasrec_grasp", name) for name in ABLATIONS} | {
+        (model, "as_grasp") for model in ("sasrec_llm_init", "sasrec_alphafuse")
+    }
     assert {(job.row.model, job.row.ablation) for job in jobs} == expected
     as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
     for job in jobs:

@@ -9,6 +9,7 @@ from training.config import MASK
 from training.dataset import arrange
 from training.evaluate import questions
 from training.fit import (
+    KERNEL_NDCG,
     SAMPLED_NDCG,
     Training,
     as_batch,
@@ -156,6 +157,33 @@ def test_the_best_epoch_is_that_of_the_protocol_a_recipe_is_selected_by(training
 
     assert fitted.epoch == 2
     assert all(negatives is asked[0] and negatives is not None for negatives in asked)
+
+
+def test_the_best_epoch_is_the_one_that_is_best_with_the_kernel_where_the_recipe_says_so(
+    training_set, tiny, monkeypatch
+):
+    figures = {False: iter([0.3, 0.2, 0.1]), True: iter([0.1, 0.3, 0.2, 0.25])}  # the last one with the final weights
+    seen = []
+
+    def given(*_, with_kernel=True, **__):
+        return {"ndcg@10": next(figures[with_kernel])}
+
+    monkeypatch.setattr(module, "validate", given)
+    config = tiny("sasrec", max_epochs=3, selection="with_kernel").with_switches(kernel_length=2)
+    fitted = fit(training_set, config, 0, lambda _, found: seen.append(found[KERNEL_NDCG]))
+
+    assert (seen, fitted.epoch) == ([0.1, 0.3, 0.2], 2)
+    assert fitted.metrics == {"ndcg@10": 0.25}
+    assert fitted.metrics_without_kernel["ndcg@10"] == 0.2
+
+
+def test_without_a_kernel_the_best_epoch_is_that_of_the_ranker_alone(training_set, tiny, monkeypatch):
+    figures = iter([0.1, 0.3, 0.2])
+    monkeypatch.setattr(module, "validate", lambda *_, **__: {"ndcg@10": next(figures)})
+
+    fitted = fit(training_set, tiny("sasrec", max_epochs=3, selection="with_kernel"), 0, lambda *_: None)
+
+    assert (fitted.epoch, fitted.metrics["ndcg@10"]) == (2, 0.3)
 
 
 def test_validation_ranks_among_the_negatives_it_is_given(training_set, tiny):
