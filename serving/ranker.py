@@ -71,14 +71,22 @@ class Release:
         return rows[-MAX_SEQUENCE_LENGTH:]
 
     def recommend(
-        self, user: UserRow | None, k: int, recent_item_ids: Sequence[str] = (), exclude_seen: bool = True
+        self,
+        user: UserRow | None,
+        k: int,
+        recent_item_ids: Sequence[str] = (),
+        exclude_seen: bool = True,
+        mask_N: np.ndarray | None = None,
     ) -> list[Recommendation]:
-        """The k best items for a user; popular ones for None, for an empty history, or in a release without model."""
+        """The k best items for a user; popular ones for None, for an empty history, or in a release without model.
+
+        `mask_N` marks the rows that may be shown; all when None.
+        """
         history = self.history(user, recent_item_ids)
         if user is None or not history or self.model is None:
-            return self.popular(k, history if exclude_seen else [])
+            return self.popular(k, history if exclude_seen else [], mask_N)
         scores_N, weights_T = self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)
-        hidden_N = ~self.items.available_N
+        hidden_N = ~self.items.available_N if mask_N is None else ~(self.items.available_N & mask_N)
         if exclude_seen:
             hidden_N[history] = True
         best = top(np.where(hidden_N, -np.inf, scores_N), k)
@@ -88,9 +96,19 @@ class Release:
             for (row, score), found in zip(best, evidence, strict=True)
         ]
 
-    def popular(self, k: int, excluded: Sequence[int] = ()) -> list[Recommendation]:
-        """The k items with most users, without the excluded rows."""
-        excluded_N = np.zeros(len(self.items.ids), dtype=bool)
+    def scores_of(
+        self, user: UserRow, item_ids: Sequence[str], recent_item_ids: Sequence[str] = ()
+    ) -> list[float | None]:
+        """The model's scores of the items, in order; None for one that the release lacks. Raises as `score` does."""
+        scores_N = self.score(user, self.history(user, recent_item_ids))
+        rows = [self.items.row_of.get(item_id) for item_id in item_ids]
+        return [None if row is None else float(scores_N[row]) for row in rows]
+
+    def popular(
+        self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None
+    ) -> list[Recommendation]:
+        """The k items with most users, without the excluded rows, of those that may be shown (`mask_N`)."""
+        excluded_N = np.zeros(len(self.items.ids), dtype=bool) if mask_N is None else ~mask_N
         excluded_N[list(excluded)] = True
         return [
             Recommendation(self.items.ids[row], self.items.title(row), users, f"popular: {users:.0f} users")

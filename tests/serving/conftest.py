@@ -41,6 +41,10 @@ def item_table(item_ids: list[str], version: str, size: int = SIZE) -> pa.Table:
             "semantic_embedding": pa.array(list(vectors), pa.list_(pa.float32())),
             "neighbour_embedding": pa.array(list(np.roll(vectors, 1, 0)), pa.list_(pa.float32())),
             "neighbour_ids": [[item_ids[row - 1]] for row in range(len(item_ids))],
+            "neighbour_similarities": pa.array([[0.5]] * len(item_ids), pa.list_(pa.float32())),
+            "description": [f"about {item_id}" for item_id in item_ids],
+            "source": ["llm"] + ["facts"] * (len(item_ids) - 1),
+            "is_tail": pa.array([0] * (len(item_ids) - 1) + [1], pa.int64()),
             "feature_version": [version] * len(item_ids),
         }
     )

@@ -107,10 +107,10 @@ def test_recent_items_are_used_and_unknown_ones_counted(publish_day, serve):
 def test_an_unknown_user_gets_popular_items_and_is_told(publish_day, serve):
     publish_day()
 
-    answer = ask(serve(), "stranger", k=2, recent_item_ids=["i1"])
+    answer = ask(serve(), "stranger", k=2)
 
     assert answer["fallback"] == "unknown_user"
-    assert [each["reason"] for each in answer["items"]] == ["popular: 70 users", "popular: 60 users"]
+    assert [each["reason"] for each in answer["items"]] == ["popular: 80 users", "popular: 70 users"]
 
 
 @pytest.mark.parametrize(("age", "fallback"), [(timedelta(hours=48), None), (timedelta(hours=48.01), "stale_features")])
@@ -203,7 +203,7 @@ def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"user_id": "u1", "k": 101}, "body.k"),
+        ({"user_id": "u1", "k": 201}, "body.k"),
         ({"user_id": "u1", "k": 0}, "body.k"),
         ({"user_id": ""}, "body.user_id"),
         ({"user_id": "u" * 257}, "body.user_id"),
@@ -229,7 +229,7 @@ def test_a_wrong_request_is_named(publish_day, serve, body, field):
 def test_similar_refuses_an_oversize_k(publish_day, serve):
     publish_day()
 
-    assert serve().get("/v1/items/i1/similar", params={"k": 101}).status_code == 422
+    assert serve().get("/v1/items/i1/similar", params={"k": 201}).status_code == 422
 
 
 @pytest.mark.parametrize("is_announced", [True, False])  # by a content-length
@@ -264,7 +264,7 @@ def test_a_rollback_is_followed(publish_day, serve, settings):
     client = serve()
     rollback(settings)
 
-    client.app.state.follower.check()  # type: ignore[attr-defined]
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
     assert ask(client)["release"] == first
 
@@ -276,7 +276,7 @@ def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, s
     weights = folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"ruin")
 
-    client.app.state.follower.check()  # type: ignore[attr-defined]
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
     assert ask(client)["release"] == first
     ready = client.get("/readyz")
@@ -289,7 +289,7 @@ def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings)
     client = serve()
     (settings.releases / "current.json").write_text("{")
 
-    client.app.state.follower.check()  # type: ignore[attr-defined]
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
     assert ask(client)["release"] == first
     assert "is not a release manifest" in client.get("/readyz").json()["problem"]
