@@ -41,7 +41,9 @@ AN_ANSWER: dict[str, Any] = {
     "store_problem": None,
 }
 EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
-AN_ITEM = Recommendation("172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE])
+AN_ITEM = Recommendation(
+    "172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE]
+)
 
 
 def _example(**content: Any) -> ConfigDict:
@@ -61,7 +63,9 @@ class Filters(Strict):
         None, min_length=1, max_length=MAX_LISTED, description="Only these; all items when absent."
     )
     deny_item_ids: list[Key] = Field([], max_length=MAX_LISTED, description="None of these.")
-    categories: list[Key] = Field([], max_length=20, description="Only items of at least one of these, if any is given.")
+    categories: list[Key] = Field(
+        [], max_length=20, description="Only items of at least one of these, if any is given."
+    )
 
 
 class RecommendationRequest(Filters):

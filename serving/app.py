@@ -19,7 +19,11 @@ from serving.features import FeastUserFeatures
 from serving.logs import configure_logging
 from serving.request_context import RequestContext
 from serving.routes import about_features, about_itself, about_users
+from serving.search import Search
 from serving.service import OpenUsers, Service
+from serving.telemetry import share_metrics
+
+GRACE_SECONDS = 30  # for requests under way when the server is told to stop
 
 
 def create_app(
@@ -27,10 +31,11 @@ def create_app(
     open_users: OpenUsers = FeastUserFeatures,
     poll_seconds: float = 1.0,
     access: Access | None = None,
+    search: Search | None = None,
 ) -> FastAPI:
     """The application; `access` is open unless given."""
     access = access or Access({})
-    service = Service(settings, open_users)
+    service = Service(settings, open_users, search)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,11 +66,15 @@ def main() -> None:
     except (SettingsError, AccessError) as error:
         sys.exit(f"error: {error}")
     configure_logging()
+    if settings.serving_workers > 1:
+        share_metrics(settings)
     uvicorn.run(
         "serving.app:create_configured_app",
         factory=True,
         host=settings.host,
         port=settings.port,
+        workers=settings.serving_workers,
+        timeout_graceful_shutdown=GRACE_SECONDS,
         log_config=None,
         access_log=False,
     )

@@ -55,7 +55,7 @@ class LastGood:
 
 
 class Lookup:
-    """One online read per user, in threads of its own: a late answer is a named fallback, and kept for the next time."""
+    """One online read per user, in threads of its own: a late answer is a named fallback, and kept for next time."""
 
     def __init__(self, timeout_seconds: float, num_last_good: int) -> None:
         self._timeout_seconds = timeout_seconds

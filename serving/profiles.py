@@ -16,7 +16,7 @@ from serving.api import (
 from serving.features import UserRow
 from serving.follower import Served
 from serving.lookup import Found, Lookup
-from serving.recommender import Recommender
+from serving.recommender import Recommender, rounded
 from serving.telemetry import Telemetry
 
 
@@ -67,7 +67,7 @@ class Profiles:
             description=row.description,
             source=row.source,
             day=row.event_timestamp.date().isoformat(),
-            age_hours=round(self._recommender.age_hours(row.event_timestamp), 2) + 0.0,
+            age_hours=rounded(self._recommender.age_hours(row.event_timestamp)),
             computed_at=row.computed_at,
             is_tail=row.is_tail,
             num_interactions=row.num_interactions,

@@ -5,7 +5,8 @@ Shape suffixes:  N items   T sequence length   D model width   S semantic size
 
 # ruff: noqa: N803 - the shape suffixes above
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,13 @@ from serving.items import ItemSide, load_items, top
 from training.artefact import LoadedRanker, load_ranker
 from training.model import Ranker
 
+Stage = Callable[[str], AbstractContextManager[None]]  # times what is done within it, by the stage's name
+
 NUM_REASONS = 2  # items of the history that a reason names
+
+
+def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `Stage`
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Release:
         self.manifest = manifest
         self.items = items
         self.model = model
+        self.stage: Stage = untimed
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
             with torch.inference_mode():
@@ -85,11 +93,18 @@ class Release:
         history = self.history(user, recent_item_ids)
         if user is None or not history or self.model is None:
             return self.popular(k, history if exclude_seen else [], mask_N)
-        scores_N, weights_T = self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)
-        hidden_N = ~self.items.available_N if mask_N is None else ~(self.items.available_N & mask_N)
-        if exclude_seen:
-            hidden_N[history] = True
-        best = top(np.where(hidden_N, -np.inf, scores_N), k)
+        with self.stage("scoring"):
+            scores_N, weights_T = self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)
+        with self.stage("post"):
+            hidden_N = ~self.items.available_N if mask_N is None else ~(self.items.available_N & mask_N)
+            if exclude_seen:
+                hidden_N[history] = True
+            return self._explained(k, history, np.where(hidden_N, -np.inf, scores_N), weights_T)
+
+    def _explained(
+        self, k: int, history: list[int], scores_N: np.ndarray, weights_T: np.ndarray
+    ) -> list[Recommendation]:
+        best = top(scores_N, k)
         evidence = self._evidence([row for row, _ in best], history[-len(weights_T) :], weights_T)
         return [
             Recommendation(self.items.ids[row], self.items.title(row), score, _reason(found), found)
@@ -104,9 +119,7 @@ class Release:
         rows = [self.items.row_of.get(item_id) for item_id in item_ids]
         return [None if row is None else float(scores_N[row]) for row in rows]
 
-    def popular(
-        self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None
-    ) -> list[Recommendation]:
+    def popular(self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None) -> list[Recommendation]:
         """The k items with most users, without the excluded rows, of those that may be shown (`mask_N`)."""
         excluded_N = np.zeros(len(self.items.ids), dtype=bool) if mask_N is None else ~mask_N
         excluded_N[list(excluded)] = True

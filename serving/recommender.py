@@ -1,4 +1,9 @@
-"""From a request to an answer: whose release, which features, what stands in when something is missing."""
+"""From a request to an answer: whose release, which features, what stands in when something is missing.
+
+Shape suffixes:  N items of the release   S semantic size
+"""
+
+# ruff: noqa: N803 - the shape suffixes above
 
 import logging
 from collections.abc import Sequence
@@ -33,12 +38,19 @@ log = logging.getLogger("grasp.serving")
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The one release that answers a user, and the user's side of the experiment that chose it."""
+
+    served: Served
+    experiment: str | None = None
+    bucket: Bucket | None = None
+
+
+@dataclass(frozen=True)
 class Basis:
     """What one answer about a user is made from."""
 
-    served: Served
-    bucket: Bucket | None
-    experiment: str | None
+    chosen: Chosen
     user: UserRow | None  # a stand-in for somebody of whom only recent items are known
     history: list[int]
     known_at: datetime
@@ -62,45 +74,37 @@ class Recommender:
         self._telemetry = telemetry
 
     def recommend(self, request: RecommendationRequest, request_id: str) -> RecommendationResponse:
-        loaded = self.loaded()
-        served, bucket = self._choose(loaded, request.user_id, request.release)
-        with self._telemetry.stage("lookup"):
-            found = self._lookup.get(served, request.user_id)
-        return self._answer(loaded, served, bucket, found, request, request_id)
+        chosen = self._choose(self.loaded(), request.user_id, request.release)
+        return self._answer(chosen, self._find(chosen, request.user_id), request, request_id)
 
     def recommend_batch(self, batch: BatchRequest, request_id: str) -> BatchResponse:
         """One answer for each user, each with a request id of its own, so that outcomes find theirs."""
         loaded = self.loaded()
         chosen = [self._choose(loaded, user_id, batch.release) for user_id in batch.user_ids]
         with self._telemetry.stage("lookup"):
-            rows = self._lookup.get_many([(served, u) for (served, _), u in zip(chosen, batch.user_ids, strict=True)])
+            asked = [(each.served, user_id) for each, user_id in zip(chosen, batch.user_ids, strict=True)]
+            found = self._lookup.get_many(asked)
         shared = batch.model_dump(exclude={"user_ids"})
+        requests = [RecommendationRequest(user_id=user_id, **shared) for user_id in batch.user_ids]
         answers = [
-            self._answer(
-                loaded, served, bucket, found, RecommendationRequest(user_id=user_id, **shared), f"{request_id}.{place}"
-            )
-            for place, (user_id, (served, bucket), found) in enumerate(zip(batch.user_ids, chosen, rows, strict=True))
+            self._answer(*each, f"{request_id}.{place}")
+            for place, each in enumerate(zip(chosen, found, requests, strict=True))
         ]
         return BatchResponse(request_id=request_id, answers=answers)
 
     def scores(self, request: ScoresRequest, request_id: str) -> ScoresResponse:
-        loaded = self.loaded()
-        served, bucket = self._choose(loaded, request.user_id, request.release)
-        with self._telemetry.stage("lookup"):
-            found = self._lookup.get(served, request.user_id)
-        basis = self._basis(loaded, served, bucket, found, request.recent_item_ids)
-        release = served.release
+        chosen = self._choose(self.loaded(), request.user_id, request.release)
+        basis = self._basis(chosen, self._find(chosen, request.user_id), request.recent_item_ids)
+        release = chosen.served.release
         if basis.is_scored and basis.user:
             scores = release.scores_of(basis.user, request.item_ids, request.recent_item_ids)
         else:
             rows = [release.items.row_of.get(item_id) for item_id in request.item_ids]
             scores = [None if row is None else float(release.items.popularity_N[row]) for row in rows]
+        pairs = zip(request.item_ids, scores, strict=True)
         return ScoresResponse(
-            **self._origin(basis, request.user_id, request_id),
-            scores=[
-                ItemScore(item_id=item_id, score=score)
-                for item_id, score in zip(request.item_ids, scores, strict=True)
-            ],
+            **_origin(basis, request.user_id, request_id),
+            scores=[ItemScore(item_id=item_id, score=score) for item_id, score in pairs],
         )
 
     def loaded(self) -> Loaded:
@@ -110,29 +114,29 @@ class Recommender:
         return self._follower.loaded
 
     def age_hours(self, known_at: datetime) -> float:
+        """The clock minus what features may know."""
         return (self._settings.clock() - known_at).total_seconds() / 3600
 
-    def _choose(self, loaded: Loaded, user_id: str, release_id: str | None) -> tuple[Served, Bucket | None]:
+    def _choose(self, loaded: Loaded, user_id: str, release_id: str | None) -> Chosen:
         if release_id is None:
-            return loaded.of_user(user_id)
-        served = loaded.named(release_id)
-        if served is None:
+            served, bucket = loaded.of_user(user_id)
+            return Chosen(served, loaded.experiment.name if loaded.experiment else None, bucket)
+        named = loaded.named(release_id)
+        if named is None:
             there = ", ".join(each.release_id for each in loaded)
             raise HTTPException(404, f"release {release_id!r} is not loaded; there are {there}")
-        return served, None
+        return Chosen(named)
+
+    def _find(self, chosen: Chosen, user_id: str) -> Found:
+        with self._telemetry.stage("lookup"):
+            return self._lookup.get(chosen.served, user_id)
 
     def _answer(
-        self,
-        loaded: Loaded,
-        served: Served,
-        bucket: Bucket | None,
-        found: Found,
-        request: RecommendationRequest,
-        request_id: str,
+        self, chosen: Chosen, found: Found, request: RecommendationRequest, request_id: str
     ) -> RecommendationResponse:
-        basis = self._basis(loaded, served, bucket, found, request.recent_item_ids)
-        release = served.release
-        mask_N = _allowed(served, request)
+        basis = self._basis(chosen, found, request.recent_item_ids)
+        release = chosen.served.release
+        mask_N = _allowed(chosen.served, request)
         if basis.is_scored:
             items = release.recommend(
                 basis.user, request.k, request.recent_item_ids, request.exclude_seen, mask_N=mask_N
@@ -140,15 +144,13 @@ class Recommender:
         else:
             items = release.popular(request.k, basis.history if request.exclude_seen else [], mask_N=mask_N)
         return RecommendationResponse(
-            **self._origin(basis, request.user_id, request_id),
+            **_origin(basis, request.user_id, request_id),
             items=items,
             num_unknown_recent_items=len(request.recent_item_ids) - len(release.known(request.recent_item_ids)),
         )
 
-    def _basis(
-        self, loaded: Loaded, served: Served, bucket: Bucket | None, found: Found, recent_item_ids: Sequence[str]
-    ) -> Basis:
-        release, manifest = served.release, served.release.manifest
+    def _basis(self, chosen: Chosen, found: Found, recent_item_ids: Sequence[str]) -> Basis:
+        release, manifest = chosen.served.release, chosen.served.release.manifest
         user, problem = found.row, found.problem
         if user and not release.fits(user):
             log.error("user features of day %s do not fit release %s", user.event_timestamp, manifest.release_id)
@@ -161,18 +163,8 @@ class Recommender:
         fallback = self._fallback(release, user, problem, age_hours, history)
         if fallback == "recent_items_only":
             user = _stand_in(release, history, known_at)
-        self._telemetry.count_answer(manifest.release_id, bucket, fallback, age_hours)
-        return Basis(
-            served=served,
-            bucket=bucket,
-            experiment=loaded.experiment.name if bucket and loaded.experiment else None,
-            user=user,
-            history=history,
-            known_at=known_at,
-            age_hours=age_hours,
-            fallback=fallback,
-            store_problem=problem,
-        )
+        self._telemetry.count_answer(manifest.release_id, chosen.bucket, fallback, age_hours)
+        return Basis(chosen, user, history, known_at, age_hours, fallback, problem)
 
     def _fallback(
         self, release: Release, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
@@ -189,21 +181,27 @@ class Recommender:
             return "no_history"
         return "last_good" if problem else None
 
-    def _origin(self, basis: Basis, user_id: str, request_id: str) -> dict[str, Any]:
-        """The fields of `Answer`."""
-        manifest = basis.served.release.manifest
-        return {
-            "request_id": request_id,
-            "user_id": user_id,
-            "release": manifest.release_id,
-            "model": manifest.model,
-            "experiment": basis.experiment,
-            "bucket": basis.bucket,
-            "feature_day": basis.known_at.date().isoformat(),
-            "feature_age_hours": round(basis.age_hours, 2) + 0.0,  # never -0.0
-            "fallback": basis.fallback,
-            "store_problem": basis.store_problem,
-        }
+
+def _origin(basis: Basis, user_id: str, request_id: str) -> dict[str, Any]:
+    """The fields of `Answer`."""
+    manifest = basis.chosen.served.release.manifest
+    return {
+        "request_id": request_id,
+        "user_id": user_id,
+        "release": manifest.release_id,
+        "model": manifest.model,
+        "experiment": basis.chosen.experiment,
+        "bucket": basis.chosen.bucket,
+        "feature_day": basis.known_at.date().isoformat(),
+        "feature_age_hours": rounded(basis.age_hours),
+        "fallback": basis.fallback,
+        "store_problem": basis.store_problem,
+    }
+
+
+def rounded(hours: float) -> float:
+    """Hundredths of an hour, never -0.0."""
+    return round(hours, 2) + 0.0
 
 
 def _allowed(served: Served, filters: Filters) -> np.ndarray | None:

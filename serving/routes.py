@@ -111,7 +111,8 @@ def about_features(service: Service, access: Access) -> APIRouter:
     def search(
         request: Request,
         q: Annotated[
-            str, Query(min_length=1, max_length=MAX_QUERY_CHARS, examples=["a space adventure"], description="Any text.")
+            str,
+            Query(min_length=1, max_length=MAX_QUERY_CHARS, examples=["a space adventure"], description="Any text."),
         ],
         k: NumNear = 10,
     ) -> SearchResponse:

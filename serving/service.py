@@ -3,9 +3,12 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
 
 from fastapi import HTTPException
 
+from grasp import tables
 from grasp.days import end_of
 from grasp.release import Manifest, folder
 from grasp.settings import Settings
@@ -22,9 +25,11 @@ from serving.catalogue import load_catalogue
 from serving.features import StoreError, UserFeatures
 from serving.follower import Loaded, ReleaseFollower, Served
 from serving.lookup import PROBE_USER, Lookup
-from serving.profiles import Profiles
+from serving.profiles import Profiles, shown
 from serving.ranker import load_release
-from serving.recommender import Recommender
+from serving.recommender import Recommender, rounded
+from serving.requests_log import RequestsLog
+from serving.search import Search, SearchError
 from serving.telemetry import Telemetry
 
 OpenUsers = Callable[[Settings, Manifest], UserFeatures]
@@ -35,7 +40,7 @@ log = logging.getLogger("grasp.serving")
 class Service:
     """Starts without a release and takes up the first that is published."""
 
-    def __init__(self, settings: Settings, open_users: OpenUsers) -> None:
+    def __init__(self, settings: Settings, open_users: OpenUsers, search: Search | None = None) -> None:
         self._settings = settings
         self._open_users = open_users
         self._stop = threading.Event()
@@ -44,15 +49,22 @@ class Service:
         self._lookup = Lookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
         self.recommender = Recommender(settings, self.follower, self._lookup, self.telemetry)
         self.profiles = Profiles(self.recommender, self._lookup, self.telemetry)
+        self._search = search or Search(settings)
+        self._log = RequestsLog(settings.lake, self.telemetry.count_log_rows) if settings.log_requests else None
 
     def start(self, poll_seconds: float) -> None:
         """Load what is in force, then look for news in a thread."""
         self.check()
+        if self._log:
+            self._log.start()
         threading.Thread(target=self._follow, args=(poll_seconds,), name="follower", daemon=True).start()
 
     def stop(self) -> None:
         self._stop.set()
         self._lookup.close()
+        self._search.close()
+        if self._log:
+            self._log.close()
 
     def check(self) -> None:
         """Take up what changed, and tell Prometheus."""
@@ -66,13 +78,38 @@ class Service:
         )
 
     def keep(self, answers: Sequence[RecommendationResponse]) -> None:
-        """Log answers that were served."""
+        """Log answers that were served; those that find no room are dropped, and counted."""
+        if self._log is None:
+            return
+        now = self._settings.clock()
+        rows = [_served_row(answer, now) for answer in answers]
+        self._log.keep(tables.SERVED_REQUESTS, now.date().isoformat(), rows)
 
     def keep_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        raise HTTPException(503, "outcomes are not kept yet")
+        """Raises 503 when they cannot be kept: the caller still has them and may tell them again."""
+        if self._log is None:
+            raise HTTPException(503, "outcomes are not kept (GRASP_LOG_REQUESTS)")
+        now = self._settings.clock()
+        rows = [{**outcome.model_dump(), "told_at": now} for outcome in outcomes]
+        if not self._log.keep(tables.OUTCOMES, now.date().isoformat(), rows):
+            raise HTTPException(503, "too many outcomes wait to be written; tell them again later")
 
     def find(self, query: str, k: int, request_id: str) -> SearchResponse:
-        raise HTTPException(503, "search is not there yet")
+        """Raises 503 without a usable encoder."""
+        served = self.recommender.loaded().in_force
+        try:
+            hits = self._search.find(served, query, k)
+        except SearchError as error:
+            raise HTTPException(503, str(error)) from error
+        if hits.fallback:
+            self.telemetry.count_search_fallback(hits.fallback)
+        return SearchResponse(
+            request_id=request_id,
+            items=shown(served, hits.pairs),
+            release=served.release_id,
+            backend=hits.backend,
+            fallback=hits.fallback,
+        )
 
     def releases(self, request_id: str) -> ReleasesResponse:
         loaded = self.recommender.loaded()
@@ -110,6 +147,7 @@ class Service:
             log.warning("%s", error)
         place = folder(self._settings.releases, manifest)
         release = load_release(place, manifest)
+        release.stage = self.telemetry.stage
         return Served(release, load_catalogue(place, release.items, self._settings.hidden_attributes), users)
 
     def _infos(self, loaded: Loaded) -> list[ReleaseInfo]:
@@ -118,7 +156,7 @@ class Service:
                 release=served.release_id,
                 role="in_force" if served is loaded.in_force else "candidate",
                 day=served.release.manifest.day,
-                age_hours=round(self.recommender.age_hours(end_of(served.release.manifest.day)), 2) + 0.0,
+                age_hours=rounded(self.recommender.age_hours(end_of(served.release.manifest.day))),
                 model=served.release.manifest.model,
                 feature_version=served.release.manifest.feature_version,
                 embedding_version=served.release.manifest.embedding_version,
@@ -127,3 +165,9 @@ class Service:
             )
             for served in loaded
         ]
+
+
+def _served_row(answer: RecommendationResponse, now: datetime) -> dict[str, Any]:
+    """A row of `served_requests`: ids, never texts."""
+    shared = {name: getattr(answer, name) for name in tables.SERVED_REQUESTS.column_names if hasattr(answer, name)}
+    return {**shared, "served_at": now, "item_ids": [each.item_id for each in answer.items]}

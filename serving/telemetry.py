@@ -5,6 +5,7 @@ With several workers every process writes its numbers below `PROMETHEUS_MULTIPRO
 """
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,21 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from grasp.days import end_of
 from grasp.release import Manifest
+from grasp.settings import Settings
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 STAGES = ("lookup", "attention", "backbone", "scoring", "post")
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 AGE_HOURS = (1, 6, 12, 24, 30, 36, 48, 72, 168)
+
+
+def share_metrics(settings: Settings) -> None:
+    """Let the workers that this process will start count together, from zero."""
+    place = settings.home / "metrics" / f"serving-{settings.port}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    os.environ[MULTIPROCESS_VARIABLE] = str(place)
 
 
 class Telemetry:
