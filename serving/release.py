@@ -35,6 +35,7 @@ from grasp.release import (
 )
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, collection, feature_service, file_sha256
+from serving.catalogue import load_catalogue
 from serving.ranker import check_files, load_release
 from training.artefact import OtherFormatError, load_ranker
 
@@ -158,9 +159,11 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
     versions = Versions(settings)
     partition = partitions.require_partition(settings.lake, tables.ITEM_FEATURES, versions.feature, day)
     partitions.require_partition(settings.lake, tables.USER_FEATURES, versions.feature, day)
+    listed = partitions.require_partition(settings.lake, tables.ITEMS, None, day)
     for leftover in settings.releases.glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(leftover)
     _link_files(sorted(partition.glob("*.parquet")), staging / "items")
+    _link_files(sorted(listed.glob("*.parquet")), staging / "catalogue")
     checkpoint("items staged")
     if choice.source:
         _link_files(sorted(path for path in choice.source.iterdir() if path.is_file()), staging / "model")
@@ -177,9 +180,9 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
         },
         published_at=settings.clock().isoformat(),
     )
-    num_items = len(load_release(staging, manifest).items.row_of)
-    expected = partitions.require_partition(settings.lake, tables.ITEMS, None, day)
-    content = partitions.read_content(expected)
+    items = load_release(staging, manifest).items
+    load_catalogue(staging, items)
+    num_items, content = len(items.row_of), partitions.read_content(listed)
     if content is None or num_items != content.num_rows:
         raise ReleaseError(
             f"item_features of {day} has {num_items} items, table items has {content.num_rows if content else 0}: "

@@ -29,6 +29,7 @@ ARROW_TYPES = {
     "double": pa.float64(),
     "timestamp": pa.timestamp("us", "UTC"),
     "array<string>": pa.list_(pa.string()),
+    "array<float>": pa.list_(pa.float32()),
 }
 
 Row = Mapping[str, Any]

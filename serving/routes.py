@@ -56,7 +56,7 @@ def about_users(service: Service, access: Access) -> APIRouter:
         """The best items for a user, each with its reason; with `fallback` when something else stood in."""
         answer = service.recommender.recommend(body, request_id(request))
         if may_be_logged(request) and body.release is None:
-            service.keep([answer])
+            service.keep([answer], body.recent_item_ids)
         return answer
 
     @router.post("/v1/recommendations/batch", **_guard(access, "serve", "read"))

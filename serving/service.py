@@ -77,12 +77,12 @@ class Service:
             is_experiment_refused=self.follower.experiment_problem is not None,
         )
 
-    def keep(self, answers: Sequence[RecommendationResponse]) -> None:
+    def keep(self, answers: Sequence[RecommendationResponse], recent_item_ids: Sequence[str] = ()) -> None:
         """Log answers that were served; those that find no room are dropped, and counted."""
         if self._log is None:
             return
         now = self._settings.clock()
-        rows = [_served_row(answer, now) for answer in answers]
+        rows = [_served_row(answer, recent_item_ids, now) for answer in answers]
         self._log.keep(tables.SERVED_REQUESTS, now.date().isoformat(), rows)
 
     def keep_outcomes(self, outcomes: Sequence[Outcome]) -> None:
@@ -167,7 +167,13 @@ class Service:
         ]
 
 
-def _served_row(answer: RecommendationResponse, now: datetime) -> dict[str, Any]:
-    """A row of `served_requests`: ids, never texts."""
-    shared = {name: getattr(answer, name) for name in tables.SERVED_REQUESTS.column_names if hasattr(answer, name)}
-    return {**shared, "served_at": now, "item_ids": [each.item_id for each in answer.items]}
+def _served_row(answer: RecommendationResponse, recent_item_ids: Sequence[str], now: datetime) -> dict[str, Any]:
+    """A row of `served_requests`: ids and numbers, never texts."""
+    return {
+        **answer.model_dump(include=set(tables.SERVED_REQUESTS.column_names)),
+        "release_id": answer.release,
+        "served_at": now,
+        "recent_item_ids": list(recent_item_ids),
+        "item_ids": [each.item_id for each in answer.items],
+        "scores": [each.score for each in answer.items],
+    }
