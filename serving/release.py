@@ -35,6 +35,7 @@ from grasp.release import (
 )
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, collection, feature_service, file_sha256
+from serving.buckets import read_experiment
 from serving.catalogue import load_catalogue
 from serving.ranker import check_files, load_release
 from training.artefact import OtherFormatError, load_ranker
@@ -269,11 +270,21 @@ def verify(settings: Settings) -> Manifest:
 
 
 def _prune(releases: Path, manifest: Manifest) -> None:
-    """Keep the last `NUM_KEPT` releases, and always the one in force."""
+    """Keep the last `NUM_KEPT` releases, and always the one in force and the candidate of an experiment."""
+    kept = {manifest.release_id, _candidate(releases)}
     for old in published(releases)[:-NUM_KEPT]:
-        if old.release_id != manifest.release_id:
+        if old.release_id not in kept:
             shutil.rmtree(folder(releases, old))
             say(f"release: {old.release_id} removed, {NUM_KEPT} are kept")
+
+
+def _candidate(releases: Path) -> str | None:
+    try:
+        experiment = read_experiment(releases)
+    except ValueError as error:
+        say(f"release: {error}; no release is kept for it")
+        return None
+    return experiment.release_id if experiment else None
 
 
 def _is_whole(releases: Path, manifest: Manifest) -> bool:

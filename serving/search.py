@@ -50,6 +50,8 @@ class FolderEncoder:
     """The sentence-transformers folder that the jobs encode with, on one thread."""
 
     def __init__(self, folder: Path) -> None:
+        if not (folder / "modules.json").is_file():  # else any language model would load, with pooling made up
+            raise SearchError(f"GRASP_ENCODER={folder} is no sentence-transformers folder: modules.json is missing")
         from safetensors import SafetensorError
 
         try:

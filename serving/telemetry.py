@@ -9,9 +9,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from grasp.days import end_of
 from grasp.release import Manifest
@@ -87,7 +88,7 @@ class Telemetry:
             "1 while a newer release (kind release) or an experiment (kind experiment) cannot be loaded.",
             ["kind"],
             registry=registry,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         self._log_rows = Counter(
             "grasp_requests_log_rows",
@@ -95,6 +96,7 @@ class Telemetry:
             ["result"],
             registry=registry,
         )
+        self._shown: set[tuple[str, str, str]] = set()
         for stage in STAGES:  # there from the start, so that a dashboard has no gaps
             self._stage.labels(stage)
 
@@ -126,11 +128,14 @@ class Telemetry:
 
     def show_releases(self, in_force: Manifest | None, candidate: Manifest | None) -> None:
         """Replace what is loaded."""
-        for labels in [each.labels for metric in self._loaded.collect() for each in metric.samples]:
-            self._loaded.labels(**labels).set(0)
-        for role, manifest in (("in_force", in_force), ("candidate", candidate)):
-            if manifest:
-                self._loaded.labels(manifest.release_id, manifest.model or "popular", role).set(1)
+        shown = {
+            (manifest.release_id, manifest.model or "popular", role)
+            for role, manifest in (("in_force", in_force), ("candidate", candidate))
+            if manifest
+        }
+        for labels in self._shown | shown:
+            self._loaded.labels(*labels).set(labels in shown)
+        self._shown |= shown
         if in_force:
             self._release_day.set(end_of(in_force.day).timestamp())
 
@@ -142,6 +147,14 @@ class Telemetry:
         """The exposition format, of all workers together where there are several."""
         if MULTIPROCESS_VARIABLE not in os.environ:
             return generate_latest(self._registry)
+        _forget_dead_workers(Path(os.environ[MULTIPROCESS_VARIABLE]))
         together = CollectorRegistry()
         MultiProcessCollector(together)
         return generate_latest(together)
+
+
+def _forget_dead_workers(place: Path) -> None:
+    """What a worker that died last said of its own state holds no more; what it counted stays counted."""
+    for pid in {int(file.stem.rpartition("_")[2]) for file in place.glob("gauge_live*.db")}:
+        if not Path(f"/proc/{pid}").exists():
+            mark_process_dead(pid, str(place))

@@ -116,7 +116,13 @@ class SmallLake:
         common = {"served_at": noon, "user_id": "u1", "release_id": "r", "experiment": "new-model", "feature_day": day}
         buckets = ["control"] * 5 + ["candidate"] * 5
         served = [
-            {**common, "request_id": f"{day}-{number}", "bucket": bucket, "item_ids": ["i1", "i2"], "scores": [2.0, 1.0]}
+            {
+                **common,
+                "request_id": f"{day}-{number}",
+                "bucket": bucket,
+                "item_ids": ["i1", "i2"],
+                "scores": [2.0, 1.0],
+            }
             for number, bucket in enumerate(buckets)
         ]
         clicked = [(5, "i1"), (5, "i1"), (6, "i2"), (0, "elsewhere")]

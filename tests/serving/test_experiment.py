@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from serving import release
 from serving.buckets import EXPERIMENT_FILE, Experiment, read_experiment
 from serving.experiment import ExperimentError, start, stop
 from serving.release import rollback
@@ -101,7 +102,10 @@ def test_running_servers_follow_its_beginning_and_end(two_releases, serve, setti
     check(client)
     assert ask(client)["release"] == second
     listed = client.get("/v1/releases").json()
-    assert [(each["release"], each["role"]) for each in listed["releases"]] == [(first, "in_force"), (second, "candidate")]
+    assert [(each["release"], each["role"]) for each in listed["releases"]] == [
+        (first, "in_force"),
+        (second, "candidate"),
+    ]
     assert listed["experiment"] == {"name": "new-model", "release": second, "share": 1}
 
     stop(settings)
@@ -195,3 +199,14 @@ def test_a_second_experiment_is_refused_while_one_runs(two_releases, settings):
 
     with pytest.raises(ExperimentError, match="one runs"):
         start(settings, "two", two_releases[1], 0.5)
+
+
+def test_a_publication_keeps_the_candidate_however_old_it_is(two_releases, publish_day, settings, monkeypatch):
+    first, second = two_releases
+    rollback(settings, second)
+    start(settings, "old-model", first, 0.5)
+    monkeypatch.setattr(release, "NUM_KEPT", 1)
+
+    third = publish_day("1998-03-03", model=None)
+
+    assert {each.release_id for each in release.published(settings.releases)} == {first, third}

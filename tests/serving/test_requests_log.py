@@ -33,7 +33,9 @@ def counts() -> Counter:
 @pytest.fixture
 def start(tmp_path, counts):
     def make(**changed) -> RequestsLog:
-        log = RequestsLog(tmp_path, lambda result, num: counts.update({result: num}), **{"flush_seconds": NEVER, **changed})
+        log = RequestsLog(
+            tmp_path, lambda result, num: counts.update({result: num}), **{"flush_seconds": NEVER, **changed}
+        )
         log.start()
         return log
 

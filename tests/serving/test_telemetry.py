@@ -2,13 +2,14 @@
 
 import json
 import logging
+import os
 import re
 
 import pytest
 
 from serving.logs import JsonFormatter
 from serving.request_context import request_id_of
-from serving.telemetry import STAGES
+from serving.telemetry import STAGES, _forget_dead_workers
 
 
 def sample(text: str, name: str, **labels: str) -> float | None:
@@ -95,3 +96,18 @@ def test_a_line_is_one_json_object_with_the_request_it_belongs_to():
     assert "\n" not in line
     assert json.loads(line)["message"] == "two\nlines here"
     assert json.loads(line)["request_id"] == "visit-0001"
+
+
+def test_a_dead_workers_own_state_is_forgotten_and_what_it_counted_is_not(tmp_path):
+    dead, alive = 2**22 + 1, os.getpid()  # beyond the largest process id of Linux
+    for pid in (dead, alive):
+        for kind in ("gauge_livemax", "counter"):
+            (tmp_path / f"{kind}_{pid}.db").touch()
+
+    _forget_dead_workers(tmp_path)
+
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"counter_{dead}.db",
+        f"counter_{alive}.db",
+        f"gauge_livemax_{alive}.db",
+    }
