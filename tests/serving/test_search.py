@@ -59,7 +59,7 @@ def find(serve, settings_with, encoder):
         changed = {"milvus_uri": SERVER, "search_timeout_ms": 300, **changed} if milvus else changed
         settings = settings_with(**changed)
         server = MilvusServer(settings, lambda: milvus, monotonic) if milvus else None  # type: ignore[arg-type]
-        client = serve(search=Search(settings, lambda _: encoder, server), **changed)
+        client = serve(searcher=Search(settings, lambda _: encoder, server), **changed)
         return lambda query, k=3: client.get("/v1/search", params={"q": query, "k": k})
 
     return over
