@@ -1,5 +1,6 @@
 """What goes in and comes out over HTTP: every request and response, with limits, meanings and an example."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -41,8 +42,8 @@ AN_ANSWER: dict[str, Any] = {
     "store_problem": None,
 }
 EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
-AN_ITEM = Recommendation(
-    "172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE]
+AN_ITEM = asdict(
+    Recommendation("172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE])
 )
 
 

@@ -80,6 +80,9 @@ class RequestsLog:
         while not self._stop.wait(self._flush_seconds):
             self._flush()
         self._flush()
+        if self._unwritten:
+            log.error("%d rows of the requests log are lost: they could not be written", len(self._unwritten))
+            self._count("dropped", len(self._unwritten))
 
     def _flush(self) -> None:
         batches: dict[tuple[Table, str], list[Row]] = defaultdict(list)
