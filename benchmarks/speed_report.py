@@ -173,8 +173,9 @@ def own_section(measurements: Measurements, _: About) -> list[str]:
     for found in measurements.of("text_cost"):
         lines.append(
             f"- Text: an epoch of GRASP, at the width and dropout of most quality rows, takes "
-            f"{median(found['text_seconds']):.1f} s, one of ids alone {median(found['ids_seconds']):.1f} s (medians of "
-            f"{len(found['ids_seconds'])} in turns): {text_cost(found):.2f} times."
+            f"{median(found['text_seconds']):.1f} s, one of ids alone, trained in the same way, "
+            f"{median(found['ids_seconds']):.1f} s (medians of {len(found['ids_seconds'])} in turns): "
+            f"{text_cost(found):.2f} times."
         )
     for found in measurements.of("grasp_seed"):
         lines.append(

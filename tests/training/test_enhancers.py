@@ -14,7 +14,7 @@ from training.attention import allowed
 from training.config import MASK, RankerConfig
 from training.enhancers import ENHANCERS
 from training.enhancers.alphafuse import AlphaFuse
-from training.enhancers.grasp import Grasp
+from training.enhancers.grasp import Grasp, History
 from training.enhancers.ids import Users
 from training.enhancers.llm_esr import LlmEsr
 from training.enhancers.llm_init import LlmInit
@@ -401,9 +401,9 @@ def test_an_item_borrows_the_more_the_fewer_have_taken_it(make_ranker, item_vect
     own_NC = enhancer.item_adapter.reduce(item_vectors(14)[0])
     item, bias = enhancer.item.weight, enhancer.borrow_bias.item()
 
-    found_TD = enhancer.ids(torch.tensor([[1, 2, 3, 2, 14]]))[0]
+    found_ND = enhancer.ids(torch.tensor([1, 2, 3, 14]))
 
-    for found_D, taken, asked in zip(found_TD, (0.5, 3, 400, 3, None), (1, 2, 3, 2, 14), strict=True):
+    for found_D, taken, asked in zip(found_ND, (0.5, 3, 400, None), (1, 2, 3, 14), strict=True):
         likeness_N = F.cosine_similarity(own_NC[asked - 1], own_NC[:12], dim=1)
         nearest = [near + 1 for near in likeness_N.argsort(descending=True).tolist() if near + 1 != asked][:3]
         lenders = [near for near in nearest if likeness_N[near - 1] > 0]
@@ -419,7 +419,7 @@ def test_who_has_no_lender_keeps_all_of_its_own(make_ranker):
     enhancer = make_ranker(num_lenders=2).enhancer
     enhancer.lenders_NM[4], enhancer.lenders_NM[5] = torch.tensor([0, 0]), torch.tensor([7, 0])
 
-    found_TD = enhancer.ids(torch.tensor([4, 5, 0, MASK]))
+    found_TD = enhancer.ids(torch.tensor([4, 5, 0]))
 
     share = torch.sigmoid(enhancer.borrow_bias - enhancer.log_count_N[5])
     assert torch.equal(found_TD[0], enhancer.item.weight[4])
@@ -436,7 +436,7 @@ def test_the_items_seen_so_far_ask_as_the_mean_of_their_vectors(make_ranker, tra
     enhancer = make_ranker(14, user_text="mean_of_prefix_items").train(training).enhancer
     items_BT = torch.tensor([[0, 3, 14, MASK, 3, 9]])
 
-    found = enhancer._users(items_BT, Users(USERS_BS[:1], USERS_BS[1:]))
+    found = enhancer._users(History.of(items_BT), Users(USERS_BS[:1], USERS_BS[1:]))
 
     for vectors_NC, found_BTW in zip((enhancer.own_NC, enhancer.near_NC), found, strict=True):
         for step, seen in ((1, [3]), (2, [3, 14]), (3, [3, 14]), (4, [3, 14, 3]), (5, [3, 14, 3, 9])):

@@ -18,6 +18,7 @@ Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semant
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,27 @@ from torch.nn import functional as F
 
 from training.adapter import Adapter
 from training.attention import HolisticAttention, allowed, linear, mlp
-from training.config import MASK, PADDING, RankerConfig
+from training.config import PADDING, RankerConfig
 from training.enhancers.ids import Ids, Users
 from training.nearest import nearest
 
 HALF_BORROWED_AT = 3.0  # interactions, when training begins
 LEAST_COUNT = 0.5  # of an item that nobody has taken
+
+
+@dataclass(frozen=True)
+class History:
+    """Sequences of items, and each of their items once: what an item is made of is computed once for all its places."""
+
+    items_BT: Tensor
+    mask_BT: Tensor  # where there is an item to read: the one asked for is no key
+    unique_N: Tensor  # the item asked for counts as padding
+    place_BT: Tensor  # of each item in `unique_N`
+
+    @classmethod
+    def of(cls, items_BT: Tensor) -> "History":
+        unique_N, place_BT = items_BT.clamp(min=PADDING).unique(return_inverse=True)
+        return cls(items_BT, items_BT > PADDING, unique_N, place_BT)
 
 
 class Grasp(Ids):
@@ -90,8 +106,9 @@ class Grasp(Ids):
         return self.item_adapter.reduce(item_NS.float()) * item_NS.any(1, keepdim=True)
 
     def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
-        semantic_BTD = self._enhance(items_BT, users)
-        id_BTD = self.ids(items_BT)
+        history = History.of(items_BT)
+        semantic_BTD = self._enhance(history, users)
+        id_BTD = F.embedding(history.place_BT, self.ids(history.unique_N))
         # One backbone for two views, as in LLM-ESR, or one view.
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
@@ -103,15 +120,15 @@ class Grasp(Ids):
         is_dual = self.config.item_representation == "dual"
         return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
 
-    def ids(self, items: Tensor) -> Tensor:
+    def ids(self, items_N: Tensor) -> Tensor:
+        """Embeddings of items, each of which should be asked for once: (N, D)."""
         if self.config.item_representation == "sem":
-            return torch.zeros(*items.shape, self.config.width)
+            return torch.zeros(len(items_N), self.config.width)
         if not self.config.num_lenders:
-            return super().ids(items)
-        unique_N, place = items.clamp(min=PADDING).unique(return_inverse=True)
-        lenders_NM = self._attached_lenders_NM[unique_N].long()
-        is_known_N1 = (unique_N <= self.config.num_items)[:, None]
-        own_N1 = unique_N[:, None] * is_known_N1
+            return super().ids(items_N)
+        lenders_NM = self._attached_lenders_NM[items_N].long()
+        is_known_N1 = (items_N <= self.config.num_items)[:, None]
+        own_N1 = items_N[:, None] * is_known_N1
         num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
         share_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
         is_lent_N1 = ~is_known_N1
@@ -121,63 +138,59 @@ class Grasp(Ids):
         lent_share_NM = (share_N1 / num_N1.clamp(min=1)).expand_as(lenders_NM)
         # One weighed lookup for an item and its lenders: each has a gradient as large as the whole table.
         rows_NM, weights_NM = torch.cat([own_N1, lenders_NM], 1), torch.cat([1 - share_N1, lent_share_NM], 1)
-        id_ND = F.embedding_bag(
+        return F.embedding_bag(
             rows_NM, self.item.weight, per_sample_weights=weights_NM, mode="sum", padding_idx=PADDING
         )
-        return F.embedding(place, id_ND)
 
     def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
         """How much each item of the history counted in the last state, (B, T): own and similar level together.
 
         Padding weighs 0.
         """
-        attention, mask_BT = self.holistic_attention, items_BT > PADDING
-        keys: Sequence[Tensor] = self._project(items_BT.clamp(min=PADDING))
+        attention, history = self.holistic_attention, History.of(items_BT)
+        keys: Sequence[Tensor] = [vectors_NW[history.place_BT] for vectors_NW in self._project(history.unique_N)]
         weights_BT = torch.zeros(items_BT.shape)
         levels = (attention.self_attention, attention.similar_attention)
-        for level, query_BQW, keys_BTW in zip(levels, self._users(items_BT, users), keys, strict=True):
+        for level, query_BQW, keys_BTW in zip(levels, self._users(history, users), keys, strict=True):
             if level is not None:
                 last_BQW = attention.ask(query_BQW, keys_BTW)[:, -1:]
-                weights_BHQCT = level.weights(last_BQW, keys_BTW[:, None], allowed(self.config.mode, mask_BT)[:, -1:])
+                weights_BHQCT = level.weights(
+                    last_BQW, keys_BTW[:, None], allowed(self.config.mode, history.mask_BT)[:, -1:]
+                )
                 weights_BT = weights_BT + weights_BHQCT.mean(1).flatten(1)
         return weights_BT
 
     def forget(self) -> None:
         self._projected = None
 
-    def _enhance(self, items_BT: Tensor, users: Users) -> Tensor:
-        item_BTW, near_item_BTW = self._project(items_BT.clamp(min=PADDING))
-        mask_BT = items_BT > PADDING  # the item asked for is no key
-        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self._users(items_BT, users), mask_BT)
-        return self.scale * enhanced_BTD * (mask_BT | (items_BT == MASK))[..., None]
+    def _enhance(self, history: History, users: Users) -> Tensor:
+        item_BTW, near_item_BTW = (vectors_NW[history.place_BT] for vectors_NW in self._project(history.unique_N))
+        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self._users(history, users), history.mask_BT)
+        return self.scale * enhanced_BTD * (history.items_BT != PADDING)[..., None]
 
-    def _users(self, items_BT: Tensor, users: Users) -> tuple[Tensor, Tensor]:
+    def _users(self, history: History, users: Users) -> tuple[Tensor, Tensor]:
         """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
         if self.config.user_text == "described":
             reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
             own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
             return own, near
-        # A linear map of a mean is the mean of what it maps to, and an item of many steps is mapped once.
-        unique_N, place_BT = items_BT.clamp(min=PADDING).unique(return_inverse=True)
-        mask_BT1 = (items_BT > PADDING)[..., None]
+        # A linear map of a mean is the mean of what it maps to.
+        mask_BT1 = history.mask_BT[..., None]
         num_BT1 = mask_BT1.cumsum(1).clamp(min=1)
         own, near = (
-            (self.user_adapter(vectors_NC[unique_N])[place_BT] * mask_BT1).cumsum(1) / num_BT1
+            (self.user_adapter(vectors_NC[history.unique_N])[history.place_BT] * mask_BT1).cumsum(1) / num_BT1
             for vectors_NC in (self.own_NC, self.near_NC)
         )
         return own, near
 
-    def _project(self, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Own and neighbour vectors of items in context width: once per item, and once for all in inference."""
-        tables = self.own_NC, self.near_NC
+    def _project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Own and neighbour vectors of items in context width, (N, W): in inference once for all."""
         if self.training:
-            unique_N, items = items.unique(return_inverse=True)
-            item_NW, near_NW = (self.item_adapter(vectors_NC[unique_N]) for vectors_NC in tables)
-            return item_NW[items], near_NW[items]
+            return self.item_adapter(self.own_NC[items_N]), self.item_adapter(self.near_NC[items_N])
         if self._projected is None:
             with torch.no_grad():
-                self._projected = self.item_adapter(tables[0]), self.item_adapter(tables[1])
-        return self._projected[0][items], self._projected[1][items]
+                self._projected = self.item_adapter(self.own_NC), self.item_adapter(self.near_NC)
+        return self._projected[0][items_N], self._projected[1][items_N]
 
 
 def _lenders(asking_NC: Tensor, known_NC: Tensor, num: int, *, are_same: bool = False) -> Tensor:
