@@ -169,7 +169,7 @@ def test_a_damaged_state_names_its_file(two_days):
     file = state_file(two_days.settings, Versions(two_days.settings).feature)
     file.parent.mkdir(parents=True)
     file.write_text("{")
-    with pytest.raises(ValueError, match=r"online-v1_\w+\.json is damaged"):
+    with pytest.raises(ValueError, match=r"online-v\d+_\w+\.json is damaged"):
         put(two_days.settings, DAY)
 
 

@@ -44,6 +44,7 @@ def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
         "user_id": user_id,
         "event_timestamp": end_of(DAY),
         "sequence": ["i2", "i1"],
+        "sequence_times": [888_700_000, 888_800_000],
         "num_interactions": 2,
         "is_tail": 1,
         "semantic_embedding": [0.5] * size,
@@ -69,6 +70,7 @@ def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialise
 
     assert row is not None
     assert (row.sequence, row.num_interactions, row.is_tail) == (["i2", "i1"], 2, True)
+    assert row.sequence_times == [888_700_000, 888_800_000]
     assert (row.semantic_embedding, row.neighbour_embedding) == ([0.5] * size, [0.25] * size)
     assert (row.neighbour_ids, row.neighbour_similarities) == (["u2", "u3"], [0.75, 0.5])
     assert (row.description, row.source, row.computed_at) == ("likes tests", "facts", COMPUTED_AT)
