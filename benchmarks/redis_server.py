@@ -10,7 +10,6 @@ from pathlib import Path
 
 import yaml
 
-from grasp.processes import end_with_parent
 from grasp.settings import ROOT
 
 PRODUCTION_FILE = ROOT / "feature_repo" / "feature_store.production.yaml"
@@ -28,7 +27,7 @@ def redis_server(folder: Path) -> Iterator[str]:
         raise FileNotFoundError("redis-server is not installed (Debian package redis-server)")
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, preexec_fn=end_with_parent) as server:
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as server:
         try:
             wait_for_port(port)
             yield f"127.0.0.1:{port}"

@@ -129,6 +129,7 @@ def _write_day(
     day: str,
     hashes: dict[str, str],
     before: OnlineState | None,
+    *,
     may_go_back: bool,
 ) -> None:
     started = time.monotonic()
@@ -227,8 +228,8 @@ def _ids(settings: Settings, table: Table, feature_version: str, day: str) -> li
     strange = [each for each, moment in moments.items() if moment != end_of(day)]
     if strange:
         raise IncompleteError(
-            f"{table.name} of {day}: {len(strange)} of {len(moments)} rows have another event_timestamp than the end of "
-            f"the day, such as {strange[0]}: run build_features for {day} again"
+            f"{table.name} of {day}: {len(strange)} of {len(moments)} rows have another event_timestamp than the end "
+            f"of the day, such as {strange[0]}: run build_features for {day} again"
         )
     return list(moments)
 

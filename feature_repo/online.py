@@ -113,6 +113,4 @@ def _values(column: pa.Array) -> list[Any]:
     numbers = column.flatten().to_numpy(zero_copy_only=False).tolist()
     lengths = pc.list_value_length(column).to_pylist()
     ends = accumulate(length or 0 for length in lengths)
-    return [
-        None if length is None else numbers[end - length : end] for length, end in zip(lengths, ends, strict=True)
-    ]
+    return [None if length is None else numbers[end - length : end] for length, end in zip(lengths, ends, strict=True)]

@@ -273,8 +273,8 @@ def restore_day(
         version = Versions(settings).feature
         if manifest.feature_version != version:
             raise ReleaseError(
-                f"{manifest.release_id} has features {manifest.feature_version}, the settings make {version}: set them as "
-                f"they were, or put the release alone in force: rollback --to {manifest.release_id}"
+                f"{manifest.release_id} has features {manifest.feature_version}, the settings make {version}: set them "
+                f"as they were, or put the release alone in force: rollback --to {manifest.release_id}"
             )
         load_release(folder(settings.releases, manifest), manifest)
         (put_online or _materialise)(settings, day)

@@ -143,7 +143,7 @@ def test_a_day_that_died_half_way_is_written_again_and_bars_older_ones(two_days)
 
 def test_a_row_of_another_time_is_refused(two_days):
     two_days.change(tables.USER_FEATURES, DAY, 1, event_timestamp=end_of("1998-02-01"))
-    with pytest.raises(IncompleteError, match="1 of 3 rows have another event_timestamp .*, such as u2"):
+    with pytest.raises(IncompleteError, match=r"1 of 3 rows have another event_timestamp .*, such as u2"):
         put(two_days.settings, DAY)
     assert read_state(two_days.settings, Versions(two_days.settings).feature) is None
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.integration
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 
+
 @pytest.fixture
 def redis_settings(two_days, on_redis):
     return on_redis(two_days.settings)

@@ -373,7 +373,7 @@ def test_verifying_an_unknown_release_says_so(settings, write_day):
     write_day(settings)
     put(settings)
 
-    with pytest.raises(NoReleaseError, match="no release at .*nonsense"):
+    with pytest.raises(NoReleaseError, match=r"no release at .*nonsense"):
         verify(settings, "nonsense")
 
 
@@ -422,7 +422,7 @@ class TestRestoreDay:
         assert moved == []
 
     def test_features_of_another_version_are_refused_by_name(self, settings_with, released):
-        with pytest.raises(ReleaseError, match="the settings make v.*rollback --to"):
+        with pytest.raises(ReleaseError, match=r"the settings make v.*rollback --to"):
             restore_day(settings_with(num_neighbours=3), DAY, put_online=lambda *_: None)
 
     def test_a_day_without_a_release_is_named(self, settings, released):
