@@ -50,6 +50,7 @@ LOG_COLUMNS = (
     "fallback",
     "served_at",
 )
+SCORED = (None, "last_good")  # fallbacks whose scores are the model's, from a whole row of the user's features
 DEFAULT_SAMPLE = 1000
 MAX_SCORE_DIFFERENCE = 1e-4
 MAX_NUMBER_DIFFERENCE = 1e-6  # of a feature: both sides hold floats of four bytes
@@ -85,7 +86,7 @@ class Skew:
     """What was compared, and what of it differs."""
 
     num_requests: int = 0  # in the sample
-    num_fallbacks: int = 0  # of these, answered with popular items: nothing of the model to compare
+    num_fallbacks: int = 0  # of these, answered without the user's features: nothing to compare
     num_gone: int = 0  # of these, whose release or offline features are no longer there
     num_scored: int = 0
     num_score_differences: int = 0  # requests with a score off by more than MAX_SCORE_DIFFERENCE
@@ -158,7 +159,7 @@ def compare(settings: Settings, requests: Iterable[ServedRequest], open_users: O
     groups: dict[tuple[str, str], list[ServedRequest]] = defaultdict(list)
     for each in requests:
         skew.num_requests += 1
-        if each.fallback:
+        if each.fallback not in SCORED:
             skew.num_fallbacks += 1
         else:
             groups[each.release_id, each.feature_day].append(each)

@@ -154,12 +154,13 @@ def test_a_user_the_online_store_has_moved_on_from_is_counted_and_not_compared(s
 def test_fallbacks_and_what_is_gone_are_counted(served):
     served.answer("u1")
     served.answer("u1", fallback="stale_features")
+    served.answer("u1", fallback="last_good")
     served.answer("u1", release_id="1998-02-01-0000000000")
     served.answer("u1", feature_day="1998-02-01")
 
     skew = served.check()
 
-    assert (skew.num_requests, skew.num_scored, skew.num_fallbacks, skew.num_gone) == (4, 1, 1, 2)
+    assert (skew.num_requests, skew.num_scored, skew.num_fallbacks, skew.num_gone) == (5, 2, 1, 2)
 
 
 def test_a_check_that_compared_nothing_does_not_pass(served):
