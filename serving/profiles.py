@@ -119,7 +119,7 @@ def _row(served: Served, item_id: str) -> int:
 
 def _history(served: Served, user: UserRow) -> list[HistoryItem]:
     items = served.release.items
-    times = getattr(user, "sequence_times", None) or [None] * len(user.sequence)
+    times = user.sequence_times or [None] * len(user.sequence)
     return [
         HistoryItem(
             item_id=item_id,

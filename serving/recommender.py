@@ -226,6 +226,7 @@ def _stand_in(release: Release, history: list[int], known_at: datetime) -> UserR
     return UserRow(
         user_id="",
         sequence=[],
+        sequence_times=[],
         semantic_embedding=_unit(own_S).tolist(),
         neighbour_embedding=near_S.tolist(),
         neighbour_ids=[],

@@ -398,6 +398,7 @@ def test_a_user_is_shown_with_their_history_and_neighbours(publish_day, serve):
         2,
     )
     assert [each["title"] for each in user["history"]] == ["Title i3", "Title i5"]
+    assert [each["at"] for each in user["history"]] == ["1998-02-28T21:06:40Z", "1998-03-02T00:53:20Z"]
     assert user["neighbours"] == [{"user_id": "u2", "similarity": 0.5}]
     assert client.get("/v1/users/u1/similar").json()["users"] == user["neighbours"]
 
