@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,7 @@ class Catalogue:
                 wanted_N[self._rows_of[category]] = True
         return wanted_N
 
-    def _value(self, row: int, column: str) -> object:
+    def _value(self, row: int, column: str) -> Any:
         return self._features[column][self._position_of[self._items.ids[row]]].as_py()
 
 

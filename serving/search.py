@@ -105,6 +105,9 @@ class MilvusServer:
         connect: Callable[[], "MilvusClient"] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        from pymilvus.exceptions import MilvusException  # here: the first search should not wait for an import
+
+        self._failures = (MilvusException, OSError)
         self._settings = settings
         self._timeout_seconds = settings.search_timeout_ms / 1000
         self._connect = connect or self._real_client
@@ -141,8 +144,6 @@ class MilvusServer:
         return MilvusClient(uri=settings.milvus_uri, token=settings.milvus_token, timeout=self._timeout_seconds)
 
     def _ask(self, collection: str, vector_S: np.ndarray, k: int) -> list[tuple[str, float]]:
-        from pymilvus.exceptions import MilvusException
-
         try:
             (hits,) = self._client.search(
                 collection,
@@ -152,7 +153,7 @@ class MilvusServer:
                 search_params={"metric_type": "COSINE"},
                 timeout=self._timeout_seconds,
             )
-        except (MilvusException, OSError) as error:
+        except self._failures as error:
             raise ConnectionError(f"Milvus did not answer: {type(error).__name__}") from error
         return [(hit["id"], float(hit["distance"])) for hit in hits]
 

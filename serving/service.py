@@ -21,6 +21,7 @@ from serving.api import (
     ReleasesResponse,
     SearchResponse,
 )
+from serving.buckets import Experiment
 from serving.catalogue import load_catalogue
 from serving.features import StoreError, UserFeatures
 from serving.follower import Loaded, ReleaseFollower, Served
@@ -113,12 +114,10 @@ class Service:
 
     def releases(self, request_id: str) -> ReleasesResponse:
         loaded = self.recommender.loaded()
-        experiment = loaded.experiment
         return ReleasesResponse(
             request_id=request_id,
             releases=self._infos(loaded),
-            experiment=experiment
-            and ExperimentInfo(name=experiment.name, release=experiment.release_id, share=experiment.share),
+            experiment=_experiment_info(loaded.experiment),
             problem=self.follower.problem,
             experiment_problem=self.follower.experiment_problem,
         )
@@ -165,6 +164,12 @@ class Service:
             )
             for served in loaded
         ]
+
+
+def _experiment_info(experiment: Experiment | None) -> ExperimentInfo | None:
+    if experiment is None:
+        return None
+    return ExperimentInfo(name=experiment.name, release=experiment.release_id, share=experiment.share)
 
 
 def _served_row(answer: RecommendationResponse, recent_item_ids: Sequence[str], now: datetime) -> dict[str, Any]:

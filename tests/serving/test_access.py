@@ -46,7 +46,7 @@ def test_a_wrong_token_is_named_by_its_variable_and_not_shown(token):
 
 def test_no_token_shows(access, settings):
     assert SERVE not in repr(access) + repr(vars(access))
-    assert "TOKENS" not in repr(settings) + str(settings.variables())
+    assert "TOKENS_SERVE" not in repr(settings) + str(settings.variables())
 
 
 @pytest.mark.parametrize(

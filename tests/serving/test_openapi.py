@@ -5,6 +5,7 @@ import numpy as np
 import pydantic
 import pytest
 import schemathesis
+from schemathesis import GenerationMode
 
 from serving import api
 from serving.access import Access
@@ -15,7 +16,21 @@ TOKEN = "all-roles-0123456789abcdef"
 ACCESS = {f"GRASP_TOKENS_{role}": TOKEN for role in ("SERVE", "READ", "OPERATE")}
 MODELS = [each for each in vars(api).values() if isinstance(each, type) and issubclass(each, pydantic.BaseModel)]
 
-schema = schemathesis.pytest.from_fixture("described")
+OPERATIONS = [
+    ("POST", "/v1/recommendations"),
+    ("POST", "/v1/recommendations/batch"),
+    ("POST", "/v1/scores"),
+    ("POST", "/v1/outcomes"),
+    ("GET", "/v1/items/{item_id}"),
+    ("GET", "/v1/items/{item_id}/similar"),
+    ("GET", "/v1/users/{user_id}"),
+    ("GET", "/v1/users/{user_id}/similar"),
+    ("GET", "/v1/search"),
+    ("GET", "/v1/releases"),
+    ("GET", "/metrics"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+]
 
 
 class AnyText:
@@ -39,16 +54,31 @@ def described(publish_day, application):
     return schemathesis.openapi.from_asgi("/openapi.json", application)
 
 
-@schema.parametrize()
-@hypothesis.settings(
-    max_examples=8,
-    deadline=None,
-    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-    suppress_health_check=list(hypothesis.HealthCheck),
-    derandomize=True,
-)
-def test_no_request_leaves_the_description_or_ends_in_a_server_error(case):
-    case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_no_request_leaves_the_description_or_ends_in_a_server_error(described, method, path, mode):
+    @hypothesis.given(case=described[path][method].as_strategy(generation_mode=mode))
+    @hypothesis.settings(
+        max_examples=10,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+        derandomize=True,
+        database=None,
+    )
+    def check(case):
+        case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
+
+    try:
+        check()
+    except hypothesis.errors.Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE  # nothing about it can be wrong
+
+
+def test_every_operation_is_tried(application):
+    paths = application.openapi()["paths"]
+
+    assert {(method.upper(), path) for path, operations in paths.items() for method in operations} == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
