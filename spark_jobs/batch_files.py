@@ -93,9 +93,9 @@ class Batch:
         replace(self, folder=making).remember()
         making.rename(self.folder)
 
-    def remember(self, **ids: str) -> "Batch":
-        """Write down what the vendor calls the file or the batch."""
-        later = replace(self, **ids)
+    def remember(self, file_id: str = "", batch_id: str = "") -> "Batch":
+        """Write down what the vendor calls the file or the batch, and what was known before."""
+        later = replace(self, file_id=file_id or self.file_id, batch_id=batch_id or self.batch_id)
         write_json(self.folder / _STATE, {name: value for name, value in asdict(later).items() if name != "folder"})
         return later
 
