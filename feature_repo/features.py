@@ -27,12 +27,14 @@ FEAST_TYPES: dict[str, FeastType] = {
     "bigint": Int64,
     "array<float>": Array(Float32),
     "array<string>": Array(String),
+    "array<bigint>": Array(Int64),
     "timestamp": UnixTimestamp,
 }
 # What a request's one lookup and the training join read of a user. Item features are no part of it: a ranker holds
 # the items of its release in memory, and one service over both entities would ask every request for an item.
 RANKER_FEATURES = (
     "sequence",
+    "sequence_times",
     "num_interactions",
     "is_tail",
     "semantic_embedding",

@@ -1,14 +1,19 @@
 """Put one day's features online: `python -m feature_repo.materialise --day D [--rollback]`.
 
-Reads:   user_features, item_features of the day (through Feast's offline store)
+Reads:   user_features, item_features of the day
 Writes:  Feast's registry and online store; `$GRASP_HOME/feast/online-<feature version>.json`
 
 Afterwards the online store holds exactly the day's rows: an entity that the day does not know any more (withdrawn,
 erased, or not yet there on an earlier day) is overwritten with nulls and reads like one that never existed.
 
-Feast's stores keep whatever is written last, so the order is guarded here, by the JSON file: a day before the one
-online is left alone, and features older than GRASP_MAX_FEATURE_AGE_HOURS are refused. `--rollback` lifts both: it
-puts the named day online whatever is there, and so also refills an online store that was lost.
+Feast's stores keep whatever is written last, so the order is guarded here. By the JSON file: a day before the one
+online is left alone, and features older than GRASP_MAX_FEATURE_AGE_HOURS are refused. By the store itself: before the
+first row is written every row online is asked for its time, and a newer one ends the run, which tells of a JSON file
+that was lost or of a writer elsewhere. `--rollback` lifts all three: it puts the named day online whatever is there,
+and so also refills an online store that was lost.
+
+Rows go from parquet to the store in batches (`online_write_batch_size` of the configuration), so memory holds one
+batch and the day's ids. A run that dies is simply run again.
 """
 
 import argparse
@@ -18,12 +23,14 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feature_repo.online import forget, read_keys, read_versions, write_rows
 from feature_repo.store import open_store, read_config
 from grasp import partitions, tables
 from grasp.days import age_hours, day_argument, end_of, start_of
@@ -36,7 +43,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 VIEWS = (tables.USER_FEATURES, tables.ITEM_FEATURES)
-READ_BATCH = 500  # entities per read when counting what arrived
+NUM_PROGRESS_LINES = 10  # at most, for each table
 SQLITE_WAIT_SECONDS = 30
 
 
@@ -44,8 +51,12 @@ class StaleFeaturesError(ValueError):
     """The day's features are older than GRASP_MAX_FEATURE_AGE_HOURS."""
 
 
+class NewerOnlineError(ValueError):
+    """The online store holds rows of a later day than the one to be written."""
+
+
 class IncompleteError(ValueError):
-    """What is online after the write is not what the day holds."""
+    """What is to be written or what is online after the write is not what the day holds."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,8 @@ class OnlineState:
 def materialise(settings: Settings, feature_version: str, day: str, rollback: bool = False) -> bool:
     """Put the day online; returns False when there is nothing to do.
 
-    Raises `StaleFeaturesError`, `IncompleteError` or `MissingPartitionError`; then the state file still names the
-    day as incomplete, or was not touched, and the same command may simply be run again.
+    Raises `StaleFeaturesError`, `NewerOnlineError`, `IncompleteError` or `MissingPartitionError`; then the state file
+    still names the day as incomplete, or was not touched, and the same command may simply be run again.
     """
     hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
     with _lock(settings):
@@ -72,7 +83,7 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
             return False
         if not rollback:
             check_age(settings, day)
-        _write_day(settings, feature_version, day, hashes, state)
+        _write_day(settings, feature_version, day, hashes, state, may_go_back=rollback)
     return True
 
 
@@ -113,7 +124,13 @@ def _is_settled(settings: Settings, state: OnlineState, day: str, hashes: dict[s
 
 
 def _write_day(
-    settings: Settings, feature_version: str, day: str, hashes: dict[str, str], before: OnlineState | None
+    settings: Settings,
+    feature_version: str,
+    day: str,
+    hashes: dict[str, str],
+    before: OnlineState | None,
+    *,
+    may_go_back: bool,
 ) -> None:
     started = time.monotonic()
     ids = {table.name: _ids(settings, table, feature_version, day) for table in VIEWS}
@@ -121,17 +138,23 @@ def _write_day(
     gone = {name: sorted(set(online.get(name, [])) - set(ids[name])) for name in ids}
     registered = before.definitions if before else None
     target = OnlineState(day, True, hashes, _definitions(settings), ids)
+    store = open_for_writing(settings, feature_version, apply=registered != target.definitions)
+    if not may_go_back:
+        for table in VIEWS:
+            _refuse_newer(store, table, [*ids[table.name], *gone[table.name]], day)
     # Said before the first row is written: after a crash the file names the day and every id that may be online.
     writing = replace(target, complete=False, keys={name: [*ids[name], *gone[name]] for name in ids})
     _write_state(settings, feature_version, writing)
 
-    store = open_for_writing(settings, feature_version, apply=registered != target.definitions)
-    store.materialize(start_of(day), end_of(day), feature_views=[table.name for table in VIEWS])
     for table in VIEWS:
-        _forget(store, table, gone[table.name], day)
+        partition = partitions.partition_path(settings.lake, table, feature_version, day)
+        write_rows(store, table, partition, _progress(day, table, len(ids[table.name])))
+        forget(store, table, gone[table.name], end_of(day))
         _check_arrived(store, table, ids[table.name], gone[table.name], (feature_version, int(end_of(day).timestamp())))
         forgotten = f", {len(gone[table.name])} forgotten" if gone[table.name] else ""
         say(f"materialise {day}: {table.name} {len(ids[table.name])} rows in, as many online{forgotten}")
+        view = store.get_feature_view(table.name)
+        store.registry.apply_materialization(view, store.project, start_of(day), end_of(day))
     _write_state(settings, feature_version, target)
     say(f"materialise {day}: {feature_version} online in {time.monotonic() - started:.1f} s")
 
@@ -155,45 +178,43 @@ def _let_readers_read(database: Path) -> None:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
-def _forget(store: "FeatureStore", table: Table, ids: list[str], day: str) -> None:
-    """Overwrite rows with nulls.
+def _progress(day: str, table: Table, num_rows: int) -> Callable[[int], None]:
+    """Says how far the table is, whenever another tenth is online."""
+    num_lines = 0
 
-    Through the provider: `write_to_online_store` skips a frame without values, and the old row would stay.
-    """
-    if not ids:
-        return
-    import pandas as pd
+    def say_done(num_done: int) -> None:
+        nonlocal num_lines
+        if num_done < num_rows and num_done * NUM_PROGRESS_LINES >= (num_lines + 1) * num_rows:
+            num_lines = num_done * NUM_PROGRESS_LINES // num_rows
+            say(f"materialise {day}: {table.name} {num_done:,} of {num_rows:,} rows")
 
-    nulls = {column.name: None for column in table.columns}
-    rows = pd.DataFrame([{**nulls, table.key[0]: each, "event_timestamp": end_of(day)} for each in ids])
-    store.provider.ingest_df(store.get_feature_view(table.name), rows)
+    return say_done
+
+
+def _refuse_newer(store: "FeatureStore", table: Table, ids: list[str], day: str) -> None:
+    """A row online that is newer than the day, forgotten ones included, ends the run before anything is written."""
+    limit = int(end_of(day).timestamp())
+    newer = {each: row[1] for each, row in read_versions(store, table, ids).items() if row and row[1] > limit}
+    if newer:
+        example, seconds = next(iter(newer.items()))
+        raise NewerOnlineError(
+            f"{table.name}: {len(newer)} rows online are newer than {day}, such as {example} of "
+            f"{datetime.fromtimestamp(seconds, UTC).date()}: nothing was written (--rollback puts {day} online)"
+        )
 
 
 def _check_arrived(store: "FeatureStore", table: Table, ids: list[str], gone: list[str], row: tuple[str, int]) -> None:
     """Read every id back: each of the day is there with the version and time of `row`, and what is gone is unknown."""
-    online = _online_versions(store, table, [*ids, *gone])
+    online = read_versions(store, table, [*ids, *gone])
     missing = [each for each in ids if online[each] != row]
     if missing:
         raise IncompleteError(
             f"{table.name}: {len(ids)} rows in, {len(ids) - len(missing)} online; {missing[0]} is missing: "
-            "check that each row's event_timestamp is the end of its day, then materialise again"
+            "materialise again"
         )
-    left = [each for each in gone if online[each] is not None]
+    left = [each for each in gone if (online[each] or ("", 0))[0]]
     if left:
         raise IncompleteError(f"{table.name}: {len(left)} rows of other days are still online, such as {left[0]}")
-
-
-def _online_versions(store: "FeatureStore", table: Table, ids: list[str]) -> dict[str, tuple[str, int] | None]:
-    """Feature version and event timestamp (whole seconds) of each id's online row; None where there is none."""
-    key, feature = table.key[0], "feature_version"
-    online: dict[str, tuple[str, int] | None] = {}
-    for start in range(0, len(ids), READ_BATCH):
-        batch = ids[start : start + READ_BATCH]
-        response = store.get_online_features([f"{table.name}:{feature}"], [{key: each} for each in batch])
-        answer = response.to_dict(include_event_timestamps=True)
-        rows = zip(batch, answer[feature], answer[f"{feature}__ts"], strict=True)
-        online |= {each: (version, seconds) if version else None for each, version, seconds in rows}
-    return online
 
 
 def _content_hash(settings: Settings, table: Table, feature_version: str, day: str) -> str:
@@ -202,10 +223,15 @@ def _content_hash(settings: Settings, table: Table, feature_version: str, day: s
 
 
 def _ids(settings: Settings, table: Table, feature_version: str, day: str) -> list[str]:
-    import pyarrow.parquet as pq
-
-    folder = partitions.partition_path(settings.lake, table, feature_version, day)
-    return sorted(pq.read_table(folder, columns=[table.key[0]], partitioning=None)[table.key[0]].to_pylist())
+    """Ids of the day's rows; raises `IncompleteError` for a row that is not stamped with the end of the day."""
+    moments = read_keys(partitions.partition_path(settings.lake, table, feature_version, day), table)
+    strange = [each for each, moment in moments.items() if moment != end_of(day)]
+    if strange:
+        raise IncompleteError(
+            f"{table.name} of {day}: {len(strange)} of {len(moments)} rows have another event_timestamp than the end "
+            f"of the day, such as {strange[0]}: run build_features for {day} again"
+        )
+    return list(moments)
 
 
 def _definitions(settings: Settings) -> str:

@@ -229,6 +229,12 @@ def _own_features(table: Table) -> Expectations:
         return [between("popularity", 0, None, "popularity is a count")]
     return [
         between("sequence_length", 1, MAX_SEQUENCE_LENGTH, "a sequence holds 1 to 100 items"),
+        gxe.ExpectColumnPairValuesToBeEqual(
+            column_A="sequence_length",
+            column_B="sequence_times_length",
+            description="each item of a sequence has a time",
+            severity=CRITICAL,
+        ),
         between("num_interactions", 1, None, "every user has interacted"),
     ]
 

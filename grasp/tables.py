@@ -278,6 +278,11 @@ USER_FEATURES = _features(
     "user",
     (
         ("sequence", "array<string>", "the last 100 item ids up to the end of the day, oldest first"),
+        (
+            "sequence_times",
+            "array<bigint>",
+            "when each of sequence was, in whole seconds since 1970 UTC",
+        ),
         ("num_interactions", "bigint", "interactions up to the end of the day"),
     ),
 )

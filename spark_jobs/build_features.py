@@ -51,20 +51,25 @@ def item_popularity(items: DataFrame, interactions: DataFrame) -> DataFrame:
 
 
 def user_sequences(users: DataFrame, interactions: DataFrame) -> DataFrame:
-    """Each user's last items, oldest first, with count and tail flag: user_id, sequence, num_interactions, is_tail."""
+    """Each user's last items with their times, oldest first, and how many there are in all.
+
+    Columns: user_id, sequence, sequence_times, num_interactions, is_tail.
+    """
     latest = Window.partitionBy("user_id").orderBy(F.desc("event_time"), F.desc("row_number"))
     of_user = Window.partitionBy("user_id")
     last = interactions.withColumns({"age": F.row_number().over(latest), "num": F.count("*").over(of_user)})
-    steps = F.array_sort(F.collect_list(F.struct((-F.col("age")).alias("step"), "item_id")))
+    steps = F.array_sort(F.collect_list(F.struct((-F.col("age")).alias("step"), "item_id", "seconds")))
     sequences = (
         last.where(F.col("age") <= MAX_SEQUENCE_LENGTH)
+        .withColumn("seconds", F.unix_seconds("event_time"))
         .groupBy("user_id")
-        .agg(steps["item_id"].alias("items"), F.max("num").alias("num"))
+        .agg(steps.alias("steps"), F.max("num").alias("num"))
     )
     num_interactions = F.coalesce("num", F.lit(0)).cast("bigint")
     return users.join(sequences, "user_id", "left").select(
         "user_id",
-        F.coalesce("items", F.array().cast("array<string>")).alias("sequence"),
+        F.coalesce("steps.item_id", F.array().cast("array<string>")).alias("sequence"),
+        F.coalesce("steps.seconds", F.array().cast("array<bigint>")).alias("sequence_times"),
         num_interactions.alias("num_interactions"),
         (num_interactions < MIN_HEAD_INTERACTIONS).cast("bigint").alias("is_tail"),
     )

@@ -123,6 +123,41 @@ def require_program() -> Callable[[str, str], str]:
 
 
 @pytest.fixture(scope="session")
+def redis(require_program: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real Redis on a free port, for the whole run; `on_redis` empties it."""
+    from benchmarks.redis_server import redis_server
+
+    require_program("redis-server", "redis-server")
+    with redis_server(tmp_path_factory.mktemp("redis")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def empty_redis(redis: str) -> Callable[[], None]:
+    from redis import Redis
+
+    host, port = redis.split(":")
+    return lambda: Redis(host=host, port=int(port)).flushall()
+
+
+@pytest.fixture
+def on_redis(redis: str, empty_redis: Callable[[], None], tmp_path: Path) -> Callable[..., Settings]:
+    """`on_redis(settings)`: the same lake, with a home of its own and the production configuration on an empty Redis.
+
+    Spark is left out, being slow to start; further arguments replace keys of the configuration.
+    """
+    from benchmarks.redis_server import production_without_spark
+
+    def change(settings: Settings, **configuration: object) -> Settings:
+        empty_redis()
+        yaml = production_without_spark(tmp_path / "production.yaml", **configuration)
+        home = tmp_path / "redis"
+        return settings.model_copy(update={"home": home, "redis": redis, "feature_store_yaml": yaml})
+
+    return change
+
+
+@pytest.fixture(scope="session")
 def model_folders() -> tuple[Path, Path]:
     """Folders of the real language model and encoder, as `make setup` leaves them under GRASP_HOME."""
     home = Path(os.environ.get("GRASP_HOME", ROOT / ".grasp")).resolve()

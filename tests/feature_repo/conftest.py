@@ -29,6 +29,7 @@ ARROW_TYPES = {
     "timestamp": pa.timestamp("us", "UTC"),
     "array<float>": pa.list_(pa.float32()),
     "array<string>": pa.list_(pa.string()),
+    "array<bigint>": pa.list_(pa.int64()),
     "map<string,string>": pa.map_(pa.string(), pa.string()),
     "map<string,bigint>": pa.map_(pa.string(), pa.int64()),
 }
@@ -56,6 +57,11 @@ Row = dict[str, Any]
 def unit(seed: int, dimension: int = 4) -> list[float]:
     vector = np.random.default_rng(seed).normal(size=dimension)
     return [float(value) for value in (vector / np.linalg.norm(vector)).astype(np.float32)]
+
+
+def times_of(day: str) -> list[int]:
+    """The first and the last second of a day."""
+    return [int(start_of(day).timestamp()), int(end_of(day).timestamp())]
 
 
 def others(ids: list[str], each: str, day: str) -> list[str]:
@@ -119,7 +125,7 @@ class SmallLake:
         versions = Versions(self.settings)
         own = {
             "item": {"title": f"Film {ids[number]}", "popularity": number + 1},
-            "user": {"sequence": ["i1", "i2"], "num_interactions": 2},
+            "user": {"sequence": ["i1", "i2"], "sequence_times": times_of(day), "num_interactions": 2},
         }
         return {
             f"{entity}_id": ids[number],

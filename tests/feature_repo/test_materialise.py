@@ -10,11 +10,19 @@ from datetime import UTC, datetime, timedelta
 import pandas as pd
 import pytest
 
-from feature_repo.materialise import IncompleteError, StaleFeaturesError, check_age, materialise, read_state, state_file
+from feature_repo.materialise import (
+    IncompleteError,
+    NewerOnlineError,
+    StaleFeaturesError,
+    check_age,
+    materialise,
+    read_state,
+    state_file,
+)
 from grasp import tables
 from grasp.days import end_of
 from grasp.partitions import MissingPartitionError
-from grasp.settings import Settings
+from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
@@ -133,10 +141,33 @@ def test_a_day_that_died_half_way_is_written_again_and_bars_older_ones(two_days)
     assert read_state(settings, version).complete
 
 
-def test_a_row_of_another_time_is_missed(two_days):
+def test_a_row_of_another_time_is_refused(two_days):
     two_days.change(tables.USER_FEATURES, DAY, 1, event_timestamp=end_of("1998-02-01"))
-    with pytest.raises(IncompleteError, match="user_features: 3 rows in, 2 online; u2 is missing"):
+    with pytest.raises(IncompleteError, match=r"1 of 3 rows have another event_timestamp .*, such as u2"):
         put(two_days.settings, DAY)
+    assert read_state(two_days.settings, Versions(two_days.settings).feature) is None
+
+
+def test_an_older_day_is_refused_when_the_state_was_lost(two_days):
+    settings = two_days.settings
+    put(settings, NEXT)
+    state_file(settings, Versions(settings).feature).unlink()
+    with pytest.raises(NewerOnlineError, match="3 rows online are newer than 1998-03-01, such as u1 of 1998-03-02"):
+        put(settings, DAY)
+    assert look_up(settings, ["u1"]) == [(f"u1 on {NEXT}",)]
+    assert put(settings, NEXT)
+
+
+def test_a_long_table_says_how_far_it_is(two_days, settings_with, tmp_path, capsys):
+    """Batches of one row: 1 and 2 of 3."""
+    file = tmp_path / "small_batches.yaml"
+    text = (ROOT / "feature_repo" / "feature_store.yaml").read_text()
+    file.write_text(text.replace("online_write_batch_size: 200", "online_write_batch_size: 1"))
+    settings = settings_with(feature_store_yaml=str(file))
+    put(settings, DAY)
+    said = capsys.readouterr().out
+    assert [f"user_features {number} of 3 rows" in said for number in (1, 2, 3)] == [True, True, False]
+    assert look_up(settings, ["u1", "u3"]) == [(f"u1 on {DAY}",), (f"u3 on {DAY}",)]
 
 
 def test_a_day_without_features_says_what_to_run(small_lake):
@@ -169,7 +200,7 @@ def test_a_damaged_state_names_its_file(two_days):
     file = state_file(two_days.settings, Versions(two_days.settings).feature)
     file.parent.mkdir(parents=True)
     file.write_text("{")
-    with pytest.raises(ValueError, match=r"online-v1_\w+\.json is damaged"):
+    with pytest.raises(ValueError, match=r"online-v\d+_\w+\.json is damaged"):
         put(two_days.settings, DAY)
 
 

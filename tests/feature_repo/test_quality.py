@@ -66,9 +66,9 @@ def test_wrong_values_stop_the_day_by_name(two_days):
     change(tables.ITEM_FEATURES, number=1, neighbour_embedding=[float("nan"), 0.0, 0.0, 0.0])
     change(tables.ITEM_FEATURES, number=2, popularity=-1)
     change(tables.ITEM_FEATURES, number=3, embedding_version="older_encoder")
-    change(tables.USER_FEATURES, number=0, sequence=["i1"] * 101)
-    change(tables.USER_FEATURES, number=1, sequence=[], event_timestamp=end_of(DAY))
-    change(tables.USER_FEATURES, number=2, is_tail=2)
+    change(tables.USER_FEATURES, number=0, sequence=["i1"] * 101, sequence_times=[0] * 101)
+    change(tables.USER_FEATURES, number=1, sequence=[], sequence_times=[], event_timestamp=end_of(DAY))
+    change(tables.USER_FEATURES, number=2, is_tail=2, sequence_times=[0])
 
     failed, message = failures(check_day, two_days.settings)
 
@@ -87,6 +87,7 @@ def test_wrong_values_stop_the_day_by_name(two_days):
         "item_features.popularity",
         "item_features.embedding_version",
         "user_features.sequence_length",
+        "user_features.sequence_length,sequence_times_length",
         "user_features.seconds_from_end_of_day",
         "user_features.is_tail",
     }

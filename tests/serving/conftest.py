@@ -97,6 +97,7 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
     return UserRow(
         user_id=user_id,
         sequence=["i3", "i5"],
+        sequence_times=[888_700_000, 888_800_000],
         semantic_embedding=vectors[0],
         neighbour_embedding=vectors[1],
         neighbour_ids=["u2"],

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 import pandas as pd
@@ -44,6 +45,7 @@ def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
         "user_id": user_id,
         "event_timestamp": end_of(DAY),
         "sequence": ["i2", "i1"],
+        "sequence_times": [888_700_000, 888_800_000],
         "num_interactions": 2,
         "is_tail": 1,
         "semantic_embedding": [0.5] * size,
@@ -69,11 +71,64 @@ def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialise
 
     assert row is not None
     assert (row.sequence, row.num_interactions, row.is_tail) == (["i2", "i1"], 2, True)
+    assert row.sequence_times == [888_700_000, 888_800_000]
     assert (row.semantic_embedding, row.neighbour_embedding) == ([0.5] * size, [0.25] * size)
     assert (row.neighbour_ids, row.neighbour_similarities) == (["u2", "u3"], [0.75, 0.5])
     assert (row.description, row.source, row.computed_at) == ("likes tests", "facts", COMPUTED_AT)
     assert (end_of(DAY) - row.event_timestamp).total_seconds() < 1
     assert users.get("stranger") is None
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_a_row_is_what_feast_itself_answers(settings, request, store):
+    """The lookup leaves out much of Feast's path, and nothing of its answer."""
+    from feature_repo.materialise import open_for_writing
+
+    settings = settings if store == "sqlite" else request.getfixturevalue("on_redis")(settings)
+    version = Versions(settings).feature
+    feast = open_for_writing(settings, version, apply=True)
+    feast.write_to_online_store("user_features", pd.DataFrame([row_of("u1", version, 384)]))
+
+    row = FeastUserFeatures(settings, manifest_of(settings)).get("u1")
+
+    service = feast.get_feature_service(feature_service(version))
+    answer = feast.get_online_features(service, [{"user_id": "u1"}]).to_dict(include_event_timestamps=True)
+    assert row is not None
+    found = {name: value for name, value in asdict(row).items() if name != "event_timestamp"}
+    assert found == {name: answer[name][0] for name in found}
+    assert int(row.event_timestamp.timestamp()) == answer["sequence__ts"][0]
+    assert FeastUserFeatures(settings, manifest_of(settings)).get("stranger") is None
+
+
+def test_features_of_before_there_were_times_are_still_served(settings):
+    """A release of feature definition 1 stays in force until the first refresh after it."""
+    service, feast = service_without(settings, "sequence_times")
+    feast.write_to_online_store("user_features", pd.DataFrame([row_of("u1", Versions(settings).feature, 4)]))
+
+    row = FeastUserFeatures(settings, replace(manifest_of(settings), feature_service=service)).get("u1")
+
+    assert row is not None
+    assert (row.sequence, row.sequence_times) == (["i2", "i1"], [])
+
+
+def test_a_service_that_lacks_what_a_row_needs_is_refused_by_name(settings):
+    service, _ = service_without(settings, "neighbour_embedding")
+
+    with pytest.raises(StoreError, match="feature service other has no neighbour_embedding"):
+        FeastUserFeatures(settings, replace(manifest_of(settings), feature_service=service))
+
+
+def service_without(settings, column):
+    """Name of a registered feature service that lacks a column, and the store it is registered in."""
+    from feast import FeatureService
+
+    from feature_repo.features import RANKER_FEATURES
+    from feature_repo.materialise import open_for_writing
+
+    feast = open_for_writing(settings, Versions(settings).feature, apply=True)
+    view = feast.get_feature_view("user_features")
+    feast.apply([FeatureService("other", features=[view[[name for name in RANKER_FEATURES if name != column]]])])
+    return "other", feast
 
 
 def test_rows_are_answered_while_a_day_is_written(materialised):

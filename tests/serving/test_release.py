@@ -1,19 +1,32 @@
 """Publishing, keeping, refusing and rolling back releases."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from grasp import partitions, tables
 from grasp.partitions import MissingPartitionError
-from grasp.release import PUBLISHED_FILE, Manifest, NoReleaseError, current, folder
+from grasp.release import MANIFEST_FILE, PUBLISHED_FILE, Manifest, NoReleaseError, current, folder
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 from serving import release
-from serving.release import ReleaseError, choose_model, publish, published, rollback, verify
+from serving.release import (
+    ReleaseError,
+    choose_model,
+    publish,
+    published,
+    restore_day,
+    rollback,
+    verify,
+    verify_all,
+)
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 STEPS = [
@@ -197,6 +210,37 @@ def test_a_crash_at_any_step_leaves_one_whole_release_in_force(settings, write_d
     assert not list(settings.releases.glob(".staging-*"))
 
 
+def killed(publication: Callable[[release.Checkpoint], object], step: str) -> bool:
+    """Run a publication in a process that kills itself at a step; whether the kill is what ended it."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)  # of the child alone: it must not outlive the test
+        try:
+            publication(lambda reached: os.kill(os.getpid(), signal.SIGKILL) if reached == step else None)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_at_any_step_leaves_one_whole_release_in_force(settings, write_day, make_model, step):
+    """No `finally` runs and no buffer is flushed: what is on the disk is all there is."""
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    old = put(settings, DAY, model=make_model(settings, name="old"))
+    choose = choose_model(settings, make_model(settings, name="new"), None)
+
+    assert killed(lambda checkpoint: publish(settings, NEXT_DAY, choose, checkpoint), step)
+
+    in_force = verify(settings)
+    assert (in_force == old) == (step != "in force")
+    assert set(verify_all(settings).values()) == {None}
+    assert publish(settings, NEXT_DAY, choose).model == "new"
+    assert (verify(settings).day, verify(settings).model) == (NEXT_DAY, "new")
+    assert not list(settings.releases.glob(".staging-*"))
+
+
 def test_the_steps_of_the_crash_test_are_all_there_are(settings, write_day):
     write_day(settings)
     reached: list[str] = []
@@ -250,7 +294,7 @@ def test_rollback_goes_to_the_release_before_and_forward_again(settings, write_d
 
     assert rollback(settings).release_id == second.release_id
     assert rollback(settings).release_id == first.release_id
-    assert f"materialise --day {DAY} --rollback" in capsys.readouterr().out
+    assert f"restore-day {DAY} --release {first.release_id}" in capsys.readouterr().out
     with pytest.raises(ReleaseError, match="no release was published before"):
         rollback(settings)
     assert rollback(settings, third.release_id) == third
@@ -298,6 +342,99 @@ def test_verify_names_the_damaged_file_and_publishing_again_repairs_it(settings,
     verify(settings)
 
 
+def test_any_release_can_be_verified_and_all_of_them(settings, write_day):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    first, second = put(settings, DAY), put(settings, NEXT_DAY)
+    assert verify(settings, first.release_id) == first
+    damage(folder(settings.releases, first) / "items" / "part-0.parquet")
+
+    with pytest.raises(ValueError, match=r"part-0\.parquet does not match its checksum"):
+        verify(settings, first.release_id)
+    assert verify(settings) == second
+    problems = verify_all(settings)
+    assert list(problems) == ["current.json", first.release_id, second.release_id]
+    assert "does not match its checksum" in problems[first.release_id]
+    assert (problems["current.json"], problems[second.release_id]) == (None, None)
+
+
+def test_a_manifest_that_was_changed_is_named(settings, write_day):
+    """Its id is a hash of what it says, so another day or model in it gives it away."""
+    write_day(settings)
+    manifest = put(settings)
+    file = folder(settings.releases, manifest) / MANIFEST_FILE
+    file.write_text(json.dumps(asdict(replace(manifest, model="other"))))
+
+    with pytest.raises(ValueError, match=f"manifest in .*{manifest.release_id} was changed"):
+        verify(settings, manifest.release_id)
+
+
+def test_verifying_an_unknown_release_says_so(settings, write_day):
+    write_day(settings)
+    put(settings)
+
+    with pytest.raises(NoReleaseError, match=r"no release at .*nonsense"):
+        verify(settings, "nonsense")
+
+
+class TestRestoreDay:
+    @pytest.fixture
+    def released(self, settings, write_day, make_model) -> tuple[Manifest, Manifest, Manifest]:
+        """Two releases of the first day, then one of the next."""
+        write_day(settings, DAY)
+        write_day(settings, NEXT_DAY)
+        return (
+            put(settings, DAY, model=make_model(settings, name="one")),
+            put(settings, DAY, model=make_model(settings, name="two")),
+            put(settings, NEXT_DAY),
+        )
+
+    def test_features_first_and_the_manifest_last(self, settings, released):
+        _, second, third = released
+        seen: list[tuple[str, Manifest]] = []
+
+        restore_day(settings, DAY, put_online=lambda _, day: seen.append((day, current(settings.releases))))
+
+        assert seen == [(DAY, third)]
+        assert current(settings.releases) == second
+
+    def test_a_release_of_the_day_may_be_named(self, settings, released):
+        first, _, third = released
+
+        assert restore_day(settings, DAY, first.release_id, lambda *_: None) == first
+        with pytest.raises(ReleaseError, match=f"no release {third.release_id}"):
+            restore_day(settings, DAY, third.release_id, lambda *_: None)
+
+    def test_features_that_do_not_come_online_leave_the_release_in_force(self, settings, released):
+        def fail(_: Settings, day: str) -> None:
+            raise ReleaseError(f"the features of {day} are not online whole")
+
+        with pytest.raises(ReleaseError, match="not online whole"):
+            restore_day(settings, DAY, put_online=fail)
+        assert current(settings.releases) == released[2]
+
+    def test_a_damaged_release_is_refused_before_any_feature_moves(self, settings, released):
+        damage(folder(settings.releases, released[1]) / "items" / "part-0.parquet")
+        moved: list[str] = []
+
+        with pytest.raises(ValueError, match="does not match its checksum"):
+            restore_day(settings, DAY, put_online=lambda _, day: moved.append(day))
+        assert moved == []
+
+    def test_features_of_another_version_are_refused_by_name(self, settings_with, released):
+        with pytest.raises(ReleaseError, match=r"the settings make v.*rollback --to"):
+            restore_day(settings_with(num_neighbours=3), DAY, put_online=lambda *_: None)
+
+    def test_a_day_without_a_release_is_named(self, settings, released):
+        with pytest.raises(ReleaseError, match="no release of 1998-02-01"):
+            restore_day(settings, "1998-02-01", put_online=lambda *_: None)
+
+    def test_features_too_old_to_be_served_are_said(self, settings_with, released, capsys):
+        restore_day(settings_with(now="1998-03-09T00:00:00Z"), DAY, put_online=lambda *_: None)
+
+        assert "everyone gets popular items" in capsys.readouterr().out
+
+
 def damage(file: Path) -> None:
     """Other bytes in a file of its own: the hard link's other name keeps the good ones."""
     content = file.read_bytes()
@@ -329,4 +466,42 @@ def test_the_command_line_publishes_and_lists(settings, write_day, environment):
 
     assert run("status").stderr.startswith("error: no release at")
     assert run("publish", "--day", DAY).returncode == 0
-    assert f"* {current(settings.releases).release_id}" in run("list").stdout
+    manifest = current(settings.releases)
+    assert f"* {manifest.release_id}" in run("list").stdout
+
+
+def test_the_command_line_shows_what_a_release_consists_of(settings, write_day, make_model, monkeypatch, capsys):
+    write_day(settings)
+    manifest = put(settings, model=make_model(settings))
+
+    command(settings, monkeypatch, "show", manifest.release_id)
+
+    said = capsys.readouterr().out
+    for text in (
+        "in force: yes",
+        f"feature_service {manifest.feature_service}",
+        f"Milvus collection of items {manifest.collections['item']}",
+        f"items/part-0.parquet {(folder(settings.releases, manifest) / 'items/part-0.parquet').stat().st_size:,} bytes",
+        "model by recipe tiny",
+    ):
+        assert text in said
+
+
+def test_the_command_line_fails_when_any_release_is_damaged(settings, write_day, monkeypatch, capsys):
+    write_day(settings, DAY)
+    write_day(settings, NEXT_DAY)
+    first, _ = put(settings, DAY), put(settings, NEXT_DAY)
+    command(settings, monkeypatch, "verify")
+    command(settings, monkeypatch, "verify", "--all")
+    damage(folder(settings.releases, first) / "items" / "part-0.parquet")
+
+    with pytest.raises(SystemExit, match="1 of 3 are not whole"):
+        command(settings, monkeypatch, "verify", "--all")
+    assert f"{first.release_id} is NOT whole" in capsys.readouterr().out
+
+
+def command(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["release", *arguments])
+    for name, value in settings.variables().items():
+        monkeypatch.setenv(name, value)
+    release.main()

@@ -51,8 +51,11 @@ def test_a_sequence_is_the_last_hundred_in_the_order_of_time_then_row(spark):
     users = spark.createDataFrame([("ann",), ("bob",), ("cyd",)], "user_id string")
     found = {row.user_id: row for row in user_sequences(users, interactions(spark, *many, *few)).collect()}
     assert found["ann"].sequence == [f"i{number}" for number in range(51, 151)]
+    assert found["ann"].sequence_times == [int(NOON.timestamp())] * 100
     assert (found["ann"].num_interactions, found["ann"].is_tail) == (150, 0)
     assert (found["bob"].sequence, found["bob"].num_interactions, found["bob"].is_tail) == (["early", "late"], 2, 1)
+    assert found["bob"].sequence_times == [int(NOON.timestamp()), int(NEXT_NOON.timestamp())]
+    assert found["cyd"].sequence_times == []
     assert (found["cyd"].sequence, found["cyd"].num_interactions, found["cyd"].is_tail) == ([], 0, 1)
 
 
@@ -73,6 +76,7 @@ def test_a_day_knows_no_future_and_an_unchanged_row_keeps_its_time(spark, settin
     build_features.main(first, DAY)
     items, users = features(first, tables.ITEM_FEATURES, DAY), features(first, tables.USER_FEATURES, DAY)
     assert users["ann"]["sequence"] == ["a"]
+    assert users["ann"]["sequence_times"] == [int(NOON.timestamp())]
     assert users["ann"]["event_timestamp"] == datetime(1998, 2, 20, 23, 59, 59, 999_999)
     assert (users["ann"]["embedding_version"], users["ann"]["feature_version"]) == (
         first.versions.embedding,
@@ -86,7 +90,9 @@ def test_a_day_knows_no_future_and_an_unchanged_row_keeps_its_time(spark, settin
     build_features.main(second, NEXT)
     later = features(second, tables.ITEM_FEATURES, NEXT)
     assert {key: row["computed_at"].day for key, row in later.items()} == {"a": 21, "b": 22}
-    assert features(second, tables.USER_FEATURES, NEXT)["ann"]["sequence"] == ["a", "b"]
+    ann = features(second, tables.USER_FEATURES, NEXT)["ann"]
+    assert ann["sequence"] == ["a", "b"]
+    assert ann["sequence_times"] == [int(NOON.timestamp()), int(NEXT_NOON.timestamp())]
 
 
 def test_whoever_lacks_a_part_is_named(spark, lake):

@@ -1,0 +1,199 @@
+"""One user's features over HTTP: from our lookup and from Feast's own server, same Redis, same values.
+
+    python -m benchmarks.serving_lookup [--users 2000] [--requests 1000]
+
+Both are one process on the loopback interface and answer one client, which keeps its connections and asks them in
+turns for the same users. `feast serve` runs as it comes, but for its access log and for its habit of starting the
+worker anew after a thousand requests, which would count against its p99. Ours is a FastAPI route around
+`serving.features.FeastUserFeatures`, run in threads as the routes of `serving.app` are; it answers with every feature
+of the row, vectors included, as Feast's server does.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+import yaml
+from fastapi import FastAPI, HTTPException, Response
+
+from benchmarks.made_up_features import write_day
+from benchmarks.redis_server import free_port, production_without_spark, redis_server, wait_for_port
+from feature_repo.materialise import materialise
+from feature_repo.store import open_store
+from grasp.days import end_of
+from grasp.environment import process_environment
+from grasp.feature_store import configuration
+from grasp.release import Manifest
+from grasp.settings import Settings
+from grasp.versions import Versions, feast_project, feature_service
+from serving.features import FeastUserFeatures
+
+DAY = "2026-01-05"
+NUM_ITEMS = 100
+NUM_WARM_UP = 50
+START_SECONDS = 300
+Ask = Callable[[str], Any]
+
+
+def compare(settings: Settings, num_users: int, num_requests: int) -> dict[str, Any]:
+    """p50 and p99 in milliseconds over HTTP and in this process, by name. Raises `ValueError` when answers differ."""
+    with tempfile.TemporaryDirectory(dir=settings.home) as home, ExitStack() as running:
+        place = Path(home)
+        address = running.enter_context(redis_server(place))
+        file = production_without_spark(place / "store.yaml")
+        changed = {"home": place, "lake": place / "lake", "redis": address, "feature_store_yaml": file}
+        at = settings.model_copy(update=changed | {"now": end_of(DAY)})
+        write_day(at, DAY, num_users, NUM_ITEMS)
+        materialise(at, Versions(at).feature, DAY)
+        chosen = random.Random(0).choices([f"u{number}" for number in range(num_users)], k=num_requests)
+        inside = measure(_in_process(at), chosen)
+        asks = {"ours": running.enter_context(_our_server(at)), "feast": running.enter_context(_feast_server(at))}
+        for user_id in chosen[:5]:
+            _require_equal(asks["ours"](user_id), asks["feast"](user_id))
+        over_http = measure(asks, chosen)
+    return {
+        "num_users": num_users,
+        "num_requests": num_requests,
+        "http_ms": over_http,
+        "in_process_ms": inside,
+        "times_faster_at_p50": over_http["feast"]["p50"] / over_http["ours"]["p50"],
+    }
+
+
+def measure(asks: dict[str, Ask], user_ids: list[str]) -> dict[str, dict[str, float]]:
+    """Milliseconds of each, asked in turns."""
+    for ask in asks.values():
+        for user_id in user_ids[:NUM_WARM_UP]:
+            ask(user_id)
+    taken: dict[str, list[float]] = {name: [] for name in asks}
+    for user_id in user_ids:
+        for name, ask in asks.items():
+            started = time.perf_counter()
+            ask(user_id)
+            taken[name].append(1000 * (time.perf_counter() - started))
+    return {
+        name: {"p50": float(np.quantile(each, 0.5)), "p99": float(np.quantile(each, 0.99))}
+        for name, each in taken.items()
+    }
+
+
+def create_app(users: FeastUserFeatures) -> FastAPI:
+    """The least that answers with a user's features."""
+    app = FastAPI()
+
+    @app.get("/v1/users/{user_id}/features")
+    def features(user_id: str) -> Response:
+        row = users.get(user_id)
+        if row is None:
+            raise HTTPException(404)
+        return Response(json.dumps(asdict(row), default=str), media_type="application/json")
+
+    return app
+
+
+def open_users(settings: Settings) -> FeastUserFeatures:
+    versions = Versions(settings)
+    service = feature_service(versions.feature)
+    return FeastUserFeatures(settings, Manifest(DAY, versions.feature, versions.embedding, {}, service, None))
+
+
+def _in_process(settings: Settings) -> dict[str, Ask]:
+    version = Versions(settings).feature
+    store = open_store(settings, version)
+    service = store.get_feature_service(feature_service(version))
+    return {
+        "ours": open_users(settings).get,
+        "feast": lambda user_id: store.get_online_features(service, [{"user_id": user_id}]).to_dict(),
+    }
+
+
+@contextmanager
+def _our_server(settings: Settings) -> Iterator[Ask]:
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.serving_lookup", "--serve", str(port)]
+    with _server(settings, command, port) as connection:
+        yield lambda user_id: _answer(connection, "GET", f"/v1/users/{user_id}/features")
+
+
+@contextmanager
+def _feast_server(settings: Settings) -> Iterator[Ask]:
+    """`feast serve` over the project of the settings' feature version."""
+    version = Versions(settings).feature
+    repository = settings.home / "feast-repository"
+    repository.mkdir()
+    config = yaml.safe_load(configuration(settings)) | {"project": feast_project(version)}
+    (repository / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    port = free_port()
+    command = ["feast", "-c", str(repository), "serve", "--host", "127.0.0.1", "--port", str(port)]
+    with _server(settings, [*command, "--no-access-log", "--max-requests", "0"], port) as connection:
+
+        def ask(user_id: str) -> Any:
+            body = json.dumps({"feature_service": feature_service(version), "entities": {"user_id": [user_id]}})
+            return _answer(connection, "POST", "/get-online-features", body)
+
+        yield ask
+
+
+@contextmanager
+def _server(settings: Settings, command: list[str], port: int) -> Iterator[HTTPConnection]:
+    with (
+        (settings.home / f"server-{port}.log").open("w") as log,
+        subprocess.Popen(command, env=process_environment(settings), stdout=log, stderr=log) as server,
+    ):
+        try:
+            wait_for_port(port, START_SECONDS)
+            yield HTTPConnection("127.0.0.1", port, timeout=60)
+        finally:
+            server.terminate()
+
+
+def _answer(connection: HTTPConnection, method: str, path: str, body: str | None = None) -> Any:
+    connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+    response = connection.getresponse()
+    content = response.read()
+    if response.status != 200:
+        raise ValueError(f"{method} {path}: {response.status} {content[:200].decode(errors='replace')}")
+    return content
+
+
+def _require_equal(ours: bytes, feasts: bytes) -> None:
+    """Both answers hold the same values, floats within what a float of four bytes tells apart."""
+    row, answer = json.loads(ours), json.loads(feasts)
+    names = answer["metadata"]["feature_names"]
+    names = names["val"] if isinstance(names, dict) else names
+    values = {name: result["values"][0] for name, result in zip(names, answer["results"], strict=True)}
+    for name in ("sequence", "description", "neighbour_ids"):
+        if row[name] != values[name]:
+            raise ValueError(f"{name} differs: {row[name]} and {values[name]}")
+    for name in ("semantic_embedding", "neighbour_embedding", "neighbour_similarities"):
+        if not np.allclose(row[name], values[name], rtol=0, atol=1e-6):
+            raise ValueError(f"{name} differs")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_lookup")
+    parser.add_argument("--users", type=int, default=2000)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--serve", type=int, help="port: be the server that is measured (for the benchmark itself)")
+    arguments = parser.parse_args()
+    settings = Settings.load()
+    if arguments.serve:
+        uvicorn.run(create_app(open_users(settings)), host="127.0.0.1", port=arguments.serve, access_log=False)
+    else:
+        print(json.dumps(compare(settings, arguments.users, arguments.requests), indent=1))
+
+
+if __name__ == "__main__":
+    main()
