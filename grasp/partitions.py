@@ -39,9 +39,10 @@ def partition_path(lake: Path, table: Table, version: str | None, day: str) -> P
 
 
 def days(lake: Path, table: Table, version: str | None, until: str | None = None) -> list[str]:
-    """Days that have a complete partition, in order, up to and including `until`."""
+    """Days that have a complete partition, or any file of an appended table; in order, up to and including `until`."""
+    sign = "*.parquet" if table.appended else CONTENT_FILE
     found = sorted(
-        path.parent.name.removeprefix("day=") for path in table_path(lake, table, version).glob(f"day=*/{CONTENT_FILE}")
+        {path.parent.name.removeprefix("day=") for path in table_path(lake, table, version).glob(f"day=*/{sign}")}
     )
     return [day for day in found if until is None or day <= until]
 

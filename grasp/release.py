@@ -5,6 +5,7 @@
     <releases>/current.json            the manifest in force (replaced by rename)
     <releases>/<release id>/manifest.json
     <releases>/<release id>/items/     the item side: parquet of `item_features`, complete and unchanging
+    <releases>/<release id>/catalogue/ parquet of `items`: the attributes; absent in releases of before
     <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; absent for `popular`
 """
 

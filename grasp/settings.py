@@ -18,8 +18,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
 
-# Read by make, the tests and the benchmarks, not by the system itself; the key only by the process that asks a
-# server, so that no list of settings can show or carry it.
+# Read by make, the tests and the benchmarks, not by the system itself; keys only by the process that asks a server,
+# tokens only by the one that checks them, so that no list of settings can show or carry them.
 OUTSIDE_SETTINGS = {
     "GRASP_DATA",
     "GRASP_REQUIRE_ALL",
@@ -27,6 +27,9 @@ OUTSIDE_SETTINGS = {
     "GRASP_TORCH_INDEX",
     "GRASP_LLM_API_KEY",
     "GRASP_ENCODER_API_KEY",
+    "GRASP_TOKENS_SERVE",
+    "GRASP_TOKENS_READ",
+    "GRASP_TOKENS_OPERATE",
 }
 
 
@@ -188,7 +191,14 @@ class Settings(BaseModel):
     host: str = Field("127.0.0.1", description="Address the HTTP server binds to.")
     port: int = Field(8100, ge=1, le=65535, description="Port of the HTTP server.")
     airflow_port: int = Field(8180, ge=1, le=65535, description="Port of the Airflow UI (make airflow).")
-    lookup_timeout_ms: float = Field(200, gt=0, description="A slower feature lookup gives the popular fallback.")
+    serving_workers: int = Field(1, ge=1, le=256, description="Processes of the HTTP server, each with a release.")
+    lookup_timeout_ms: float = Field(200, gt=0, description="A slower feature lookup gives a named fallback.")
+    last_good_users: int = Field(
+        1000, ge=0, description="Users whose last row each worker keeps for when the online store fails; 30 kB each."
+    )
+    search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
+    search_timeout_ms: float = Field(500, gt=0, description="A slower Milvus server is searched for in memory.")
+    log_requests: bool = Field(True, description="Whether served requests and outcomes are kept in the lake.")
     redis: str = Field("localhost:6379", repr=False, description="Redis of the production feature store configuration.")
 
     @model_validator(mode="before")

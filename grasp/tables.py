@@ -23,6 +23,7 @@ class Table:
     meaning: str
     versioned_by: str | None = None  # None, "encoder", "embedding" or "feature": which version partitions it
     delta: bool = False  # True: one day's events; False: the state as of the day's end
+    appended: bool = False  # True: files come in while the day runs, from any process, so no content file closes it
 
     @property
     def ddl(self) -> str:
@@ -287,6 +288,44 @@ USER_FEATURES = _features(
     ),
 )
 
+SERVED_REQUESTS = Table(
+    "served_requests",
+    ("request_id",),
+    _columns(
+        ("request_id", "string", "names the answer; outcomes refer to it"),
+        ("served_at", "timestamp", "when, by the one clock"),
+        ("user_id", "string", "who was answered"),
+        ("release_id", "string", "the one release that the answer came from"),
+        ("model", "string", "its model; null for one that recommends what is popular"),
+        ("experiment", "string", "the experiment that ran; null outside of one"),
+        ("bucket", "string", "control or candidate; null outside of an experiment"),
+        ("fallback", "string", "what stood in, and why; null when nothing had to"),
+        ("store_problem", "string", "store_timeout or store_error when the online store failed"),
+        ("feature_day", "string", "day of the features that the answer used"),
+        ("feature_age_hours", "double", "their age"),
+        ("recent_item_ids", "array<string>", "items of the running visit that the request named, oldest first"),
+        ("item_ids", "array<string>", "what was shown, best first"),
+        ("scores", "array<float>", "of these items, by the model, or numbers of users where popularity stood in"),
+    ),
+    "Answers of the service on the day, without those that analysts asked for.",
+    delta=True,
+    appended=True,
+)
+
+OUTCOMES = Table(
+    "outcomes",
+    ("request_id", "item_id", "kind"),
+    _columns(
+        ("request_id", "string", "the answer that showed the item"),
+        ("item_id", "string", "the item"),
+        ("kind", "string", "click or purchase"),
+        ("told_at", "timestamp", "when the service was told, by the one clock; a repetition is a row of its own"),
+    ),
+    "What users did with served answers, on the day the service was told.",
+    delta=True,
+    appended=True,
+)
+
 MAX_SEQUENCE_LENGTH = 100  # items of a user that features and ranker look at
 
 ALL = (
@@ -308,4 +347,6 @@ ALL = (
     USER_NEIGHBOUR_FEATURES,
     ITEM_FEATURES,
     USER_FEATURES,
+    SERVED_REQUESTS,
+    OUTCOMES,
 )

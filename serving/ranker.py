@@ -5,7 +5,8 @@ Shape suffixes:  N items   T sequence length   D model width   S semantic size
 
 # ruff: noqa: N803 - the shape suffixes above
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,13 @@ from serving.items import ItemSide, load_items, top
 from training.artefact import LoadedRanker, load_ranker
 from training.model import Ranker
 
+Stage = Callable[[str], AbstractContextManager[None]]  # times what is done within it, by the stage's name
+
 NUM_REASONS = 2  # items of the history that a reason names
+
+
+def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `Stage`
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Release:
         self.manifest = manifest
         self.items = items
         self.model = model
+        self.stage: Stage = untimed
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
             with torch.inference_mode():
@@ -71,26 +79,49 @@ class Release:
         return rows[-MAX_SEQUENCE_LENGTH:]
 
     def recommend(
-        self, user: UserRow | None, k: int, recent_item_ids: Sequence[str] = (), exclude_seen: bool = True
+        self,
+        user: UserRow | None,
+        k: int,
+        recent_item_ids: Sequence[str] = (),
+        exclude_seen: bool = True,
+        mask_N: np.ndarray | None = None,
     ) -> list[Recommendation]:
-        """The k best items for a user; popular ones for None, for an empty history, or in a release without model."""
+        """The k best items for a user; popular ones for None, for an empty history, or in a release without model.
+
+        `mask_N` marks the rows that may be shown; all when None.
+        """
         history = self.history(user, recent_item_ids)
         if user is None or not history or self.model is None:
-            return self.popular(k, history if exclude_seen else [])
-        scores_N, weights_T = self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)
-        hidden_N = ~self.items.available_N
-        if exclude_seen:
-            hidden_N[history] = True
-        best = top(np.where(hidden_N, -np.inf, scores_N), k)
+            return self.popular(k, history if exclude_seen else [], mask_N)
+        with self.stage("scoring"):
+            scores_N, weights_T = self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)
+        with self.stage("post"):
+            hidden_N = ~self.items.available_N if mask_N is None else ~(self.items.available_N & mask_N)
+            if exclude_seen:
+                hidden_N[history] = True
+            return self._explained(k, history, np.where(hidden_N, -np.inf, scores_N), weights_T)
+
+    def _explained(
+        self, k: int, history: list[int], scores_N: np.ndarray, weights_T: np.ndarray
+    ) -> list[Recommendation]:
+        best = top(scores_N, k)
         evidence = self._evidence([row for row, _ in best], history[-len(weights_T) :], weights_T)
         return [
             Recommendation(self.items.ids[row], self.items.title(row), score, _reason(found), found)
             for (row, score), found in zip(best, evidence, strict=True)
         ]
 
-    def popular(self, k: int, excluded: Sequence[int] = ()) -> list[Recommendation]:
-        """The k items with most users, without the excluded rows."""
-        excluded_N = np.zeros(len(self.items.ids), dtype=bool)
+    def scores_of(
+        self, user: UserRow, item_ids: Sequence[str], recent_item_ids: Sequence[str] = ()
+    ) -> list[float | None]:
+        """The model's scores of the items, in order; None for one that the release lacks. Raises as `score` does."""
+        scores_N = self.score(user, self.history(user, recent_item_ids))
+        rows = [self.items.row_of.get(item_id) for item_id in item_ids]
+        return [None if row is None else float(scores_N[row]) for row in rows]
+
+    def popular(self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None) -> list[Recommendation]:
+        """The k items with most users, without the excluded rows, of those that may be shown (`mask_N`)."""
+        excluded_N = np.zeros(len(self.items.ids), dtype=bool) if mask_N is None else ~mask_N
         excluded_N[list(excluded)] = True
         return [
             Recommendation(self.items.ids[row], self.items.title(row), users, f"popular: {users:.0f} users")

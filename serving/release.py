@@ -38,6 +38,8 @@ from grasp.release import (
 )
 from grasp.settings import ROOT, Settings, SettingsError
 from grasp.versions import Versions, collection, feature_service, file_sha256
+from serving.buckets import read_experiment
+from serving.catalogue import load_catalogue
 from serving.ranker import check_files, load_release
 from training.artefact import OtherFormatError, load_ranker
 
@@ -162,9 +164,11 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
     versions = Versions(settings)
     partition = partitions.require_partition(settings.lake, tables.ITEM_FEATURES, versions.feature, day)
     partitions.require_partition(settings.lake, tables.USER_FEATURES, versions.feature, day)
+    listed = partitions.require_partition(settings.lake, tables.ITEMS, None, day)
     for leftover in settings.releases.glob(f"{STAGING_PREFIX}*"):
         shutil.rmtree(leftover)
     _link_files(sorted(partition.glob("*.parquet")), staging / "items")
+    _link_files(sorted(listed.glob("*.parquet")), staging / "catalogue")
     checkpoint("items staged")
     if choice.source:
         _link_files(sorted(path for path in choice.source.iterdir() if path.is_file()), staging / "model")
@@ -181,9 +185,9 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
         },
         published_at=settings.clock().isoformat(),
     )
-    num_items = len(load_release(staging, manifest).items.row_of)
-    expected = partitions.require_partition(settings.lake, tables.ITEMS, None, day)
-    content = partitions.read_content(expected)
+    items = load_release(staging, manifest).items
+    load_catalogue(staging, items)
+    num_items, content = len(items.row_of), partitions.read_content(listed)
     if content is None or num_items != content.num_rows:
         raise ReleaseError(
             f"item_features of {day} has {num_items} items, table items has {content.num_rows if content else 0}: "
@@ -339,11 +343,21 @@ def _problem(settings: Settings, release_id: str | None) -> str | None:
 
 
 def _prune(releases: Path, manifest: Manifest) -> None:
-    """Keep the last `NUM_KEPT` releases, and always the one in force."""
+    """Keep the last `NUM_KEPT` releases, and always the one in force and the candidate of an experiment."""
+    kept = {manifest.release_id, _candidate(releases)}
     for old in published(releases)[:-NUM_KEPT]:
-        if old.release_id != manifest.release_id:
+        if old.release_id not in kept:
             shutil.rmtree(folder(releases, old))
             say(f"release: {old.release_id} removed, {NUM_KEPT} are kept")
+
+
+def _candidate(releases: Path) -> str | None:
+    try:
+        experiment = read_experiment(releases)
+    except ValueError as error:
+        say(f"release: {error}; no release is kept for it")
+        return None
+    return experiment.release_id if experiment else None
 
 
 def _is_whole(releases: Path, manifest: Manifest) -> bool:

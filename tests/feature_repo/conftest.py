@@ -110,11 +110,34 @@ class SmallLake:
         self.write(tables.USERS, day, [{"user_id": u, "attributes": [("age", "30")]} for u in users])
         refused = {"source_table": "interactions", "source_file": "ml.inter", "source_row": 7}
         self.write(tables.QUARANTINE, day, [{**refused, "reason": "unknown item", "record": "{}"}])
+        self._write_served(day, noon)
         self.write(tables.GENERATION_METRICS, day, [self._metrics_row("user", users), self._metrics_row("item", items)])
         for entity, ids in (("user", users), ("item", items)):
             self._write_texts(entity, ids, day)
             self._write_vectors(entity, ids, day)
         self.write_features(day, users, items)
+
+    def _write_served(self, day: str, noon: Any) -> None:
+        """Ten answers of an experiment, five a bucket; a click on two of the candidate's, one told twice."""
+        common = {"served_at": noon, "user_id": "u1", "release_id": "r", "experiment": "new-model", "feature_day": day}
+        buckets = ["control"] * 5 + ["candidate"] * 5
+        served = [
+            {
+                **common,
+                "request_id": f"{day}-{number}",
+                "bucket": bucket,
+                "item_ids": ["i1", "i2"],
+                "scores": [2.0, 1.0],
+            }
+            for number, bucket in enumerate(buckets)
+        ]
+        clicked = [(5, "i1"), (5, "i1"), (6, "i2"), (0, "elsewhere")]
+        told = [
+            {"request_id": f"{day}-{number}", "item_id": item_id, "kind": "click", "told_at": noon}
+            for number, item_id in clicked
+        ]
+        self.write(tables.SERVED_REQUESTS, day, served)
+        self.write(tables.OUTCOMES, day, told)
 
     def write_features(self, day: str, users: list[str] = USERS, items: list[str] = ITEMS, dimension: int = 4) -> None:
         for entity, ids in (("user", users), ("item", items)):

@@ -23,8 +23,8 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_the_page_answers_eight_questions():
-    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6", "7", "8"]
+def test_the_page_answers_nine_questions():
+    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
     assert all(blocks(text, "sql") for text in SECTIONS.values())
 
 
@@ -98,3 +98,12 @@ def test_the_eighth_adds_up_the_days_for_each_length_of_history(two_days):
     (query,) = blocks(SECTIONS["8"], "sql")
     found = connect(two_days.settings).sql(query).fetchall()
     assert [row[2:] for row in found if row[0] == "user"] == [("1-4", 2, 50.0), ("5-9", 8, 37.5), ("20-49", 4, 0.0)]
+
+
+def test_the_ninth_counts_an_answer_once_and_knows_how_little_it_knows(two_days):
+    """Wilson's interval of 4 of 10 is 16.8 to 68.7 percent, of 0 of 10 it is 0 to 27.8; a click elsewhere is none."""
+    (query,) = blocks(SECTIONS["9"], "sql")
+    assert connect(two_days.settings).sql(query).fetchall() == [
+        ("new-model", "candidate", 1, 10, 4, 40.0, 16.8, 68.7),
+        ("new-model", "control", 1, 10, 0, 0.0, 0.0, 27.8),
+    ]

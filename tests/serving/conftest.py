@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fastapi.testclient import TestClient
 
 from grasp import partitions, tables
 from grasp.days import end_of
@@ -41,6 +42,10 @@ def item_table(item_ids: list[str], version: str, size: int = SIZE) -> pa.Table:
             "semantic_embedding": pa.array(list(vectors), pa.list_(pa.float32())),
             "neighbour_embedding": pa.array(list(np.roll(vectors, 1, 0)), pa.list_(pa.float32())),
             "neighbour_ids": [[item_ids[row - 1]] for row in range(len(item_ids))],
+            "neighbour_similarities": pa.array([[0.5]] * len(item_ids), pa.list_(pa.float32())),
+            "description": [f"about {item_id}" for item_id in item_ids],
+            "source": ["llm"] + ["facts"] * (len(item_ids) - 1),
+            "is_tail": pa.array([0] * (len(item_ids) - 1) + [1], pa.int64()),
             "feature_version": [version] * len(item_ids),
         }
     )
@@ -60,7 +65,10 @@ def write_day() -> Callable[..., None]:
     def write(settings: Settings, day: str = DAY, item_ids: list[str] = ITEM_IDS, size: int = SIZE) -> None:
         items = item_table(item_ids, Versions(settings).feature, size)
         write_partition(settings, tables.ITEM_FEATURES, day, items)
-        write_partition(settings, tables.ITEMS, day, items.select(["item_id", "title"]))
+        genres = [[("genre", "Drama" if row % 2 else "Comedy, War"), ("year", "1994")] for row in range(len(item_ids))]
+        attributes = pa.array(genres, pa.map_(pa.string(), pa.string()))
+        listed = items.select(["item_id", "title"]).append_column("attributes", attributes)
+        write_partition(settings, tables.ITEMS, day, listed)
         write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"]}))
 
     return write
@@ -131,6 +139,40 @@ class FakeUserFeatures:
 @pytest.fixture
 def users() -> FakeUserFeatures:
     return FakeUserFeatures({"u1": make_user()})
+
+
+@pytest.fixture
+def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]:
+    """`publish_day(DAY, model="tiny-ranker")`: publish a day with an untrained model, or None; returns its id."""
+    from serving.release import choose_model, publish
+
+    def put(day: str = DAY, model: str | None = "tiny-ranker", **changed: object) -> str:
+        write_day(settings, day)
+        source = make_model(settings, name=model, **changed) if model else None
+        return publish(settings, day, choose_model(settings, source, None)).release_id
+
+    return put
+
+
+@pytest.fixture
+def serve(settings_with, users) -> Iterator[Callable[..., TestClient]]:
+    """`serve(max_feature_age_hours=1)`: a running application over the fake users.
+
+    It looks for another release only when told: `client.app.state.service.check()`.
+    """
+    from serving.app import create_app
+
+    clients = []
+
+    def start(poll_seconds: float = 3600.0, access: Any = None, searcher: Any = None, **changed: object) -> TestClient:
+        changed = {"lookup_timeout_ms": 2000, **changed}
+        client = TestClient(create_app(settings_with(**changed), lambda *_: users, poll_seconds, access, searcher))
+        clients.append(client)
+        return client.__enter__()
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -1,51 +1,24 @@
 """The HTTP application: answers, named fallbacks, limits, and how it follows the manifest."""
 
+import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
 from grasp.release import current, folder
-from grasp.settings import Settings
-from serving.app import create_app
-from serving.body_limit import MAX_BODY_BYTES
+from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
-from serving.release import choose_model, publish, rollback
+from serving.release import rollback
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
-NEVER = 3600.0  # seconds between looks at the manifest; tests look themselves
-
-
-@pytest.fixture
-def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]:
-    def put(day: str = DAY, model: str | None = "tiny-ranker", **changed: object) -> str:
-        write_day(settings, day)
-        source = make_model(settings, name=model, **changed) if model else None
-        return publish(settings, day, choose_model(settings, source, None)).release_id
-
-    return put
-
-
-@pytest.fixture
-def serve(settings_with, users) -> Iterator[Callable[..., TestClient]]:
-    """`serve(max_feature_age_hours=1)`: a running application over the fake users."""
-    clients = []
-
-    def start(poll_seconds: float = NEVER, **changed: object) -> TestClient:
-        changed = {"lookup_timeout_ms": 2000, **changed}
-        client = TestClient(create_app(settings_with(**changed), lambda *_: users, poll_seconds))
-        clients.append(client)
-        return client.__enter__()
-
-    yield start
-    for client in clients:
-        client.__exit__(None, None, None)
 
 
 def ask(client: TestClient, user_id: str = "u1", **more: object) -> dict:
@@ -107,10 +80,10 @@ def test_recent_items_are_used_and_unknown_ones_counted(publish_day, serve):
 def test_an_unknown_user_gets_popular_items_and_is_told(publish_day, serve):
     publish_day()
 
-    answer = ask(serve(), "stranger", k=2, recent_item_ids=["i1"])
+    answer = ask(serve(), "stranger", k=2)
 
     assert answer["fallback"] == "unknown_user"
-    assert [each["reason"] for each in answer["items"]] == ["popular: 70 users", "popular: 60 users"]
+    assert [each["reason"] for each in answer["items"]] == ["popular: 80 users", "popular: 70 users"]
 
 
 @pytest.mark.parametrize(("age", "fallback"), [(timedelta(hours=48), None), (timedelta(hours=48.01), "stale_features")])
@@ -203,7 +176,7 @@ def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"user_id": "u1", "k": 101}, "body.k"),
+        ({"user_id": "u1", "k": 201}, "body.k"),
         ({"user_id": "u1", "k": 0}, "body.k"),
         ({"user_id": ""}, "body.user_id"),
         ({"user_id": "u" * 257}, "body.user_id"),
@@ -229,7 +202,7 @@ def test_a_wrong_request_is_named(publish_day, serve, body, field):
 def test_similar_refuses_an_oversize_k(publish_day, serve):
     publish_day()
 
-    assert serve().get("/v1/items/i1/similar", params={"k": 101}).status_code == 422
+    assert serve().get("/v1/items/i1/similar", params={"k": 201}).status_code == 422
 
 
 @pytest.mark.parametrize("is_announced", [True, False])  # by a content-length
@@ -264,7 +237,7 @@ def test_a_rollback_is_followed(publish_day, serve, settings):
     client = serve()
     rollback(settings)
 
-    client.app.state.follower.check()  # type: ignore[attr-defined]
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
     assert ask(client)["release"] == first
 
@@ -276,7 +249,7 @@ def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, s
     weights = folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"ruin")
 
-    client.app.state.follower.check()  # type: ignore[attr-defined]
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
     assert ask(client)["release"] == first
     ready = client.get("/readyz")
@@ -289,7 +262,7 @@ def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings)
     client = serve()
     (settings.releases / "current.json").write_text("{")
 
-    client.app.state.follower.check()  # type: ignore[attr-defined]
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
     assert ask(client)["release"] == first
     assert "is not a release manifest" in client.get("/readyz").json()["problem"]
@@ -317,3 +290,166 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen within 10 s"
         time.sleep(0.02)
+
+
+def test_a_visitor_is_answered_from_what_they_just_looked_at(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), "stranger", recent_item_ids=["i1", "i4"])
+
+    assert answer["fallback"] == "recent_items_only"
+    assert not {"i1", "i4"} & {each["item_id"] for each in answer["items"]}
+    assert any(each["evidence"] for each in answer["items"])
+
+
+def test_a_user_seen_before_is_answered_from_the_last_good_row_while_the_store_is_down(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    before = ask(client)
+    users.is_broken = True
+
+    answer = ask(client)
+    assert (answer["fallback"], answer["store_problem"]) == ("last_good", "store_error")
+    assert answer["items"] == before["items"]
+
+    users.is_broken = False
+    assert (ask(client)["fallback"], ask(client)["store_problem"]) == (None, None)
+
+
+def test_a_row_that_came_too_late_is_the_last_good_one_next_time(publish_day, serve, users):
+    publish_day()
+    client = serve(lookup_timeout_ms=100)
+    users.delay_seconds = 0.5
+
+    assert ask(client)["fallback"] == "store_timeout"
+    wait_until(lambda: ask(client)["fallback"] == "last_good")
+
+
+@pytest.mark.parametrize("user_id", ["u1", "stranger"])
+def test_filters_hold_for_the_model_and_for_what_stands_in(publish_day, serve, user_id):
+    publish_day()
+    client = serve()
+
+    allowed = ask(client, user_id, k=200, allow_item_ids=["i2", "i6", "i7", "gone"], deny_item_ids=["i7"])
+    comedies = ask(client, user_id, k=200, categories=["Comedy", "nonsense"], exclude_seen=False)
+    nothing = ask(client, user_id, categories=["nonsense"])
+
+    assert {each["item_id"] for each in allowed["items"]} == {"i2", "i6"}
+    assert {each["item_id"] for each in comedies["items"]} == {"i1", "i3", "i5", "i7"}
+    assert nothing["items"] == []
+
+
+def test_scores_are_those_of_the_recommendations(publish_day, serve):
+    publish_day()
+    client = serve()
+    shown = {each["item_id"]: each["score"] for each in ask(client, k=3)["items"]}
+
+    answer = client.post("/v1/scores", json={"user_id": "u1", "item_ids": [*shown, "gone"]}).json()
+
+    scores = {each["item_id"]: each["score"] for each in answer["scores"]}
+    assert scores.pop("gone") is None
+    assert scores == pytest.approx(shown, abs=1e-5)
+
+
+def test_scores_of_a_stranger_are_numbers_of_users(publish_day, serve):
+    publish_day()
+
+    answer = serve().post("/v1/scores", json={"user_id": "stranger", "item_ids": ["i2", "gone"]}).json()
+
+    assert answer["fallback"] == "unknown_user"
+    assert [each["score"] for each in answer["scores"]] == [70, None]
+
+
+def test_a_batch_answers_everyone_in_order_as_one_by_one(publish_day, serve):
+    publish_day()
+    client = serve()
+
+    body = {"user_ids": ["stranger", "u1"], "k": 2}
+    batch = client.post("/v1/recommendations/batch", json=body, headers={"X-Request-ID": "batch-0001"}).json()
+
+    assert [each["request_id"] for each in batch["answers"]] == ["batch-0001.0", "batch-0001.1"]
+    assert [each["items"] for each in batch["answers"]] == [
+        ask(client, "stranger", k=2)["items"],
+        ask(client, k=2)["items"],
+    ]
+
+
+def test_an_item_is_shown_with_its_text_categories_and_neighbours(publish_day, serve):
+    release_id = publish_day()
+
+    item = serve().get("/v1/items/i1").json()
+
+    assert (item["description"], item["source"], item["popularity"], item["is_tail"]) == ("about i1", "llm", 80, False)
+    assert item["categories"] == ["Comedy", "War"]
+    assert item["neighbours"] == [{"item_id": "i8", "title": "Title i8", "similarity": 0.5}]
+    assert (item["day"], item["release"]) == (DAY, release_id)
+
+
+def test_a_user_is_shown_with_their_history_and_neighbours(publish_day, serve):
+    publish_day()
+    client = serve()
+
+    user = client.get("/v1/users/u1").json()
+
+    assert (user["description"], user["source"], user["day"], user["num_interactions"]) == (
+        "likes tests",
+        "facts",
+        DAY,
+        2,
+    )
+    assert [each["title"] for each in user["history"]] == ["Title i3", "Title i5"]
+    assert [each["at"] for each in user["history"]] == ["1998-02-28T21:06:40Z", "1998-03-02T00:53:20Z"]
+    assert user["neighbours"] == [{"user_id": "u2", "similarity": 0.5}]
+    assert client.get("/v1/users/u1/similar").json()["users"] == user["neighbours"]
+
+
+def test_a_user_who_is_unknown_is_404_and_one_who_cannot_be_looked_up_503(publish_day, serve, users):
+    publish_day()
+    client = serve()
+
+    assert client.get("/v1/users/stranger").status_code == 404
+    users.is_broken = True
+    assert client.get("/v1/users/stranger/similar").status_code == 503
+    assert client.get("/v1/users/u1").status_code == 503
+    users.is_broken = False
+    assert client.get("/v1/users/u1").json()["fallback"] is None
+    users.is_broken = True
+    assert client.get("/v1/users/u1").json()["fallback"] == "last_good"
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"), [("visit-0001.a", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)]
+)
+def test_a_well_formed_request_id_is_kept_and_said_twice(publish_day, serve, given, is_kept):
+    publish_day()
+
+    response = serve().get("/v1/items/nobody", headers={"X-Request-ID": given})
+
+    assert response.headers["X-Request-ID"] == response.json()["request_id"]
+    assert (response.json()["request_id"] == given) == is_kept
+
+
+def test_a_body_that_does_not_come_is_not_waited_for():
+    async def nothing() -> dict:
+        await asyncio.sleep(60)
+        return {}
+
+    async def app(scope, receive, send) -> None:
+        await receive()
+
+    with pytest.raises(HTTPException) as error:
+        asyncio.run(BodyLimit(app, max_seconds=0.05)({"type": "http"}, nothing, None))  # type: ignore[arg-type]
+    assert error.value.status_code == 408
+
+
+def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_no_detail(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    client._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
+    users.users = None  # type: ignore[assignment]
+
+    response = client.get("/v1/users/u1", headers={"X-Request-ID": "visit-0001"})
+
+    assert response.status_code == 500
+    assert response.json() == {"detail": "internal error", "request_id": "visit-0001"}
+    assert response.headers["X-Request-ID"] == "visit-0001"

@@ -1,0 +1,114 @@
+"""Who may ask what: bearer tokens with roles, from the environment of this process and nowhere else.
+
+    GRASP_TOKENS_SERVE      recommendations, scores, outcomes: the company's own services
+    GRASP_TOKENS_READ       recommendations, scores, items, users, search, releases: analysts and the explorer
+    GRASP_TOKENS_OPERATE    releases and metrics: Prometheus and operators
+
+Each holds tokens separated by commas, plain or as `sha256:` and the hex digest of one. They are no settings, so that
+no list of settings can show or carry them. Without any the service is open, and binds to the loopback interface only.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+Role = Literal["serve", "read", "operate"]
+VARIABLES: dict[Role, str] = {
+    "serve": "GRASP_TOKENS_SERVE",
+    "read": "GRASP_TOKENS_READ",
+    "operate": "GRASP_TOKENS_OPERATE",
+}
+MIN_TOKEN_CHARS = 16
+_HASHED = re.compile(r"sha256:([0-9a-f]{64})")
+_bearer = HTTPBearer(auto_error=False, description="A token of one of the roles serve, read and operate.")
+
+
+class AccessError(ValueError):
+    """Tokens are wrong or missing; the message names the variable and never shows a value."""
+
+
+@dataclass(frozen=True, repr=False)
+class Access:
+    """Digests of the tokens of each role. Plain tokens are not kept."""
+
+    digests: Mapping[Role, Sequence[bytes]]
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Access":
+        """Raises `AccessError` for a token too short to be one."""
+        return cls({role: _digests(variable, environ.get(variable, "")) for role, variable in VARIABLES.items()})
+
+    @property
+    def is_open(self) -> bool:
+        return not any(self.digests.values())
+
+    def roles(self, token: str) -> set[Role]:
+        """The roles of a token. Every digest is compared in constant time, whether or not one matched before."""
+        given = hashlib.sha256(token.encode(errors="replace")).digest()
+        return {
+            role
+            for role, digests in self.digests.items()
+            if sum([hmac.compare_digest(given, digest) for digest in digests])
+        }
+
+    def require_safe_host(self, host: str) -> None:
+        """Raises `AccessError` when a service without tokens would be reachable from other machines."""
+        if self.is_open and not _is_loopback(host):
+            raise AccessError(
+                f"GRASP_HOST={host} is reachable from other machines: set {', '.join(VARIABLES.values())}, "
+                "or bind to 127.0.0.1"
+            )
+
+    def requires(self, *roles: Role) -> list[Callable[..., None]]:
+        """FastAPI dependencies that let only these roles pass: 401 without a known token, 403 with another role's."""
+        if self.is_open:
+            return []
+
+        def check(
+            request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+        ) -> None:
+            held = self.roles(credentials.credentials) if credentials else set()
+            if not held:
+                raise HTTPException(401, "a known bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+            request.state.roles = held
+            if held.isdisjoint(roles):
+                raise HTTPException(403, f"the token's role may not do this; it takes {' or '.join(roles)}")
+
+        return [check]
+
+
+def may_be_logged(request: Request) -> bool:
+    """Whether an answer counts as shown to its user: not when an analyst looked at it."""
+    return "serve" in getattr(request.state, "roles", {"serve"})
+
+
+def _digests(variable: str, listed: str) -> list[bytes]:
+    tokens = [token.strip() for token in listed.split(",") if token.strip()]
+    return [_digest(variable, token) for token in tokens]
+
+
+def _digest(variable: str, token: str) -> bytes:
+    if token.startswith("sha256:"):
+        hashed = _HASHED.fullmatch(token)
+        if not hashed:
+            raise AccessError(f"{variable}: sha256: is followed by 64 hexadecimal digits in lower case")
+        return bytes.fromhex(hashed[1])
+    if len(token) < MIN_TOKEN_CHARS:
+        raise AccessError(f"{variable}: a token has at least {MIN_TOKEN_CHARS} characters")
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

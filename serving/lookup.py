@@ -1,0 +1,97 @@
+"""Ask the online store for users, never longer than the limit, and remember the last good rows for when it fails."""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.features import StoreError, UserRow
+from serving.follower import Served
+
+NUM_THREADS = 8
+PROBE_USER = "-"  # asked for when only the store's answer counts, not what it is
+
+Problem = Literal["store_timeout", "store_error"]
+
+log = logging.getLogger("grasp.serving")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of a user: None when the store knows nothing, or failed and no earlier row is kept."""
+
+    row: UserRow | None
+    problem: Problem | None = None
+
+    @property
+    def is_last_good(self) -> bool:
+        return self.row is not None and self.problem is not None
+
+
+class LastGood:
+    """The rows of the users seen last, a bounded number of them. A row is about thirty kilobytes at 384 dimensions."""
+
+    def __init__(self, num_users: int) -> None:
+        self._num_users = num_users
+        self._rows: OrderedDict[tuple[str, str], UserRow] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keep(self, version: str, user_id: str, row: UserRow | None) -> None:
+        """Remember what the store said; a user whom it no longer knows is forgotten here as well."""
+        with self._lock:
+            self._rows.pop((version, user_id), None)
+            if row is not None:
+                self._rows[version, user_id] = row
+            while len(self._rows) > self._num_users:
+                self._rows.popitem(last=False)
+
+    def get(self, version: str, user_id: str) -> UserRow | None:
+        with self._lock:
+            return self._rows.get((version, user_id))
+
+
+class Lookup:
+    """One online read per user, in threads of its own: a late answer is a named fallback, and kept for next time."""
+
+    def __init__(self, timeout_seconds: float, num_last_good: int) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._last_good = LastGood(num_last_good)
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
+
+    def get(self, served: Served, user_id: str) -> Found:
+        return self.get_many([(served, user_id)])[0]
+
+    def get_many(self, asked: Sequence[tuple[Served, str]]) -> list[Found]:
+        """For each release and user what is found, all within one limit of time."""
+        deadline = time.monotonic() + self._timeout_seconds
+        answers = [self._threads.submit(self._ask, served, user_id) for served, user_id in asked]
+        return [self._wait(answer, deadline, *each) for answer, each in zip(answers, asked, strict=True)]
+
+    def probe(self, served: Served) -> Problem | None:
+        """Whether the store of a release answers in time."""
+        return self.get(served, PROBE_USER).problem
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, served: Served, user_id: str) -> UserRow | None:
+        row = served.users.get(user_id)
+        self._last_good.keep(served.release.manifest.feature_version, user_id, row)
+        return row
+
+    def _wait(self, answer: Future[UserRow | None], deadline: float, served: Served, user_id: str) -> Found:
+        problem: Problem
+        try:
+            return Found(answer.result(max(deadline - time.monotonic(), 0)))
+        except TimeoutError:
+            answer.cancel()
+            log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
+            problem = "store_timeout"
+        except StoreError as error:
+            log.warning("%s", error)
+            problem = "store_error"
+        return Found(self._last_good.get(served.release.manifest.feature_version, user_id), problem)

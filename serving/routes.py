@@ -1,0 +1,155 @@
+"""The addresses of the service, who may ask them, and what they may answer.
+
+Plain functions: FastAPI runs them in threads, so that a slow lookup holds up nobody else.
+"""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from serving.access import Access, Role, may_be_logged
+from serving.api import (
+    MAX_ITEMS,
+    MAX_QUERY_CHARS,
+    BatchRequest,
+    BatchResponse,
+    Health,
+    ItemResponse,
+    OutcomesRequest,
+    OutcomesResponse,
+    Readiness,
+    RecommendationRequest,
+    RecommendationResponse,
+    ReleasesResponse,
+    ScoresRequest,
+    ScoresResponse,
+    SearchResponse,
+    SimilarResponse,
+    SimilarUsersResponse,
+    UserResponse,
+)
+from serving.errors import errors
+from serving.service import Service
+
+ItemId = Annotated[str, Path(examples=["172"], description="An item's id; a slash in it is written %2F.")]
+UserId = Annotated[str, Path(examples=["196"], description="A user's id; a slash in it is written %2F.")]
+NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many, at most.")]
+
+
+def request_id(request: Request) -> str:
+    return str(request.state.request_id)
+
+
+def _guard(access: Access, *roles: Role) -> dict[str, Any]:
+    """Keyword arguments of a route that only these roles may ask."""
+    return {"dependencies": [Depends(each) for each in access.requires(*roles)]}
+
+
+def about_users(service: Service, access: Access) -> APIRouter:
+    """What the company's own services ask, request by request."""
+    router = APIRouter(tags=["recommendations"], responses=errors(401, 403, 404, 408, 413, 422, 503))
+
+    @router.post("/v1/recommendations", **_guard(access, "serve", "read"))
+    def recommendations(body: RecommendationRequest, request: Request) -> RecommendationResponse:
+        """The best items for a user, each with its reason; with `fallback` when something else stood in."""
+        answer = service.recommender.recommend(body, request_id(request))
+        if may_be_logged(request) and body.release is None:
+            service.keep([answer], body.recent_item_ids)
+        return answer
+
+    @router.post("/v1/recommendations/batch", **_guard(access, "serve", "read"))
+    def batch(body: BatchRequest, request: Request) -> BatchResponse:
+        """The same for many users at once; each answer has a request id of its own."""
+        answer = service.recommender.recommend_batch(body, request_id(request))
+        if may_be_logged(request) and body.release is None:
+            service.keep(answer.answers)
+        return answer
+
+    @router.post("/v1/scores", **_guard(access, "serve", "read"))
+    def scores(body: ScoresRequest, request: Request) -> ScoresResponse:
+        """Scores of given items for a user, for a caller that ranks by itself."""
+        return service.recommender.scores(body, request_id(request))
+
+    @router.post("/v1/outcomes", status_code=202, **_guard(access, "serve"))
+    def outcomes(body: OutcomesRequest, request: Request) -> OutcomesResponse:
+        """What came of an answer. Telling it twice counts once; 503 when it could not be kept: tell it again."""
+        service.keep_outcomes(body.outcomes)
+        return OutcomesResponse(request_id=request_id(request), num_accepted=len(body.outcomes))
+
+    return router
+
+
+def about_features(service: Service, access: Access) -> APIRouter:
+    """What people and the explorer look at."""
+    router = APIRouter(tags=["features"], responses=errors(401, 403, 404, 422, 503))
+    guard = _guard(access, "read")
+
+    # The longer addresses first: an id may contain slashes.
+    @router.get("/v1/items/{item_id:path}/similar", **_guard(access, "serve", "read"))
+    def similar_items(item_id: ItemId, request: Request, k: NumNear = 10) -> SimilarResponse:
+        """The items of the release that are nearest by description."""
+        return service.profiles.similar_items(item_id, k, request_id(request))
+
+    @router.get("/v1/items/{item_id:path}", **guard)
+    def item(item_id: ItemId, request: Request) -> ItemResponse:
+        """An item's features as of the release's day."""
+        return service.profiles.item(item_id, request_id(request))
+
+    @router.get("/v1/users/{user_id:path}/similar", **guard)
+    def similar_users(user_id: UserId, request: Request, k: NumNear = 10) -> SimilarUsersResponse:
+        """The neighbours that the user's features hold."""
+        return service.profiles.similar_users(user_id, k, request_id(request))
+
+    @router.get("/v1/users/{user_id:path}", **guard)
+    def user(user_id: UserId, request: Request) -> UserResponse:
+        """A user's features as the online store has them."""
+        return service.profiles.user(user_id, request_id(request))
+
+    @router.get("/v1/search", **guard)
+    def search(
+        request: Request,
+        q: Annotated[
+            str,
+            Query(min_length=1, max_length=MAX_QUERY_CHARS, examples=["a space adventure"], description="Any text."),
+        ],
+        k: NumNear = 10,
+    ) -> SearchResponse:
+        """The items whose descriptions mean most nearly what the query says."""
+        return service.find(q, k, request_id(request))
+
+    return router
+
+
+def about_itself(service: Service, access: Access) -> APIRouter:
+    """What operators and probes ask."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/v1/releases", responses=errors(401, 403, 503), **_guard(access, "read", "operate"))
+    def releases(request: Request) -> ReleasesResponse:
+        """What is loaded, and what was refused."""
+        return service.releases(request_id(request))
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={**errors(401, 403), 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        **_guard(access, "operate"),
+    )
+    def metrics() -> Response:
+        """Prometheus metrics, of all workers together."""
+        return Response(service.telemetry.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/healthz")
+    def healthz() -> Health:
+        """The process lives."""
+        return Health()
+
+    @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
+    def readyz() -> JSONResponse:
+        """A release is loaded and the store answers; `problem` also names a newer release that was refused."""
+        state = service.readiness()
+        return JSONResponse(state.model_dump(), status_code=200 if state.ready else 503)
+
+    return router

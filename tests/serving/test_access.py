@@ -1,0 +1,89 @@
+"""Tokens and their roles: who passes, who does not, and that no token ever shows."""
+
+import hashlib
+
+import pytest
+
+from serving.access import Access, AccessError
+
+SERVE, READ, OPERATE = "serve-0123456789abcdef", "read-0123456789abcdef", "operate-0123456789abcdef"
+HASHED = f"sha256:{hashlib.sha256(READ.encode()).hexdigest()}"
+
+
+@pytest.fixture
+def access() -> Access:
+    return Access.from_environment(
+        {
+            "GRASP_TOKENS_SERVE": f"other-0123456789abcdef, {SERVE}",
+            "GRASP_TOKENS_READ": HASHED,
+            "GRASP_TOKENS_OPERATE": OPERATE,
+        }
+    )
+
+
+def test_plain_and_hashed_tokens_have_their_roles(access):
+    assert [access.roles(token) for token in (SERVE, READ, OPERATE)] == [{"serve"}, {"read"}, {"operate"}]
+    assert access.roles(HASHED) == access.roles("") == access.roles(SERVE[:-1]) == set()
+
+
+def test_without_tokens_it_is_open_and_binds_to_the_loopback_interface_only(access):
+    nobody = Access.from_environment({"GRASP_TOKENS_SERVE": " , "})
+
+    for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
+        nobody.require_safe_host(host)
+    for host in ("0.0.0.0", "::", "192.168.1.2", "serving.example.com", ""):  # noqa: S104
+        with pytest.raises(AccessError, match="GRASP_TOKENS_SERVE"):
+            nobody.require_safe_host(host)
+        access.require_safe_host(host)
+
+
+@pytest.mark.parametrize("token", ["short", "sha256:abc"])
+def test_a_wrong_token_is_named_by_its_variable_and_not_shown(token):
+    with pytest.raises(AccessError, match="GRASP_TOKENS_READ") as error:
+        Access.from_environment({"GRASP_TOKENS_READ": token})
+    assert token not in str(error.value).replace("sha256: is", "")
+
+
+def test_no_token_shows(access, settings):
+    assert SERVE not in repr(access) + repr(vars(access))
+    assert "TOKENS" not in repr(settings) + str(settings.variables())
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "status"),
+    [
+        (None, "/v1/items/i1", 401),
+        ("nonsense", "/v1/items/i1", 401),
+        (SERVE, "/v1/items/i1", 403),
+        (READ, "/v1/items/i1", 200),
+        (SERVE, "/v1/items/i1/similar", 200),
+        (READ, "/v1/users/u1", 200),
+        (READ, "/metrics", 403),
+        (OPERATE, "/metrics", 200),
+        (OPERATE, "/v1/releases", 200),
+        (OPERATE, "/v1/users/u1", 403),
+        (None, "/healthz", 200),
+        (None, "/readyz", 200),
+    ],
+)
+def test_each_address_lets_its_roles_pass(publish_day, serve, access, token, path, status):
+    publish_day()
+
+    response = serve(access=access).get(path, headers={"Authorization": f"Bearer {token}"} if token else {})
+
+    assert response.status_code == status
+    if status == 401:
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_only_serving_tells_outcomes(publish_day, serve, access):
+    publish_day()
+    client = serve(access=access)
+    body = {"outcomes": [{"request_id": "visit-0001", "item_id": "i1", "kind": "click"}]}
+
+    statuses = [
+        client.post("/v1/outcomes", json=body, headers={"Authorization": f"Bearer {token}"}).status_code
+        for token in (SERVE, READ)
+    ]
+
+    assert statuses == [202, 403]

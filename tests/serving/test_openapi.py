@@ -1,0 +1,73 @@
+"""What the service says of itself holds: every documented example, and requests that nobody would send."""
+
+import hypothesis
+import numpy as np
+import pydantic
+import pytest
+import schemathesis
+
+from serving import api
+from serving.access import Access
+from serving.app import create_app
+from serving.search import Search
+
+TOKEN = "all-roles-0123456789abcdef"
+ACCESS = {f"GRASP_TOKENS_{role}": TOKEN for role in ("SERVE", "READ", "OPERATE")}
+MODELS = [each for each in vars(api).values() if isinstance(each, type) and issubclass(each, pydantic.BaseModel)]
+
+schema = schemathesis.pytest.from_fixture("described")
+
+
+class AnyText:
+    """Encodes every text as the release's descriptions are: the first axis will do where nothing is compared."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.tile(np.eye(6, dtype=np.float32)[0], (len(texts), 1))
+
+
+@pytest.fixture
+def application(settings_with, users, monkeypatch):
+    monkeypatch.setattr("serving.search.LEAST_COSINE", -1)
+    settings = settings_with(lookup_timeout_ms=5000)
+    search = Search(settings, lambda _: AnyText())
+    return create_app(settings, lambda *_: users, 3600.0, Access.from_environment(ACCESS), search)
+
+
+@pytest.fixture
+def described(publish_day, application):
+    publish_day()
+    return schemathesis.openapi.from_asgi("/openapi.json", application)
+
+
+@schema.parametrize()
+@hypothesis.settings(
+    max_examples=8,
+    deadline=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    suppress_health_check=list(hypothesis.HealthCheck),
+    derandomize=True,
+)
+def test_no_request_leaves_the_description_or_ends_in_a_server_error(case):
+    case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_an_example_is_one(model):
+    for example in (model.model_config.get("json_schema_extra") or {}).get("examples", []):
+        model.model_validate(example)
+
+
+def test_every_endpoint_has_an_example_and_names_its_errors(application):
+    description = application.openapi()
+    bodies = description["components"]["schemas"]
+
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {}).get("application/json")
+                named = content and content["schema"].get("$ref", "").rpartition("/")[2]
+                assert not named or named == "Health" or "examples" in bodies[named], f"{method} {path} {status}"
+            if path.startswith("/v1/"):
+                assert {"401", "403", "503"} <= set(operation["responses"]), f"{method} {path}"
+            if method == "post":
+                assert {"404", "408", "413", "422"} <= set(operation["responses"]), path

@@ -1,0 +1,120 @@
+"""The service as processes: two workers that count together, follow a release under load, and end without a loss."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from grasp import partitions, tables
+from grasp.environment import process_environment
+from grasp.settings import ROOT
+from grasp.versions import Versions
+from serving.release import rollback
+
+DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+TOKEN = "all-roles-0123456789abcdef"
+START_SECONDS = 300  # two workers that import torch, on a machine that has other things to do
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def running(settings_with, publish_day):
+    """Settings and a client of two workers over an empty online store on SQLite; and their process."""
+    from feature_repo.materialise import open_for_writing
+
+    first, second = publish_day(DAY, model=None), publish_day(NEXT_DAY, model=None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = settings_with(port=port, serving_workers=2, lookup_timeout_ms=20_000)
+    open_for_writing(settings, Versions(settings).feature, apply=True)
+    environment = process_environment(settings) | {f"GRASP_TOKENS_{role}": TOKEN for role in ("SERVE", "OPERATE")}
+    process = subprocess.Popen([sys.executable, "-m", "serving.app"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.extend(process.stderr or []), daemon=True)
+    reader.start()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
+            wait_until_ready(client, process, said)
+            yield settings, client, process, (first, second), said
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def wait_until_ready(client: httpx.Client, process: subprocess.Popen, said: list[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if client.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # it does not listen yet
+        time.sleep(0.5)
+    pytest.fail(b"".join(said[-40:]).decode())
+
+
+def test_two_workers_follow_a_release_count_together_and_lose_nothing(running):
+    settings, client, process, (first, second), said = running
+    statuses, releases = Counter(), Counter()
+
+    def ask(num: int) -> None:
+        for number in range(num):
+            response = httpx.post(
+                f"{client.base_url}/v1/recommendations",
+                json={"user_id": f"user {number}"},
+                headers=dict(client.headers),
+                timeout=60,
+            )
+            statuses[response.status_code] += 1
+            releases[response.json()["release"]] += 1
+
+    ask(10)
+    assert set(releases) == {second}
+    threads = [threading.Thread(target=ask, args=(30,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    rollback(settings, first)
+    for thread in threads:
+        thread.join()
+    deadline = time.monotonic() + 60
+    while first not in releases and time.monotonic() < deadline:
+        ask(5)
+    assert set(statuses) == {200}
+    assert set(releases) == {first, second}
+
+    text = client.get("/metrics").text
+    counted = re.findall(r'^grasp_http_requests_total\{route="/v1/recommendations",status="200"\} (\S+)$', text, re.M)
+    assert [float(each) for each in counted] == [sum(releases.values())]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0 or process.returncode == -signal.SIGTERM
+
+    day = settings.clock().date().isoformat()
+    folder = partitions.partition_path(settings.lake, tables.SERVED_REQUESTS, None, day)
+    logged = pq.read_table(folder, partitioning=None)["release_id"].to_pylist()
+    assert Counter(logged) == releases
+    assert TOKEN.encode() not in b"".join(said)
+    assert not [each for each in said if b"user 1" in each]
+
+
+def test_without_tokens_it_does_not_bind_to_other_addresses(settings_with):
+    environment = process_environment(settings_with(host="0.0.0.0"))  # noqa: S104
+    environment = {name: value for name, value in environment.items() if not name.startswith("GRASP_TOKENS_")}
+
+    result = subprocess.run(
+        [sys.executable, "-m", "serving.app"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+    assert result.returncode == 1
+    assert "GRASP_HOST=0.0.0.0 is reachable from other machines" in result.stderr
