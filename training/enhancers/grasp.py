@@ -96,7 +96,7 @@ class Grasp(Ids):
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
     def candidates(self, items_N: Tensor) -> Tensor:
-        item_NW, near_NW = self._project(items_N)
+        item_NW, near_NW = self.project(items_N)
         inputs = [item_NW, near_NW] if self.config.use_similar else [item_NW]
         semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
         id_ND = self.ids(items_N)
@@ -132,10 +132,10 @@ class Grasp(Ids):
         Padding weighs 0.
         """
         attention, mask_BT = self.holistic_attention, items_BT > PADDING
-        keys: Sequence[Tensor] = self._project(items_BT.clamp(min=PADDING))
+        keys: Sequence[Tensor] = self.project(items_BT.clamp(min=PADDING))
         weights_BT = torch.zeros(items_BT.shape)
         levels = (attention.self_attention, attention.similar_attention)
-        for level, query_BQW, keys_BTW in zip(levels, self._users(items_BT, users), keys, strict=True):
+        for level, query_BQW, keys_BTW in zip(levels, self.asking(items_BT, users), keys, strict=True):
             if level is not None:
                 last_BQW = attention.ask(query_BQW, keys_BTW)[:, -1:]
                 weights_BHQCT = level.weights(last_BQW, keys_BTW[:, None], allowed(self.config.mode, mask_BT)[:, -1:])
@@ -146,12 +146,12 @@ class Grasp(Ids):
         self._projected = None
 
     def _enhance(self, items_BT: Tensor, users: Users) -> Tensor:
-        item_BTW, near_item_BTW = self._project(items_BT.clamp(min=PADDING))
+        item_BTW, near_item_BTW = self.project(items_BT.clamp(min=PADDING))
         mask_BT = items_BT > PADDING  # the item asked for is no key
-        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self._users(items_BT, users), mask_BT)
+        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self.asking(items_BT, users), mask_BT)
         return self.scale * enhanced_BTD * (mask_BT | (items_BT == MASK))[..., None]
 
-    def _users(self, items_BT: Tensor, users: Users) -> tuple[Tensor, Tensor]:
+    def asking(self, items_BT: Tensor, users: Users) -> tuple[Tensor, Tensor]:
         """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
         if self.config.user_text == "described":
             reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
@@ -167,7 +167,7 @@ class Grasp(Ids):
         )
         return own, near
 
-    def _project(self, items: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Own and neighbour vectors of items in context width: once per item, and once for all in inference."""
         tables = self.own_NC, self.near_NC
         if self.training:
