@@ -13,7 +13,7 @@ Shape suffixes:  T sequence length, oldest first, with the item asked for   N it
                  G levels times heads  K width of a head
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +100,7 @@ class IdTable:
     def __init__(self, enhancer: Ids) -> None:
         self._id_ND = enhancer.ids(torch.arange(enhancer.num_items + 1))
 
-    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `Views`
         return self._id_ND[items_T.clamp(min=PADDING)][None], None
 
 
@@ -117,8 +117,7 @@ class FoldedGrasp:
 
     def __init__(self, enhancer: Grasp) -> None:
         config, attention = enhancer.config, enhancer.holistic_attention
-        hidden, last = attention.mlp[0], attention.mlp[-1]
-        assert isinstance(hidden, nn.Linear) and isinstance(last, nn.Linear)
+        hidden, last = cast(nn.Linear, attention.mlp[0]), cast(nn.Linear, attention.mlp[-1])
         items_N = torch.arange(enhancer.num_items + 1)
         is_item_N1 = (items_N != PADDING)[:, None]
         self._enhancer = enhancer
@@ -142,7 +141,9 @@ class FoldedGrasp:
         }
         if config.user_text == "mean_of_prefix_items":
             asking = enhancer.user_adapter(enhancer.own_NC), enhancer.user_adapter(enhancer.near_NC)
-            parts["query"] = [self._query(level, each) * is_item_N1 for level, each in zip(self._levels, asking)]
+            parts["query"] = [
+                self._query(level, each) * is_item_N1 for level, each in zip(self._levels, asking, strict=False)
+            ]
         self._widths = {name: sum(part.shape[1] for part in each) for name, each in parts.items()}
         self._row_NX = torch.cat([part for each in parts.values() for part in each], 1)
 

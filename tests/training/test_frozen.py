@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from training.config import RankerConfig
-from training.enhancers import ENHANCERS
 from training.enhancers.grasp import Grasp
 from training.enhancers.ids import Users
 from training.frozen import FrozenRanker, folds
@@ -98,4 +97,3 @@ def test_ablations(switches):
 def test_what_the_default_recipe_serves_folds():
     for name in ("sasrec_grasp", "gru4rec_grasp", "bert4rec_grasp", "sasrec_grasp_described"):
         assert folds(new_ranker(**dict(recipe(name).ranker)).config)
-    assert set(ENHANCERS) == {dict(enhancer=recipe(name).enhancer)["enhancer"] for name in RECIPES}
