@@ -53,6 +53,11 @@ class Index:
         self._index.train(candidate_ND[np.sort(fitted)])
         self._index.add(candidate_ND)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the codes."""
+        return int(self._index.ntotal * self._index.pq.M // 2)
+
     def search(self, state_D: np.ndarray, num: int) -> np.ndarray:
         """About the `num` rows of largest inner product, unordered."""
         self._faiss.omp_set_num_threads(1)  # of the calling thread alone, and each request may have another
