@@ -67,13 +67,13 @@ class Factors:
     origin: str
 
 
-def added_cost(rounds: int = ROUNDS, requests: int = REQUESTS) -> dict[str, Any]:
+def added_cost(rounds: int = ROUNDS, requests: int = REQUESTS, num_items: int = NUM_ITEMS) -> dict[str, Any]:
     """What GRASP and its history kernel add to a request of its backbone, both frozen: milliseconds and their ratio.
 
     The weights are those before training, which cost the same; the kernel's stored neighbours are drawn.
     """
     torch.set_num_threads(1)
-    backbone, grasp = (FrozenRanker(_untrained(name)) for name in ("sasrec", DEFAULT))
+    backbone, grasp = (FrozenRanker(_untrained(name, num_items)) for name in ("sasrec", DEFAULT))
     random = np.random.default_rng(0)
     users = Users(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
     found: dict[str, list[float]] = {"backbone_p50": [], "added_p50": [], "added_p99": [], "share": []}
@@ -92,7 +92,8 @@ def _turn(
     backbone: FrozenRanker, grasp: FrozenRanker, random: np.random.Generator, users: Users
 ) -> tuple[float, float]:
     """Milliseconds of one history: of the backbone with its item lookup, and of what GRASP does beyond that lookup."""
-    items_T, score_N = torch.from_numpy(random.integers(1, NUM_ITEMS + 1, LENGTH)), torch.zeros(NUM_ITEMS + 1)
+    score_N = torch.zeros(len(grasp.candidate_ND))
+    items_T = torch.from_numpy(random.integers(1, len(score_N), LENGTH))
     assert grasp.kernel is not None
     with torch.inference_mode():
         started = time.perf_counter()
@@ -108,22 +109,22 @@ def _turn(
     return 1000 * (backbone_done - started), 1000 * added
 
 
-def _untrained(name: str) -> Ranker:
+def _untrained(name: str, num_items: int) -> Ranker:
     chosen = recipe(name)
     torch.manual_seed(0)
     config = RankerConfig(
-        NUM_ITEMS,
+        num_items,
         SEMANTIC_SIZE,
         chosen.backbone,
         enhancer=chosen.enhancer,
         **dict(chosen.ranker),  # type: ignore[arg-type]
     )
     ranker = Ranker(config).eval().requires_grad_(False)
-    ranker.attach_items(torch.randn(NUM_ITEMS, SEMANTIC_SIZE), torch.randn(NUM_ITEMS, SEMANTIC_SIZE))
+    ranker.attach_items(torch.randn(num_items, SEMANTIC_SIZE), torch.randn(num_items, SEMANTIC_SIZE))
     if ranker.kernel is not None:
         ranker.kernel.weights_K.fill_(1)
         for kind in KINDS:
-            ranker.kernel.get_buffer(f"{kind}_ids_NM").random_(1, NUM_ITEMS + 1)
+            ranker.kernel.get_buffer(f"{kind}_ids_NM").random_(1, num_items + 1)
             ranker.kernel.get_buffer(f"{kind}_values_NM").uniform_()
     return ranker
 
@@ -174,14 +175,14 @@ def _copies(item_ND: torch.Tensor, num_items: int) -> torch.Tensor:
     return copy_ND.addcmul_(torch.randn_like(copy_ND), noise_D)
 
 
-def made_up_factors(width: int = 64) -> Factors:
+def made_up_factors(width: int = 64, num_states: int = NUM_STATES) -> Factors:
     """Vectors in clusters, popular ones longer, and states that point at one of them."""
     torch.manual_seed(3)
     spread_D = torch.linspace(1.5, 0.5, width) / 8
     centre_CD = torch.randn(200, width)
     item_ND = (centre_CD[torch.randint(200, (NUM_ITEMS,))] + torch.randn(NUM_ITEMS, width)) * spread_D
     item_ND *= torch.exp(0.3 * torch.randn(NUM_ITEMS, 1))
-    state_QD = 8 * (centre_CD[torch.randint(200, (NUM_STATES,))] + torch.randn(NUM_STATES, width)) * spread_D
+    state_QD = 8 * (centre_CD[torch.randint(200, (num_states,))] + torch.randn(num_states, width)) * spread_D
     return Factors(item_ND, state_QD, "made-up vectors")
 
 

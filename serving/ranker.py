@@ -28,7 +28,6 @@ from training.model import Ranker
 Stage = Callable[[str], AbstractContextManager[None]]  # times what is done within it, by the stage's name
 
 NUM_REASONS = 2  # items of the history that a reason names
-INDEX_FROM = 200_000  # items: of fewer, every one is scored sooner than an index is worth its memory
 NUM_SAMPLED = 64  # states that an index is checked with before it may serve
 
 
@@ -68,7 +67,9 @@ class _Read:
 class Release:
     """What is in memory of one release. All methods may be called from several threads."""
 
-    def __init__(self, manifest: Manifest, items: ItemSide, model: Ranker | None, index_from: int = INDEX_FROM) -> None:
+    def __init__(
+        self, manifest: Manifest, items: ItemSide, model: Ranker | None, index_from: int | None = None
+    ) -> None:
         self.manifest = manifest
         self.items = items
         self.model = model
@@ -77,7 +78,7 @@ class Release:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
             self._frozen = FrozenRanker(model)
             candidate_ND = self._frozen.candidate_ND[1:]
-            is_large = len(candidate_ND) >= index_from
+            is_large = index_from is not None and len(candidate_ND) >= index_from
             self._candidates = indexed(candidate_ND, self._sampled_states()) if is_large else Candidates(candidate_ND)
         self._withdrawn_rows = np.flatnonzero(~items.available_N).tolist()
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
@@ -230,10 +231,10 @@ def _reason(evidence: Sequence[Evidence]) -> str:
     return f"similar to {' and '.join(each.title for each in evidence)} in your history"
 
 
-def load_release(folder: Path, manifest: Manifest, index_from: int = INDEX_FROM) -> Release:
+def load_release(folder: Path, manifest: Manifest, index_from: int | None = None) -> Release:
     """Check and load a release folder; raises `ValueError` naming the file or version that does not fit.
 
-    A catalogue of `index_from` items or more is searched by an index, if that finds what it should.
+    A catalogue of `index_from` items or more is searched by an index, if that finds what it should; None: never.
     """
     torch.set_num_threads(1)  # more threads make one small request slower, and many requests much slower
     check_files(folder, manifest)
