@@ -207,12 +207,13 @@ def trained_factors(folder: Path, settings: Settings, file: Path) -> Factors:
 
 def figures(added: Mapping[str, Any] | None, large: Mapping[str, Any] | None) -> dict[str, Figure]:
     """What was measured beside its goal; None where it was not."""
+    added, large = added or {}, large or {}
     values = {
-        "grasp_added_ms_p50": added and added["added_p50"],
-        "grasp_added_ms_p99": added and added["added_p99"],
-        "grasp_added_share_of_backbone": added and added["share"],
-        "large_catalogue_ms_p99": large and large["index_p99"],
-        "large_catalogue_recall_at_100": large and large["recall"],
+        "grasp_added_ms_p50": added.get("added_p50"),
+        "grasp_added_ms_p99": added.get("added_p99"),
+        "grasp_added_share_of_backbone": added.get("share"),
+        "large_catalogue_ms_p99": large.get("index_p99"),
+        "large_catalogue_recall_at_100": large.get("recall"),
     }
     return {name: Figure(values[name], goal) for name, goal in GOALS.items()}
 

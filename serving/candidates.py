@@ -56,7 +56,7 @@ class Index:
     @property
     def num_bytes(self) -> int:
         """Memory of the codes."""
-        return int(self._index.ntotal * self._index.pq.M // 2)
+        return int(self._index.ntotal * self._index.d // 2)
 
     def search(self, state_D: np.ndarray, num: int) -> np.ndarray:
         """About the `num` rows of largest inner product, unordered."""

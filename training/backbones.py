@@ -4,6 +4,7 @@ Shape suffixes:  B batch  T sequence length, oldest first  D model width  H head
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class TransformerBackbone(nn.Module):
         step_BTD = torch.add(position_TD, step_BTD, alpha=math.sqrt(step_BTD.shape[-1]))
         for block in self.blocks[:-1]:
             step_BTD = block(step_BTD, None, is_causal=self.is_causal)
-        return self.norm(self.blocks[-1].last_state(step_BTD))[:, 0]
+        return self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))[:, 0]
 
 
 class GruBackbone(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.attention import Attention
+from training.backbones import GruBackbone, TransformerBackbone
 from training.config import MASK, PADDING, RankerConfig
 from training.enhancers.grasp import Grasp
 from training.enhancers.ids import Ids, Users
@@ -70,7 +71,7 @@ class FrozenRanker:
         if self.config.variant == "legacy":
             states_VTD: Tensor = backbone(view_VTD, torch.ones(view_VTD.shape[:2], dtype=torch.bool))
             return states_VTD[:, -1]
-        return backbone.last_state(view_VTD)
+        return cast(TransformerBackbone | GruBackbone, backbone).last_state(view_VTD)
 
 
 def _views_of(enhancer: Ids) -> Views:

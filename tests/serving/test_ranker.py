@@ -279,7 +279,7 @@ def test_a_large_catalogue_is_searched_and_says_the_same(load, user, caplog):
 
 
 def test_a_user_of_whom_nothing_is_known_has_no_scores(load, user):
-    with pytest.raises(ValueError, match="no item that release"):
-        load().scores_of(replace(user, sequence=["gone"]), ["i1"])
     with pytest.raises(ValueError, match="no model"):
         load(model=False).scores_of(user, ["i1"])
+    with pytest.raises(ValueError, match="no item that release"):
+        load().scores_of(replace(user, sequence=["gone"]), ["i1"])
