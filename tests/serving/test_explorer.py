@@ -51,7 +51,9 @@ def test_nothing_comes_from_elsewhere(file):
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
 def test_no_script_makes_markup_of_text_or_keeps_what_it_should_not(file):
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function|localStorage|cookie"
+    forbidden = (
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function|localStorage|cookie"
+    )
 
     assert not re.findall(forbidden, file.read_text())
 

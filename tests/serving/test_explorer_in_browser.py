@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from serving.access import Access
 from serving.app import create_app
+from serving.features import UserRow
 from serving.release import choose_model, publish
 from serving.search import Search
 
@@ -95,7 +97,9 @@ def start(settings_with, users) -> Iterator[Callable[..., str]]:
         neighbour_ids=["u2", "gone"],
         neighbour_similarities=[0.75, 0.5],
     )
-    users.users["u2"] = replace(users.users["u1"], user_id="u2", description="likes facts", source="facts", is_tail=True)
+    users.users["u2"] = replace(
+        users.users["u1"], user_id="u2", description="likes facts", source="facts", is_tail=True
+    )
     running = []
 
     def run(access: Access | None = None, **changed: object) -> str:
@@ -162,6 +166,29 @@ def test_a_user_is_looked_up(put, start, open_page):
     expect(page.get_by_role("region", name="History").get_by_role("link")).to_have_text(["Title i5", "Title i3"])
     expect(page.get_by_role("status")).to_have_text("6 recommendations for user u1")
     assert page.url.endswith("#user=u1")
+
+
+@dataclass(frozen=True)
+class TimedRow(UserRow):
+    sequence_times: list[int] = field(kw_only=True)
+
+
+def test_the_history_has_a_picture_of_time(put, start, open_page, users):
+    put()
+    address, page = start(), open_page()
+    evening = int(datetime(1998, 2, 27, 20, 15, tzinfo=UTC).timestamp())
+    times = {"sequence_times": [evening - 20 * 24 * 3600, evening]}
+    users.users["u1"] = TimedRow(**{**asdict(users.users["u1"]), **times})
+
+    page.goto(f"{address}#user=u1")
+
+    picture = page.get_by_role("img", name="2 interactions between 1998-02-07 20:15 and 1998-02-27 20:15")
+    earlier, later = [picture.locator(f'[data-item="{item}"]').bounding_box() for item in ("i3", "i5")]
+    assert earlier["x"] < picture.bounding_box()["x"] + 20
+    assert later["x"] > earlier["x"] + 200
+    expect(page.locator(".history time")).to_have_text(["1998-02-27", "1998-02-07"])
+    page.get_by_role("region", name="History").get_by_role("link", name="Title i3").hover()
+    expect(picture.locator(".lit")).to_have_attribute("data-item", "i3")
 
 
 def test_a_text_built_from_facts_is_labelled(put, start, open_page):
@@ -413,7 +440,8 @@ CONTRASTS = """() => {
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
   const luminance = (colour) => {
-    const [r, g, b] = rgb(colour).map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = rgb(colour).map((v) => linear(v / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (node) => {
@@ -442,6 +470,5 @@ def test_all_text_can_be_read(put, start, open_page, scheme):
         measured = page.evaluate(CONTRASTS)
         assert measured
         assert [each for each in measured if each[1] < 4.5] == []
-    page.locator(".near a").first.focus()
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    assert dark == (scheme == "dark")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(20, 24, 27)") == (scheme == "dark")
