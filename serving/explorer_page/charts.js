@@ -8,7 +8,7 @@ const HEIGHT = 64;
 const LARGEST_STEP = 10; // px of one interaction, when no bin holds many
 const MINUTES_MATTER_MS = 2 * 24 * 3600 * 1000;
 
-/** A bar filled to a share of 0 to 1. It repeats a number that stands beside it, so it is hidden from screen readers. */
+/** A bar filled to a share of 0 to 1. It repeats the number beside it, so it is hidden from screen readers. */
 export function bar(share) {
   const percent = `${(100 * Math.min(Math.max(share, 0), 1)).toFixed(1)}%`;
   return svg(
@@ -29,11 +29,11 @@ export function timeline(history) {
   const tallest = Math.max(...bins.map((bin) => bin.length));
   const step = Math.min(LARGEST_STEP, HEIGHT / tallest);
   const width = 100 / NUM_BINS;
-  const blocks = bins.flatMap((bin, column) => bin.map((each, level) => block(each, column * width, width, level, step)));
+  const stack = (bin, column) => bin.map((each, level) => block(each, column * width, width, level, step));
   return svg(
     "svg",
     { class: "timeline", role: "img", "aria-label": inWords(history, first, last), width: "100%", height: HEIGHT + 22 },
-    ...blocks,
+    ...bins.flatMap(stack),
     svg("line", { class: "axis", x1: 0, x2: "100%", y1: HEIGHT + 1, y2: HEIGHT + 1 }),
     ...labels(first, last),
   );

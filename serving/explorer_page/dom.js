@@ -39,6 +39,6 @@ export function title(text, ...more) {
 
 /** A list of names and their values. */
 export function definitions(facts) {
-  const pairs = Object.entries(facts).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, `${value}`)]);
-  return element("dl", {}, ...pairs);
+  const pair = ([name, value]) => [element("dt", {}, name), element("dd", {}, String(value))];
+  return element("dl", {}, ...Object.entries(facts).flatMap(pair));
 }

@@ -4,7 +4,7 @@ import { ApiError, token } from "./api.js";
 import { element, title } from "./dom.js";
 import { highlightIn } from "./highlight.js";
 import { itemView } from "./item.js";
-import { address, go, read } from "./location.js";
+import { go, read } from "./location.js";
 import { searchView } from "./search.js";
 import { startView } from "./start.js";
 import { userView } from "./user.js";
@@ -30,7 +30,7 @@ async function show({ focus }) {
     shown = await viewOf(state)(state, signal);
   } catch (error) {
     if (signal.aborted) return;
-    shown = failure(error, state);
+    shown = failure(error);
   }
   if (signal.aborted) return;
   view.replaceChildren(...shown.nodes);
@@ -50,7 +50,7 @@ function viewOf(state) {
   return state.q ? searchView : startView;
 }
 
-function failure(error, state) {
+function failure(error) {
   if (!(error instanceof ApiError)) console.error(error); // a fault of this page: say so, and keep the trace
   if (error.wantsToken) return tokenForm(error);
   const retry = element("button", { type: "button", onclick: () => show({ focus: true }) }, "Try again");
@@ -62,9 +62,6 @@ function failure(error, state) {
     nodes: [
       title(heading),
       element("p", { class: "notice problem" }, error.message),
-      error.status === 404 &&
-        state.release &&
-        element("p", {}, element("a", { href: address({ ...state, release: null }) }, "Ask the release in force instead")),
       isEmpty && element("p", {}, "This page has something to show as soon as the daily refresh publishes a release."),
       retry,
     ].filter(Boolean),
@@ -72,7 +69,14 @@ function failure(error, state) {
 }
 
 function tokenForm(error) {
-  const input = element("input", { id: "token", type: "password", required: true, autocomplete: "off" });
+  const input = element("input", {
+    id: "token",
+    type: "password",
+    required: true,
+    autocomplete: "off",
+    pattern: "[\\x21-\\x7e]+", // a header takes nothing else
+    title: "Letters, digits and signs of ASCII",
+  });
   const form = element(
     "form",
     {

@@ -40,8 +40,8 @@ function field(label, name, attributes) {
 }
 
 function choice(label, name, chosen, otherwise, releases) {
-  const options = releases.map((each) =>
-    element("option", { value: each.release, selected: each.release === chosen }, `${each.release}, ${ROLES[each.role] ?? each.role}`),
-  );
-  return element("label", {}, label, element("select", { name }, element("option", { value: "" }, otherwise), ...options));
+  const option = ({ release, role }) =>
+    element("option", { value: release, selected: release === chosen }, `${release}, ${ROLES[role] ?? role}`);
+  const none = element("option", { value: "" }, otherwise);
+  return element("label", {}, label, element("select", { name }, none, ...releases.map(option)));
 }

@@ -102,8 +102,8 @@ export function gone(before, after) {
 /** The comparison in a few words, for those who do not see the two lists: "2 new, 3 up, 1 down, 4 same, 2 gone". */
 export function differences(before, after) {
   const kinds = [...compare(before, after).values(), ...gone(before, after).values()].map((move) => move.kind);
-  const counts = ["new", "up", "down", "same", "gone"].map((kind) => [kinds.filter((each) => each === kind).length, kind]);
-  return counts
+  return ["new", "up", "down", "same", "gone"]
+    .map((kind) => [kinds.filter((each) => each === kind).length, kind])
     .filter(([count]) => count > 0)
     .map(([count, kind]) => `${count} ${kind}`)
     .join(", ");

@@ -11,7 +11,10 @@ export async function searchView(state, signal) {
   return {
     status: `${found.items.length} items about “${state.q}”`,
     release: found.release,
-    nodes: [title(`Items about “${state.q}”`), section("found", "Nearest first", notice(found), itemList(found.items))],
+    nodes: [
+      title(`Items about “${state.q}”`),
+      section("found", "Nearest first", notice(found), itemList(found.items)),
+    ],
   };
 }
 

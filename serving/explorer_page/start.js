@@ -14,8 +14,8 @@ export async function startView(state, signal) {
       element(
         "p",
         {},
-        "Look a user up to see their description, history and similar users, and what is recommended to them for which ",
-        "reasons; or look for items by what they are about. The address of any view can be sent to somebody else.",
+        "Look a user up to see their description, history and similar users, and what is recommended to them and ",
+        "why; or look for items by what they are about. The address of any view can be sent to somebody else.",
       ),
       ...problems.map((each) => element("p", { class: "notice problem" }, each)),
       element("div", { class: "columns" }, ...loaded.releases.map((each) => releaseCard(each, loaded.experiment))),

@@ -374,7 +374,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(put, start, open_page):
     page.goto(f"{start(Access.from_environment({'GRASP_TOKENS_READ': TOKEN}))}#user=u1")
 
     expect(heading(page)).to_have_text("A token, please")
-    page.keyboard.type("not the right one")  # the field has the focus
+    page.keyboard.type("not-the-right-one")  # the field has the focus
     page.keyboard.press("Enter")
     expect(heading(page)).to_have_text("The token was refused")
     page.get_by_label("Token").fill(TOKEN)
