@@ -310,7 +310,9 @@ def test_two_releases_stand_side_by_side(put, start, open_page, settings):
     page.get_by_label("How many").fill("3")
     page.get_by_role("button", name="Apply").click()
 
-    before, after = page.locator(".side-by-side > div").all()
+    sides = page.locator(".side-by-side > div")
+    expect(sides).to_have_count(2)
+    before, after = sides.all()
     expect(before).to_contain_text(second)
     expect(after).to_contain_text(first)
     ranked = [[each.get_attribute("data-item") for each in side.locator("ol > li").all()] for side in (before, after)]
