@@ -164,7 +164,7 @@ def identical_texts(settings: Settings, num_prompts: int) -> dict[str, Any]:
 
 def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
     """CPU seconds of the generation stage in Spark, its own session's start excluded, over those of the bare engine."""
-    from spark_jobs.generate import WORK_DDL, Prices, Task, generate
+    from spark_jobs.generate import WORK_DDL, Judge, Prices, Task, generate
     from spark_jobs.lake import Lake
     from spark_jobs.ledger import Ledger
 
@@ -178,7 +178,8 @@ def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
         work = spark.createDataFrame(rows, WORK_DDL)
         make_model: Callable[[], Any] = partial(load_model, settings.llm, MAX_NEW_TOKENS, BATCH_SIZES[-1])
         shards = Ledger(lake, tables.ITEM_GENERATION).shards("2026-01-01")
-        task = Task(ITEM, "benchmark", "benchmark", shards, make_model, Prices(), frozenset(), 0, Limits(), len(rows))
+        judge = Judge(ITEM, "benchmark", "benchmark", Prices(), frozenset())
+        task = Task(judge, shards, make_model, 0, Limits(), len(rows))
         _warm_up(spark, make_model)
         started, started_cpu = time.perf_counter(), _tree_cpu_seconds()
         generate(lake, task, work, len(rows))

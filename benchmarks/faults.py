@@ -2,13 +2,16 @@
 
 A thousand items are described through Spark by a server of the tests that misbehaves as told: at first, or for good.
 What is counted: of the items that met a fault which passes, how many end with the model's text; whether any answer was
-paid for twice; whether everyone is described; whether the day stayed within its cap.
+paid for twice; whether everyone is described; whether the day stayed within its cap. A few more items are asked for at
+a server whose certificate nobody trusts: facts describe them, with the reason, after one call each.
 """
 
 import json
 import random
 import tempfile
 import urllib.request
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,19 @@ LASTING: tuple[dict[str, Any], ...] = (
     {"kind": "status", "status": 400, "repeat": True},
 )
 LASTING_SHARE = 0.1  # of the faulty ones
+CERTIFICATE = "certificate error"
+NUM_UNTRUSTED = 8  # fewer than the failures in a row after which a worker waits for its server
+NAMES = {
+    "hang": "hang",
+    "trickle": "slow trickle",
+    "truncated": "truncated JSON",
+    "empty": "empty text",
+    "cut": "connection closed half-way",
+    "reset": "connection reset",
+    "refusal": "refusal",
+    "ungrounded": "ungrounded text",
+    "wrong_model": "wrong model name",
+}
 MAX_TOKENS = 3_000_000
 
 
@@ -46,26 +62,15 @@ def faults(settings: Settings, num_items: int) -> dict[str, Any]:
     titles = {f"i{number}": f"Film {number}" for number in range(num_items)}
     told = behaviours(list(titles))
     script = {_key(titles[item_id]): found for item_id, found in told.items()}
-    with running_server(0.05) as url, tempfile.TemporaryDirectory(dir=settings.home) as home, local_spark() as spark:
+    temporary = partial(tempfile.TemporaryDirectory, dir=settings.home)
+    with running_server(0.05) as url, temporary() as home, local_spark() as spark:
         _post(url, "/script", {"prompts": script})
-        at = settings.model_copy(
-            update={
-                "lake": Path(home),
-                "llm_url": url,
-                "llm_model": "test-model",
-                "llm_concurrency": 32,
-                "llm_timeout_seconds": 2.0,
-                "llm_max_attempts": 6,
-                "llm_budget": 2 * num_items,
-                "llm_max_tokens": 2 * MAX_TOKENS,
-                "llm_repairs": 0,
-                "llm_max_failure_share": 1.0,
-                "now": None,
-            }
-        )
-        rows = _described(spark, at, titles)
+        at = _settings(settings, Path(home), url, num_items)
+        rows = {item_id: row.source for item_id, row in _described(spark, at, titles).items()}
         seen = json.loads(urllib.request.urlopen(f"{url}/seen".replace("/v1", "")).read())  # noqa: S310 - our own
         spent = _spent(spark, at)
+        with running_server(0.05, self_signed=True) as unknown, temporary() as other:
+            not_trusted = untrusted(spark, _settings(settings, Path(other), unknown, NUM_UNTRUSTED))
     passing = [item_id for item_id, found in told.items() if not found[0].get("repeat")]
     return {
         "num_items": num_items,
@@ -78,6 +83,63 @@ def faults(settings: Settings, num_items: int) -> dict[str, Any]:
         "num_requests": sum(seen["requests"].values()),
         "num_tokens": spent,
         "max_tokens": MAX_TOKENS,
+        "by_fault": met(told, rows) | {CERTIFICATE: not_trusted},
+    }
+
+
+def _settings(settings: Settings, lake: Path, url: str, num_items: int) -> Settings:
+    return settings.model_copy(
+        update={
+            "lake": lake,
+            "llm_url": url,
+            "llm_model": "test-model",
+            "llm_concurrency": 32,
+            "llm_timeout_seconds": 2.0,
+            "llm_max_attempts": 6,
+            "llm_budget": 2 * num_items,
+            "llm_max_tokens": 2 * MAX_TOKENS,
+            "llm_repairs": 0,
+            "llm_max_failure_share": 1.0,
+            "now": None,
+        }
+    )
+
+
+def met(told: dict[str, list[dict[str, Any]]], sources: dict[str, str]) -> dict[str, dict[str, int]]:
+    """By fault: how many items met it, maybe beside others, and how many of these have the model's text in the end."""
+    items, recovered = Counter[str](), Counter[str]()
+    for item_id, found in told.items():
+        for fault in {name_of(behaviour) for behaviour in found}:
+            items[fault] += 1
+            recovered[fault] += sources[item_id] == "llm"
+    return {fault: {"num_items": num, "num_with_text": recovered[fault]} for fault, num in sorted(items.items())}
+
+
+def name_of(behaviour: dict[str, Any]) -> str:
+    """As the report calls a behaviour of the server."""
+    if behaviour["kind"] != "status":
+        return NAMES[behaviour["kind"]]
+    if behaviour["status"] != 429:
+        return f"status {behaviour['status']}"
+    return f"status 429 {'with' if 'retry_after' in behaviour else 'without'} Retry-After"
+
+
+def untrusted(spark: Any, settings: Settings) -> dict[str, int]:
+    """What becomes of items whose server shows a certificate of its own making; the day is run once.
+
+    Of no use is any call: the items have to end with facts and the reason, after one call each.
+    """
+    from spark_jobs.lake import Lake
+    from spark_jobs.ledger import Ledger
+
+    titles = {f"i{number}": f"Film {number}" for number in range(NUM_UNTRUSTED)}
+    rows = _described(spark, settings, titles, num_runs=1)
+    calls = Ledger(Lake(spark, settings), tables.ITEM_GENERATION).of_day(DAY).collect()
+    return {
+        "num_items": len(rows),
+        "num_with_text": sum(row.source == "llm" for row in rows.values()),
+        "num_with_reason": sum(row.fallback_reason == "certificate" for row in rows.values()),
+        "num_calls": sum(call.num_attempts for call in calls),
     }
 
 
@@ -93,8 +155,8 @@ def behaviours(item_ids: list[str], seed: int = 0) -> dict[str, list[dict[str, A
     return found
 
 
-def _described(spark: Any, settings: Settings, titles: dict[str, str]) -> dict[str, str]:
-    """The source of every item's description, after the day was run twice."""
+def _described(spark: Any, settings: Settings, titles: dict[str, str], num_runs: int = 2) -> dict[str, Any]:
+    """The row of every item's description, after the day was run so often."""
     from spark_jobs.budget import Caps
     from spark_jobs.describe import describe, real_model
     from spark_jobs.lake import Lake
@@ -105,10 +167,10 @@ def _described(spark: Any, settings: Settings, titles: dict[str, str]) -> dict[s
         [(key, 1, json.dumps({"title": title, "attributes": _FACTS})) for key, title in titles.items()],
         "entity_id string, activity bigint, raw string",
     )
-    for _ in range(2):
+    for _ in range(num_runs):
         make_model = real_model(settings, 2)
         describe(lake, DAY, ITEM, facts, caps=Caps.of(settings, "item"), make_model=make_model)
-    return {row.item_id: row.source for row in lake.read(tables.ITEM_DESCRIPTION, DAY).collect()}
+    return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, DAY).collect()}
 
 
 _FACTS = {"genres": "Drama", "year": "1995"}

@@ -155,6 +155,8 @@ def http_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def faults_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     [found] = measured
+    untrusted = found["by_fault"]["certificate error"]
+    rows = [(fault, f"{met['num_items']:,}", f"{met['num_with_text']:,}") for fault, met in found["by_fault"].items()]
     return [
         "## A server that fails in every way",
         "",
@@ -164,6 +166,11 @@ def faults_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         f"an ungrounded text, a wrong model or a rejected request {found['num_lasting_published']:,} have. Answers "
         f"paid twice: {found['num_paid_twice']:,}. Tokens: {found['num_tokens']:,} of {found['max_tokens']:,} allowed.",
         "",
+        f"Of {untrusted['num_items']:,} items asked for at a server whose certificate nobody trusts "
+        f"{untrusted['num_with_reason']:,} are described by facts for this reason, after {untrusted['num_calls']:,} "
+        "calls: it is not tried again.",
+        "",
+        *table(["fault", "items that met it", "with the model's text"], rows),
     ]
 
 

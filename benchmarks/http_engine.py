@@ -34,12 +34,12 @@ def cores(num_cores: int) -> Iterator[None]:
 
 
 @contextmanager
-def running_server(seconds: float) -> Iterator[str]:
-    """The base URL of a server that answers after so many seconds."""
-    command = [sys.executable, str(SERVER), "--seconds", str(seconds)]
+def running_server(seconds: float, self_signed: bool = False) -> Iterator[str]:
+    """The base URL of a server that answers after so many seconds, by HTTPS with a certificate of its own."""
+    command = [sys.executable, str(SERVER), "--seconds", str(seconds), *(["--self-signed"] if self_signed else [])]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        yield f"{'https' if self_signed else 'http'}://127.0.0.1:{int(process.stdout.readline())}/v1"
         process.communicate()
 
 

@@ -11,7 +11,6 @@ of the row, vectors included, as Feast's server does.
 
 import argparse
 import json
-import random
 import subprocess
 import sys
 import tempfile
@@ -57,7 +56,7 @@ def compare(settings: Settings, num_users: int, num_requests: int) -> dict[str, 
         at = settings.model_copy(update=changed | {"now": end_of(DAY)})
         write_day(at, DAY, num_users, NUM_ITEMS)
         materialise(at, Versions(at).feature, DAY)
-        chosen = random.Random(0).choices([f"u{number}" for number in range(num_users)], k=num_requests)
+        chosen = [f"u{number}" for number in np.random.default_rng(0).integers(num_users, size=num_requests)]
         inside = measure(_in_process(at), chosen)
         asks = {"ours": running.enter_context(_our_server(at)), "feast": running.enter_context(_feast_server(at))}
         for user_id in chosen[:5]:

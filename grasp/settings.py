@@ -68,6 +68,12 @@ def _model_of_server(model: str, info: ValidationInfo) -> str:
     return model
 
 
+def _files_of_server(batch_files: bool, info: ValidationInfo) -> bool:
+    if batch_files and not info.data.get("llm_url"):
+        raise ValueError("batch files are taken by a server: name it in GRASP_LLM_URL")
+    return batch_files
+
+
 def _encoder_of_server(model: str, info: ValidationInfo) -> str:
     if info.data.get("encoder_url") and not model:
         raise ValueError("GRASP_ENCODER_URL names a server, so say which of its models to ask")
@@ -123,6 +129,12 @@ class Settings(BaseModel):
     )
     llm_structured: bool = Field(
         False, description="Whether to ask the server for JSON (structured outputs) instead of plain text."
+    )
+    llm_batch_files: Annotated[bool, AfterValidator(_files_of_server)] = Field(
+        False, description="Whether to ask GRASP_LLM_URL by batch files: often half the price, an answer within a day."
+    )
+    llm_batch_patience_hours: float = Field(
+        25, ge=0, description="Longest wait of a run for its batches; the next run of the day goes on."
     )
     llm_concurrency: int = Field(16, ge=1, le=1024, description="Requests to the server at once, in one Spark worker.")
     llm_requests_per_minute: int = Field(0, ge=0, description="Most requests a minute of all workers; 0 is no limit.")
@@ -183,6 +195,9 @@ class Settings(BaseModel):
     lookup_timeout_ms: float = Field(200, gt=0, description="A slower feature lookup gives a named fallback.")
     last_good_users: int = Field(
         1000, ge=0, description="Users whose last row each worker keeps for when the online store fails; 30 kB each."
+    )
+    index_from_items: int = Field(
+        200_000, ge=1, description="Items from which a catalogue is searched by an index instead of scored as a whole."
     )
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(500, gt=0, description="A slower Milvus server is searched for in memory.")

@@ -15,6 +15,7 @@ from grasp.settings import Settings, SettingsError
 from serving.access import Access, AccessError
 from serving.body_limit import BodyLimit
 from serving.errors import add_error_handlers
+from serving.explorer import explorer_router
 from serving.features import FeastUserFeatures
 from serving.logs import configure_logging
 from serving.request_context import RequestContext
@@ -50,6 +51,7 @@ def create_app(
     add_error_handlers(app)
     for router in (about_users(service, access), about_features(service, access), about_itself(service, access)):
         app.include_router(router)
+    app.include_router(explorer_router())
     return app
 
 

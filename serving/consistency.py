@@ -113,6 +113,7 @@ def check(
     settings: Settings,
     day: str,
     log: Path,
+    *,
     num: int = DEFAULT_SAMPLE,
     limit: float = 0.0,
     open_users: OpenUsers = FeastUserFeatures,
@@ -306,8 +307,8 @@ def report(skew: Skew) -> list[str]:
         f"{skew.num_gone:,} of a release or day that is gone",
         f"scores: {skew.num_score_differences:,} requests differ by more than {MAX_SCORE_DIFFERENCE:g} "
         f"(largest {skew.max_score_difference:.2g}), {skew.num_order_differences:,} have another order",
-        f"features: {len(skew.users_with_differences):,} of {skew.num_users:,} users differ; the online store has moved "
-        f"on from {skew.num_moved_on:,} others",
+        f"features: {len(skew.users_with_differences):,} of {skew.num_users:,} users differ; the online store has "
+        f"moved on from {skew.num_moved_on:,} others",
     ]
     for name, num in sorted(skew.feature_differences.items()):
         lines.append(f"feature {name}: {num:,} users, largest difference {skew.max_feature_differences[name]:.3g}")
@@ -324,7 +325,7 @@ def main() -> None:
     try:
         settings = Settings.load()
         log = arguments.log or settings.lake / LOG_FOLDER
-        check(settings, arguments.day, log, arguments.sample, arguments.limit)
+        check(settings, arguments.day, log, num=arguments.sample, limit=arguments.limit)
     except (SettingsError, ValueError, FileNotFoundError, StoreError) as error:
         sys.exit(f"error: {error}")
 

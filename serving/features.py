@@ -128,7 +128,8 @@ def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict
     """A user whose values are all missing or null is unknown; a row that is null in part is damaged."""
     from feast.type_map import feast_value_type_to_python_type
 
-    row = {name: feast_value_type_to_python_type(values[name]) if name in values else None for name in columns}
+    row: dict[str, Any] = dict.fromkeys(columns)
+    row |= {name: feast_value_type_to_python_type(values[name]) for name in columns if name in values}
     absent = [name for name, value in row.items() if value is None]
     if len(absent) == len(columns):
         return None

@@ -1,6 +1,6 @@
 """The item side of a release, held in memory: titles, popularity and frozen vectors of every item.
 
-Shape suffixes:  N items of the release   S semantic size
+Shape suffixes:  N items of the release   S semantic size   R chosen rows
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
@@ -59,9 +59,15 @@ class ItemSide:
 
 
 def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
-    """Rows of the k largest finite scores, largest first, ties by row."""
-    order = np.argsort(-scores_N, kind="stable")[:k]
-    return [(int(row), float(scores_N[row])) for row in order if np.isfinite(scores_N[row])]
+    """Rows of the k largest finite scores, largest first, ties by row. Scores must not be NaN."""
+    if k < len(scores_N):  # only what is no worse than the k-th is put in order
+        least = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
+        row_R = np.flatnonzero(scores_N >= least)
+    else:
+        row_R = np.arange(len(scores_N))
+    row_R = row_R[np.isfinite(scores_N[row_R])]
+    row_R = row_R[np.argsort(-scores_N[row_R], kind="stable")[:k]]
+    return list(zip(row_R.tolist(), scores_N[row_R].tolist(), strict=True))
 
 
 def load_items(folder: Path, feature_version: str, vocabulary: Sequence[str] = ()) -> ItemSide:

@@ -1,9 +1,10 @@
 """One release, ready to answer: item side and model in memory, scores and reasons for a user.
 
-Shape suffixes:  N items   T sequence length   D model width   S semantic size
+Shape suffixes:  N items   T sequence length   D width of a state   S semantic size   Q sampled states
+                 R recommended rows   H different items of the history
 """
 
-# ruff: noqa: N803 - the shape suffixes above
+# ruff: noqa: N803, N815 - the shape suffixes above
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,14 +17,18 @@ import torch
 from grasp.release import Manifest
 from grasp.tables import MAX_SEQUENCE_LENGTH
 from grasp.versions import file_sha256
+from serving.candidates import NOTHING, Additions, Candidates, indexed
 from serving.features import UserRow
-from serving.items import ItemSide, load_items, top
+from serving.items import ItemSide, load_items
 from training.artefact import LoadedRanker, load_ranker
+from training.enhancers.ids import Users
+from training.frozen import FrozenRanker
 from training.model import Ranker
 
 Stage = Callable[[str], AbstractContextManager[None]]  # times what is done within it, by the stage's name
 
 NUM_REASONS = 2  # items of the history that a reason names
+NUM_SAMPLED = 64  # states that an index is checked with before it may serve
 
 
 def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `Stage`
@@ -50,18 +55,32 @@ class Recommendation:
     evidence: list[Evidence] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Read:
+    """What the ranker makes of a history."""
+
+    state_D: torch.Tensor
+    weights_T: np.ndarray  # of the items of the history that it read, the latest ones
+    added: Additions
+
+
 class Release:
     """What is in memory of one release. All methods may be called from several threads."""
 
-    def __init__(self, manifest: Manifest, items: ItemSide, model: Ranker | None) -> None:
+    def __init__(
+        self, manifest: Manifest, items: ItemSide, model: Ranker | None, index_from: int | None = None
+    ) -> None:
         self.manifest = manifest
         self.items = items
         self.model = model
         self.stage: Stage = untimed
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
-            with torch.inference_mode():
-                self._candidate_ND = model.candidates()
+            self._frozen = FrozenRanker(model)
+            candidate_ND = self._frozen.candidate_ND[1:]
+            is_large = index_from is not None and len(candidate_ND) >= index_from
+            self._candidates = indexed(candidate_ND, self._sampled_states()) if is_large else Candidates(candidate_ND)
+        self._withdrawn_rows = np.flatnonzero(~items.available_N).tolist()
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
 
     def known(self, item_ids: Iterable[str]) -> list[int]:
@@ -93,19 +112,17 @@ class Release:
         history = self.history(user, recent_item_ids)
         if user is None or not history or self.model is None:
             return self.popular(k, history if exclude_seen else [], mask_N)
+        read = self._read(history, user)
+        hidden_rows = [*self._withdrawn_rows, *(history if exclude_seen else [])]
         with self.stage("scoring"):
-            scores_N, weights_T = self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)
+            best = self._candidates.best(k, read.state_D, read.added, hidden_rows, mask_N)
         with self.stage("post"):
-            hidden_N = ~self.items.available_N if mask_N is None else ~(self.items.available_N & mask_N)
-            if exclude_seen:
-                hidden_N[history] = True
-            return self._explained(k, history, np.where(hidden_N, -np.inf, scores_N), weights_T)
+            return self._explained(best, history[-len(read.weights_T) :], read.weights_T)
 
     def _explained(
-        self, k: int, history: list[int], scores_N: np.ndarray, weights_T: np.ndarray
+        self, best: list[tuple[int, float]], history: list[int], weights_T: np.ndarray
     ) -> list[Recommendation]:
-        best = top(scores_N, k)
-        evidence = self._evidence([row for row, _ in best], history[-len(weights_T) :], weights_T)
+        evidence = self._evidence([row for row, _ in best], history, weights_T)
         return [
             Recommendation(self.items.ids[row], self.items.title(row), score, _reason(found), found)
             for (row, score), found in zip(best, evidence, strict=True)
@@ -115,9 +132,12 @@ class Release:
         self, user: UserRow, item_ids: Sequence[str], recent_item_ids: Sequence[str] = ()
     ) -> list[float | None]:
         """The model's scores of the items, in order; None for one that the release lacks. Raises as `score` does."""
-        scores_N = self.score(user, self.history(user, recent_item_ids))
-        rows = [self.items.row_of.get(item_id) for item_id in item_ids]
-        return [None if row is None else float(scores_N[row]) for row in rows]
+        read = self._read(self.history(user, recent_item_ids), user)
+        with self.stage("scoring"):
+            row_R = np.unique(np.array(self.known(item_ids), dtype=np.int64))
+            score_R = self._candidates.scores_of(row_R, read.state_D, read.added)
+            score_of = dict(zip(row_R.tolist(), score_R.tolist(), strict=True))
+            return [score_of.get(self.items.row_of.get(item_id, -1)) for item_id in item_ids]
 
     def popular(self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None) -> list[Recommendation]:
         """The k items with most users, without the excluded rows, of those that may be shown (`mask_N`)."""
@@ -130,30 +150,49 @@ class Release:
 
     def score(self, user: UserRow, history: Sequence[int]) -> np.ndarray:
         """Scores of all items, (N,), as the model gives them offline for the same inputs."""
-        if self.model is None:
-            raise ValueError(f"release {self.manifest.release_id} has no model")
-        return self._read(self.model, history, user.semantic_embedding, user.neighbour_embedding)[0]
+        read = self._read(history, user)
+        with self.stage("scoring"):
+            return self._candidates.scores(read.state_D, read.added)
 
     def warm_up(self) -> None:
         """Pay first-call costs before the first request; raises `ValueError` for a model that scores nothing."""
         if self.model is None:
             return
-        user_S = self._average_item_S.tolist()
-        scores_N, _ = self._read(self.model, list(self.items.row_of.values())[:MAX_SEQUENCE_LENGTH], user_S, user_S)
-        if not np.isfinite(scores_N).all():
+        history = list(self.items.row_of.values())[:MAX_SEQUENCE_LENGTH]
+        read = self._read_vectors(history, self._average_item_S, self._average_item_S)
+        if not np.isfinite(self._candidates.scores(read.state_D, read.added)).all():
             raise ValueError(f"model {self.manifest.model} gives scores that are not finite: do not serve it")
 
-    def _read(
-        self, model: Ranker, history: Sequence[int], semantic_S: Sequence[float], neighbour_S: Sequence[float]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of all items (N,) and the weight of each item of the history that the model read (T,)."""
-        items_BT = torch.tensor([history[-model.config.max_length :]]) + 1
-        semantic_BS, neighbour_BS = torch.tensor([semantic_S]), torch.tensor([neighbour_S])
-        with torch.inference_mode():
-            scores_N = model.scores(items_BT, semantic_BS, neighbour_BS, self._candidate_ND)[0, 1:].numpy()
-            if model.config.enhancer != "grasp":
-                return scores_N, np.full(items_BT.shape[1], 1 / items_BT.shape[1])
-            return scores_N, model.history_weights(items_BT, semantic_BS, neighbour_BS)[0].numpy()
+    def _read(self, history: Sequence[int], user: UserRow) -> _Read:
+        if self.model is None:
+            raise ValueError(f"release {self.manifest.release_id} has no model")
+        if not history:
+            raise ValueError(f"user {user.user_id} has no item that release {self.manifest.release_id} knows")
+        return self._read_vectors(history, np.array(user.semantic_embedding), np.array(user.neighbour_embedding))
+
+    @torch.inference_mode()
+    def _read_vectors(self, history: Sequence[int], semantic_S: np.ndarray, neighbour_S: np.ndarray) -> _Read:
+        items_T = torch.tensor(history) + 1
+        users = Users(*(torch.from_numpy(each.astype(np.float32))[None] for each in (semantic_S, neighbour_S)))
+        with self.stage("attention"):
+            view_VTD, weights_T = self._frozen.views(items_T, users)
+        with self.stage("backbone"):
+            state_D = self._frozen.state(view_VTD)
+        return _Read(state_D, weights_T.numpy(), self._added(items_T))
+
+    def _added(self, items_T: torch.Tensor) -> Additions:
+        if self._frozen.kernel is None:
+            return NOTHING
+        item_L, value_L = self._frozen.kernel.additions(items_T[-self._frozen.config.max_length :])
+        return Additions(item_L - 1, value_L)
+
+    def _sampled_states(self) -> torch.Tensor:
+        """States (Q, D) of made-up users: each has taken an item, and before it what is nearest to it."""
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(self.items.available_N))[:NUM_SAMPLED]
+        vectors = self.items.semantic_NS, self.items.neighbour_NS
+        histories = [[*self.known(self.items.neighbour_ids[row]), int(row)] for row in rows]
+        read = [self._read_vectors(history, *(each[history[-1]] for each in vectors)) for history in histories]
+        return torch.stack([each.state_D for each in read])
 
     def _evidence(
         self, recommended: Sequence[int], history: Sequence[int], weights_T: np.ndarray
@@ -162,23 +201,25 @@ class Release:
 
         Only those count that are nearer to the recommended item than the average item is.
         """
-        seen, position_T = np.unique(history, return_inverse=True)
-        weights = np.bincount(position_T, weights_T)
-        vectors = self.items.semantic_NS[list(recommended)]
-        least = np.maximum(vectors @ self._average_item_S, 0)
-        similarities = vectors @ self.items.semantic_NS[seen].T
-        similarities = np.where(seen == np.array(recommended)[:, None], -1, similarities)
-        values = np.where(similarities > least[:, None], similarities * weights, -np.inf)
+        seen_H, position_T = np.unique(history, return_inverse=True)
+        weight_H = np.bincount(position_T, weights_T)
+        vector_RS = self.items.semantic_NS[list(recommended)]
+        least_R1 = np.maximum(vector_RS @ self._average_item_S, 0)[:, None]
+        similarity_RH = vector_RS @ self.items.semantic_NS[seen_H].T
+        is_other_RH = seen_H != np.array(recommended, dtype=np.int64)[:, None]
+        value_RH = np.where(is_other_RH & (similarity_RH > least_R1), similarity_RH * weight_H, -np.inf)
+        order_RH = np.argsort(-value_RH, axis=1, kind="stable")[:, :NUM_REASONS]
         return [
             [
                 Evidence(
-                    item_id=self.items.ids[seen[index]],
-                    title=self.items.title(seen[index]),
-                    weight=float(weights[index]),
-                    similarity=float(similarities[rank, index]),
-                    is_neighbour=self.items.ids[seen[index]] in self.items.neighbour_ids[row],
+                    item_id=self.items.ids[seen_H[place]],
+                    title=self.items.title(seen_H[place]),
+                    weight=float(weight_H[place]),
+                    similarity=float(similarity_RH[rank, place]),
+                    is_neighbour=self.items.ids[seen_H[place]] in self.items.neighbour_ids[row],
                 )
-                for index, _ in top(values[rank], NUM_REASONS)
+                for place in order_RH[rank]
+                if value_RH[rank, place] > -np.inf
             ]
             for rank, row in enumerate(recommended)
         ]
@@ -190,13 +231,16 @@ def _reason(evidence: Sequence[Evidence]) -> str:
     return f"similar to {' and '.join(each.title for each in evidence)} in your history"
 
 
-def load_release(folder: Path, manifest: Manifest) -> Release:
-    """Check and load a release folder; raises `ValueError` naming the file or version that does not fit."""
+def load_release(folder: Path, manifest: Manifest, index_from: int | None = None) -> Release:
+    """Check and load a release folder; raises `ValueError` naming the file or version that does not fit.
+
+    A catalogue of `index_from` items or more is searched by an index, if that finds what it should; None: never.
+    """
     torch.set_num_threads(1)  # more threads make one small request slower, and many requests much slower
     check_files(folder, manifest)
     loaded = _load_model(folder / "model", manifest) if manifest.model else None
     items = load_items(folder / "items", manifest.feature_version, loaded.vocabulary if loaded else ())
-    release = Release(manifest, items, loaded.ranker if loaded else None)
+    release = Release(manifest, items, loaded.ranker if loaded else None, index_from)
     release.warm_up()
     return release
 

@@ -1,155 +1,178 @@
-"""The language model port by a vendor's batch files: half the price, an answer within a day.
+"""One batch of a vendor's batch files: half the price, an answer within a day.
 
-A process that dies must not submit twice what it pays for once. So a file named after the requests keeps the id of the
-uploaded file before a batch is made of it, and the id of the batch after: whoever asks for the same prompts again
-finds the batch, even where the process died between the two, and waits for it or reads what it came to.
+A batch is a folder, from before it is submitted until its answers are in the ledger:
 
-Runs in one process, on the driver: a batch is one thing, and waiting needs no workers. The key is read as in
-`openai_llm`.
+    batch.json        whose it is, the most it may take, and how far it got: the ids of the uploaded file and the batch
+    requests.jsonl    what is uploaded, to the byte: settings that change meanwhile change nothing about it
+    work.parquet      whom each of these lines is about
+
+A process that dies must not submit twice what it pays for once. So the folder is there as a whole before anything is
+uploaded, the file's id is written down before a batch is made of it, and the batch's id after: whoever comes next finds
+the batch, even where the process died between the two. When what is done is in `batch_generate.py`.
 """
 
-import hashlib
 import itertools
 import json
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from grasp.files import write_json
 from grasp.progress import say
-from spark_jobs.completions import Answer, read_completion, read_failure, read_status, request_body
-from spark_jobs.llm import Generation, Limits, Messages
-from spark_jobs.openai_llm import Server, api_key
+from spark_jobs.completions import Answer, read_completion, read_status
+from spark_jobs.ledger import Spent
+from spark_jobs.llm import Generation
 
 if TYPE_CHECKING:
     from openai import OpenAI
-    from openai.types import Batch
+    from openai.types import Batch as VendorsBatch
 
 ENDPOINT: Final = "/v1/chat/completions"
-MAX_REQUESTS = 50_000  # of one batch, by OpenAI's rules
-NUM_LISTED = 1000  # newest batches among which a lost one is looked for
+NUM_LISTED = 1000  # newest batches of the vendor's among which a lost one is looked for
+# Status of a batch that is over, and what became of those of its requests that are in neither of its files.
 UNANSWERED = {"completed": "server_error", "expired": "timeout", "failed": "rejected", "cancelled": "rejected"}
+WORK_SCHEMA = pa.schema([(name, pa.string()) for name in ("generation_key", "entity_id", "canonical")])
+_STATE, _REQUESTS, _WORK = "batch.json", "requests.jsonl", "work.parquet"
 
-
-class BatchError(RuntimeError):
-    """The batch could not be submitted or read, or takes too long. What was submitted is found by the next run."""
+Work = Mapping[str, str]  # a piece of work: the columns of WORK_SCHEMA
 
 
 @dataclass(frozen=True)
-class _Submitted:
-    """A batch on its way: the places of its prompts, and the file that remembers it."""
+class Batch:
+    """A batch as it stands. It belongs to the day that submitted it, whoever reads what it comes to."""
 
-    places: range
-    memory: Path
-    batch_id: str
+    folder: Path
+    day: str
+    prompt_version: str
+    model_revision: str
+    server: str  # sha256 of its URL
+    model: str
+    structured: bool
+    is_repair: bool
+    reserved: Spent  # the most it may take
+    file_id: str = ""
+    batch_id: str = ""
 
+    @classmethod
+    def read(cls, folder: Path) -> "Batch":
+        known = json.loads((folder / _STATE).read_text())
+        return cls(folder, **known | {"reserved": Spent(**known["reserved"])})
 
-class BatchFileModel:
-    """A server's model, asked by batch files. Of `server`, limits of rate and time and retries play no part."""
+    @property
+    def run(self) -> str:
+        """What names its shard; repairs have that of the batch they come from."""
+        return self.folder.name.partition("-")[0]
 
-    def __init__(
-        self,
-        server: Server,
-        folder: Path,
-        poll_seconds: float = 60,
-        patience_seconds: float = 25 * 3600,
-        max_requests: int = MAX_REQUESTS,
-    ) -> None:
-        self._server = server
-        self._folder = folder
-        self._poll_seconds = poll_seconds
-        self._patience_seconds = patience_seconds
-        self._max_requests = max_requests
-        self._limits = Limits(server.max_calls)
+    @property
+    def work_file(self) -> Path:
+        return self.folder / _WORK
 
-    def limit(self, limits: Limits) -> None:
-        """Calls only: what a batch will take in tokens is known when it is over."""
-        self._limits = limits
+    def work(self) -> list[dict[str, str]]:
+        """Whom the requests are about, in their order."""
+        rows: list[dict[str, str]] = pq.read_table(self.work_file).to_pylist()
+        return rows
 
-    def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
-        """Submit everything, wait, and yield batch by batch; raises `BatchError`, after which a new call resumes."""
-        from openai import OpenAI, OpenAIError
+    def lay(self, work: Sequence[Work], bodies: Sequence[str]) -> None:
+        """Put the folder there as a whole; `bodies` are the requests' bodies as JSON in ASCII, in the order of `work`.
 
-        server = self._server
-        most = self._limits.num_calls
-        num_affordable = len(prompts) if most is None else min(len(prompts), most)
-        try:
-            with OpenAI(api_key=api_key(), base_url=server.url, max_retries=server.max_attempts - 1) as client:
-                starts = range(0, num_affordable, self._max_requests)
-                chunks = [range(start, min(start + self._max_requests, num_affordable)) for start in starts]
-                submitted = [self._submit(client, prompts, places) for places in chunks]
-                for each in submitted:
-                    yield from self._collect(client, each)
-        except OpenAIError as error:  # its text may quote the key
-            code = read_failure(error).error
-            raise BatchError(f"the batches remembered in {self._folder} could not be run or read: {code}") from None
-        for place in range(num_affordable, len(prompts)):
-            yield place, Generation("", 0, 0, 0.0, 0, "out_of_budget")
+        A request's `custom_id` is its place.
+        """
+        making = self.folder.with_name(f".{self.folder.name}")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        with (making / _REQUESTS).open("w", encoding="ascii") as file:
+            for place, body in enumerate(bodies):
+                head = f'"custom_id": "{place}", "method": "POST", "url": "{ENDPOINT}"'
+                file.write(f'{{{head}, "body": {body}}}\n')
+        pq.write_table(pa.Table.from_pylist([dict(piece) for piece in work], WORK_SCHEMA), making / _WORK)
+        replace(self, folder=making).remember()
+        making.rename(self.folder)
 
-    def _submit(self, client: "OpenAI", prompts: Sequence[Messages], places: range) -> _Submitted:
-        """Make a batch of these prompts, or find the one that was made of them before."""
-        requests = "\n".join(self._request(number, prompts[place]) for number, place in enumerate(places)).encode()
-        memory = self._folder / f"{hashlib.sha256(self._server.url.encode() + requests).hexdigest()}.json"
-        known = json.loads(memory.read_text()) if memory.exists() else {}
-        if "file_id" not in known:
-            uploaded = client.files.create(file=("requests.jsonl", requests), purpose="batch")
-            known = {"file_id": uploaded.id}
-            write_json(memory, known)
-        elif "batch_id" not in known and (lost := _batch_of(client, known["file_id"])):
-            known["batch_id"] = lost  # the process died in between, or was not told
-        if "batch_id" not in known:
-            # Tried once: a second try after an answer that got lost would make a second batch.
-            batches = client.with_options(max_retries=0).batches
-            batch = batches.create(input_file_id=known["file_id"], endpoint=ENDPOINT, completion_window="24h")
-            known["batch_id"] = batch.id
-        write_json(memory, known)
-        say(f"batch {known['batch_id']}: {len(places)} prompts submitted")
-        return _Submitted(places, memory, known["batch_id"])
+    def remember(self, file_id: str = "", batch_id: str = "") -> "Batch":
+        """Write down what the vendor calls the file or the batch, and what was known before."""
+        later = replace(self, file_id=file_id or self.file_id, batch_id=batch_id or self.batch_id)
+        write_json(self.folder / _STATE, {name: value for name, value in asdict(later).items() if name != "folder"})
+        return later
 
-    def _request(self, number: int, prompt: Messages) -> str:
-        """One line of a batch file, in ASCII."""
-        server = self._server
-        body = request_body(prompt, server.model, server.max_new_tokens, server.structured)
-        return json.dumps({"custom_id": str(number), "method": "POST", "url": ENDPOINT, "body": body})
-
-    def _collect(self, client: "OpenAI", submitted: _Submitted) -> Iterator[tuple[int, Generation]]:
-        batch = self._finished(client, submitted.batch_id)
-        answers: dict[int, Answer] = {}
-        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            for line in client.files.content(file_id).content.decode().splitlines():
-                result = json.loads(line)
-                answers[submitted.places[int(result["custom_id"])]] = self._read(result)
-        if not any(answer.error is None for answer in answers.values()):
-            submitted.memory.unlink()  # nothing to lose: to ask again is to submit again
-        num_seconds = (batch.completed_at or batch.created_at) - batch.created_at
-        say(f"batch {batch.id}: {batch.status}, {len(answers)} of {len(submitted.places)} came back")
-        for place in submitted.places:
-            answer = answers.get(place, Answer(error=UNANSWERED[batch.status]))
-            tokens = (answer.num_input_tokens, answer.num_output_tokens)
-            yield place, Generation(answer.text, *tokens, num_seconds / len(submitted.places), 1, answer.error)
-
-    def _finished(self, client: "OpenAI", batch_id: str) -> "Batch":
-        """The batch when it has ended; raises `BatchError` when patience ends first."""
-        give_up_at = time.monotonic() + self._patience_seconds
-        while (batch := client.batches.retrieve(batch_id)).status not in UNANSWERED:
-            if time.monotonic() >= give_up_at:
-                raise BatchError(f"batch {batch_id} is still {batch.status}: run again later to read it")
-            time.sleep(self._poll_seconds)
-        return batch
-
-    def _read(self, result: dict[str, Any]) -> Answer:
-        """One line of an output or error file."""
-        response = result.get("response")
-        if not response:
-            return Answer(error="timeout")  # expired or cancelled before its turn
-        if response["status_code"] != 200:
-            return read_status(response["status_code"], {}, json.dumps(response["body"]).encode())
-        return read_completion(response["body"], self._server.model, self._server.structured)
+    def remove(self) -> None:
+        """Forget the batch, in one step: its answers are in the ledger, or it was never made."""
+        gone = self.folder.with_name(f".{self.folder.name}")
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
 
 
-def _batch_of(client: "OpenAI", file_id: str) -> str | None:
-    """The batch that was made of an uploaded file; None when there is none among the newest."""
+def pending(folder: Path) -> list[Batch]:
+    """The batches below a folder that are not over."""
+    return [Batch.read(each) for each in sorted(folder.glob("[!.]*"))]
+
+
+def submit(client: "OpenAI", batch: Batch) -> Batch:
+    """Upload the requests and make a batch of them, or find the one that was made of them before."""
+    if found := find(client, batch):
+        return found
+    if not batch.file_id:
+        requests = (batch.folder / _REQUESTS).read_bytes()
+        batch = batch.remember(file_id=client.files.create(file=(_REQUESTS, requests), purpose="batch").id)
+    # Tried once: a second try after an answer that got lost would make a second batch.
+    batches = client.with_options(max_retries=0).batches
+    made = batches.create(input_file_id=batch.file_id, endpoint=ENDPOINT, completion_window="24h")
+    say(f"batch {made.id}: {batch.reserved.num_calls} requests submitted")
+    return batch.remember(batch_id=made.id)
+
+
+def find(client: "OpenAI", batch: Batch) -> Batch | None:
+    """The batch with its id, where a process that died, or was not told, has made one of the uploaded file."""
+    if not batch.file_id:
+        return None
     newest = itertools.islice(client.batches.list(limit=100), NUM_LISTED)
-    return next((batch.id for batch in newest if batch.input_file_id == file_id), None)
+    lost = next((each.id for each in newest if each.input_file_id == batch.file_id), None)
+    return batch.remember(batch_id=lost) if lost else None
+
+
+def read_ended(client: "OpenAI", batch: Batch) -> list[Generation] | None:
+    """What a submitted batch came to, in the order of its requests; None while it goes on.
+
+    A request is one call, and `seconds` its share of the batch's time.
+    """
+    ended = client.batches.retrieve(batch.batch_id)
+    if ended.status not in UNANSWERED:
+        return None
+    answers: dict[int, Answer] = {}
+    for file_id in filter(None, (ended.output_file_id, ended.error_file_id)):
+        for line in client.files.content(file_id).content.splitlines():  # of bytes: a text may hold U+2028
+            if read := _read(line, batch):
+                answers[read[0]] = read[1]
+    num = batch.reserved.num_calls
+    say(f"batch {ended.id}: {ended.status}, {len(answers)} of {num} requests came back")
+    seconds = _seconds(ended) / num
+    generations = []
+    for place in range(num):
+        answer = answers.get(place, Answer(error=UNANSWERED[ended.status]))
+        tokens = (answer.num_input_tokens, answer.num_output_tokens)
+        generations.append(Generation(answer.text, *tokens, seconds, 1, answer.error))
+    return generations
+
+
+def _read(line: bytes, batch: Batch) -> tuple[int, Answer] | None:
+    """Place and answer of one line of an output or error file; None for a line that is no answer to anything."""
+    try:
+        result = json.loads(line)
+        place, response = int(result["custom_id"]), result["response"]
+        status, body = (response["status_code"], response["body"]) if response else (None, None)
+    except (ValueError, LookupError, TypeError):
+        return None
+    if status is None:
+        return place, Answer(error="timeout")  # expired or cancelled before its turn
+    if status != 200:
+        return place, read_status(status, {}, json.dumps(body).encode())
+    return place, read_completion(body, batch.model, batch.structured)
+
+
+def _seconds(ended: "VendorsBatch") -> float:
+    over = ended.completed_at or ended.expired_at or ended.cancelled_at or ended.failed_at or ended.created_at
+    return float(over - ended.created_at)

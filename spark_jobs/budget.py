@@ -52,6 +52,11 @@ class Caps:
             None if self.num_calls is None else max(0, self.num_calls - spent.num_calls),
         )
 
+    def allow(self, spent: Spent) -> bool:
+        """Whether so much is within them."""
+        limits = (self.num_tokens, spent.num_tokens), (self.cost, spent.cost), (self.num_calls, spent.num_calls)
+        return spent.num_keys <= self.num_keys and all(limit is None or much <= limit for limit, much in limits)
+
     def limits(self, settings: Settings) -> Limits:
         """The same as a model can count them while it works: a cost is the tokens that it buys at the higher price."""
         price = max(settings.llm_input_price, settings.llm_output_price)

@@ -6,9 +6,9 @@ key found there is never paid for again. All others, and every refused text, get
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame
@@ -22,8 +22,9 @@ from grasp.tables import Table
 from grasp.versions import digest
 from spark_jobs.account import Account, account
 from spark_jobs.attributes import known_values
+from spark_jobs.batch_generate import Batches
 from spark_jobs.budget import Caps, Estimate, affordable, urgency
-from spark_jobs.generate import GenerationError, ModelFactory, Prices, Task, generate, staged
+from spark_jobs.generate import GenerationError, Judge, ModelFactory, Prices, Task, generate, listed, staged
 from spark_jobs.generation_metrics import by_history, coverage, record
 from spark_jobs.lake import Lake, cached
 from spark_jobs.ledger import Ledger, Spent
@@ -72,6 +73,10 @@ class Description:
         )
 
     @property
+    def versions(self) -> tuple[str, str]:
+        return self.prompt_version, self.model_revision
+
+    @property
     def id(self) -> str:
         return f"{self.subject.entity}_id"
 
@@ -97,6 +102,8 @@ def ledger_of(entity: str) -> Table:
 
 def describe(lake: Lake, day: str, subject: Subject, facts: DataFrame, *, caps: Caps, make_model: ModelFactory) -> None:
     """Generate what the caps allow and write the day's descriptions; `facts` has the columns of `FACTS_DDL`.
+
+    Where `GRASP_LLM_BATCH_FILES` is set, batch files take the place of the model.
 
     Raises `GenerationError` when the model fails, or when more of the day's texts have failed than
     `GRASP_LLM_MAX_FAILURE_SHARE`. What was paid until then is kept, and the day's metrics are written either way.
@@ -138,28 +145,34 @@ class Describing:
         """Generate what is not in the ledger, most urgent first, as far as the day's caps go."""
         description, settings = self.description, self.lake.settings
         with self.ledger.held():
-            left = caps.left(self.spent())
-            if not left.num_keys:
-                return
-            work = affordable(self.unpaid(inputs), left, Estimate.of(settings, description.subject.entity))
-            with staged(self.lake, work) as (written, num_work):
-                if num_work:
-                    self._generate(written, num_work, left.limits(settings), make_model)
+            batches = Batches(self.ledger, description.versions, lambda: self.validator, caps, settings)
+            batches.collect()
+            left = caps.left(self.spent() + batches.reserved(self.day))
+            if left.num_keys:
+                unpaid = batches.not_pending(self.unpaid(inputs))
+                work = affordable(unpaid, left, Estimate.of(settings, description.subject.entity))
+                with staged(self.lake, work) as (written, num_work):
+                    if num_work and settings.llm_batch_files:
+                        rows = written.orderBy("number").drop("number").toLocalIterator()
+                        batches.lay(self.day, (row.asDict() for row in rows), left)
+                    elif num_work:
+                        self._generate(written, num_work, left.limits(settings), make_model)
+            batches.wait()
 
-    def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory) -> None:
+    @cached_property
+    def validator(self) -> Judge:
+        """Computed when there is something to judge: it takes a look at the whole catalogue."""
         description, settings = self.description, self.lake.settings
-        task = Task(
+        return Judge(
             description.subject,
-            description.prompt_version,
-            description.model_revision,
-            self.ledger.shards(self.day),
-            make_model,
+            *description.versions,
             Prices(settings.llm_input_price, settings.llm_output_price),
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
-            settings.llm_repairs,
-            limits,
-            num_work,
         )
+
+    def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory) -> None:
+        repairs = self.lake.settings.llm_repairs
+        task = Task(self.validator, self.ledger.shards(self.day), make_model, repairs, limits, num_work)
         try:
             outcomes = generate(self.lake, task, work, num_work)
         finally:
@@ -290,11 +303,6 @@ class Describing:
         written = self.lake.read(table, self.day).groupBy("source", "fallback_reason").count().collect()
         counts = {row.fallback_reason or "llm": row["count"] for row in written}
         say(f"{table.name} {self.day}: {sum(counts.values())} descriptions ({listed(counts)})")
-
-
-def listed(outcomes: Mapping[str, int]) -> str:
-    """For example `51 accepted, 12 loop, 3 timeout`, most frequent first."""
-    return ", ".join(f"{num} {name}" for name, num in sorted(outcomes.items(), key=lambda each: (-each[1], each[0])))
 
 
 def _inputs(description: Description, frames: Frames) -> Frames:

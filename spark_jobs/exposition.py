@@ -47,6 +47,10 @@ CAPS = {
     "num_tokens": ("limit_tokens", "tokens that the day's caps allow; absent without such a cap"),
     "cost": ("limit_cost", "cost that the day's caps allow; absent without such a cap"),
 }
+BY_HISTORY = {
+    "asked_by_history": "texts asked for by `history`, the number of interactions they are about",
+    "failed_by_history": "of these, refused and unanswered ones; 0 where none failed",
+}
 FAILURES = ("failures", "refused and unanswered texts by refusal reason or error; absent when there are none")
 DAY = ("day_timestamp_seconds", "end of the day that was described, seconds since 1970")
 INFO = ("info", "1 for the prompt and model that the other metrics are about")
@@ -62,6 +66,10 @@ def expose(settings: Settings, versions: Versions) -> None:
     gauges = {name: _gauge(registry, gauge, _meaning(name)) for name, gauge in GAUGES.items()}
     caps = {name: _gauge(registry, *gauge) for name, gauge in CAPS.items()}
     failures = Gauge(PREFIX + FAILURES[0], FAILURES[1], ["entity", "reason"], registry=registry)
+    by_history = {
+        name: Gauge(PREFIX + name, meaning, ["entity", "history"], registry=registry)
+        for name, meaning in BY_HISTORY.items()
+    }
     info = Gauge(PREFIX + INFO[0], INFO[1], TABLE.key, registry=registry)
     day = _gauge(registry, *DAY)
     for entity in ("item", "user"):
@@ -73,6 +81,10 @@ def expose(settings: Settings, versions: Versions) -> None:
         _set(caps, entity, vars(Caps.of(settings, entity)))
         for reason, num in dict(row["reasons"] or []).items():
             failures.labels(entity, reason).set(num)
+        histories = {name: dict(row[name] or []) for name in BY_HISTORY}
+        for history in histories["asked_by_history"]:
+            for name, gauge in by_history.items():
+                gauge.labels(entity, history).set(histories[name].get(history, 0))
         info.labels(*(row[name] for name in TABLE.key)).set(1)
         day.labels(entity).set(end_of(last).timestamp())
     file = textfile(settings)

@@ -57,16 +57,47 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What every task of a run knows; travels to the workers, so it holds no secret."""
+class Judge:
+    """Makes an answer a row of the ledger: cleaned, judged, priced."""
 
     subject: Subject
     prompt_version: str
     model_revision: str
-    shards: Shards
-    make_model: ModelFactory
     prices: Prices
     known_values: Collection[str]  # of the catalogue: what a text could wrongly claim
+
+    def row(
+        self, work: Mapping[str, str], facts: Input, generation: Generation, *, is_repair: bool, at: datetime
+    ) -> dict[str, Any]:
+        """Of a piece of work (columns of `WORK_DDL`) that was answered at this time."""
+        text = clean_output(generation.text)
+        refused = None if generation.error else refusal_reason(text, evidence(self.subject, facts, self.known_values))
+        return {
+            "generation_key": work["generation_key"],
+            f"{self.subject.entity}_id": work["entity_id"],
+            "prompt_version": self.prompt_version,
+            "model_revision": self.model_revision,
+            "output": generation.text,
+            "description": None if refused or generation.error else text,
+            "refusal_reason": refused,
+            "error": generation.error,
+            "is_repair": is_repair,
+            "num_attempts": generation.num_attempts,
+            "num_input_tokens": generation.num_input_tokens,
+            "num_output_tokens": generation.num_output_tokens,
+            "cost": self.prices.of(generation.num_input_tokens, generation.num_output_tokens),
+            "seconds": generation.seconds,
+            "generated_at": at,
+        }
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every task of a run knows; travels to the workers, so it holds no secret."""
+
+    judge: Judge
+    shards: Shards
+    make_model: ModelFactory
     max_repairs: int  # of a text: 0 or 1
     limits: Limits  # of all tasks together
     num_work: int  # prompts of all tasks together
@@ -128,11 +159,11 @@ def run_task(
     model, parent = task.make_model(), os.getppid()
     model.limit(limits)
     inputs = [json.loads(row["canonical"]) for row in work]
-    asked = [messages(task.subject, each) for each in inputs]
+    asked = [messages(task.judge.subject, each) for each in inputs]
     counts: Counter[str] = Counter()
     repairs: list[tuple[int, Messages, str]] = []
     for place, generation in model.generate(asked):
-        reason = _judged(task, work[place], inputs[place], generation, add, is_repair=False)
+        reason = _judged(task.judge, work[place], inputs[place], generation, add, is_repair=False)
         if reason and task.max_repairs and is_repairable(reason):
             repairs.append((place, repair_messages(asked[place], generation.text, reason), reason))
         else:
@@ -143,13 +174,13 @@ def run_task(
     for number, generation in model.generate([prompt for _, prompt, _ in repairs]):
         place = repairs[number][0]
         repaired.add(number)
-        counts[_judged(task, work[place], inputs[place], generation, add, is_repair=True) or "accepted"] += 1
+        counts[_judged(task.judge, work[place], inputs[place], generation, add, is_repair=True) or "accepted"] += 1
     counts.update(reason for number, (_, _, reason) in enumerate(repairs) if number not in repaired)
     return counts
 
 
 def _judged(
-    task: Task,
+    judge: Judge,
     work: Mapping[str, str],
     facts: Input,
     generation: Generation,
@@ -157,34 +188,20 @@ def _judged(
     *,
     is_repair: bool,
 ) -> str | None:
-    """Clean and judge a text and add its row; returns why it is of no use, None when it is.
+    """Judge a text and add its row; returns why it is of no use, None when it is.
 
     What was not asked for want of budget is no row: nothing happened.
     """
     if generation.error == OUT_OF_BUDGET:
         return OUT_OF_BUDGET
-    text = clean_output(generation.text)
-    refused = None if generation.error else refusal_reason(text, evidence(task.subject, facts, task.known_values))
-    add(
-        {
-            "generation_key": work["generation_key"],
-            f"{task.subject.entity}_id": work["entity_id"],
-            "prompt_version": task.prompt_version,
-            "model_revision": task.model_revision,
-            "output": generation.text,
-            "description": None if refused or generation.error else text,
-            "refusal_reason": refused,
-            "error": generation.error,
-            "is_repair": is_repair,
-            "num_attempts": generation.num_attempts,
-            "num_input_tokens": generation.num_input_tokens,
-            "num_output_tokens": generation.num_output_tokens,
-            "cost": task.prices.of(generation.num_input_tokens, generation.num_output_tokens),
-            "seconds": generation.seconds,
-            "generated_at": datetime.now(UTC),
-        }
-    )
-    return generation.error or refused
+    row = judge.row(work, facts, generation, is_repair=is_repair, at=datetime.now(UTC))
+    add(row)
+    return generation.error or row["refusal_reason"]
+
+
+def listed(outcomes: Mapping[str, int]) -> str:
+    """For example `51 accepted, 12 loop, 3 timeout`, most frequent first."""
+    return ", ".join(f"{num} {name}" for name, num in sorted(outcomes.items(), key=lambda each: (-each[1], each[0])))
 
 
 def evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> Evidence:

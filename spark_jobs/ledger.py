@@ -24,6 +24,14 @@ class Spent:
     num_tokens: int = 0
     cost: float = 0.0
 
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(
+            self.num_keys + other.num_keys,
+            self.num_calls + other.num_calls,
+            self.num_tokens + other.num_tokens,
+            self.cost + other.cost,
+        )
+
 
 class Ledger(AppendOnly):
     def answers(self, until: str | None = None) -> DataFrame:

@@ -4,6 +4,7 @@ Shape suffixes:  B batch  T sequence length, oldest first  D model width  H head
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +40,32 @@ class Block(nn.Module):
         )
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, step_BTD: Tensor, allowed_BHTT: Tensor) -> Tensor:
+    def forward(self, step_BTD: Tensor, allowed_BHTT: Tensor | None, *, is_causal: bool = False) -> Tensor:
+        """`is_causal` instead of the mask where there is no padding."""
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in self.query_key_value(self.attention_norm(step_BTD)).chunk(3, -1)
         )
         # No dropout on the weights: torch would leave its fused kernel, and an epoch would take twice as long.
-        read_BHTK = F.scaled_dot_product_attention(query, key, value, allowed_BHTT)
-        step_BTD = step_BTD + self.dropout(self.output(read_BHTK.transpose(1, 2).flatten(-2)))
+        read_BHTK = F.scaled_dot_product_attention(query, key, value, allowed_BHTT, is_causal=is_causal)
+        return self._take(step_BTD, read_BHTK.transpose(1, 2).flatten(-2))
+
+    def last_state(self, step_BTD: Tensor) -> Tensor:
+        """What `forward` gives for the last step alone, (B, 1, D), which reads all others; at inference.
+
+        Keys and values are not computed: q . (W_k x) = (W_k' q) . x, and a mean of values is the value of a mean.
+        """
+        normed_BTD, last_B1D = self.attention_norm(step_BTD), step_BTD[:, -1:]
+        weight, bias = self.query_key_value.weight.chunk(3), self.query_key_value.bias.chunk(3)
+        query_BHK = F.linear(normed_BTD[:, -1], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1))
+        key_HKD, value_HKD = (part.unflatten(0, (self.num_heads, -1)) for part in weight[1:])
+        asked_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD) * query_BHK.shape[-1] ** -0.5
+        mean_BHD = (asked_BHD @ normed_BTD.transpose(1, 2)).softmax(-1) @ normed_BTD
+        read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD)
+        return self._take(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
+
+    def _take(self, step_BTD: Tensor, read_BTD: Tensor) -> Tensor:
+        step_BTD = step_BTD + self.dropout(self.output(read_BTD))
         return step_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(step_BTD)))
 
 
@@ -74,6 +93,14 @@ class TransformerBackbone(nn.Module):
             step_BTD = block(step_BTD, allowed_BTT[:, None])
         return self.norm(step_BTD)
 
+    def last_state(self, step_BTD: Tensor) -> Tensor:
+        """The state after the last step of sequences without padding, (B, D); at inference."""
+        position_TD = self.position.weight[1 : step_BTD.shape[1] + 1]
+        step_BTD = torch.add(position_TD, step_BTD, alpha=math.sqrt(step_BTD.shape[-1]))
+        for block in self.blocks[:-1]:
+            step_BTD = block(step_BTD, None, is_causal=self.is_causal)
+        return self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))[:, 0]
+
 
 class GruBackbone(nn.Module):
     """GRU4Rec. Without biases, zeros leave its zero state as it is: padding on the left is inert."""
@@ -87,3 +114,8 @@ class GruBackbone(nn.Module):
     def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         state_BTD, _ = self.gru(self.dropout(step_BTD) * mask_BT[..., None])
         return self.norm(state_BTD)
+
+    def last_state(self, step_BTD: Tensor) -> Tensor:
+        """The state after the last step of sequences without padding, (B, D); at inference."""
+        _, state_LBD = self.gru(step_BTD)
+        return self.norm(state_LBD[-1])

@@ -9,8 +9,8 @@
 The form, and the last kind, are STAR's (arXiv 2410.16458). Each R is stored for the nearest items only. The weights are
 chosen on validation once a ranker is fitted (`fit.calibrate`): docs/decisions/history-kernel.md says why not before.
 
-Shape suffixes:  B batch  J latest items, newest first  N items, row 0 is padding  M stored neighbours
-                 K kinds  S semantic size  C components
+Shape suffixes:  B batch  T sequence length  J latest items, newest first  N items, row 0 is padding
+                 M stored neighbours  K kinds  L additions of all kinds  S semantic size  C components
 """
 
 from collections.abc import Sequence
@@ -68,6 +68,21 @@ class HistoryKernel(nn.Module):
     def forward(self, items_BT: Tensor, num_items: int) -> Tensor:
         """Scores of all items by the latest of a sequence, (B, num_items + 1); padding and newer items have none."""
         return torch.einsum("k,kbn->bn", self.weights_K, self.parts(items_BT, num_items))
+
+    def additions(self, items_T: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` adds for one sequence without padding, where it adds anything: items and values, both (L,).
+
+        An item may come several times.
+        """
+        latest_J = items_T[-self.length :].flip(-1)
+        known_J = latest_J * (latest_J < self.num_rows)
+        decay_J1 = DECAY ** torch.arange(len(known_J))[:, None]
+        item_L, value_L = (
+            torch.stack([self.get_buffer(f"{kind}_{name}_NM")[known_J] for kind in KINDS]) for name in ("ids", "values")
+        )
+        item_L, value_L = item_L.flatten(), (self.weights_K[:, None, None] * decay_J1 * value_L).flatten()
+        is_item_L = item_L != PADDING
+        return item_L[is_item_L].long(), value_L[is_item_L]
 
     def parts(self, items_BT: Tensor, num_items: int) -> Tensor:
         """What each kind says before it is weighed, (K, B, num_items + 1)."""

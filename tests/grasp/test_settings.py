@@ -25,6 +25,7 @@ def test_only_the_home_is_required_and_everything_lies_under_it(tmp_path):
         ({"GRASP_NEIGHBOUR_BACKEND": "magic"}, "GRASP_NEIGHBOUR_BACKEND.*'exact' or 'milvus'"),
         ({"GRASP_LLM_URL": "models.example.com"}, "^GRASP_LLM_URL: .*https://models.example.com/v1"),
         ({"GRASP_LLM_URL": "http://localhost:8000/v1"}, "^GRASP_LLM_MODEL: .*GRASP_LLM_URL names a server"),
+        ({"GRASP_LLM_BATCH_FILES": "true"}, "^GRASP_LLM_BATCH_FILES: .*GRASP_LLM_URL"),
         ({"GRASP_LLM_MAX_ATTEMPTS": "0"}, "GRASP_LLM_MAX_ATTEMPTS"),
     ],
 )

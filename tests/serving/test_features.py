@@ -127,7 +127,8 @@ def service_without(settings, column):
 
     feast = open_for_writing(settings, Versions(settings).feature, apply=True)
     view = feast.get_feature_view("user_features")
-    feast.apply([FeatureService("other", features=[view[[name for name in RANKER_FEATURES if name != column]]])])
+    kept = [name for name in RANKER_FEATURES if name != column]
+    feast.apply([FeatureService(name="other", features=[view[kept]])])
     return "other", feast
 
 

@@ -1,6 +1,7 @@
 """What a loaded release recommends, and why."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,3 +203,83 @@ def test_a_damaged_item_side_is_named(tmp_path: Path, column, value, message):
     pq.write_table(pa.table(rows | {column: value}), tmp_path / "part.parquet")
     with pytest.raises(ValueError, match=message):
         load_items(tmp_path, "v1")
+
+
+FOLDED = {
+    "user_text": "mean_of_prefix_items",
+    "normalise": "mean",
+    "use_global": False,
+    "candidate": "linear",
+    "num_lenders": 3,
+    "kernel_length": 5,
+    "kernel_neighbours": 4,
+}
+
+
+@pytest.fixture
+def with_kernel(load) -> Release:
+    """A release like those of the default recipe, with a history kernel that says something."""
+    release = load(**FOLDED)
+    kernel = release.model.kernel
+    kernel.weights_K.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    generator = torch.Generator().manual_seed(4)
+    for kind in ("semantic", "transition", "cooccurrence"):
+        kernel.get_buffer(f"{kind}_ids_NM").random_(0, 9, generator=generator)
+        kernel.get_buffer(f"{kind}_values_NM").uniform_(generator=generator)
+    return Release(release.manifest, release.items, release.model)
+
+
+def test_scores_with_a_kernel_equal_the_models(with_kernel, user):
+    history = with_kernel.history(replace(user, sequence=[f"i{number}" for number in (1, 2, 3, 5, 8, 3, 5)]), [])
+    vectors = torch.tensor([user.semantic_embedding]), torch.tensor([user.neighbour_embedding])
+    with torch.inference_mode():
+        offline = with_kernel.model.scores(torch.tensor([history]) + 1, *vectors)[0, 1:].numpy()
+
+    np.testing.assert_allclose(with_kernel.score(user, history), offline, atol=1e-5)
+
+
+def test_scores_of_items_are_those_of_the_recommendations(with_kernel, user):
+    best = with_kernel.recommend(user, 8, exclude_seen=False)
+
+    scores = with_kernel.scores_of(user, [*ids(best), "nonsense", ids(best)[0]])
+
+    assert scores[:-2] == pytest.approx([each.score for each in best], abs=1e-5)
+    assert scores[-2] is None and scores[-1] == scores[0]
+
+
+def test_only_rows_that_may_be_shown_are(with_kernel, user):
+    shown_N = np.isin(with_kernel.items.ids, ["i1", "i3", "i8"])
+
+    assert set(ids(with_kernel.recommend(user, 8, mask_N=shown_N))) == {"i1", "i8"}
+    assert ids(with_kernel.popular(8, [0], shown_N)) == ["i3", "i8"]
+
+
+def test_each_stage_of_a_request_is_told(with_kernel, user):
+    told: list[str] = []
+
+    def stage(name: str) -> AbstractContextManager[None]:
+        told.append(name)
+        return nullcontext()
+
+    with_kernel.stage = stage
+    with_kernel.recommend(user, 3)
+
+    assert told == ["attention", "backbone", "scoring", "post"]
+
+
+def test_a_large_catalogue_is_searched_and_says_the_same(load, user, caplog):
+    caplog.set_level("INFO", "grasp.serving")
+    release = load(item_ids=[f"i{number}" for number in range(300)], width=16)
+    indexed = Release(release.manifest, release.items, release.model, index_from=300)
+
+    assert "index of 300 items" in caplog.text
+    expected, actual = release.recommend(user, 20), indexed.recommend(user, 20)
+    assert ids(actual) == ids(expected)
+    assert [each.score for each in actual] == pytest.approx([each.score for each in expected], abs=1e-5)
+
+
+def test_a_user_of_whom_nothing_is_known_has_no_scores(load, user):
+    with pytest.raises(ValueError, match="no model"):
+        load(model=False).scores_of(user, ["i1"])
+    with pytest.raises(ValueError, match="no item that release"):
+        load().scores_of(replace(user, sequence=["gone"]), ["i1"])

@@ -68,37 +68,11 @@ def model_server(_model_server: ModelServer) -> ModelServer:
 
 
 @pytest.fixture
-def tls_model_server(tmp_path: Path) -> Iterator[ModelServer]:
+def tls_model_server() -> Iterator[ModelServer]:
     """A server whose certificate nobody has signed but itself."""
-    certificate = tmp_path / "certificate.pem"
-    certificate.write_bytes(self_signed_certificate())
-    server = ModelServer("--certificate", str(certificate), scheme="https")
+    server = ModelServer("--self-signed", scheme="https")
     yield server
     server.stop()
-
-
-def self_signed_certificate() -> bytes:
-    """Key and certificate of 127.0.0.1 as PEM, made for this test."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    plain = serialization.NoEncryption()
-    encoded_key = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
-    return encoded_key + certificate.public_bytes(serialization.Encoding.PEM)
 
 
 class LedgerRows:

@@ -1,15 +1,17 @@
 """An OpenAI-compatible HTTP server that fails as it is told: a program of its own, free of the project's code.
 
-    python tests/spark_jobs/fault_server.py --seconds 0.5 [--certificate FILE]
+    python tests/spark_jobs/fault_server.py --seconds 0.5 [--self-signed]
 
-Prints its port, serves on the loopback interface and ends when its standard input closes. It has the routes
-`/v1/chat/completions`, `/v1/embeddings`, `/v1/models`, `/v1/files` and `/v1/batches`. A prompt's key is its last
-message.
+Prints its port, serves on the loopback interface and ends when its standard input closes. With `--self-signed` it
+speaks TLS, with a certificate that nobody has signed but itself. It has the routes `/v1/chat/completions`,
+`/v1/embeddings`, `/v1/models`, `/v1/files` and `/v1/batches`. A prompt's key is its last message.
 
 POST /script   {"prompts": {key: [behaviour, ...]}, "numbers": [behaviour, ...], "default": behaviour}
                the n-th request of a key gets the key's n-th behaviour; others the next one of `numbers`, then `default`
-               {"batch_end": "failed" or "expired"} says how a batch ends, "completed" otherwise;
+               {"batch_end": "failed" or "expired"} says how a batch ends, "completed" otherwise; "in_progress": not yet
                {"lose_batch": true} makes the next batch, but does not say so
+               {"hold_batches": true} makes no batch, and leaves whoever wants one waiting
+               {"failing_looks": 2} has so many looks at a batch fail
 GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
@@ -21,6 +23,7 @@ two bytes), truncated (half the JSON), cut (half the body, then closed), reset, 
 import argparse
 import asyncio
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -29,6 +32,7 @@ import socket
 import ssl
 import struct
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from typing import Any
@@ -69,12 +73,12 @@ class Script:
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_end = "completed"
-        self.lose_batch = False
+        self.lose_batch = self.hold_batches = False
+        self.failing_looks = 0
 
     def load(self, given: dict[str, Any]) -> None:
-        for name in ("prompts", "numbers", "default", "batch_end", "lose_batch"):
-            if name in given:
-                setattr(self, name, given[name])
+        for name, value in given.items():
+            setattr(self, name, value)
 
     def next(self, key: str) -> Behaviour:
         self.requests[key] += 1
@@ -92,6 +96,7 @@ class Script:
             "most_at_once": self.most_at_once,
             "last": self.last,
             "num_batches": len(self.batches),
+            "num_files": sum(not file_id.startswith("batch-") for file_id in self.files),
         }
 
 
@@ -188,6 +193,9 @@ class Peer:
             file_id = f"file-{len(script.files)}"
             script.files[file_id] = text
             await self.send(200, file_object(file_id, len(text)))
+        elif route == "POST /v1/batches" and script.hold_batches:
+            await self.reader.read(1)
+            raise ConnectionResetError
         elif route == "POST /v1/batches":
             batch_id = f"batch-{len(script.batches)}"
             script.batches[batch_id] = {"looks": 0, "input_file_id": json.loads(body)["input_file_id"]}
@@ -198,13 +206,16 @@ class Peer:
         elif route.startswith("GET /v1/batches?"):
             listed = [batch_object(batch_id, batch, "in_progress") for batch_id, batch in script.batches.items()]
             await self.send(200, {"object": "list", "data": listed[::-1], "has_more": False})
-        elif found := re.fullmatch(r"GET /v1/batches/([\w-]+)", route):
+        elif route.startswith("GET /v1/batches/") and script.failing_looks:
+            script.failing_looks -= 1
+            await self.send(503, {"error": {"message": "busy"}})
+        elif (found := re.fullmatch(r"GET /v1/batches/([\w-]+)", route)) and found[1] in script.batches:
             batch = script.batches[found[1]]
             batch["looks"] += 1
-            if batch["looks"] == 2:
+            if batch["looks"] > 1 and "status" not in batch and script.batch_end != "in_progress":
                 run_batch(script, found[1], batch)
-            status = script.batch_end if batch["looks"] > 1 else "in_progress"
-            await self.send(200, batch_object(found[1], batch, status))
+                batch["status"] = script.batch_end
+            await self.send(200, batch_object(found[1], batch, batch.get("status", "in_progress")))
         elif found := re.fullmatch(r"GET /v1/files/([\w-]+)/content", route):
             await self.send(200, script.files[found[1]].encode())
         else:
@@ -286,12 +297,42 @@ def run_batch(script: Script, batch_id: str, batch: dict[str, Any]) -> None:
             script.files[batch[name]] = "\n".join(lines)
 
 
-async def main(seconds: float, certificate: str | None) -> None:
+def self_signed() -> ssl.SSLContext:
+    """TLS with key and certificate of 127.0.0.1, made for this process."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        file.write(self_signed_certificate())
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
+def self_signed_certificate() -> bytes:
+    """Key and certificate as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    encoded_key = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, plain)
+    return encoded_key + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+async def main(seconds: float, context: ssl.SSLContext | None) -> None:
     script = Script(seconds)
-    context = None
-    if certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
     server = await asyncio.start_server(lambda *peer: Peer(script, *peer).serve(), "127.0.0.1", 0, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
@@ -301,6 +342,6 @@ async def main(seconds: float, certificate: str | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=0.0)
-    parser.add_argument("--certificate")
+    parser.add_argument("--self-signed", action="store_true")
     arguments = parser.parse_args()
-    asyncio.run(main(arguments.seconds, arguments.certificate))
+    asyncio.run(main(arguments.seconds, self_signed() if arguments.self_signed else None))

@@ -37,6 +37,16 @@ def test_what_is_spent_is_taken_off_and_never_below_nothing():
     assert Caps(10).left(Spent(4, 9, 300, 0.5)) == Caps(6)
 
 
+def test_caps_allow_what_exceeds_none_of_them():
+    caps = Caps(2, num_tokens=300, cost=0.5)
+
+    assert caps.allow(Spent(1, 9, 200, 0.25) + Spent(1, 9, 100, 0.25))
+    assert not caps.allow(Spent(3))
+    assert not caps.allow(Spent(num_tokens=301))
+    assert not caps.allow(Spent(cost=0.51))
+    assert not Caps(2, num_calls=1).allow(Spent(num_calls=2))
+
+
 def frame(spark, rows):
     return spark.createDataFrame(rows, "generation_key string, entity_id string, canonical string, urgency double")
 

@@ -86,6 +86,16 @@ def test_a_reason_that_is_over_is_gone_and_no_rate_is_no_sample(settings, metric
     assert not [name for name in found if name.startswith(("failures", "answers_per_minute"))]
 
 
+def test_failures_are_shown_by_length_of_history_where_texts_were_asked_for(settings, metrics):
+    metrics(DAY, {"entity": "user", "asked_by_history": [("1-4", 6), ("5-9", 3)], "failed_by_history": [("1-4", 2)]})
+
+    found = samples(settings)
+
+    assert (found["asked_by_history{user,1-4}"], found["asked_by_history{user,5-9}"]) == (6, 3)
+    assert (found["failed_by_history{user,1-4}"], found["failed_by_history{user,5-9}"]) == (2, 0)
+    assert not [name for name in found if "by_history{user,10" in name or "by_history{item" in name]
+
+
 def test_another_models_day_is_not_shown(settings, metrics):
     metrics(DAY, {"entity": "item", "num_entities": 90})
     metrics(NEXT, {"entity": "item", "num_entities": 100, "model_revision": "model-2"})
@@ -107,7 +117,8 @@ def test_nothing_described_yet_is_a_file_without_samples(settings):
 
 
 def test_the_page_explains_every_metric_and_alerts_on_no_other(settings_with, metrics):
-    metrics(DAY, {"entity": "item", "reasons": [("loop", 1)], "answers_per_minute": 1.0})
+    histories = {name: [("5-9", 1)] for name in ("asked_by_history", "failed_by_history")}
+    metrics(DAY, {"entity": "item", "reasons": [("loop", 1)], "answers_per_minute": 1.0, **histories})
     settings = settings_with(llm_max_calls=99, llm_max_tokens=1000, llm_max_cost=3.0)
     shown = {f"grasp_generation_{name.split('{')[0]}" for name in samples(settings)}
     page = (ROOT / "docs" / "observability.md").read_text()

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from grasp import tables
-from spark_jobs.generate import Prices, Task, run_task
+from spark_jobs.generate import Judge, Prices, Task, run_task
 from spark_jobs.llm import Generation, Limits
 from spark_jobs.prompts import ITEM, item_input
 from spark_jobs.repair import REMEDIES, is_repairable, repair_messages
@@ -46,18 +46,9 @@ def work_of(*titles):
 def run(tmp_path):
     def run(answers, max_repairs=1):
         model, rows = ScriptedModel(answers), []
-        task = Task(
-            ITEM,
-            "item-1",
-            "model-1",
-            Shards(tables.ITEM_GENERATION, tmp_path, "run"),
-            lambda: model,
-            Prices(input=2.0, output=10.0),
-            frozenset(),
-            max_repairs,
-            Limits(),
-            len(answers),
-        )
+        judge = Judge(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
+        shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
+        task = Task(judge, shards, lambda: model, max_repairs, Limits(), len(answers))
         return run_task(task, work_of(*answers), Limits(num_calls=5), rows.append), rows, model
 
     return run
@@ -140,7 +131,7 @@ def test_nothing_to_do_loads_no_model(tmp_path):
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    task = Task(ITEM, "item-1", "model-1", shards, no_model, Prices(), frozenset(), 1, Limits(), 9)
+    task = Task(Judge(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Limits(), 9)
     assert run_task(task, [], Limits(), partial(print)) == {}
 
 

@@ -436,7 +436,7 @@ def test_the_items_seen_so_far_ask_as_the_mean_of_their_vectors(make_ranker, tra
     enhancer = make_ranker(14, user_text="mean_of_prefix_items").train(training).enhancer
     items_BT = torch.tensor([[0, 3, 14, MASK, 3, 9]])
 
-    found = enhancer._users(History.of(items_BT), Users(USERS_BS[:1], USERS_BS[1:]))
+    found = enhancer.asking(History.of(items_BT), Users(USERS_BS[:1], USERS_BS[1:]))
 
     for vectors_NC, found_BTW in zip((enhancer.own_NC, enhancer.near_NC), found, strict=True):
         for step, seen in ((1, [3]), (2, [3, 14]), (3, [3, 14]), (4, [3, 14, 3]), (5, [3, 14, 3, 9])):

@@ -53,6 +53,17 @@ def every_pair(nearness: Callable[[int, int], float]) -> list[dict[int, float]]:
     return [{x: pytest.approx(value, rel=1e-4) for x, value in row.items() if value > 1e-6} for row in found]
 
 
+def test_additions_are_the_scores_where_there_are_any():
+    kernel = started_kernel()
+    items_T = torch.tensor([4, 2, NUM_ITEMS + 1, 8, 6])  # the third is newer than the kernel
+
+    item_L, value_L = kernel.additions(items_T)
+
+    assert (item_L > 0).all()
+    scores = torch.zeros(NUM_ITEMS + 2).index_add_(0, item_L, value_L)
+    torch.testing.assert_close(scores, kernel(items_T[None], NUM_ITEMS + 1)[0])
+
+
 @pytest.mark.parametrize("num_stored", [2, 100])
 def test_scores_add_up_what_is_stored_for_the_latest_items(num_stored):
     kernel = started_kernel(num_stored)

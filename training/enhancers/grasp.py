@@ -113,7 +113,7 @@ class Grasp(Ids):
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
     def candidates(self, items_N: Tensor) -> Tensor:
-        item_NW, near_NW = self._project(items_N)
+        item_NW, near_NW = self.project(items_N)
         inputs = [item_NW, near_NW] if self.config.use_similar else [item_NW]
         semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
         id_ND = self.ids(items_N)
@@ -148,10 +148,10 @@ class Grasp(Ids):
         Padding weighs 0.
         """
         attention, history = self.holistic_attention, History.of(items_BT)
-        keys: Sequence[Tensor] = [vectors_NW[history.place_BT] for vectors_NW in self._project(history.unique_N)]
+        keys: Sequence[Tensor] = [vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N)]
         weights_BT = torch.zeros(items_BT.shape)
         levels = (attention.self_attention, attention.similar_attention)
-        for level, query_BQW, keys_BTW in zip(levels, self._users(history, users), keys, strict=True):
+        for level, query_BQW, keys_BTW in zip(levels, self.asking(history, users), keys, strict=True):
             if level is not None:
                 last_BQW = attention.ask(query_BQW, keys_BTW)[:, -1:]
                 weights_BHQCT = level.weights(
@@ -164,11 +164,11 @@ class Grasp(Ids):
         self._projected = None
 
     def _enhance(self, history: History, users: Users) -> Tensor:
-        item_BTW, near_item_BTW = (vectors_NW[history.place_BT] for vectors_NW in self._project(history.unique_N))
-        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self._users(history, users), history.mask_BT)
+        item_BTW, near_item_BTW = (vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N))
+        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self.asking(history, users), history.mask_BT)
         return self.scale * enhanced_BTD * (history.items_BT != PADDING)[..., None]
 
-    def _users(self, history: History, users: Users) -> tuple[Tensor, Tensor]:
+    def asking(self, history: History, users: Users) -> tuple[Tensor, Tensor]:
         """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
         if self.config.user_text == "described":
             reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
@@ -183,7 +183,7 @@ class Grasp(Ids):
         )
         return own, near
 
-    def _project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
         """Own and neighbour vectors of items in context width, (N, W): in inference once for all."""
         if self.training:
             return self.item_adapter(self.own_NC[items_N]), self.item_adapter(self.near_NC[items_N])

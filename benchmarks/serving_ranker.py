@@ -1,0 +1,242 @@
+"""What the ranker costs in serving's process: GRASP beside its backbone alone, and a catalogue of 1.2 million items.
+
+    python -m benchmarks.serving_ranker [--data FOLDER]
+
+Reads:   with --data a folder of the data contract: the ranker trained on it gives the large catalogue's vectors, which
+         are made up without it
+Writes:  the trained vectors, below GRASP_HOME, for the next time
+Prints:  all figures beside their goals
+
+One thread. Sides take turns request by request, so that a busy machine slows all of them; a figure is the median over
+rounds of what a round's requests say.
+
+Shape suffixes:  N items   S semantic size   D width of a state   Q asked states   L additions of the history kernel
+"""
+
+# ruff: noqa: N803, N815 - the shape suffixes above
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks import datasets
+from benchmarks.machine import describe, machine
+from benchmarks.summary import Figure, Goal
+from grasp.progress import say
+from grasp.settings import Settings
+from serving.candidates import RECALL_AT, Additions, Candidates, Index, recall
+from training.config import RankerConfig
+from training.enhancers.ids import Users
+from training.evaluate import questions
+from training.fit import fit
+from training.frozen import FrozenRanker
+from training.kernel import KINDS
+from training.model import Ranker
+from training.recipes import DEFAULT, recipe
+
+NUM_ITEMS, SEMANTIC_SIZE, LENGTH = 12_000, 384, 100
+NUM_LARGE = 1_200_000
+NOISE = 0.5  # of a copied item, in standard deviations of each coordinate
+NUM_STATES = 200
+NUM_TRAINED_EPOCHS = 5  # the vectors are to look like trained ones, not to win
+ROUNDS, REQUESTS, WARM_UP = 9, 200, 50
+
+GOALS = {
+    "grasp_added_ms_p50": Goal(1.0, "at most"),
+    "grasp_added_ms_p99": Goal(2.0, "at most"),
+    "grasp_added_share_of_backbone": Goal(1.0, "at most"),
+    "large_catalogue_ms_p99": Goal(40.0, "at most"),
+    "large_catalogue_recall_at_100": Goal(0.98),
+}
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Vectors of a trained ranker: of items, and states of users whose next item it never saw."""
+
+    item_ND: torch.Tensor
+    state_QD: torch.Tensor
+    origin: str
+
+
+def added_cost(rounds: int = ROUNDS, requests: int = REQUESTS, num_items: int = NUM_ITEMS) -> dict[str, Any]:
+    """What GRASP and its history kernel add to a request of its backbone, both frozen: milliseconds and their ratio.
+
+    The weights are those before training, which cost the same; the kernel's stored neighbours are drawn.
+    """
+    torch.set_num_threads(1)
+    backbone, grasp = (FrozenRanker(_untrained(name, num_items)) for name in ("sasrec", DEFAULT))
+    random = np.random.default_rng(0)
+    users = Users(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
+    found: dict[str, list[float]] = {"backbone_p50": [], "added_p50": [], "added_p99": [], "share": []}
+    for number in range(rounds + 1):
+        times = np.array([_turn(backbone, grasp, random, users) for _ in range(requests if number else WARM_UP)])
+        backbone_ms, added_ms = times.T
+        if number:
+            found["backbone_p50"].append(float(np.median(backbone_ms)))
+            found["added_p50"].append(float(np.median(added_ms)))
+            found["added_p99"].append(float(np.quantile(added_ms, 0.99)))
+            found["share"].append(found["added_p50"][-1] / found["backbone_p50"][-1])
+    return {name: float(np.median(each)) for name, each in found.items()} | {"rounds": rounds, "requests": requests}
+
+
+def _turn(
+    backbone: FrozenRanker, grasp: FrozenRanker, random: np.random.Generator, users: Users
+) -> tuple[float, float]:
+    """Milliseconds of one history: of the backbone with its item lookup, and of what GRASP does beyond that lookup."""
+    score_N = torch.zeros(len(grasp.candidate_ND))
+    items_T = torch.from_numpy(random.integers(1, len(score_N), LENGTH))
+    assert grasp.kernel is not None
+    with torch.inference_mode():
+        started = time.perf_counter()
+        view_VTD, _ = backbone.views(items_T, users)
+        looked_up = time.perf_counter()
+        backbone.state(view_VTD)
+        backbone_done = time.perf_counter()
+        view_VTD, _ = grasp.views(items_T, users)
+        score_N.index_add_(0, *grasp.kernel.additions(items_T))
+        grasp_done = time.perf_counter()
+        grasp.state(view_VTD)  # in turn too, so that both find the caches as a request does
+    added = (grasp_done - backbone_done) - (looked_up - started)
+    return 1000 * (backbone_done - started), 1000 * added
+
+
+def _untrained(name: str, num_items: int) -> Ranker:
+    chosen = recipe(name)
+    torch.manual_seed(0)
+    config = RankerConfig(
+        num_items,
+        SEMANTIC_SIZE,
+        chosen.backbone,
+        enhancer=chosen.enhancer,
+        **dict(chosen.ranker),  # type: ignore[arg-type]
+    )
+    ranker = Ranker(config).eval().requires_grad_(False)
+    ranker.attach_items(torch.randn(num_items, SEMANTIC_SIZE), torch.randn(num_items, SEMANTIC_SIZE))
+    if ranker.kernel is not None:
+        ranker.kernel.weights_K.fill_(1)
+        for kind in KINDS:
+            ranker.kernel.get_buffer(f"{kind}_ids_NM").random_(1, num_items + 1)
+            ranker.kernel.get_buffer(f"{kind}_values_NM").uniform_()
+    return ranker
+
+
+def large_catalogue(factors: Factors, num_items: int = NUM_LARGE, rounds: int = 3) -> dict[str, Any]:
+    """Time of the best hundred of copies of `factors` with noise, by the index and exactly, and what is found of them.
+
+    The kernel's additions to 1,500 drawn items are merged in both.
+    """
+    torch.set_num_threads(1)
+    candidate_ND = _copies(factors.item_ND, num_items)
+    started = time.perf_counter()
+    started_cpu = time.process_time()
+    index = Index(candidate_ND.numpy())
+    built = {"build_seconds": time.perf_counter() - started, "build_cpu_seconds": time.process_time() - started_cpu}
+    sides = {"exact": Candidates(candidate_ND), "index": Candidates(candidate_ND, index)}
+    random = np.random.default_rng(1)
+    times: dict[str, list[list[float]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for each in times.values():
+            each.append([])
+        for state_D in factors.state_QD:
+            row_L = torch.from_numpy(random.integers(0, num_items, 1500))
+            added = Additions(row_L, torch.rand(1500) * state_D.std())
+            for side, candidates in sides.items():
+                started = time.perf_counter()
+                candidates.best(RECALL_AT, state_D, added, (), None)
+                times[side][-1].append(1000 * (time.perf_counter() - started))
+    return {
+        "origin": factors.origin,
+        "num_items": num_items,
+        "recall": recall(sides["exact"], sides["index"], factors.state_QD),
+        "index_mib": index.num_bytes / 2**20,
+        **built,
+        **{
+            f"{side}_p{percent}": float(np.median([np.percentile(each, percent) for each in rounds_of]))
+            for side, rounds_of in times.items()
+            for percent in (50, 99)
+        },
+    }
+
+
+def _copies(item_ND: torch.Tensor, num_items: int) -> torch.Tensor:
+    """Items drawn from a table, each with noise of its own."""
+    torch.manual_seed(2)
+    noise_D = NOISE * item_ND.std(0)
+    copy_ND = item_ND[torch.randint(len(item_ND), (num_items,))]
+    return copy_ND.addcmul_(torch.randn_like(copy_ND), noise_D)
+
+
+def made_up_factors(width: int = 64, num_states: int = NUM_STATES) -> Factors:
+    """Vectors in clusters, popular ones longer, and states that point at one of them."""
+    torch.manual_seed(3)
+    spread_D = torch.linspace(1.5, 0.5, width) / 8
+    centre_CD = torch.randn(200, width)
+    item_ND = (centre_CD[torch.randint(200, (NUM_ITEMS,))] + torch.randn(NUM_ITEMS, width)) * spread_D
+    item_ND *= torch.exp(0.3 * torch.randn(NUM_ITEMS, 1))
+    state_QD = 8 * (centre_CD[torch.randint(200, (num_states,))] + torch.randn(num_states, width)) * spread_D
+    return Factors(item_ND, state_QD, "made-up vectors")
+
+
+def trained_factors(folder: Path, settings: Settings, file: Path) -> Factors:
+    """Item vectors and last states of validation users from the default recipe after a few epochs; kept in `file`."""
+    origin = f"{DEFAULT} after {NUM_TRAINED_EPOCHS} epochs on {folder.resolve().name}"
+    if not file.is_file():
+        training_set = datasets.load(folder, cache=settings.home / "benchmarks", settings=settings).training_set
+        config = replace(recipe(DEFAULT), max_epochs=NUM_TRAINED_EPOCHS)
+        frozen = FrozenRanker(fit(training_set, config, 0, lambda epoch, found: say(f"epoch {epoch}: {found}")).ranker)
+        vectors = (torch.from_numpy(each) for each in (training_set.user_semantic, training_set.user_neighbour))
+        semantic_US, neighbour_US = vectors
+        states = []
+        for event in questions(training_set, "validation")[:NUM_STATES]:
+            users = Users(semantic_US[event.user][None], neighbour_US[event.user][None])
+            states.append(frozen.state(frozen.views(torch.from_numpy(event.history.astype(np.int64)), users)[0]))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"item_ND": frozen.candidate_ND[1:].contiguous(), "state_QD": torch.stack(states)}, file)
+    kept = load_file(file)
+    return Factors(kept["item_ND"], kept["state_QD"], origin)
+
+
+def figures(added: Mapping[str, Any] | None, large: Mapping[str, Any] | None) -> dict[str, Figure]:
+    """What was measured beside its goal; None where it was not."""
+    added, large = added or {}, large or {}
+    values = {
+        "grasp_added_ms_p50": added.get("added_p50"),
+        "grasp_added_ms_p99": added.get("added_p99"),
+        "grasp_added_share_of_backbone": added.get("share"),
+        "large_catalogue_ms_p99": large.get("index_p99"),
+        "large_catalogue_recall_at_100": large.get("recall"),
+    }
+    return {name: Figure(values[name], goal) for name, goal in GOALS.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_ranker")
+    parser.add_argument("--data", type=Path, help="folder of the data contract whose ranker gives the vectors")
+    given = parser.parse_args(arguments)
+    say(describe(machine()))
+    added = added_cost()
+    say(json.dumps(added))
+    if given.data:
+        settings = Settings.load()
+        file = settings.home / "benchmarks" / "serving-ranker" / f"{given.data.resolve().name}.safetensors"
+        factors = trained_factors(given.data, settings, file)
+    else:
+        factors = made_up_factors()
+    large = large_catalogue(factors)
+    say(json.dumps(large))
+    for name, figure in figures(added, large).items():
+        goal = f"{figure.goal.direction} {figure.goal.bound:g}"
+        say(f"{name:<34}{figure.value:>10.4g}   {goal:<14}{'met' if figure.goal.is_met(figure.value) else 'not met'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+/* The JSON API of the same server. Every call gives the parsed answer or throws an ApiError. */
+
+const TOKEN = "grasp-token"; // sessionStorage: gone with the tab, and never in an address
+const TIMEOUT_MS = 20000;
+
+export class ApiError extends Error {
+  /** `status` is 0 when there was no answer at all. */
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+
+  get wantsToken() {
+    return this.status === 401 || this.status === 403;
+  }
+}
+
+export const token = {
+  get: () => sessionStorage.getItem(TOKEN),
+  set: (value) => sessionStorage.setItem(TOKEN, value),
+  forget: () => sessionStorage.removeItem(TOKEN),
+};
+
+async function call(path, signal, body) {
+  const headers = { Accept: "application/json" };
+  if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
+  if (body) headers["Content-Type"] = "application/json";
+  const request = {
+    method: body ? "POST" : "GET",
+    body: body && JSON.stringify(body),
+    headers,
+    signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT_MS)]),
+  };
+  let response;
+  let answer;
+  try {
+    response = await fetch(path, request);
+    answer = await response.json();
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw response ? new ApiError(response.status, "The answer was no JSON.") : unreachable(error);
+  }
+  if (!response.ok) throw new ApiError(response.status, message(answer, response.status));
+  return answer;
+}
+
+function unreachable(error) {
+  const why = error.name === "TimeoutError" ? `did not answer within ${TIMEOUT_MS / 1000} s` : "cannot be reached";
+  return new ApiError(0, `The service ${why}. Is it running?`);
+}
+
+/** FastAPI's `detail`: a text, or a list of fields with messages. */
+function message(answer, status) {
+  const detail = answer?.detail;
+  if (typeof detail === "string") return detail;
+  if (Array.isArray(detail)) return detail.map((each) => `${each.field}: ${each.message}`).join("; ");
+  return `The service answered with status ${status}.`;
+}
+
+const part = encodeURIComponent;
+
+export const recommendations = (signal, request) => call("v1/recommendations", signal, request);
+export const user = (signal, id) => call(`v1/users/${part(id)}`, signal);
+export const item = (signal, id) => call(`v1/items/${part(id)}`, signal);
+export const search = (signal, q, k) => call(`v1/search?${new URLSearchParams({ q, k })}`, signal);
+export const releases = (signal) => call("v1/releases", signal);

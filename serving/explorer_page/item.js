@@ -1,0 +1,40 @@
+/* One item: what is known of it and which items are near. */
+
+import { item } from "./api.js";
+import { element, section, title } from "./dom.js";
+import { itemList } from "./items.js";
+
+export async function itemView(state, signal) {
+  const found = await item(signal, state.item);
+  return {
+    status: `Item ${found.title}, ${found.neighbours.length} similar items`,
+    release: found.release,
+    nodes: [title(found.title), element("div", { class: "columns" }, about(found), similar(found))],
+  };
+}
+
+function about(found) {
+  return section(
+    "profile",
+    "About",
+    element("blockquote", {}, found.description || "No description."),
+    element(
+      "p",
+      { class: "badges" },
+      found.source === "llm" && element("span", { class: "badge" }, "written by the language model"),
+      found.source === "facts" && element("span", { class: "badge warning" }, "built from facts"),
+      found.is_tail && element("span", { class: "badge" }, "few users (tail)"),
+      ...found.categories.map((each) => element("span", { class: "badge" }, each)),
+    ),
+    element("p", {}, `${found.popularity} users have it.`),
+  );
+}
+
+function similar(found) {
+  return section(
+    "recommended",
+    "Similar items",
+    element("p", { class: "hint" }, "By their descriptions' vectors"),
+    itemList(found.neighbours),
+  );
+}

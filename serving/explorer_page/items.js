@@ -1,0 +1,19 @@
+/* A list of items with how near each is. */
+
+import { bar } from "./charts.js";
+import { element } from "./dom.js";
+import { address } from "./location.js";
+
+/** `items`: [{item_id, title, similarity}], nearest first. */
+export function itemList(items) {
+  if (items.length === 0) return element("p", { class: "hint" }, "None.");
+  const entry = (each) =>
+    element(
+      "li",
+      {},
+      element("a", { href: address({ item: each.item_id }) }, each.title),
+      bar(each.similarity),
+      element("span", { class: "numbers" }, each.similarity.toFixed(2)),
+    );
+  return element("ol", { class: "near" }, ...items.map(entry));
+}

@@ -1,0 +1,186 @@
+/* One user: who this is, what they did, who is like them, and what is recommended to them and why. */
+
+import { ApiError, recommendations, releases, user } from "./api.js";
+import { bar, timeline } from "./charts.js";
+import { definitions, element, section, title } from "./dom.js";
+import { age, day, moment } from "./format.js";
+import { address } from "./location.js";
+import { optionsForm } from "./options.js";
+import { compare, differences, fallbackNotice, gone, recommendationList } from "./recommendations.js";
+
+const NUM_ITEMS = 10;
+
+/** Loads and lays out the view; throws an ApiError when there is nothing at all to show. */
+export async function userView(state, signal) {
+  const [profile, answer, other, published] = await Promise.all([
+    settled(user(signal, state.user)),
+    settled(recommendations(signal, request(state, state.release))),
+    state.with ? settled(recommendations(signal, request(state, state.with))) : null,
+    settled(releases(signal)),
+  ]);
+  if (answer.error && profile.error) throw answer.error;
+  return {
+    status: inWords(state, answer, other),
+    release: answer.value?.release ?? profile.value?.release,
+    nodes: [
+      title(`User ${state.user}`),
+      optionsForm(state, published.value?.releases ?? []),
+      element(
+        "div",
+        { class: state.with ? "columns comparing" : "columns" },
+        profileCard(profile, answer.value),
+        other ? comparisonCard(answer, other) : recommendationCard(answer),
+        ...(profile.value ? [historyCard(profile.value), neighbourCard(profile.value, state)] : []),
+      ),
+    ],
+  };
+}
+
+/** One call's answer or its error, so that a failed part leaves the others standing; a missing token ends all. */
+async function settled(call) {
+  try {
+    return { value: await call };
+  } catch (error) {
+    if (!(error instanceof ApiError) || error.wantsToken) throw error;
+    return { error };
+  }
+}
+
+function request(state, release) {
+  return {
+    user_id: state.user,
+    k: Number(state.k ?? NUM_ITEMS),
+    recent_item_ids: listed(state.recent),
+    exclude_seen: state.seen !== "1",
+    categories: listed(state.categories),
+    release,
+  };
+}
+
+function listed(text) {
+  return (text ?? "").split(",").map((each) => each.trim()).filter(Boolean);
+}
+
+function inWords(state, answer, other) {
+  if (answer.error) return `No recommendations for user ${state.user}: ${answer.error.message}`;
+  const { items, fallback } = answer.value;
+  const how = [fallback && `fallback ${fallback}`, other?.value && differences(answer.value, other.value)];
+  return [`${items.length} recommendations for user ${state.user}`, ...how.filter(Boolean)].join("; ");
+}
+
+function problem(error) {
+  return element("p", { class: "notice problem" }, error.message);
+}
+
+function profileCard({ value: profile, error }, answer) {
+  if (error) return section("profile", "Profile", problem(error));
+  const isStale = answer?.fallback === "stale_features";
+  const isWritten = profile.source === "llm";
+  return section(
+    "profile",
+    "Profile",
+    element("blockquote", {}, profile.description || "No description."),
+    element(
+      "p",
+      { class: "badges" },
+      element(
+        "span",
+        { class: isWritten ? "badge" : "badge warning" },
+        isWritten ? "written by the language model" : "built from facts",
+      ),
+      isStale && element("span", { class: "badge warning" }, "stale"),
+      profile.fallback && element("span", { class: "badge warning" }, "an earlier row: the online store failed"),
+      profile.is_tail && element("span", { class: "badge" }, "few interactions (tail)"),
+    ),
+    !isWritten &&
+      element("p", { class: "hint" }, "The language model was not asked for this user, or its text was refused."),
+    definitions({
+      Interactions: profile.num_interactions,
+      "Features of": `${profile.day}, ${age(profile.age_hours)}`,
+      Computed: `${moment(profile.computed_at)} UTC`,
+    }),
+  );
+}
+
+function recommendationCard({ value: answer, error }) {
+  if (error) return section("recommended", "Recommendations", problem(error));
+  return section("recommended", "Recommendations", ...listOf(answer));
+}
+
+function listOf(answer, moves = null) {
+  const unknown = answer.num_unknown_recent_items;
+  return [
+    fallbackNotice(answer),
+    unknown > 0 && element("p", { class: "notice" }, `${unknown} of the recent items are not in this release.`),
+    element("p", { class: "hint" }, origin(answer)),
+    answer.items.some((each) => each.evidence.length > 0) &&
+      element("p", { class: "hint" }, "Under each, the items of the history that speak for it; bars show attention"),
+    recommendationList(answer, moves),
+  ];
+}
+
+function origin(answer) {
+  const experiment = answer.experiment && `experiment ${answer.experiment}, ${answer.bucket}`;
+  return [`Release ${answer.release}`, answer.model ? `model ${answer.model}` : "no model", experiment]
+    .filter(Boolean)
+    .join("; ");
+}
+
+function comparisonCard(answer, other) {
+  const [before, after] = [answer.value, other.value];
+  const moves = before && after ? [gone(before, after), compare(before, after)] : [null, null];
+  const column = ({ value, error }, heading, move) =>
+    element("div", {}, element("h3", {}, heading), ...(error ? [problem(error)] : listOf(value, move)));
+  return section(
+    "recommended",
+    "Recommendations of two releases",
+    element(
+      "div",
+      { class: "side-by-side" },
+      column(answer, "Before", moves[0]),
+      column(other, "After", moves[1]),
+    ),
+  );
+}
+
+function historyCard(profile) {
+  const newestFirst = [...profile.history].reverse();
+  if (newestFirst.length === 0) return section("history", "History", element("p", { class: "hint" }, "No items."));
+  const timed = newestFirst.filter((each) => each.at);
+  const entry = (each) =>
+    element(
+      "li",
+      { "data-item": each.item_id },
+      each.title === null
+        ? element("span", {}, `item ${each.item_id}, not in the release`)
+        : element("a", { href: address({ item: each.item_id }) }, each.title),
+      each.at && element("time", { datetime: each.at, title: `${moment(each.at)} UTC` }, day(each.at)),
+    );
+  return section(
+    "history",
+    "History",
+    timed.length > 0 && timeline(timed),
+    element("p", { class: "hint" }, `The last ${newestFirst.length} items, newest first`),
+    element("ul", { class: "scrolls" }, ...newestFirst.map(entry)),
+  );
+}
+
+function neighbourCard(profile, state) {
+  if (profile.neighbours.length === 0) {
+    return section("neighbours", "Similar users", element("p", { class: "hint" }, "None."));
+  }
+  const entry = (each) =>
+    element(
+      "li",
+      {},
+      element("a", { href: address({ ...state, user: each.user_id }) }, each.user_id),
+      bar(each.similarity),
+      element("span", { class: "numbers" }, each.similarity.toFixed(2)),
+    );
+  return section(
+    "neighbours",
+    "Similar users",
+    element("p", { class: "hint" }, "By their descriptions' vectors; the mean of these is what the ranker reads"),
+    element("ol", { class: "near" }, ...profile.neighbours.map(entry)),
+  );
+}

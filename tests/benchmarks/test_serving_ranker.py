@@ -1,0 +1,14 @@
+"""The ranker's benchmark measures what it says, in small."""
+
+from benchmarks.serving_ranker import added_cost, figures, large_catalogue, made_up_factors
+
+
+def test_added_cost_and_large_catalogue_have_a_figure_for_every_goal():
+    added = added_cost(rounds=2, requests=3, num_items=600)
+    large = large_catalogue(made_up_factors(16, num_states=3), 6000, rounds=1)
+
+    assert added["share"] > 0 and added["backbone_p50"] > 0
+    assert large["recall"] > 0.9
+    assert large["index_mib"] == 6000 * 8 / 2**20
+    assert all(figure.value is not None for figure in figures(added, large).values())
+    assert not any(figure.goal.is_met(figure.value) for figure in figures(None, None).values())
