@@ -1,0 +1,170 @@
+"""What a load runs against: a Redis that can die and come back empty, and the service in processes of its own."""
+
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from benchmarks.histograms import Buckets, bucket_counts
+from benchmarks.load import OK
+from benchmarks.redis_server import free_port, production_without_spark, wait_for_port
+from feature_repo.materialise import materialise
+from grasp.environment import process_environment
+from grasp.processes import end_with_parent
+from grasp.settings import ROOT, Settings
+from grasp.versions import Versions
+from serving.access import VARIABLES
+
+START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
+STOP_SECONDS = 30
+ANSWER_SECONDS = 10
+LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
+TOKENS = frozenset(VARIABLES.values())  # of somebody's own service: this one is open, on the loopback interface
+LOADED = "is loaded, model"  # what the log of a worker says
+STAGE_METRIC = "grasp_stage_seconds"
+
+
+class RedisServer:
+    """A `redis-server` on one port of the loopback interface, without persistence: whoever dies forgets everything."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `FileNotFoundError` when the Debian package redis-server is missing."""
+        program = shutil.which("redis-server")
+        if program is None:
+            raise FileNotFoundError("redis-server is not installed: `apt-get install -y redis-server` (Debian, Ubuntu)")
+        self._folder, self._port = folder, free_port()
+        self._command = [program, "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
+        )
+        wait_for_port(self._port)
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """The service under its settings, ready to answer."""
+
+    settings: Settings
+    process: psutil.Process
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body, whatever the status; 0 and what went wrong where there is no answer."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError as error:
+            return 0, f"{type(error).__name__}: {error}"
+
+    def worker_megabytes(self) -> dict[int, float]:
+        """Resident memory of every process that answers requests, by process id."""
+        found = {}
+        started = self.process.children(recursive=True) if self.settings.serving_workers > 1 else [self.process]
+        for process in started:
+            try:
+                megabytes = process.memory_info().rss / 1e6
+            except psutil.NoSuchProcess:
+                continue
+            if megabytes >= LEAST_WORKER_MB:
+                found[process.pid] = megabytes
+        return found
+
+    def stage_counts(self) -> dict[str, Buckets]:
+        """Of each stage of an answer, how many took at most so many seconds since the service started."""
+        _, text = self.get("/metrics")
+        return bucket_counts(text, STAGE_METRIC, "stage")
+
+
+@contextmanager
+def redis_of_its_own(settings: Settings) -> Iterator[tuple[RedisServer, Settings]]:
+    """An empty Redis, and the settings with the production feature store on it."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    file = production_without_spark(settings.home / "store.yaml")
+    server = RedisServer(settings.home)
+    server.start()
+    try:
+        yield server, settings.model_copy(update={"redis": server.address, "feature_store_yaml": file})
+    finally:
+        server.kill()
+
+
+@contextmanager
+def running_service(settings: Settings, num_workers: int) -> Iterator[RunningService]:
+    """The service as `python -m serving.app` starts it, on a free port; ready when the block begins.
+
+    Raises `TimeoutError` with the end of its log when it does not become ready.
+    """
+    settings = settings.model_copy(update={"port": free_port(), "serving_workers": num_workers})
+    log = settings.home / "service.log"
+    environment = {name: value for name, value in process_environment(settings).items() if name not in TOKENS}
+    with log.open("w") as said, ExitStack() as ending:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving.app"],
+            cwd=ROOT,
+            env=environment,
+            stdout=said,
+            stderr=said,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
+        )
+        ending.callback(_stop, process)
+        service = RunningService(settings, psutil.Process(process.pid), log)
+        _wait_until_ready(service, num_workers)
+        yield service
+
+
+def _wait_until_ready(service: RunningService, num_workers: int) -> None:
+    """Until the service says so and all of its workers hold a release."""
+    deadline = time.monotonic() + START_SECONDS
+    last = "no answer"
+    while time.monotonic() < deadline and service.process.is_running():
+        status, last = service.get("/readyz")
+        # Any worker may have answered; each says in the log that it has loaded the release.
+        if status == OK and service.log.read_text().count(LOADED) >= num_workers:
+            return
+        time.sleep(0.2)
+    tail = service.log.read_text()[-2000:]
+    raise TimeoutError(f"the service is not ready after {START_SECONDS} s: {last}\n{tail}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def put_online(settings: Settings, day: str) -> None:
+    """Materialise the day whatever an earlier Redis held."""
+    materialise(settings, Versions(settings).feature, day, rollback=True)

@@ -1,0 +1,324 @@
+"""Write what the measurements of serving say: tables, the plot of the rates and the figures with a goal.
+
+    python -m benchmarks.serving_report DIR
+
+Reads:   measurements.jsonl in DIR
+Writes:  report.md, rates.svg and summary.json in DIR; again on the same measurements, the same files
+
+Of several measurements of a kind the last one counts.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import goals, table
+from benchmarks.machine import describe as describe_machine
+from benchmarks.measurements import Measurements
+from benchmarks.plots import COLOURS, MARKERS, STYLE
+from benchmarks.summary import Figure, Goal, write_summary
+from grasp.progress import say
+
+REPORT_FILE = "report.md"
+PLOT_FILE = "rates.svg"
+KINDS = ("added", "million", "lookup", "recommend", "open_loop", "highest_rate", "switch", "fuzz", "soak")
+GOAL_RATE = 250.0
+
+Found = Mapping[str, Any]  # of one measurement
+
+
+def _at_most(bound: float) -> Goal:
+    return Goal(bound, "at most")
+
+
+# Each figure: its goal, the kind of measurement it is from, and its value there (None: it does not have one).
+FIGURES: dict[str, tuple[Goal, str, Callable[[Found], float | None]]] = {
+    "grasp_added_p50_ms": (_at_most(1.0), "added", lambda found: found["added_p50"]),
+    "grasp_added_p99_ms": (_at_most(2.0), "added", lambda found: found["added_p99"]),
+    "grasp_added_share": (_at_most(1.0), "added", lambda found: found["share"]),
+    "million_p99_ms": (_at_most(40.0), "million", lambda found: found["index_p99"]),
+    "million_recall_at_100": (Goal(0.98), "million", lambda found: found["recall"]),
+    "lookup_speedup_over_feast_http": (Goal(2.0), "lookup", lambda found: found["times_faster_at_p50"]),
+    "recommend_p50_ms": (_at_most(6.0), "recommend", lambda found: _milliseconds(found, "p50")),
+    "recommend_p99_ms": (_at_most(15.0), "recommend", lambda found: _milliseconds(found, "p99")),
+    "open_loop_250_p99_ms": (_at_most(60.0), "open_loop", lambda found: _at_goal_rate(found, _milliseconds(found))),
+    "open_loop_errors": (_at_most(0.0), "open_loop", lambda found: _at_goal_rate(found, found["num_errors"])),
+    "highest_rate": (Goal(GOAL_RATE), "highest_rate", lambda found: found["highest_rate"]),
+    "switch_failed_requests": (_at_most(0.0), "switch", lambda found: found["num_errors"]),
+    "switch_mixed_answers": (_at_most(0.0), "switch", lambda found: found["num_mixed"]),
+    "fuzz_5xx": (_at_most(0.0), "fuzz", lambda found: found["num_5xx"]),
+    "fuzz_violations": (_at_most(0.0), "fuzz", lambda found: found["num_violations"]),
+    "soak_5xx": (_at_most(0.0), "soak", lambda found: found["num_5xx"]),
+    "soak_untrue_answers": (_at_most(0.0), "soak", lambda found: found["num_untrue"]),
+    "soak_memory_growth": (_at_most(0.03), "soak", lambda found: found["memory_growth"]),
+}
+
+
+def figures(measurements: Measurements) -> dict[str, Figure]:
+    """The figures with a goal; one whose measurement is missing has no value."""
+    result = {}
+    for name, (goal, kind, value_of) in FIGURES.items():
+        measured = measurements.of(kind)
+        value = value_of(measured[-1]) if measured else None
+        result[name] = Figure(None if value is None else float(value), goal)
+    return result
+
+
+def _milliseconds(found: Found, name: str = "p99") -> float | None:
+    """None when nothing was answered."""
+    return found["milliseconds"] and found["milliseconds"][name]
+
+
+def _at_goal_rate(found: Found, value: float | None) -> float | None:
+    """A load at another rate says nothing of the goal's."""
+    return value if found["rate"] == GOAL_RATE else None
+
+
+def write(folder: Path, command: str) -> None:
+    """Write report, plot and summary. Raises `FileNotFoundError` when nothing was measured in the folder."""
+    measurements = Measurements(folder)
+    if not measurements.all():
+        raise FileNotFoundError(f"no measurement in {measurements.file}: run python -m benchmarks.serving first")
+    lines = head(measurements, command)
+    for kind, section in SECTIONS.items():
+        if measured := measurements.of(kind):
+            lines += section(measured[-1])
+    for measured in measurements.of("highest_rate")[-1:]:
+        draw(folder / PLOT_FILE, measured)
+    (folder / REPORT_FILE).write_text("\n".join(lines).rstrip() + "\n")
+    machine = measurements.all()[0].conditions.machine
+    write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=_commits(measurements))
+
+
+def head(measurements: Measurements, command: str) -> list[str]:
+    """On what it was measured, and the figures with their goals."""
+    conditions = measurements.all()[0].conditions
+    return [
+        "# Serving",
+        "",
+        f"- Machine: {describe_machine(conditions.machine)}; service, Redis and the load share its cores.",
+        f"- Command: `{command}`",
+        f"- Source: commit {_commits(measurements)}.",
+        "- Load: wrk 4 with `benchmarks/load.lua`. In an open loop every request has a moment at which it is due, and "
+        "its time counts from there; one that is never answered is an error.",
+        "",
+        *goals(figures(measurements)),
+    ]
+
+
+def added_section(found: Found) -> list[str]:
+    return [
+        "## What GRASP adds to its backbone",
+        "",
+        f"In one process, without lookup and scores, on one thread: {_number(found['added_p50'])} ms at the median and "
+        f"{_number(found['added_p99'])} ms at p99 beyond the backbone's {_number(found['backbone_p50'])} ms, "
+        f"{found['share']:.2f} of it. Medians of {found['rounds']} rounds of {found['requests']} requests in turns.",
+        "",
+    ]
+
+
+def million_section(found: Found) -> list[str]:
+    rows = [[side, _number(found[f"{side}_p50"]), _number(found[f"{side}_p99"])] for side in ("index", "exact")]
+    return [
+        f"## A catalogue of {found['num_items']:,} items",
+        "",
+        f"The best hundred among copies of vectors with noise ({found['origin']}), in milliseconds. The index finds "
+        f"{found['recall']:.4f} of what the exact search finds, takes {found['index_mib']:,.0f} MiB and "
+        f"{found['build_seconds']:.0f} s to build.",
+        "",
+        *table(["search", "p50", "p99"], rows),
+    ]
+
+
+def lookup_section(found: Found) -> list[str]:
+    rows = [
+        [f"{where}, {who}", _number(times["p50"]), _number(times["p99"])]
+        for where, sides in (("HTTP", found["http_ms"]), ("in one process", found["in_process_ms"]))
+        for who, times in sides.items()
+    ]
+    return [
+        "## A user's features, ours and Feast's own server",
+        "",
+        f"{found['num_requests']:,} lookups of {found['num_users']:,} users in one Redis, in turns; milliseconds. "
+        f"Ours is {found['times_faster_at_p50']:.1f} times as fast over HTTP at the median.",
+        "",
+        *table(["lookup", "p50", "p99"], rows),
+    ]
+
+
+def recommend_section(found: Found) -> list[str]:
+    times = found["milliseconds"]
+    rows = [
+        ["the whole answer, over HTTP", *(_number(times[name]) for name in ("p50", "p95", "p99"))],
+        *(
+            [f"stage {stage}", *(_number(of_stage[name]) for name in ("p50", "p95", "p99"))]
+            for stage, of_stage in found["stage_milliseconds"].items()
+        ),
+    ]
+    return [
+        "## One client that waits for each answer",
+        "",
+        f"`POST /v1/recommendations`, ten items of {found['num_items']:,}, for {found['seconds']:g} s on one "
+        f"connection: {found['num_answered']:,} answers, {found['num_errors']:,} errors; milliseconds. Stages are from "
+        "the service's own histograms, linear within a bucket, so their tails are coarse.",
+        "",
+        *table(["", "p50", "p95", "p99"], rows),
+    ]
+
+
+def open_loop_section(found: Found) -> list[str]:
+    late = found["late_milliseconds"]
+    return [
+        f"## {found['rate']:g} requests a second, whatever the answers do",
+        "",
+        f"{found['num_due']:,} requests in {found['seconds']:g} s, {found['num_errors']:,} errors. Milliseconds from "
+        f"when they were due: p50 {_at(found, 'p50')}, p95 {_at(found, 'p95')}, p99 {_at(found, 'p99')}, most "
+        f"{_at(found, 'max')}. Sent late, because the connection was still waiting: p99 "
+        f"{_number(late['p99']) if late else '–'} ms, which counts above.",
+        "",
+    ]
+
+
+def rates_section(found: Found) -> list[str]:
+    rows = [
+        [
+            f"{each['rate']:.0f}",
+            f"{each['answers_per_second']:.0f}",
+            _at(each, "p50"),
+            _at(each, "p99"),
+            f"{each['num_errors']:,}",
+            "yes" if each["holds"] else "no",
+        ]
+        for each in sorted(found["tried"], key=lambda each: float(each["rate"]))
+    ]
+    return [
+        "## The highest rate that holds",
+        "",
+        f"A rate holds when all requests of {found['tried'][0]['seconds']:g} s are answered, 99 of 100 within "
+        f"{found['limit_ms']:g} ms: {found['highest_rate']:.0f} requests a second.",
+        "",
+        *table(["rate", "answers a second", "p50 ms", "p99 ms", "errors", "holds"], rows),
+        f"![milliseconds against requests a second]({PLOT_FILE})",
+        "",
+    ]
+
+
+def switch_section(found: Found) -> list[str]:
+    shares = ", ".join(f"{num:,}" for num in found["answers_by_release"].values())
+    return [
+        "## Releases switched under load",
+        "",
+        f"{found['num_switches']} publications and rollbacks of {found['num_releases']} releases in "
+        f"{found['seconds']:g} s of {found['rate']:g} requests a second: {found['num_errors']:,} of "
+        f"{found['num_due']:,} failed. The titles of each release carry a mark of it: {found['num_mixed']:,} answers "
+        "named a release that was not in force or held a title of another one. Answers by release: "
+        f"{shares}. A switch had reached every worker after at most {found['slowest_take_up_seconds']:.1f} s.",
+        "",
+    ]
+
+
+def fuzz_section(found: Found) -> list[str]:
+    return [
+        "## Made-up requests",
+        "",
+        f"schemathesis {found['version']}, all phases: {found['num_cases']:,} requests of {found['num_operations']} "
+        f"operations; {found['num_5xx']:,} kinds of 5xx, {found['num_violations']:,} other kinds of answers that the "
+        "OpenAPI document does not have.",
+        "",
+        *(f"- {failure}" for failure in found["failures"]),
+        "",
+    ]
+
+
+def soak_section(found: Found) -> list[str]:
+    names = sorted({label for count in found["labels"].values() for label in count})
+    rows = [
+        [phase, *(f"{count.get(name, 0):,}" for name in names), found["readiness"][phase]]
+        for phase, count in found["labels"].items()
+    ]
+    memory, growth = found["worker_megabytes"], found["memory_growth"]
+    grew = "unknown, as a worker was not there all the time" if growth is None else f"{100 * growth:.1f} %"
+    return [
+        "## Soak",
+        "",
+        f"{found['seconds'] / 60:g} minutes at {found['rate']:g} requests a second: {found['num_due']:,} requests and "
+        f"{found['num_searches']:,} searches; without an answer of status 200: {found['num_errors']:,} and "
+        f"{found['num_failed_searches']:,}; "
+        f"{found['num_5xx']:,} of status 5xx. p99 {_at(found, 'p99')} ms. Answers by fallback, and what `/readyz` said "
+        "at the end of each phase:",
+        "",
+        *table(["phase", *names, "ready"], rows),
+        f"Answers that did not say truly what stood in: {found['num_untrue']:,}. The corrupt release was "
+        f"{'refused, and named by `/readyz`' if found['corrupt_release_refused'] else 'not named by `/readyz`'}. One "
+        f"command brought all features back in {found['restore_seconds']:.0f} s. All workers held "
+        f"{memory[0][1]:,.0f} MB at the start and {memory[-1][1]:,.0f} MB at the end; growth of the worst from the "
+        f"baseline: {grew}.",
+        "",
+    ]
+
+
+SECTIONS: dict[str, Callable[[Found], list[str]]] = {
+    "added": added_section,
+    "million": million_section,
+    "lookup": lookup_section,
+    "recommend": recommend_section,
+    "open_loop": open_loop_section,
+    "highest_rate": rates_section,
+    "switch": switch_section,
+    "fuzz": fuzz_section,
+    "soak": soak_section,
+}
+
+
+def draw(file: Path, found: Found) -> None:
+    """p50 and p99 against the rate, with the limit across."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tried = sorted((each for each in found["tried"] if each["milliseconds"]), key=lambda each: float(each["rate"]))
+    rates = [each["rate"] for each in tried]
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(6.0, 4.0))
+        axes.axhline(found["limit_ms"], color=COLOURS["control"], linestyle=":", linewidth=1)
+        for number, (name, family) in enumerate((("p50", "llm_esr"), ("p99", "grasp"))):
+            values = [each["milliseconds"][name] for each in tried]
+            axes.plot(rates, values, label=name, color=COLOURS[family], marker=MARKERS[number], markersize=4)
+        axes.set_yscale("log")
+        axes.set_xlabel("requests a second")
+        axes.set_ylabel("milliseconds from when they were due")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(fontsize=8, frameon=False)
+        figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _at(found: Found, name: str) -> str:
+    value = _milliseconds(found, name)
+    return "–" if value is None else _number(value)
+
+
+def _number(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}"
+
+
+def _commits(measurements: Measurements) -> str:
+    return ", ".join(sorted({each.commit for each in measurements.all()}))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_report", description="report of a folder")
+    parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
+    folder = parser.parse_args(arguments).folder
+    try:
+        write(folder, f"python -m benchmarks.serving --data FOLDER --out {folder}")
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    say(f"report: {folder / REPORT_FILE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""A long load while stores die and a corrupt release is published: no 5xx, no growing memory, no untrue label."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from benchmarks.load import OK, started
+from benchmarks.serving_place import RedisServer, RunningService
+from benchmarks.serving_release import DAY
+from benchmarks.serving_truth import (
+    CORRUPT,
+    MILVUS_STOPPED,
+    NONE,
+    REDIS_BACK,
+    REDIS_KILLED,
+    RESTORED,
+    ROLLED_BACK,
+    STEPS,
+    Phase,
+    Searched,
+    Truth,
+    is_true,
+    is_true_search,
+    labels,
+    memory_growth,
+    thinned,
+)
+from grasp.environment import process_environment
+from grasp.files import write_json
+from grasp.progress import say
+from grasp.release import CURRENT_FILE, MANIFEST_FILE, Manifest, current, folder
+from grasp.settings import ROOT, Settings
+from serving.release import rollback
+
+SAMPLE_SECONDS = 5.0  # between two looks at the workers' memory, and two searches
+RESTORE = ("-m", "feature_repo.materialise", "--day", DAY, "--rollback")  # the one command that brings features back
+QUERIES = ("something for dry skin", "a quiet evening", "a present for a friend")
+NUM_SHOWN = 5
+
+MEMORY = frozenset({("memory", NONE)})
+MILVUS_GONE = frozenset({("memory", "milvus_error"), ("memory", "milvus_timeout")})
+MILVUS = MILVUS_GONE | {("milvus", NONE)}  # a server that is there may be slow; then it is left alone for a while
+
+
+def soak(
+    service: RunningService,
+    redis: RedisServer,
+    bodies: Sequence[str],
+    rate: float,
+    seconds: float,
+    *,
+    stop_milvus: Callable[[], None] | None,
+) -> dict[str, Any]:
+    """Load the service and do each step in its time; `stop_milvus` where a server is searched.
+
+    The release and the features of before are there again afterwards.
+    """
+    settings = service.settings
+    good = current(settings.releases)
+    corrupt = _corrupt(good)
+    actions: dict[str, Callable[[], object]] = {
+        REDIS_KILLED: redis.kill,
+        REDIS_BACK: redis.start,
+        RESTORED: lambda: _restore(settings),
+        CORRUPT: lambda: _put_in_force(settings, good, corrupt),
+        ROLLED_BACK: lambda: rollback(settings, good.release_id),
+        MILVUS_STOPPED: stop_milvus or (lambda: None),
+    }
+    steps = [step for step in STEPS if stop_milvus or step.name != MILVUS_STOPPED]
+    ends = [step.share * seconds for step in steps[1:]] + [seconds]
+    watch = Watch(service, settings.search)
+    phases: list[Phase] = []
+    readiness: dict[str, Readiness] = {}
+    try:
+        with started(service.url, bodies, rate, seconds) as running:
+            for step, end in zip(steps, ends, strict=True):
+                say(f"soak: {step.name}")
+                begins = time.monotonic()
+                actions.get(step.name, lambda: None)()
+                truth = Truth(step.fallbacks, step.store_problems, _searches(step.name, stop_milvus is not None))
+                phases.append(Phase(step.name, truth, begins, time.monotonic()))
+                watch.until(running.start, end)
+                readiness[step.name] = _readiness(service)
+            load = running.result()
+    finally:
+        if current(settings.releases).release_id == corrupt.release_id:
+            rollback(settings, good.release_id)
+        shutil.rmtree(folder(settings.releases, corrupt), ignore_errors=True)
+    limit = settings.lookup_timeout_ms / 1000
+    untrue = [answer for answer in load.answers if not is_true(answer, phases, good.release_id, limit)]
+    untrue_searches = [found for found in watch.searches if not is_true_search(found, phases)]
+    took = {phase.name: phase.done - phase.begins for phase in phases}
+    return load.summary() | {
+        "rate": rate,
+        "num_5xx": sum(each.status >= 500 for each in (*load.answers, *watch.searches)),
+        "num_searches": len(watch.searches),
+        "num_failed_searches": sum(each.status != OK for each in watch.searches),
+        "num_untrue": len(untrue) + len(untrue_searches),
+        "untrue": [[each.release, each.fallback, each.store_problem] for each in untrue[:NUM_SHOWN]],
+        "untrue_searches": [[each.backend, each.fallback] for each in untrue_searches[:NUM_SHOWN]],
+        "labels": labels(load.answers, phases),
+        "corrupt_release_refused": readiness[CORRUPT].problem is not None,
+        "readiness": {name: found.reason or "ready" for name, found in readiness.items()},
+        "restore_seconds": took[RESTORED],
+        "memory_growth": memory_growth(watch.samples, seconds),
+        "worker_megabytes": thinned(watch.samples),
+    }
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What `/readyz` said."""
+
+    reason: str | None  # why the service is not ready
+    problem: str | None  # why a release was refused
+
+
+def _readiness(service: RunningService) -> Readiness:
+    status, text = service.get("/readyz")
+    found = json.loads(text) if status else {"reason": text, "problem": None}
+    return Readiness(found["reason"], found["problem"])
+
+
+class Watch:
+    """Looks at the workers' memory and asks a search, every few seconds."""
+
+    def __init__(self, service: RunningService, searches: bool) -> None:
+        self.samples: list[tuple[float, dict[int, float]]] = []
+        self.searches: list[Searched] = []
+        self._service, self._asks = service, searches
+
+    def until(self, start: float, end: float) -> None:
+        """Until so many seconds after the start."""
+        while (left := start + end - time.monotonic()) > 0:
+            self.samples.append((time.monotonic() - start, self._service.worker_megabytes()))
+            if self._asks:
+                self.searches.append(self._search())
+            time.sleep(min(SAMPLE_SECONDS, left))
+
+    def _search(self) -> Searched:
+        query = urlencode({"q": QUERIES[len(self.searches) % len(QUERIES)], "k": 5})
+        sent = time.monotonic()
+        status, text = self._service.get(f"/v1/search?{query}")
+        found = json.loads(text) if status else {}
+        return Searched(sent, time.monotonic(), status, found.get("backend", NONE), found.get("fallback") or NONE)
+
+
+def _searches(step: str, has_milvus: bool) -> frozenset[tuple[str, str]]:
+    if not has_milvus:
+        return MEMORY
+    return MILVUS_GONE if step == MILVUS_STOPPED else MILVUS
+
+
+def _restore(settings: Settings) -> None:
+    """Raises `ValueError` with what the command said when it failed."""
+    command = [sys.executable, *RESTORE]
+    done = subprocess.run(
+        command, cwd=ROOT, env=process_environment(settings), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"python {' '.join(RESTORE)} failed: {(done.stdout + done.stderr)[-500:]}")
+
+
+def _corrupt(good: Manifest) -> Manifest:
+    """The manifest of a release of which one file is not what it was when it was published."""
+    name = next(iter(good.checksums))
+    return replace(good, checksums=good.checksums | {name: "0" * 64})
+
+
+def _put_in_force(settings: Settings, good: Manifest, manifest: Manifest) -> None:
+    """What a publication writes last, without its checks: a release that was damaged on the way."""
+    place = folder(settings.releases, manifest)
+    shutil.copytree(folder(settings.releases, good), place, dirs_exist_ok=True)
+    content = asdict(manifest)
+    write_json(place / MANIFEST_FILE, content)
+    write_json(settings.releases / CURRENT_FILE, content)

@@ -1,0 +1,97 @@
+"""The serving benchmark from end to end in small: a real Redis, the service in processes of its own, wrk."""
+
+import hashlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import datasets, serving, serving_release
+from benchmarks.serving import Bench
+from grasp import partitions, tables
+from grasp.release import folder
+from grasp.versions import Versions
+
+NUM_ITEMS, NUM_USERS, SIZE = 60, 40, 16
+
+
+class HashEncoder:
+    """Equal texts have equal vectors."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
+        raw = np.stack([np.random.default_rng(seed).normal(size=SIZE) for seed in seeds])
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Namespace:
+    """The command's arguments for a folder of a few items and users, and for loads of a few seconds."""
+    data = tmp_path / "small"
+    data.mkdir()
+    random = np.random.default_rng(0)
+    items = [{"item_id": f"i{number}", "title": f'A "{number}"', "kinds": ["Tea"]} for number in range(NUM_ITEMS)]
+    (data / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    rows = [
+        f"u{user}\ti{item}\t{place}"
+        for user in range(NUM_USERS)
+        for place, item in enumerate(random.choice(NUM_ITEMS, 8, replace=False))
+    ]
+    (data / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *rows, ""]))
+    given = serving.parser().parse_args(["--data", str(data), "--out", str(tmp_path / "out")])
+    small = {"epochs": 1, "closed_seconds": 2.0, "switch_seconds": 45.0, "soak_minutes": 1.5, "examples": 2}
+    return Namespace(**(vars(given) | small | {"data": data, "cache": tmp_path / "cache"}))
+
+
+@pytest.fixture
+def bench(settings_with, given) -> Bench:
+    settings = settings_with(search=False)  # the tiny encoder's folder holds no weights
+    data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=lambda *_: HashEncoder())
+    return Bench(settings, data, given)
+
+
+def test_the_same_number_is_the_same_release_and_every_title_carries_it(settings, given):
+    data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=lambda *_: HashEncoder())
+    at = serving_release.settings_of(settings, settings.home / "place")
+    of = serving_release.subject(given.data, data, given.cache, ())
+    serving_release.write_lake(at, of)
+    model = serving_release.train(at, of, num_epochs=1)
+
+    first, second, again = (serving_release.publish_marked(at, of, model, number) for number in (1, 2, 1))
+
+    assert first == again != second
+    for release, mark in ((first, "r1|"), (second, "r2|")):
+        (file,) = (folder(at.releases, release) / "items").glob("*.parquet")
+        titles = pq.read_table(file)["title"].to_pylist()
+        assert len(titles) == NUM_ITEMS
+        assert all(title.startswith(mark) for title in titles)
+    place = partitions.partition_path(at.lake, tables.USER_FEATURES, Versions(at).feature, serving_release.DAY)
+    rows = pq.read_table(place / "part-0.parquet")
+    assert rows.column_names == list(tables.USER_FEATURES.column_names)
+    assert rows["sequence"][0].as_py() == [
+        data.training_set.item_ids[item - 1] for item in data.training_set.sequences[0]
+    ]
+    assert serving_release.train(at, of, num_epochs=1) == model
+
+
+@pytest.mark.integration
+def test_the_service_is_asked_switched_and_soaked(bench, require_program):
+    require_program("wrk", "wrk")
+    require_program("redis-server", "redis-server")
+
+    found = bench.recommend()
+    assert found["num_errors"] == 0
+    assert found["num_answered"] > 10
+    assert set(found["stage_milliseconds"]) >= {"lookup", "scoring"}
+
+    found = bench.switch()
+    assert (found["num_errors"], found["num_mixed"]) == (0, 0), found
+    assert len(found["answers_by_release"]) == 3
+
+    found = bench.soak(lambda: 20.0)
+    assert (found["num_5xx"], found["num_untrue"]) == (0, 0), found
+    assert found["corrupt_release_refused"]
+    assert set(found["labels"]["features restored"]) >= {"none"}

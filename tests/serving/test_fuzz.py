@@ -1,0 +1,63 @@
+"""The service answers whatever its own OpenAPI document lets somebody ask."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+
+from benchmarks.serving_fuzz import fuzz
+from grasp import partitions, tables
+from grasp.settings import Settings
+from grasp.versions import Versions
+from serving.app import create_app
+from serving.release import choose_model, publish
+from serving.search import Search
+
+DAY = "1998-03-01"
+START_SECONDS = 300
+
+pytestmark = pytest.mark.integration
+
+
+class LakeEncoder:
+    """Gives a description of the day the vector that the lake has, and any other text the first one."""
+
+    def __init__(self, settings: Settings) -> None:
+        place = partitions.partition_path(settings.lake, tables.ITEM_FEATURES, Versions(settings).feature, DAY)
+        rows = pq.read_table(place / "part-0.parquet").to_pylist()
+        self._vectors = {row["description"]: row["semantic_embedding"] for row in rows}
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        first = next(iter(self._vectors.values()))
+        return np.array([self._vectors.get(text, first) for text in texts], np.float32)
+
+
+@pytest.fixture
+def url(settings, write_day, make_model, users) -> Iterator[str]:
+    """A server with a release, one user and search."""
+    write_day(settings)
+    publish(settings, DAY, choose_model(settings, make_model(settings), None))
+    app = create_app(settings, lambda *_: users, search=Search(settings, LakeEncoder))
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    running = threading.Thread(target=server.run, args=([listening],))
+    running.start()
+    deadline = time.monotonic() + START_SECONDS
+    while not server.started:
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    running.join()
+
+
+def test_no_made_up_request_breaks_the_service(url):
+    found = fuzz(url, num_examples=3)
+
+    assert found["num_operations"] >= 12
+    assert (found["num_5xx"], found["num_violations"]) == (0, 0), found["failures"]
