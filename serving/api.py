@@ -75,11 +75,13 @@ class RecommendationRequest(Filters):
     )
 
     user_id: Key
-    k: int = Field(10, ge=1, le=MAX_ITEMS, description="How many items.")
+    k: int = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items.")
     recent_item_ids: list[Key] = Field(
         [], max_length=MAX_RECENT, description="Items of the running visit, since the features' day; oldest first."
     )
-    exclude_seen: bool = Field(True, description="Leave out the user's last 100 items and the recent ones.")
+    exclude_seen: bool = Field(
+        True, strict=True, description="Leave out the user's last 100 items and the recent ones."
+    )
     release: Key | None = Field(
         None, description="Ask this loaded release, outside any experiment; the one in force when absent."
     )
@@ -89,8 +91,8 @@ class BatchRequest(Filters):
     model_config = ConfigDict(extra="forbid") | _example(user_ids=["196", "186"], k=5)
 
     user_ids: list[Key] = Field(min_length=1, max_length=MAX_BATCH)
-    k: int = Field(10, ge=1, le=MAX_ITEMS, description="How many items for each user.")
-    exclude_seen: bool = Field(True, description="Leave out each user's last 100 items.")
+    k: int = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
+    exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
 
 
