@@ -1,7 +1,7 @@
 /* The JSON API of the same server. Every call gives the parsed answer or throws an ApiError. */
 
 const TOKEN = "grasp-token"; // sessionStorage: gone with the tab, and never in an address
-const TIMEOUT_MS = 20000;
+const TIMEOUT_MS = 60000; // the first search waits for the encoder
 
 export class ApiError extends Error {
   /** `status` is 0 when there was no answer at all. */

@@ -56,7 +56,7 @@ function reason(evidence, largest) {
       "span",
       { class: "named" },
       element("a", { href: address({ item: evidence.item_id }), "data-item": evidence.item_id }, evidence.title),
-      evidence.is_neighbour && element("span", { class: "badge" }, "nearest neighbour"),
+      evidence.is_neighbour && [" ", element("span", { class: "badge" }, "nearest neighbour")],
     ),
     bar(largest > 0 ? evidence.weight / largest : 0),
     element("span", { class: "numbers" }, numbers(evidence)),
