@@ -39,7 +39,7 @@ def milvus_server(home: Path, folder: Path) -> Iterator[tuple[str, Callable[[], 
     Raises `ValueError` when it cannot be installed or does not start.
     """
     port = free_port()
-    command = [str(_python(home)), "-c", SERVER, str(folder), str(port)]
+    command = [str(installed_python(home)), "-c", SERVER, str(folder), str(port)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -70,8 +70,11 @@ def fill(settings: Settings, of: Subject) -> None:
         store.upsert(name, data.item_ids, data.item_semantic, ["made for a benchmark"] * len(data.item_ids))
 
 
-def _python(home: Path) -> Path:
-    """Python of the server's environment; the marker file says that its installation was finished."""
+def installed_python(home: Path) -> Path:
+    """Python of the server's environment, made if it is missing; a marker file says that it is finished.
+
+    Raises `ValueError` with what pip said when it cannot be installed.
+    """
     environment = home / ENVIRONMENT
     python = environment / "bin" / "python"
     if not (environment / FINISHED).exists():

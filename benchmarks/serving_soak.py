@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from benchmarks.load import OK, started
-from benchmarks.serving_place import RedisServer, RunningService
+from benchmarks.redis_server import RedisServer
+from benchmarks.serving_place import RunningService
 from benchmarks.serving_release import DAY
 from benchmarks.serving_truth import (
     CORRUPT,
