@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 Buckets = Mapping[float, float]  # upper bound -> how many were at most that; the last bound is infinite
 
 
-def bucket_counts(text: str, metric: str, label: str) -> dict[str, Buckets]:
+def bucket_counts(text: str, metric: str, label: str) -> Mapping[str, Buckets]:
     """The cumulative buckets of a histogram in Prometheus' text format: label value -> upper bound -> count."""
     found: dict[str, dict[float, float]] = {}
     for family in text_string_to_metric_families(text):

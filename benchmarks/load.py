@@ -115,7 +115,9 @@ def closed_loop(url: str, bodies: Sequence[str], seconds: float) -> Load:
 class started:  # noqa: N801 - read as a verb: `with started(...) as running`
     """A load under way; leaving the block ends it."""
 
-    def __init__(self, url: str, bodies: Sequence[str], rate: float, seconds: float, connections: int) -> None:
+    def __init__(
+        self, url: str, bodies: Sequence[str], rate: float, seconds: float, connections: int = NUM_CONNECTIONS
+    ) -> None:
         program = require_wrk()
         self._rate, self._seconds = rate, seconds
         self._folder = tempfile.TemporaryDirectory(prefix="load-")
@@ -160,9 +162,17 @@ def read_answers(folder: Path) -> Iterator[Answer]:
     for file in sorted(folder.glob("thread-*.tsv")):
         for line in file.read_text().splitlines():
             slot, due, sent, done, status, release, fallback, problem, marks = line.split("\t")
-            moments = (float(moment) / 1e6 for moment in (due, sent, done))
-            named = tuple(marks.split(",")) if marks else ()
-            yield Answer(int(slot), *moments, int(status), release, fallback, problem, named)
+            yield Answer(
+                slot=int(slot),
+                due=float(due) / 1e6,
+                sent=float(sent) / 1e6,
+                done=float(done) / 1e6,
+                status=int(status),
+                release=release,
+                fallback=fallback,
+                store_problem=problem,
+                marks=tuple(marks.split(",")) if marks else (),
+            )
 
 
 def require_wrk() -> str:

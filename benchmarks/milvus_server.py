@@ -39,7 +39,7 @@ def milvus_server(home: Path, folder: Path) -> Iterator[tuple[str, Callable[[], 
     Raises `ValueError` when it cannot be installed or does not start.
     """
     port = free_port()
-    command = [_python(home), "-c", SERVER, folder, str(port)]
+    command = [str(installed_python(home)), "-c", SERVER, str(folder), str(port)]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -70,14 +70,17 @@ def fill(settings: Settings, of: Subject) -> None:
         store.upsert(name, data.item_ids, data.item_semantic, ["made for a benchmark"] * len(data.item_ids))
 
 
-def _python(home: Path) -> Path:
-    """Python of the server's environment; the marker file says that its installation was finished."""
+def installed_python(home: Path) -> Path:
+    """Python of the server's environment, made if it is missing; a marker file says that it is finished.
+
+    Raises `ValueError` with what pip said when it cannot be installed.
+    """
     environment = home / ENVIRONMENT
     python = environment / "bin" / "python"
     if not (environment / FINISHED).exists():
         say(f"installing {PACKAGES[0]} into {environment}")
-        install = [python, "-m", "pip", "install", "--quiet", *PACKAGES]
-        for command in ([sys.executable, "-m", "venv", "--clear", environment], install):
+        install = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES]
+        for command in ([sys.executable, "-m", "venv", "--clear", str(environment)], install):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ValueError(f"{PACKAGES[0]} cannot be installed: {done.stderr.strip()[-300:]}")

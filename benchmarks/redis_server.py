@@ -10,29 +10,55 @@ from pathlib import Path
 
 import yaml
 
+from grasp.processes import end_with_parent
 from grasp.settings import ROOT
 
 PRODUCTION_FILE = ROOT / "feature_repo" / "feature_store.production.yaml"
 START_SECONDS = 30
 
 
+class RedisServer:
+    """A `redis-server` on one port of the loopback interface, without persistence: whoever dies forgets everything."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises `FileNotFoundError` when the Debian package redis-server is missing."""
+        program = shutil.which("redis-server")
+        if program is None:
+            raise FileNotFoundError("redis-server is not installed: `apt-get install -y redis-server` (Debian, Ubuntu)")
+        self._folder, self._port = folder, free_port()
+        self._command = [program, "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Raises `TimeoutError` when it does not answer."""
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
+        )
+        wait_for_port(self._port)
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """Address of a `redis-server` on a free port of the loopback interface, without persistence.
-
-    Raises `FileNotFoundError` when the Debian package redis-server is missing, `TimeoutError` when it does not answer.
-    """
-    program = shutil.which("redis-server")
-    if program is None:
-        raise FileNotFoundError("redis-server is not installed (Debian package redis-server)")
-    port = free_port()
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_for_port(port)
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.terminate()
+    """Address of a Redis that is there as long as the block. Raises as `RedisServer` and its `start` do."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server.address
+    finally:
+        server.kill()
 
 
 def free_port() -> int:

@@ -36,8 +36,9 @@ from benchmarks.load import bodies_of, require_wrk
 from benchmarks.machine import commit, machine
 from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
 from benchmarks.readers import movielens_folder
+from benchmarks.redis_server import RedisServer
 from benchmarks.serving_fuzz import fuzz
-from benchmarks.serving_place import RedisServer, RunningService, put_online, redis_of_its_own, running_service
+from benchmarks.serving_place import RunningService, put_online, redis_of_its_own, running_service
 from benchmarks.serving_soak import soak
 from benchmarks.serving_switch import switch
 from grasp.progress import say

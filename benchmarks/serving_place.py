@@ -1,6 +1,5 @@
 """What a load runs against: a Redis that can die and come back empty, and the service in processes of its own."""
 
-import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import psutil
 
 from benchmarks.histograms import Buckets, bucket_counts
 from benchmarks.load import OK
-from benchmarks.redis_server import free_port, production_without_spark, wait_for_port
+from benchmarks.redis_server import RedisServer, free_port, production_without_spark
 from feature_repo.materialise import materialise
 from grasp.environment import process_environment
 from grasp.processes import end_with_parent
@@ -30,38 +29,6 @@ LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of 
 TOKENS = frozenset(VARIABLES.values())  # of somebody's own service: this one is open, on the loopback interface
 LOADED = "is loaded, model"  # what the log of a worker says
 STAGE_METRIC = "grasp_stage_seconds"
-
-
-class RedisServer:
-    """A `redis-server` on one port of the loopback interface, without persistence: whoever dies forgets everything."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises `FileNotFoundError` when the Debian package redis-server is missing."""
-        program = shutil.which("redis-server")
-        if program is None:
-            raise FileNotFoundError("redis-server is not installed: `apt-get install -y redis-server` (Debian, Ubuntu)")
-        self._folder, self._port = folder, free_port()
-        self._command = [program, "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            cwd=self._folder,
-            stdout=subprocess.DEVNULL,
-            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
-        )
-        wait_for_port(self._port)
-
-    def kill(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
 
 @dataclass(frozen=True)

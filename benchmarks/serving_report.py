@@ -85,8 +85,8 @@ def write(folder: Path, command: str) -> None:
     for kind, section in SECTIONS.items():
         if measured := measurements.of(kind):
             lines += section(measured[-1])
-    for measured in measurements.of("highest_rate")[-1:]:
-        draw(folder / PLOT_FILE, measured)
+    if rates := measurements.of("highest_rate"):
+        draw(folder / PLOT_FILE, rates[-1])
     (folder / REPORT_FILE).write_text("\n".join(lines).rstrip() + "\n")
     machine = measurements.all()[0].conditions.machine
     write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=_commits(measurements))

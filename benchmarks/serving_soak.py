@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from benchmarks.load import OK, started
-from benchmarks.serving_place import RedisServer, RunningService
+from benchmarks.redis_server import RedisServer
+from benchmarks.serving_place import RunningService
 from benchmarks.serving_release import DAY
 from benchmarks.serving_truth import (
     CORRUPT,
@@ -42,6 +43,7 @@ SAMPLE_SECONDS = 5.0  # between two looks at the workers' memory, and two search
 RESTORE = ("-m", "feature_repo.materialise", "--day", DAY, "--rollback")  # the one command that brings features back
 QUERIES = ("something for dry skin", "a quiet evening", "a present for a friend")
 NUM_SHOWN = 5
+SERVER_ERROR = 500  # the first status of these
 
 MEMORY = frozenset({("memory", NONE)})
 MILVUS_GONE = frozenset({("memory", "milvus_error"), ("memory", "milvus_timeout")})
@@ -95,10 +97,11 @@ def soak(
     limit = settings.lookup_timeout_ms / 1000
     untrue = [answer for answer in load.answers if not is_true(answer, phases, good.release_id, limit)]
     untrue_searches = [found for found in watch.searches if not is_true_search(found, phases)]
+    statuses = [answer.status for answer in load.answers] + [found.status for found in watch.searches]
     took = {phase.name: phase.done - phase.begins for phase in phases}
     return load.summary() | {
         "rate": rate,
-        "num_5xx": sum(each.status >= 500 for each in (*load.answers, *watch.searches)),
+        "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
         "num_searches": len(watch.searches),
         "num_failed_searches": sum(each.status != OK for each in watch.searches),
         "num_untrue": len(untrue) + len(untrue_searches),

@@ -197,7 +197,9 @@ class Settings(BaseModel):
         1000, ge=0, description="Users whose last row each worker keeps for when the online store fails; 30 kB each."
     )
     index_from_items: int = Field(
-        200_000, ge=1, description="Items from which a catalogue is searched by an index instead of scored as a whole."
+        200_000,
+        ge=100,
+        description="Items from which a catalogue is searched by an index instead of scored as a whole.",
     )
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(500, gt=0, description="A slower Milvus server is searched for in memory.")

@@ -1,5 +1,6 @@
 """Items and users as the feature views have them, for people who look at one."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from fastapi import HTTPException
@@ -119,7 +120,7 @@ def _row(served: Served, item_id: str) -> int:
 
 def _history(served: Served, user: UserRow) -> list[HistoryItem]:
     items = served.release.items
-    times = user.sequence_times or [None] * len(user.sequence)
+    times: Sequence[int | None] = user.sequence_times or [None] * len(user.sequence)
     return [
         HistoryItem(
             item_id=item_id,

@@ -145,7 +145,7 @@ class Service:
         except StoreError as error:
             log.warning("%s", error)
         place = folder(self._settings.releases, manifest)
-        release = load_release(place, manifest)
+        release = load_release(place, manifest, self._settings.index_from_items)
         release.stage = self.telemetry.stage
         return Served(release, load_catalogue(place, release.items, self._settings.hidden_attributes), users)
 

@@ -78,6 +78,7 @@ def test_the_same_number_is_the_same_release_and_every_title_carries_it(settings
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(1500)  # minutes of load, and three starts of the service on a machine that may be busy
 def test_the_service_is_asked_switched_and_soaked(bench, require_program):
     require_program("wrk", "wrk")
     require_program("redis-server", "redis-server")

@@ -16,7 +16,7 @@ from grasp.release import current, folder
 from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
-from serving.release import rollback
+from serving.release import choose_model, publish, rollback
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 
@@ -47,6 +47,21 @@ def test_one_lookup_per_request(publish_day, serve, users):
     ask(client)
 
     assert users.num_lookups == before + 1
+
+
+@pytest.mark.parametrize(("index_from_items", "is_indexed"), [(300, True), (301, False)])
+def test_a_catalogue_is_searched_by_an_index_from_the_number_of_the_settings(
+    settings, write_day, make_model, serve, caplog, index_from_items, is_indexed
+):
+    caplog.set_level("INFO", "grasp.serving")
+    item_ids = [f"i{number}" for number in range(300)]
+    write_day(settings, item_ids=item_ids)
+    publish(settings, DAY, choose_model(settings, make_model(settings, item_ids=item_ids, width=16), None))
+
+    answer = ask(serve(index_from_items=index_from_items), k=20)
+
+    assert ("index of 300 items" in caplog.text) == is_indexed
+    assert (answer["fallback"], len(answer["items"])) == (None, 20)
 
 
 def test_a_release_is_taken_up_while_the_store_is_down(publish_day, serve, users):

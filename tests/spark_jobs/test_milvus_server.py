@@ -1,34 +1,20 @@
 """The port that writes Milvus-Lite writes a real Milvus server in the same way.
 
-The server is the PyPI package `milvus`, the binary without Docker, in a virtual environment of its own under
-GRASP_HOME, made when first needed.
+`benchmarks/milvus_server.py` tells which server.
 """
 
 import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.milvus_server import installed_python, milvus_server
 from grasp.settings import ROOT
 from spark_jobs.neighbours import Catalogue, ExactBackend, MilvusBackend
 from spark_jobs.vectors import open_vectors
 
 pytestmark = pytest.mark.integration
-
-SERVER = """
-import sys
-from milvus import default_server
-default_server.set_base_dir(sys.argv[1])
-default_server.listen_port = int(sys.argv[2])
-default_server.start()
-print("ready", flush=True)
-sys.stdin.read()
-default_server.stop()
-"""
 
 
 def missing(reason):
@@ -38,31 +24,14 @@ def missing(reason):
 
 
 @pytest.fixture(scope="module")
-def server_python():
-    """Python of the server's environment; the marker file says that its installation was finished."""
+def server_uri(tmp_path_factory):
     home = Path(os.environ.get("GRASP_HOME") or ROOT / ".grasp").resolve()
-    environment = home / "milvus-server-venv"
-    python, finished = environment / "bin" / "python", environment / "installed"
-    if not finished.exists():
-        install = [python, "-m", "pip", "install", "--quiet", "milvus==2.3.5", "setuptools<81"]
-        for command in ([sys.executable, "-m", "venv", "--clear", environment], install):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                missing(f"the Milvus server milvus==2.3.5 cannot be installed: {done.stderr.strip()[-300:]}")
-        finished.touch()
-    return python
-
-
-@pytest.fixture(scope="module")
-def server_uri(server_python, tmp_path_factory):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [server_python, "-c", SERVER, tmp_path_factory.mktemp("milvus"), str(port)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline() == "ready\n", "the Milvus server did not start"
-        yield f"http://127.0.0.1:{port}"
-        server.communicate(timeout=60)
+    try:
+        installed_python(home)
+    except ValueError as error:
+        missing(str(error))
+    with milvus_server(home, tmp_path_factory.mktemp("milvus")) as (uri, _):
+        yield uri
 
 
 def clustered(num, dimension):
