@@ -25,6 +25,9 @@ from serving.service import OpenUsers, Service
 from serving.telemetry import share_metrics
 
 GRACE_SECONDS = 30  # for requests under way when the server is told to stop
+# Within which a worker must answer its supervisor, or it is replaced. A worker that is starting imports torch before it
+# can: with uvicorn's five seconds a busy machine would kill every worker just before it is there, again and again.
+ANSWER_SECONDS = 120
 
 
 def create_app(
@@ -77,6 +80,7 @@ def main() -> None:
         port=settings.port,
         workers=settings.serving_workers,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=ANSWER_SECONDS,
         log_config=None,
         access_log=False,
     )
