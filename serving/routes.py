@@ -49,7 +49,7 @@ def _guard(access: Access, *roles: Role) -> dict[str, Any]:
 
 def about_users(service: Service, access: Access) -> APIRouter:
     """What the company's own services ask, request by request."""
-    router = APIRouter(tags=["recommendations"], responses=errors(401, 403, 404, 408, 413, 422, 503))
+    router = APIRouter(tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503))
 
     @router.post("/v1/recommendations", **_guard(access, "serve", "read"))
     def recommendations(body: RecommendationRequest, request: Request) -> RecommendationResponse:

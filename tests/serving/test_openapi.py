@@ -100,4 +100,4 @@ def test_every_endpoint_has_an_example_and_names_its_errors(application):
             if path.startswith("/v1/"):
                 assert {"401", "403", "503"} <= set(operation["responses"]), f"{method} {path}"
             if method == "post":
-                assert {"404", "408", "413", "422"} <= set(operation["responses"]), path
+                assert {"400", "404", "408", "413", "422"} <= set(operation["responses"]), path
