@@ -5,7 +5,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +66,7 @@ class RunningService:
                 found[process.pid] = megabytes
         return found
 
-    def stage_counts(self) -> dict[str, Buckets]:
+    def stage_counts(self) -> Mapping[str, Buckets]:
         """Of each stage of an answer, how many took at most so many seconds since the service started."""
         _, text = self.get("/metrics")
         return bucket_counts(text, STAGE_METRIC, "stage")
