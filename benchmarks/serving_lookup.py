@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 import uvicorn
 import yaml
 from fastapi import FastAPI, HTTPException, Response
+from pydantic_core import to_json
 
 from benchmarks.made_up_features import write_day
 from benchmarks.redis_server import free_port, production_without_spark, redis_server, wait_for_port
@@ -97,7 +97,7 @@ def create_app(users: FeastUserFeatures) -> FastAPI:
         row = users.get(user_id)
         if row is None:
             raise HTTPException(404)
-        return Response(json.dumps(asdict(row), default=str), media_type="application/json")
+        return Response(to_json(row), media_type="application/json")
 
     return app
 

@@ -25,6 +25,10 @@ from serving.service import OpenUsers, Service
 from serving.telemetry import share_metrics
 
 GRACE_SECONDS = 30  # for requests under way when the server is told to stop
+# Within which a worker must answer its supervisor, or it is replaced. A worker that is starting imports torch before it
+# can: with uvicorn's five seconds a busy machine would kill every worker just before it is there, again and again.
+ANSWER_SECONDS = 120
+IDLE_SECONDS = 75  # longer than proxies keep idle connections (60): none is closed while a request is on its way
 
 
 def create_app(
@@ -76,7 +80,9 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.serving_workers,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=ANSWER_SECONDS,
         log_config=None,
         access_log=False,
     )

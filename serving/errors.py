@@ -12,7 +12,7 @@ from serving.request_context import HEADER
 
 # What every endpoint may answer instead; an endpoint adds its own.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The request's body is not even text."},
+    400: {"model": Problem, "description": "The request's body is not text in UTF-8."},
     401: {"model": Problem, "description": "No known token. Only where tokens are configured."},
     403: {"model": Problem, "description": "The token's role may not do this."},
     404: {"model": Problem, "description": "There is no such item, user, release or address."},

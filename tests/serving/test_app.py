@@ -214,6 +214,17 @@ def test_a_wrong_request_is_named(publish_day, serve, body, field):
     assert [each["field"] for each in response.json()["detail"]] == [field]
 
 
+def test_a_body_that_is_no_text_is_refused(publish_day, serve):
+    publish_day()
+
+    response = serve().post(
+        "/v1/recommendations", content=b'{"user_id": "\xff"}', headers={"content-type": "application/json"}
+    )
+
+    assert response.status_code == 400
+    assert set(response.json()) == {"detail", "request_id"}
+
+
 def test_similar_refuses_an_oversize_k(publish_day, serve):
     publish_day()
 

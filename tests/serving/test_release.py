@@ -278,8 +278,9 @@ def test_an_incomplete_item_side_is_refused(settings, write_day):
 def test_replacing_the_day_in_the_lake_leaves_the_release_alone(settings, write_day):
     write_day(settings)
     put(settings)
-    partition = partitions.partition_path(settings.lake, tables.ITEM_FEATURES, Versions(settings).feature, DAY)
-    partition.rename(partition.with_name("replaced"))
+    for table, version in ((tables.ITEM_FEATURES, Versions(settings).feature), (tables.ITEMS, None)):
+        partition = partitions.partition_path(settings.lake, table, version, DAY)
+        partition.rename(partition.with_name("replaced"))  # as the lake does: the new day is new files
     write_day(settings, item_ids=["i1"])
 
     verify(settings)

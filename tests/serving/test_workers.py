@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,6 +107,25 @@ def test_two_workers_follow_a_release_count_together_and_lose_nothing(running):
     assert Counter(logged) == releases
     assert TOKEN.encode() not in b"".join(said)
     assert not [each for each in said if b"user 1" in each]
+
+
+def test_a_worker_that_stands_still_for_a_while_is_not_killed(running):
+    _, client, process, _, _ = running
+    before = workers_of(process)
+
+    for worker in before:
+        worker.suspend()
+    time.sleep(12)  # uvicorn by itself gives each of them five seconds
+    for worker in before:
+        worker.resume()
+
+    assert client.get("/healthz").status_code == 200
+    assert workers_of(process) == before
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_without_tokens_it_does_not_bind_to_other_addresses(settings_with):
