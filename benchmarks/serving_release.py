@@ -29,7 +29,7 @@ from grasp.release import Manifest
 from grasp.settings import Settings
 from grasp.tables import MAX_SEQUENCE_LENGTH, Table
 from grasp.versions import Versions, feature_service, file_sha256
-from serving.release import choose_model, publish
+from serving.publication import choose_model, publish
 from training.artefact import CHECKSUMS_FILE, Metadata
 from training.fit import fit
 from training.recipes import DEFAULT, RECIPES

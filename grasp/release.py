@@ -1,6 +1,6 @@
 """The release manifest: the one document that says which data, versions and model belong together.
 
-`serving/release.py` publishes it last and atomically; every reader starts from `current(settings.releases)`.
+`serving/publication.py` puts it in force last and atomically; every reader starts from `current(settings.releases)`.
 
     <releases>/current.json            the manifest in force (replaced by rename)
     <releases>/<release id>/manifest.json

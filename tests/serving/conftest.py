@@ -144,7 +144,7 @@ def users() -> FakeUserFeatures:
 @pytest.fixture
 def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]:
     """`publish_day(DAY, model="tiny-ranker")`: publish a day with an untrained model, or None; returns its id."""
-    from serving.release import choose_model, publish
+    from serving.publication import choose_model, publish
 
     def put(day: str = DAY, model: str | None = "tiny-ranker", **changed: object) -> str:
         write_day(settings, day)

@@ -16,7 +16,8 @@ from grasp.release import current, folder
 from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
-from serving.release import choose_model, publish, rollback
+from serving.publication import choose_model, publish
+from serving.release import rollback
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 

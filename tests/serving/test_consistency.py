@@ -19,8 +19,8 @@ from grasp.versions import Versions
 from serving import consistency
 from serving.consistency import LOG_FOLDER, SkewError, check, choose, read_requests
 from serving.features import UserRow
+from serving.publication import choose_model, publish
 from serving.ranker import load_release
-from serving.release import choose_model, publish
 
 DAY, SERVED_ON = "1998-03-01", "1998-03-02"
 USERS = ("u1", "u2", "u3")

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from serving import release
+from serving import publication
 from serving.buckets import EXPERIMENT_FILE, Experiment, read_experiment
 from serving.experiment import ExperimentError, start, stop
+from serving.in_force import published
 from serving.release import rollback
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
@@ -205,8 +206,8 @@ def test_a_publication_keeps_the_candidate_however_old_it_is(two_releases, publi
     first, second = two_releases
     rollback(settings, second)
     start(settings, "old-model", first, 0.5)
-    monkeypatch.setattr(release, "NUM_KEPT", 1)
+    monkeypatch.setattr(publication, "NUM_KEPT", 1)
 
     third = publish_day("1998-03-03", model=None)
 
-    assert {each.release_id for each in release.published(settings.releases)} == {first, third}
+    assert {each.release_id for each in published(settings.releases)} == {first, third}

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from serving.access import Access
 from serving.app import create_app
-from serving.release import choose_model, publish
+from serving.publication import choose_model, publish
 from serving.search import Search
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ from grasp import partitions, tables
 from grasp.settings import Settings
 from grasp.versions import Versions
 from serving.app import create_app
-from serving.release import choose_model, publish
+from serving.publication import choose_model, publish
 from serving.search import Search
 
 DAY = "1998-03-01"

@@ -13,8 +13,8 @@ import torch
 from grasp.release import current, folder
 from grasp.settings import Settings
 from serving.items import load_items
+from serving.publication import choose_model, publish
 from serving.ranker import Release, load_release
-from serving.release import choose_model, publish
 from training.artefact import load_ranker
 
 DAY = "1998-03-01"

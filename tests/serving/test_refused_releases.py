@@ -10,8 +10,8 @@ import pytest
 from grasp.release import Manifest, folder
 from grasp.settings import Settings
 from grasp.versions import Versions, file_sha256
+from serving.publication import choose_model, publish
 from serving.ranker import load_release
-from serving.release import choose_model, publish
 
 DAY = "1998-03-01"
 ITEMS = "items/part-0.parquet"

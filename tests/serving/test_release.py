@@ -16,17 +16,9 @@ from grasp.partitions import MissingPartitionError
 from grasp.release import MANIFEST_FILE, PUBLISHED_FILE, Manifest, NoReleaseError, current, folder
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
-from serving import release
-from serving.release import (
-    ReleaseError,
-    choose_model,
-    publish,
-    published,
-    restore_day,
-    rollback,
-    verify,
-    verify_all,
-)
+from serving.in_force import Checkpoint, ReleaseError, published
+from serving.publication import NUM_KEPT, choose_model, publish
+from serving.release import main, restore_day, rollback, verify, verify_all
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 STEPS = [
@@ -157,7 +149,7 @@ def test_the_command_records_which_release_followed_from_a_decision(settings, wr
     for name, value in settings.variables().items():
         monkeypatch.setenv(name, value)
 
-    release.main()
+    main()
 
     recorded = json.loads(file.with_name(PUBLISHED_FILE).read_text())
     assert recorded == {"release": current(settings.releases).release_id}
@@ -210,7 +202,7 @@ def test_a_crash_at_any_step_leaves_one_whole_release_in_force(settings, write_d
     assert not list(settings.releases.glob(".staging-*"))
 
 
-def killed(publication: Callable[[release.Checkpoint], object], step: str) -> bool:
+def killed(publication: Callable[[Checkpoint], object], step: str) -> bool:
     """Run a publication in a process that kills itself at a step; whether the kill is what ended it."""
     pid = os.fork()
     if pid == 0:
@@ -280,7 +272,7 @@ def test_replacing_the_day_in_the_lake_leaves_the_release_alone(settings, write_
     put(settings)
     for table, version in ((tables.ITEM_FEATURES, Versions(settings).feature), (tables.ITEMS, None)):
         partition = partitions.partition_path(settings.lake, table, version, DAY)
-        partition.rename(partition.with_name("replaced"))  # as the lake does: the new day is new files
+        partition.rename(partition.with_name("replaced"))
     write_day(settings, item_ids=["i1"])
 
     verify(settings)
@@ -444,7 +436,7 @@ def damage(file: Path) -> None:
 
 
 def test_only_the_last_releases_are_kept(settings, write_day):
-    days = [f"1998-03-{number:02d}" for number in range(1, release.NUM_KEPT + 3)]
+    days = [f"1998-03-{number:02d}" for number in range(1, NUM_KEPT + 3)]
     for day in days:
         write_day(settings, day)
         put(settings, day)
@@ -505,4 +497,4 @@ def command(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str
     monkeypatch.setattr("sys.argv", ["release", *arguments])
     for name, value in settings.variables().items():
         monkeypatch.setenv(name, value)
-    release.main()
+    main()
