@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serving.ranker import Evidence, Recommendation
 
@@ -15,6 +15,13 @@ MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_QUERY_CHARS = 500
 
+
+def _whole(number: object) -> object:
+    """JSON knows one kind of number: 10.0 is the integer 10."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 Key = Annotated[str, Field(min_length=1, max_length=256)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,79}$", description="Names one answer.")]
 Fallback = Literal[
@@ -75,7 +82,7 @@ class RecommendationRequest(Filters):
     )
 
     user_id: Key
-    k: int = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items.")
+    k: Whole = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items.")
     recent_item_ids: list[Key] = Field(
         [], max_length=MAX_RECENT, description="Items of the running visit, since the features' day; oldest first."
     )
@@ -91,7 +98,7 @@ class BatchRequest(Filters):
     model_config = ConfigDict(extra="forbid") | _example(user_ids=["196", "186"], k=5)
 
     user_ids: list[Key] = Field(min_length=1, max_length=MAX_BATCH)
-    k: int = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
+    k: Whole = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from grasp.days import end_of
@@ -145,7 +145,8 @@ class Telemetry:
 
     def text(self) -> bytes:
         """The exposition format, of all workers together where there are several."""
-        if MULTIPROCESS_VARIABLE not in os.environ:
+        # Feast sets the variable as well, when it is imported; what counts is what prometheus_client found before.
+        if values.ValueClass is values.MutexValue:
             return generate_latest(self._registry)
         _forget_dead_workers(Path(os.environ[MULTIPROCESS_VARIABLE]))
         together = CollectorRegistry()

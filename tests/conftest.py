@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import prometheus_client  # noqa: F401 - before Feast: it decides at import whether several processes count together
 import pytest
 
 from grasp.environment import process_environment

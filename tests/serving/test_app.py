@@ -215,6 +215,13 @@ def test_a_wrong_request_is_named(publish_day, serve, body, field):
     assert [each["field"] for each in response.json()["detail"]] == [field]
 
 
+@pytest.mark.parametrize(("k", "status"), [(2.0, 200), (2.5, 422), ("2", 422), (True, 422)])
+def test_a_whole_number_may_have_a_point_and_nothing_else_passes_for_one(publish_day, serve, k, status):
+    publish_day()
+
+    assert serve().post("/v1/recommendations", json={"user_id": "u1", "k": k}).status_code == status
+
+
 def test_a_body_that_is_no_text_is_refused(publish_day, serve):
     publish_day()
 

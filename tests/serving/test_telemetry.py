@@ -9,7 +9,7 @@ import pytest
 
 from serving.logs import JsonFormatter
 from serving.request_context import request_id_of
-from serving.telemetry import STAGES, _forget_dead_workers
+from serving.telemetry import MULTIPROCESS_VARIABLE, STAGES, _forget_dead_workers
 
 
 def sample(text: str, name: str, **labels: str) -> float | None:
@@ -45,6 +45,19 @@ def test_requests_stages_fallbacks_and_releases_are_counted(publish_day, serve, 
     assert sample(text, "grasp_release_day_timestamp_seconds") == pytest.approx(888_796_800, abs=1)
     assert sample(text, "grasp_stage_seconds_count", stage="lookup") == 3
     assert all(sample(text, "grasp_stage_seconds_count", stage=stage) is not None for stage in STAGES)
+
+
+def test_one_process_counts_for_itself_whatever_feast_sets_when_it_is_imported(
+    publish_day, serve, tmp_path, monkeypatch
+):
+    publish_day()
+    client = serve()
+    monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(tmp_path))
+    ask(client)
+
+    text = client.get("/metrics").text
+
+    assert sample(text, "grasp_http_requests_total", route="/v1/recommendations", status="200") == 1
 
 
 def test_a_release_that_is_no_longer_loaded_is_shown_as_such(publish_day, serve):
