@@ -77,7 +77,7 @@ def test_an_offline_store_nobody_tried_is_refused_by_name(settings):
 def test_the_feast_command_finds_the_same_definitions(environment):
     """The command imports the file by its bare name, from the folder and beside the modules in .feastignore."""
     command = ["feast", "-c", str(ROOT / "feature_repo"), "apply"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "user_features" in result.stdout
     assert "item_features" in result.stdout
