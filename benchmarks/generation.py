@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import engine_speed, generation_report, http_engine, validator
+from benchmarks import engine_speed, generation_report, http_engine, invocation, validator
 from benchmarks.faults import faults
 from benchmarks.ledger_speed import anti_join
 from benchmarks.machine import commit, machine
@@ -78,7 +78,7 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     for number, job in enumerate(missing, start=1):
         say(f"{number} of {len(missing)}: {job.name}")
         measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
-    generation_report.write(given.out, f"python -m benchmarks.generation --out {given.out}")
+    generation_report.write(given.out, given.command)
     say(f"report: {given.out / generation_report.REPORT_FILE}")
 
 
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
+        given.command = invocation.command(parser(), given, left_out={"only"})
         settings = Settings.load()
         given.only = chosen_kinds(given.only, generation_report.KINDS)
         run_all(given, settings)

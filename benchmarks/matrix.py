@@ -21,6 +21,12 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "activation=softmax,normalise=mean": {"activation": "softmax", "normalise": "mean"},
     "activation=softmax,normalise=sum": {"activation": "softmax", "normalise": "sum"},
     "activation=sigmoid,normalise=sum": {"activation": "sigmoid", "normalise": "sum"},
+    "activation=sigmoid,normalise=sum,bias=zero": {
+        "activation": "sigmoid",
+        "normalise": "sum",
+        "sigmoid_bias": "zero",
+    },
+    "activation=sigmoid,normalise=mean,bias=zero": {"sigmoid_bias": "zero"},
     "no_lenders": {"num_lenders": 0},
     "never_lent_only": {"lent_only": 0.0},
     "no_averaging": {"averaging": 0.0},
@@ -31,7 +37,6 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "mode_cross": {"mode": "cross"},
     "mode_full": {"mode": "full"},
     "user_text_described": {"user_text": "described"},
-    "bias_zero": {"sigmoid_bias": "zero"},
     "candidate_mlp": {"candidate": "mlp"},
 }
 # How GRASP is trained is no part of its idea, so its strongest rivals are shown trained in the same way.

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import datasets, readers, report, scorers
+from benchmarks import datasets, invocation, readers, report, scorers
 from benchmarks.datasets import COMMON_INPUTS, BenchmarkData, Inputs
 from benchmarks.exam import Measured, attention_mass, load_exam
 from benchmarks.machine import commit, machine
@@ -29,7 +29,7 @@ from benchmarks.rows import About, Info, Row
 from benchmarks.scorers import Scored
 from grasp.files import write_json
 from grasp.progress import say
-from grasp.settings import ROOT, Settings, SettingsError
+from grasp.settings import Settings, SettingsError
 from grasp.versions import digest
 from spark_jobs.source import SourceError
 from training.evaluate import questions, ranker_scorer
@@ -197,19 +197,10 @@ class Benchmark:
         return show
 
 
-def source_folder(data: str) -> Path:
-    """`movielens` is downloaded; anything else is a folder. Raises `FileNotFoundError` naming one that is missing."""
-    if data == "movielens":
-        return readers.movielens_folder(Settings.load())
-    folder = Path(data)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--data {folder} is no folder; docs/data.md says where the public data comes from")
-    return folder
-
-
 def run(given: argparse.Namespace) -> None:
     torch.set_num_threads(given.threads)
-    benchmark = Benchmark(source_folder(given.data), given.out, given.cache, given)
+    folder = readers.source_folder(given.data, Settings.load())
+    benchmark = Benchmark(folder, given.out, given.cache, given)
     data = benchmark.data
     every = matrix(data.name, given.seeds)
     about = About(
@@ -241,7 +232,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", required=True, help="folder, or `movielens`")
+    parser.add_argument("--data", required=True, help=f"folder, or `{readers.MOVIELENS}`")
     parser.add_argument("--models", default="all", help="names separated by commas, or `all`")
     parser.add_argument("--sections", default="all", help="of the report, separated by commas: main, corruption ...")
     parser.add_argument("--seeds", type=int, default=3, help="of the rows that want several (default 3)")
@@ -256,29 +247,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
-    folder = Path(given.data)
-    named = given.data if given.data == "movielens" else f"$GRASP_DATA/{folder.resolve().name}"
-    options = [f"--data {named}"]
-    for name in (
-        "models",
-        "sections",
-        "seeds",
-        "out",
-        "minutes_per_model",
-        "max_epochs",
-        "patience",
-        "validation_users",
-        "threads",
-    ):
-        value = getattr(given, name)
-        if name == "out" and given.out.is_absolute():
-            value = given.out.relative_to(ROOT) if given.out.is_relative_to(ROOT) else "DIR"
-        if value != parser.get_default(name):
-            options.append(f"--{name.replace('_', '-')} {value}")
-    given.command = f"python -m benchmarks.quality {' '.join(options)}"
+    given.command = invocation.command(parser, given, left_out={"cache", "minutes"})
     if given.validation_users is None:
         # Published rows on Fashion hold a validation item out of everyone's sequence.
-        given.validation_users = 0 if folder.name == "fashion" else datasets.NUM_VALIDATION_USERS
+        given.validation_users = 0 if Path(given.data).name == "fashion" else datasets.NUM_VALIDATION_USERS
     return given
 
 

@@ -20,6 +20,7 @@ from spark_jobs.sample import rows_of
 from spark_jobs.source import SourceError, SourceTable
 from spark_jobs.text import clean_text
 
+MOVIELENS = "movielens"  # what a command is given instead of a folder
 ID_FILES = ("inter.txt", "inter.txt.gz")
 MAX_NAME_CHARS = 60  # of a fact's name, as in ingestion
 MOST_CATEGORIES = 0.05  # distinct ones per item; more are brands
@@ -53,6 +54,16 @@ def movielens_folder(settings: Settings) -> Path:
     if not place.exists():
         fetch.make_once(place, fetch.MOVIELENS, settings.home / "downloads", movielens.convert)
     return place
+
+
+def source_folder(data: str, settings: Settings) -> Path:
+    """`movielens` is fetched; anything else is a folder. Raises `FileNotFoundError` naming one that is missing."""
+    if data == MOVIELENS:
+        return movielens_folder(settings)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data {folder} is no folder; docs/data.md says where the public data comes from")
+    return folder
 
 
 def _read_ids(file: Path) -> Source:

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import (
     datasets,
+    invocation,
     milvus_server,
     serving_load,
     serving_lookup,
@@ -35,7 +36,7 @@ from benchmarks.datasets import BenchmarkData
 from benchmarks.load import bodies_of, require_wrk
 from benchmarks.machine import commit, machine
 from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
-from benchmarks.readers import movielens_folder
+from benchmarks.readers import MOVIELENS, source_folder
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_fuzz import fuzz
 from benchmarks.serving_place import RunningService, put_online, redis_of_its_own, running_service
@@ -45,7 +46,6 @@ from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from spark_jobs.source import SourceError
 
-MOVIELENS = "movielens"
 WITHOUT_WRK = {"added", "million", "lookup", "fuzz"}
 NUM_ASKED_USERS = 4000  # more than the rows that a worker keeps for when the store fails
 
@@ -162,7 +162,7 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     """Make what is missing of the wanted measurements, each written as soon as it is made, and the report."""
     if set(given.only) - WITHOUT_WRK:
         require_wrk()
-    name, given.data = Path(given.data).name, _data_folder(given.data, settings)
+    given.data = source_folder(given.data, settings)
     data = datasets.load(given.data, cache=given.cache, settings=settings)
     measurements, conditions = Measurements(given.out), Conditions(data.checksum, 1, machine())
     measurements.require(conditions)
@@ -174,13 +174,8 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     for number, job in enumerate(wanted, start=1):
         say(f"{number} of {len(wanted)}: {job.name}")
         measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
-    where = name if name == MOVIELENS else f"$GRASP_DATA/{name}"
-    serving_report.write(given.out, f"python -m benchmarks.serving --data {where} --out {given.out}")
+    serving_report.write(given.out, given.command)
     say(f"report: {given.out / serving_report.REPORT_FILE}")
-
-
-def _data_folder(given: str, settings: Settings) -> Path:
-    return movielens_folder(settings) if given == MOVIELENS else Path(given)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -211,6 +206,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
+        given.command = invocation.command(parser(), given, left_out={"cache", "only"})
         settings = Settings.load()
         given.only = chosen_kinds(given.only, serving_report.KINDS)
         given.cache = given.cache or settings.home / "benchmarks"

@@ -15,7 +15,7 @@ from benchmarks.rows import SAMPLED
 from training.evaluate import Interval, interval
 
 # GRASP as it comes: where a table varies one of these, its row at this value is the one of the main table.
-OWN = {"k": "10", "activation": "sigmoid", "normalise": "mean"}
+OWN = {"k": "10", "activation": "sigmoid", "normalise": "mean", "bias": "-log L"}
 AS_IT_IS = "as it is"
 
 
@@ -55,14 +55,17 @@ def _ablation_row(results: Results, one: System, own: System) -> list[str]:
 
 
 def activation_section(results: Results, among: Sequence[System]) -> list[str]:
-    """Sigmoid or softmax, summed or divided by the length: is it the activation or the scale that counts?"""
+    """Sigmoid or softmax, summed or divided by the length: is it the activation or the scale that counts?
+
+    Sigmoid has two rows, by its bias; softmax ignores a bias.
+    """
     grasp = find(among, GRASP)
     found = [(one, _settings(one)) for one in among if one.row.model == GRASP and not one.row.corruption]
     chosen = [(OWN | settings, one) for one, settings in found if settings and "k" not in settings]
     if not chosen or grasp is None:
         return []
-    cells = {(OWN["activation"], OWN["normalise"]): grasp}
-    cells |= {(settings["activation"], settings["normalise"]): one for settings, one in chosen}
+    cells = {(_activation(OWN), OWN["normalise"]): grasp}
+    cells |= {(_activation(settings), settings["normalise"]): one for settings, one in chosen}
     activations, scales = (sorted({key[place] for key in cells}) for place in (0, 1))
     rows = [
         [activation, *(_activation_cell(results, cells.get((activation, scale)), grasp) for scale in scales)]
@@ -72,13 +75,22 @@ def activation_section(results: Results, among: Sequence[System]) -> list[str]:
         "## Activation and normalisation",
         "",
         f"Filtered NDCG@10 of {GRASP} with the activation of its attention and the normalisation of the activated "
-        "values exchanged, and the difference to the model as it is. Below the table the two activations at one "
-        "normalisation: what is left of their difference when the scale is the same.",
+        "values exchanged, and the difference to the model as it is; sigmoid also without its bias of minus the "
+        "logarithm of the longest history. Below the table sigmoid against softmax at one normalisation. How large "
+        "the activated values come out is told by the attention mass further down: only cells of like mass are at "
+        "one scale.",
         "",
         *table(["", *scales], rows),
         *_activations_compared(results, cells),
         "",
     ]
+
+
+def _activation(settings: dict[str, str]) -> str:
+    """The row of a cell."""
+    if settings["activation"] == "softmax":
+        return "softmax"
+    return f"sigmoid, bias {settings['bias']}"
 
 
 def _activation_cell(results: Results, one: System | None, grasp: System) -> str:
@@ -91,11 +103,12 @@ def _activation_cell(results: Results, one: System | None, grasp: System) -> str
 def _activations_compared(results: Results, cells: dict[tuple[str, str], System]) -> list[str]:
     lines = []
     for scale in sorted({scale for _, scale in cells}):
-        sigmoid, softmax = cells.get(("sigmoid", scale)), cells.get(("softmax", scale))
-        if sigmoid and softmax:
-            lines.append(
-                f"- sigmoid minus softmax, {scale}: {difference(compare(results, sigmoid, softmax, FILTERED))}"
-            )
+        softmax = cells.get(("softmax", scale))
+        for activation in sorted({activation for activation, _ in cells if activation != "softmax"}):
+            sigmoid = cells.get((activation, scale))
+            if sigmoid and softmax:
+                found = difference(compare(results, sigmoid, softmax, FILTERED))
+                lines.append(f"- {activation} minus softmax, {scale}: {found}")
     return lines
 
 

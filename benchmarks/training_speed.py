@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import datasets, own_speed, speed_report
+from benchmarks import datasets, invocation, own_speed, speed_report
 from benchmarks.datasets import BenchmarkData
 from benchmarks.machine import commit, machine
 from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
@@ -122,7 +122,7 @@ def about(data: BenchmarkData, wanted: list[str], given: argparse.Namespace) -> 
         peers=[peer.distribution for peer in PEERS],
         shape=own_speed.SHAPE,
         curve_minutes=given.minutes,
-        command=f"python -m benchmarks.training_speed --data $GRASP_DATA/{given.data.resolve().name} --out {given.out}",
+        command=given.command,
         wanted=wanted,
     )
 
@@ -150,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
+        given.command = invocation.command(parser(), given, left_out={"cache", "only"})
         settings = Settings.load()
         given.only = chosen_kinds(given.only, KINDS)
         given.cache = given.cache or settings.home / "benchmarks"

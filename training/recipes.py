@@ -63,6 +63,7 @@ def grasp(backbone: Backbone) -> TrainConfig:
     """
     config = replace(plain(backbone, "grasp"), averaging=0.995, num_targets=5, selection="with_kernel")
     return config.with_switches(
+        width=128,
         user_text="mean_of_prefix_items",
         normalise="mean",
         use_global=False,
@@ -80,7 +81,7 @@ def sasrec_grasp() -> TrainConfig:
 
 
 def sasrec_grasp_described() -> TrainConfig:
-    """The user's description asks, as in the paper: where there are profiles, or histories too long to be read off."""
+    """The user's description asks, as in the paper: where there are profiles that say more than the history does."""
     return replace(sasrec_grasp(), name="sasrec_grasp_described").with_switches(user_text="described")
 
 

@@ -1,0 +1,32 @@
+"""The command that a report names: what differs from the defaults, as anyone would type it, no path of a machine."""
+
+import argparse
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.readers import MOVIELENS
+from grasp.settings import ROOT
+
+
+def command(parser: argparse.ArgumentParser, given: argparse.Namespace, *, left_out: Collection[str]) -> str:
+    """`python -m benchmarks...` with the options of `given`, as they were parsed, but those that are `left_out`.
+
+    Data is named as a folder below `$GRASP_DATA`, a folder of the project from there, and any other as `DIR`.
+    """
+    options = [
+        f"--{name.replace('_', '-')}{_shown(name, value)}"
+        for name, value in vars(given).items()
+        if name not in left_out and value != parser.get_default(name)
+    ]
+    return " ".join([parser.prog, *options])
+
+
+def _shown(name: str, value: Any) -> str:
+    if value is True:
+        return ""
+    if name == "data" and value != MOVIELENS:
+        return f" $GRASP_DATA/{Path(value).resolve().name}"
+    if isinstance(value, Path) and value.is_absolute():
+        return f" {value.relative_to(ROOT) if value.is_relative_to(ROOT) else 'DIR'}"
+    return f" {value}"

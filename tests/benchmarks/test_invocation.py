@@ -1,0 +1,36 @@
+"""The command that a report names: what anyone would type to make it again."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import quality, serving
+from benchmarks.invocation import command
+from grasp.settings import ROOT
+
+LEFT_OUT = {"cache", "only"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        (["--data", "movielens", "--out", "docs/x"], "--data movielens --out docs/x"),
+        (["--data", "/srv/data/beauty", "--out", str(ROOT / "docs/x")], "--data $GRASP_DATA/beauty --out docs/x"),
+        (["--out", "/elsewhere/x", "--data", "beauty"], "--data $GRASP_DATA/beauty --out DIR"),
+        (
+            ["--data", "movielens", "--out", "x", "--cache", "/y", "--workers", "2", "--milvus", "--soak-rate", "9"],
+            "--data movielens --out x --soak-rate 9.0 --milvus",
+        ),
+    ],
+)
+def test_it_names_what_differs_from_the_defaults_and_no_path_of_this_machine(typed, named):
+    given = serving.parser().parse_args(typed)
+
+    assert command(serving.parser(), given, left_out=LEFT_OUT) == f"python -m benchmarks.serving {named}"
+
+
+def test_a_default_that_depends_on_the_data_is_not_named(tmp_path):
+    given = quality.parse(["--data", str(tmp_path / "fashion"), "--out", "x", "--minutes", "5"])
+
+    assert given.command == "python -m benchmarks.quality --data $GRASP_DATA/fashion --out x"
+    assert (given.validation_users, given.out) == (0, Path("x"))
