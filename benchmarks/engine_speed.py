@@ -6,7 +6,7 @@ Every side answers the same prompts, those of the refresh itself on MovieLens-10
 seconds, not wall seconds, are compared: they hardly depend on what else the machine does.
 """
 
-import gzip
+import itertools
 import json
 import os
 import resource
@@ -15,56 +15,34 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import readers
 from benchmarks.peers.running import FOLDER, Peer, PeerError, make_environment, thread_environment
 from benchmarks.readers import movielens_folder
 from benchmarks.sessions import local_spark
+from benchmarks.vectors import user_facts
 from grasp import tables
 from grasp.progress import say
 from grasp.settings import ROOT, Settings
-from spark_jobs.llm import Limits, Messages, TransformersModel, load_model
+from spark_jobs.llm import Generation, LanguageModel, Limits, Messages, TransformersModel, load_model
 from spark_jobs.prompts import ITEM, USER, Subject, messages
 
 XLLAMACPP = Peer("xllamacpp", "xllamacpp==2026.10.11549", can_sample=False, needs_torch=False)
 MAX_NEW_TOKENS = 48
 BATCH_SIZES = (8, 32)
 SLOTS = (1, 2, 4, 8)
-NUM_RECENT = 20
 
 
 def prompts(folder: Path, num: int) -> list[tuple[Subject, dict[str, Any]]]:
-    """Canonical inputs of items and users in turns, as the description jobs make them."""
-    items = [json.loads(line) for line in _lines(folder / "items.jsonl.gz")]
-    titles = {item["item_id"]: item["title"] for item in items}
-    genres = {item["item_id"]: item["genres"] for item in items}
-    recent: dict[str, list[str]] = defaultdict(list)
-    favourites: dict[str, Counter[str]] = defaultdict(Counter)
-    header, *lines = _lines(folder / "interactions.tsv.gz")
-    rows = [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
-    for row in sorted(rows, key=lambda row: (-int(row["timestamp"]), -int(row["row_number"]))):
-        recent[row["user_id"]].append(titles[row["item_id"]])
-        favourites[row["user_id"]].update(genres[row["item_id"]])
-    header, *lines = _lines(folder / "users.tsv.gz")
-    found: list[tuple[Subject, dict[str, Any]]] = []
-    for item, line in zip(items, lines, strict=False):
-        facts = {"genres": ", ".join(item["genres"]), "year": item.get("year", "")}
-        found.append((ITEM, ITEM.to_input({"title": item["title"], "attributes": facts}, ())))
-        user = dict(zip(header.split("\t"), line.split("\t"), strict=True))
-        user_id = user.pop("user_id")
-        liked = [name for name, _ in favourites[user_id].most_common(5)]
-        raw = {"attributes": user, "recent": recent[user_id][:NUM_RECENT], "favourites": liked}
-        found.append((USER, USER.to_input(raw, ())))
-    return found[:num]
-
-
-def _lines(file: Path) -> list[str]:
-    with gzip.open(file, "rt") as opened:
-        return opened.read().splitlines()
+    """Canonical inputs, items before users: a job of the refresh asks for one kind, whose prompts share a prefix."""
+    source = readers.read(folder)
+    users = user_facts(source, source.sequences, ())
+    items = [(ITEM, ITEM.to_input(facts, ())) for facts in (source.items or [])[: num - num // 2]]
+    return items + [(USER, USER.to_input(facts, ())) for facts in users[: num // 2]]
 
 
 def ours(settings: Settings, asked: Sequence[Messages], batch_size: int, reuse_prefix: bool = True) -> dict[str, Any]:
@@ -89,13 +67,22 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     asked = request["prompts"]
     list(model.generate(asked[:1]))
     started, started_cpu = time.perf_counter(), _cpu_seconds()
-    answers = dict(model.generate(asked))
+    answers = in_turn(model, asked)
     return {
         "cpu_seconds": _cpu_seconds() - started_cpu,
         "seconds": time.perf_counter() - started,
-        "num_output_tokens": sum(each.num_output_tokens for each in answers.values()),
-        "texts": [answers[place].text for place in range(len(asked))],
+        "num_output_tokens": sum(each.num_output_tokens for each in answers),
+        "texts": [each.text for each in answers],
     }
+
+
+def in_turn(model: LanguageModel, asked: Sequence[Messages]) -> list[Generation]:
+    """The answers in order, one kind of prompt after the other as the jobs ask: all of a call share their beginning."""
+    answers: list[Generation] = []
+    for _, kind in itertools.groupby(asked, key=lambda prompt: prompt[0]["content"]):
+        found = dict(model.generate(list(kind)))
+        answers += [found[place] for place in range(len(found))]
+    return answers
 
 
 def llama_cpp(settings: Settings, asked: Sequence[Messages], num_slots: int) -> dict[str, Any]:

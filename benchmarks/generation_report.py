@@ -115,7 +115,9 @@ def engine_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     return [
         "## CPU seconds of a description",
         "",
-        f"{found['num_prompts']:,} prompts of the refresh, the same for all, one thread; loading does not count.",
+        f"{found['num_prompts']:,} prompts of the refresh, items before users, the same for all, one thread; "
+        "loading does not count. llama.cpp is the wheel on PyPI, which by its own README is built without the "
+        "instructions that newer processors have (AVX-512, AMX); one compiled on the machine may be quicker.",
         "",
         *table(["side", "setting", "CPU seconds", "tokens written"], rows),
     ]
