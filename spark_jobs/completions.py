@@ -5,7 +5,7 @@ Error codes of an `Answer`, as `Generation.error` has them; those with a star ma
 rate_limited*   429                                 truncated*     JSON that ends too early
 timeout*        no whole answer in time, 408        empty*         an answer without a text
 server_error*   409, 5xx, JSON that is no answer    wrong_model    another model answered, or there is none so named
-connection*     refused, reset, closed half-way     certificate    TLS does not trust the server
+connection*     refused, reset, closed half-way     certificate    TLS does not trust the server's certificate
                                                     rejected       any other status: key, quota, parameters, address
 """
 
@@ -35,6 +35,7 @@ ANSWER_FORMAT = {
 TRANSIENT = {"rate_limited", "timeout", "server_error", "connection", "truncated", "empty"}
 ABOUT_THE_PROMPT = {400, 413, 422}  # too long or refused: the server itself is well
 NEVER_AGAIN = {"insufficient_quota", "billing_hard_limit_reached"}  # 429 that no waiting mends
+MAX_TOKENS = 2**24  # of one request, more than any context: the ledger's column takes a hundred times as many
 CUT = "length"  # finish reason of an answer that needed more tokens than it was given
 
 
@@ -106,7 +107,7 @@ def read_failure(error: Exception) -> Answer:
         return _failed("timeout", num_tokens_known=False)
     if isinstance(error, APIConnectionError):
         causes = _causes(error)
-        if any(isinstance(each, ssl.SSLError) for each in causes):
+        if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes):
             return _failed("certificate")
         never_sent = any(isinstance(each, ConnectionRefusedError) for each in causes)
         return _failed("connection", num_tokens_known=never_sent)
@@ -150,14 +151,19 @@ def _failed(error: str, **fields: Any) -> Answer:
 
 
 def _usage(payload: Any) -> dict[str, Any]:
-    """Tokens as fields of an `Answer`; empty where the server does not say."""
+    """Tokens as fields of an `Answer`; empty where the server does not say, or says what no count can be."""
     usage = payload.get("usage") if isinstance(payload, dict) else None
     if not isinstance(usage, dict):
         return {}
     num_input, num_output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(num_input, int) or not isinstance(num_output, int):
+    if not _is_count(num_input) or not _is_count(num_output):
         return {}
     return {"num_input_tokens": num_input, "num_output_tokens": num_output}
+
+
+def _is_count(value: object) -> bool:
+    """A number of tokens that a ledger can add up over all attempts."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKENS
 
 
 def _code(payload: Any) -> str | None:
@@ -171,7 +177,7 @@ def _description(text: str) -> str | None:
         return text
     try:
         described = json.loads(text).get("description")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return described if isinstance(described, str) else ""
 

@@ -62,9 +62,21 @@ def test_a_refusal_of_its_own_kind_is_a_text():
     assert read_answer(answer(**message(content=None, refusal="I cannot.")), "m", True).text == "I cannot."
 
 
-@pytest.mark.parametrize("usage", [[], "many", {"prompt_tokens": None}, {"prompt_tokens": "many"}])
-def test_tokens_that_are_no_numbers_harm_nothing(usage):
+@pytest.mark.parametrize("tokens", [None, "many", 2.5, True, -5, 10**15])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
+def test_tokens_that_are_no_count_are_unknown(name, tokens):
+    read = read_answer(answer(usage={"prompt_tokens": 9, "completion_tokens": 2, name: tokens}), "m", False)
+    assert (read.text, read.num_tokens_known, read.num_input_tokens) == ("A text.", False, 0)
+
+
+@pytest.mark.parametrize("usage", [[], "many", {}])
+def test_usage_that_is_none_harms_nothing(usage):
     assert read_answer(answer(usage=usage), "m", False).text == "A text."
+
+
+def test_a_structured_answer_that_never_ends_is_truncated():
+    endless = '{"description": ' + "[" * 100_000
+    assert read_answer(answer(**message(content=endless)), "m", True).error == "truncated"
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])
