@@ -102,7 +102,8 @@ def daily_refresh() -> None:
         has_ended(DAY, NAMED),
         job("ingest"),
         has_interactions(DAY),
-        [job("describe_items"), job("describe_users")],
+        job("describe_items"),
+        job("describe_users"),  # not beside the items: each job's workers share the server's rate limits among them
         job("embed_descriptions"),
         job("find_neighbours"),
         job("aggregate_neighbours"),

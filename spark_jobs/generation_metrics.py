@@ -113,7 +113,7 @@ def record(
         "answers_per_minute": asked.answers_per_minute,
         "computed_at": lake.settings.clock(),
     }
-    # Items and users of a day are described at the same time, and both write here.
+    # Both kinds of description write here, and somebody may run them by hand at the same time.
     lock = partitions.table_path(lake.root, TABLE, None) / "_lock"
     with held(lock, f"{TABLE.name}: another job writes; waiting for it"):
         known = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []

@@ -78,7 +78,12 @@ def test_the_clock_is_asked_first_and_the_language_model_only_about_a_day_with_i
     assert tasks["ingest"].upstream_task_ids == {"has_ended"}
     assert tasks["has_interactions"].upstream_task_ids == {"ingest"}
     assert tasks["describe_items"].upstream_task_ids == {"has_interactions"}
-    assert tasks["describe_users"].upstream_task_ids == {"has_interactions"}
+
+
+def test_the_jobs_that_ask_the_language_model_take_turns_for_its_limits_are_those_of_one_job(dag_bag):
+    tasks = dag_bag.dags["daily_refresh"].task_dict
+    assert tasks["describe_users"].upstream_task_ids == {"describe_items"}
+    assert tasks["embed_descriptions"].upstream_task_ids == {"describe_users"}
 
 
 @pytest.fixture(scope="module")
