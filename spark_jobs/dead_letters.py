@@ -15,20 +15,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from grasp import partitions, tables
+from grasp import partitions
 from grasp.days import day_argument
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
 from spark_jobs import replays
 from spark_jobs.account import account, connect
 from spark_jobs.budget import Caps, Estimate
+from spark_jobs.description import ENTITIES, ledger_of, table_of
 from spark_jobs.expected import ASSUMED_FACTS_BYTES, MEASURED, Rates
 from spark_jobs.generate import Prices
 
-ENTITIES = {
-    "item": (tables.ITEM_GENERATION, tables.ITEM_DESCRIPTION),
-    "user": (tables.USER_GENERATION, tables.USER_DESCRIPTION),
-}
 SHOWN = 20  # by `list`, unless told
 REFUSED, QUEUED, PAST = "refused", "queued", "past"
 MAX_ID, MAX_OUTPUT, MAX_INSTEAD = 12, 44, 36  # characters of a line
@@ -100,7 +97,7 @@ ORDER BY latest.asked_at DESC, entity_id, generation_key
 
 def find(settings: Settings, entity: str) -> list[DeadLetter]:
     """Every dead letter of the current prompt and model, the latest first."""
-    ledger, described = ENTITIES[entity]
+    ledger, described = ledger_of(entity), table_of(entity)
     versions = Versions(settings)
     folder = partitions.table_path(settings.lake, ledger, None)
     connection = connect(folder, ledger)
@@ -169,10 +166,10 @@ def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None)
     asked = [letter for letter in letters if letter.state == REFUSED][:limit]
     states = Counter(letter.state for letter in letters)
     lines = []
-    for entity, (ledger, _) in ENTITIES.items():
+    for entity in ENTITIES:
         keys = [letter.generation_key for letter in asked if letter.entity == entity]
         if keys:
-            replays.request(partitions.table_path(settings.lake, ledger, None), keys, datetime.now(UTC))
+            replays.request(partitions.table_path(settings.lake, ledger_of(entity), None), keys, datetime.now(UTC))
             lines.append(f"{entity}s: {len(keys):,} will be generated again, {_price(settings, entity, len(keys))}")
     if not asked:
         lines.append("nothing to replay")
@@ -189,8 +186,7 @@ def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None)
 
 
 def _price(settings: Settings, entity: str, num_keys: int) -> str:
-    ledger, _ = ENTITIES[entity]
-    versions, estimate = Versions(settings), Estimate.of(settings, entity)
+    ledger, versions, estimate = ledger_of(entity), Versions(settings), Estimate.of(settings, entity)
     folder = partitions.table_path(settings.lake, ledger, None)
     rates = Rates.of(
         account(folder, ledger, versions.prompt(entity), versions.llm), estimate, ASSUMED_FACTS_BYTES[entity]
@@ -226,7 +222,7 @@ def main(given: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("command", choices=("list", "replay"))
     parser.add_argument("--day", type=day_argument, help="only those last asked for on this day, YYYY-MM-DD")
-    parser.add_argument("--entity", choices=tuple(ENTITIES), help="only items, or only users")
+    parser.add_argument("--entity", choices=ENTITIES, help="only items, or only users")
     parser.add_argument("--reason", help="only this refusal reason or error")
     parser.add_argument("--limit", type=_limit, help=f"the latest so many; of `list` {SHOWN} when not given")
     arguments = parser.parse_args(given)

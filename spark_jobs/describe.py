@@ -11,31 +11,29 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from grasp import tables
 from grasp.days import end_of
 from grasp.progress import say
 from grasp.settings import Settings
-from grasp.tables import Table
 from grasp.versions import digest
 from spark_jobs.account import Account, account
 from spark_jobs.attributes import known_values
 from spark_jobs.batch_generate import Batches
 from spark_jobs.budget import Caps, Estimate, affordable, urgency
+from spark_jobs.described import described, kept_texts, of_versions, since, usable
+from spark_jobs.description import Description, ledger_of
 from spark_jobs.generate import GenerationError, Judge, ModelFactory, Prices, Task, generate, listed, staged
 from spark_jobs.generation_metrics import by_history, coverage, record
 from spark_jobs.lake import Lake, cached
 from spark_jobs.ledger import Ledger, Spent
-from spark_jobs.llm import Limits, decoding_parameters, load_model
+from spark_jobs.llm import Limits, load_model
 from spark_jobs.openai_llm import Server, load_server_model
-from spark_jobs.prompts import ITEM, USER, Input, Subject
-from spark_jobs.validation import HOSTILE_FACTS
+from spark_jobs.prompts import Subject
 
-BUDGET = "budget"  # the fallback reason of an entity that the caps left no room for
 MIN_JUDGED = 20  # outcomes, before a share of failures says anything
-OUTPUT_SCHEMA = "text-1"  # what an answer is: raise it when answers are to be read in another way
 
 # Facts of the day as a job hands them over: `raw` is what `Subject.to_input` takes, as JSON.
 FACTS_DDL = "entity_id string, activity bigint, raw string"
@@ -47,45 +45,6 @@ _INPUT_DDL = (
 Frames = Iterator[Any]  # pandas data frames, as mapInPandas hands them over
 
 
-@dataclass(frozen=True)
-class Description:
-    """One kind of description: its subject, its tables and what makes two generations the same."""
-
-    subject: Subject
-    table: Table
-    ledger: Table
-    prompt_version: str
-    model_revision: str
-    max_new_tokens: int
-    hidden: frozenset[str]
-
-    @classmethod
-    def of(cls, subject: Subject, lake: Lake) -> "Description":
-        item = subject is ITEM
-        return cls(
-            subject,
-            tables.ITEM_DESCRIPTION if item else tables.USER_DESCRIPTION,
-            ledger_of(subject.entity),
-            lake.versions.prompt(subject.entity),
-            lake.versions.llm,
-            lake.settings.llm_max_new_tokens,
-            frozenset(lake.settings.hidden_attributes),
-        )
-
-    @property
-    def versions(self) -> tuple[str, str]:
-        return self.prompt_version, self.model_revision
-
-    @property
-    def id(self) -> str:
-        return f"{self.subject.entity}_id"
-
-    def generation_key(self, facts: Input) -> str:
-        """sha256 of everything that decides what the model writes."""
-        decoding = decoding_parameters(self.max_new_tokens)
-        return digest([self.prompt_version, self.model_revision, decoding, OUTPUT_SCHEMA, facts])
-
-
 def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
     """Makes the model once per worker process. Captures no settings, so that no secret travels to a worker.
 
@@ -94,10 +53,6 @@ def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
     if settings.llm_url:
         return partial(load_server_model, Server.of(settings, num_workers))
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
-
-
-def ledger_of(entity: str) -> Table:
-    return tables.ITEM_GENERATION if entity == "item" else tables.USER_GENERATION
 
 
 def describe(lake: Lake, day: str, subject: Subject, facts: DataFrame, *, caps: Caps, make_model: ModelFactory) -> None:
@@ -133,7 +88,7 @@ class Describing:
     @classmethod
     def of(cls, lake: Lake, day: str, subject: Subject) -> "Describing":
         description = Description.of(subject, lake)
-        return cls(lake, day, description, Ledger(lake, description.ledger))
+        return cls(lake, day, description, Ledger(lake, ledger_of(subject.entity)))
 
     def inputs(self, facts: DataFrame) -> DataFrame:
         return facts.mapInPandas(partial(_inputs, self.description), _INPUT_DDL)
@@ -185,7 +140,7 @@ class Describing:
         prompt_version, model_revision = description.prompt_version, description.model_revision
         asked = account(ledger.folder, ledger.table, prompt_version, model_revision, day=self.day)
         kept = self._kept().withColumnRenamed(description.id, "entity_id")
-        today = ledger.of_day(self.day).withColumnRenamed(description.id, "entity_id").where(self._same_versions())
+        today = of_versions(ledger.of_day(self.day), description).withColumnRenamed(description.id, "entity_id")
         covered = coverage(inputs, answers, kept, today.where(F.col("error").isNull()))
         key = (description.subject.entity, prompt_version, model_revision)
         histories = by_history(today, inputs)
@@ -218,85 +173,21 @@ class Describing:
             .withColumn("urgency", urgency(F.col("activity"), F.col("computed_at"), end_of(self.day)))
         )
 
-    def _kept(self) -> DataFrame:
-        """Users' generated texts of the last day before: each stays until a newer one is paid for.
-
-        An item's facts change when something about it is different, so its old text must go; a user's change with
-        every click.
-        """
-        before = self.lake.read_before(self.description.table, self.day)
-        return before.where(
-            self._same_versions() & (F.col("source") == "llm") & F.lit(self.description.subject is USER)
-        )
-
-    def _same_versions(self) -> Column:
-        return (F.col("prompt_version") == self.description.prompt_version) & (
-            F.col("model_revision") == self.description.model_revision
-        )
+    def usable(self, inputs: DataFrame) -> DataFrame:
+        """The ledger's answer to each entity, as far as it may change the day."""
+        table, ledger = self.description.table, self.ledger
+        written = self.lake.read(table, self.day) if self.day in self.lake.days(table) else None
+        until, later = ledger.answers(until=self.day), ledger.answers(after=self.day)
+        return usable(inputs, until, later, written, self.description)
 
     def descriptions(self, inputs: DataFrame, answers: DataFrame) -> DataFrame:
-        """One row per entity: the accepted text of `answers`, or the one it had, or the facts and why.
+        """The day's row of every entity; unchanged ones keep their `computed_at`."""
+        rows = described(inputs, answers, self.ledger.errors(self.day), self._kept(), self.description)
+        before = self.lake.read_latest(self.description.table, self.day)
+        return since(rows, before, self.lake.settings.clock(), self.description)
 
-        Why is what happened on the day, in this order: the text was refused, the call failed, the facts are not shown
-        to a model, the caps left no room. Unchanged rows keep their `computed_at`.
-        """
-        description = self.description
-        accepted = F.col("llm_description").isNotNull()
-        text = F.coalesce("llm_description", "facts_description")
-        without = F.when(F.col("is_withheld"), HOSTILE_FACTS).otherwise(BUDGET)
-        kept = self._kept()
-        kept = kept.select(F.col(description.id).alias("entity_id"), F.struct(*kept.columns).alias("kept"))
-        answered = inputs.join(answers, ["entity_id", "generation_key"], "left").join(
-            self.ledger.errors(self.day), "generation_key", "left"
-        )
-        new = F.struct(
-            F.col("entity_id").alias(description.id),
-            text.alias("description"),
-            F.when(accepted, "llm").otherwise("facts").alias("source"),
-            F.when(~accepted, F.coalesce("refusal_reason", "error", without)).alias("fallback_reason"),
-            F.lit(description.prompt_version).alias("prompt_version"),
-            F.lit(description.model_revision).alias("model_revision"),
-            F.col("input_hash"),
-            F.when(accepted & (F.lit(description.subject is USER)), F.col("activity")).alias("activity"),
-            F.sha2(text, 256).alias("description_hash"),
-            F.lit(None).cast("timestamp").alias("computed_at"),
-        )
-        stays = F.col("kept").isNotNull() & F.col("llm_description").isNull() & F.col("refusal_reason").isNull()
-        row = F.when(stays, F.col("kept")).otherwise(new).alias("row")
-        described = answered.join(kept, "entity_id", "left").select(row).select("row.*")
-        same = [description.id, "description_hash", "source", "prompt_version", "model_revision"]
-        before = self.lake.read_latest(description.table, self.day).select(
-            *same, F.col("computed_at").alias("computed_before")
-        )
-        since = F.coalesce("computed_before", "computed_at", F.lit(self.lake.settings.clock()))
-        return described.join(before, same, "left").withColumn("computed_at", since)
-
-    def usable(self, inputs: DataFrame) -> DataFrame:
-        """The ledger's answer to each entity: all that is paid for, except what would change a day already written.
-
-        A day that went without a text, for want of budget or because the call failed, keeps doing so when a later day
-        pays for the same facts: running a day again gives the same result.
-        """
-        answer = [F.col("description").alias("llm_description"), "refusal_reason"]
-        known = inputs.select("entity_id", "generation_key").join(
-            self.ledger.answers().select("generation_key", *answer), "generation_key"
-        )
-        if self.day not in self.lake.days(self.description.table):
-            return known
-        until = self.ledger.answers(until=self.day).select("generation_key", F.lit(True).alias("until_today"))
-        without = (
-            self.lake.read(self.description.table, self.day)
-            .where(self._same_versions() & (F.col("source") == "facts"))
-            .select(F.col(self.description.id).alias("entity_id"), "input_hash")
-            .join(inputs.select("entity_id", "input_hash", "generation_key"), ["entity_id", "input_hash"])
-            .select("entity_id", "generation_key", F.lit(True).alias("without"))
-        )
-        return (
-            known.join(until, "generation_key", "left")
-            .join(without, ["entity_id", "generation_key"], "left")
-            .where(F.col("until_today").isNotNull() | F.col("without").isNull())
-            .drop("until_today", "without")
-        )
+    def _kept(self) -> DataFrame:
+        return kept_texts(self.lake.read_before(self.description.table, self.day), self.description)
 
     def report(self) -> None:
         table = self.description.table

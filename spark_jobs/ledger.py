@@ -34,10 +34,14 @@ class Spent:
 
 
 class Ledger(AppendOnly):
-    def answers(self, until: str | None = None) -> DataFrame:
-        """The latest row of each key; calls that failed before the model answered say nothing about a key."""
+    def answers(self, *, until: str | None = None, after: str = "") -> DataFrame:
+        """The latest row of each key, of all days or of those up to or after one.
+
+        Calls that failed before the model answered say nothing about a key.
+        """
         latest = F.max_by(F.struct(*self.table.column_names), "generated_at").alias("latest")
-        answered = self.rows(until).where(F.col("error").isNull())
+        rows = self.of_days([day for day in self.days(until) if day > after])
+        answered = rows.where(F.col("error").isNull())
         return answered.groupBy("generation_key").agg(latest).select("latest.*")
 
     def errors(self, day: str) -> DataFrame:

@@ -119,6 +119,10 @@ def test_a_users_text_stays_until_a_new_one_is_paid_for(filled, log):
     third = describe_user(filled, LAST, 30, ["Jaws", "Heat"], 9, model)
     assert (third.description, third.activity) == (ACCEPTED.format("Jaws"), 30)
 
+    before = files_of(filled, tables.USER_DESCRIPTION)
+    assert describe_user(filled, NEXT, 30, ["Jaws", "Heat"], 0, no_model) == second
+    assert files_of(filled, tables.USER_DESCRIPTION) == before
+
 
 def test_an_items_text_goes_with_the_facts_it_was_about(filled, log):
     assert describe_items(filled, DAY, ["Heat"], 9, partial(FakeModel, log))["0"].source == "llm"
