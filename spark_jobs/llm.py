@@ -26,7 +26,8 @@ class Generation:
     """What a model wrote for one prompt, and what that cost.
 
     `seconds` is the prompt's share of its batch's wall time, or the latency of a server's last answer. Tokens are
-    those of all attempts, as far as they are known. `error` says why nothing usable came back; `text` is empty then.
+    those of all attempts; of one that may have been billed and does not say how many, an estimate by the request's
+    length and the longest answer. `error` says why nothing usable came back; `text` is empty then.
     """
 
     text: str

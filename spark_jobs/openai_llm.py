@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 KEY_VARIABLE = "GRASP_LLM_API_KEY"
-BYTES_PER_TOKEN = 4  # for the rate limit's estimate; the budget takes one, which no tokenizer exceeds
+BYTES_PER_TOKEN = 4  # an estimate; what a request may reserve takes one, which no tokenizer exceeds
 
 
 class ServerError(ValueError):
@@ -114,8 +114,12 @@ class _Prompt:
 
     def count(self, answer: Answer, seconds: float) -> None:
         self.num_attempts += 1
-        self.num_input_tokens += answer.num_input_tokens
-        self.num_output_tokens += answer.num_output_tokens
+        if answer.num_tokens_known:
+            self.num_input_tokens += answer.num_input_tokens
+            self.num_output_tokens += answer.num_output_tokens
+        else:  # it may have been billed: the day's caps would not hold if it were nothing
+            self.num_input_tokens += len(self.body) // BYTES_PER_TOKEN
+            self.num_output_tokens += self.max_new_tokens
         self.seconds = seconds
 
     def generation(self, answer: Answer) -> Generation:

@@ -3,6 +3,7 @@
 import logging
 import pickle
 import random
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -138,6 +139,20 @@ def test_what_will_not_mend_is_not_tried_again(model_server, behaviour, code):
 def test_a_certificate_of_nobody_is_not_trusted_and_not_tried_again(tls_model_server):
     [answer] = ask(tls_model_server, ["title: Heat"])
     assert (answer.text, answer.error, answer.num_attempts) == ("", "certificate", 1)
+
+
+def test_a_server_that_hangs_up_during_the_handshake_is_tried_again(model_server):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up():
+            for _ in range(2):
+                listening.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with OpenAIModel(replace(quick(model_server), url=url, max_attempts=2)) as model:
+            [(_, answer)] = model.generate([prompt("title: Heat")])
+    assert (answer.error, answer.num_attempts) == ("connection", 2)
 
 
 def test_a_server_that_is_not_there_is_tried_again(model_server):
@@ -296,6 +311,8 @@ def test_an_answer_that_never_came_may_have_been_billed(model_server):
     model_server.script(default={"kind": "hang"})
     first, second = ask(model_server, ["a", "b"], concurrency=1, max_attempts=1, max_tokens=400, timeout_seconds=0.1)
     assert (first.error, second.error) == ("timeout", "out_of_budget")
+    assert 0 < first.num_input_tokens <= 400
+    assert (first.num_output_tokens, second.num_input_tokens) == (48, 0)
 
 
 def moments(model_server):
