@@ -1,5 +1,6 @@
 """A wrong setting ends the run at its start, by name; what is unset has a sensible place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,12 @@ def test_the_key_of_the_server_is_in_no_list_of_settings(tmp_path):
     assert "hunter2" not in str(settings.variables())
 
 
-def test_the_example_file_names_every_setting_and_no_other():
+def test_the_example_file_names_and_describes_every_setting_and_no_other():
     lines = (Path(ROOT) / ".env.example").read_text().splitlines()
-    named = {
-        line.lstrip("# ").partition("=")[0] for line in lines if "=" in line and "GRASP_" in line.partition("=")[0]
-    }
-    assert named == {f"GRASP_{name.upper()}" for name in Settings.model_fields}
+    described: dict[str, str | None] = {}
+    first = ""
+    for line in lines:
+        if re.match(r"(# )?GRASP_\w+=", line):
+            described[line.removeprefix("# ").partition("=")[0]] = first
+        first = (first or line.removeprefix("# ")) if line else ""
+    assert described == {f"GRASP_{name.upper()}": field.description for name, field in Settings.model_fields.items()}
