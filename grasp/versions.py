@@ -18,7 +18,7 @@ from grasp.settings import Settings
 # Raise by hand when a feature's meaning changes: its columns, units or how it is computed.
 FEATURE_DEFINITION = "2"
 # Raise with any change of a prompt, of a facts template or of the validator's rules.
-PROMPT_VERSIONS = {"item": "item-2", "user": "user-2"}
+PROMPT_VERSIONS = {"item": "item-3", "user": "user-3"}
 
 _EDGE_BYTES = 1 << 20
 

@@ -29,7 +29,7 @@ from pyspark.sql import DataFrame
 from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.batch_files import Batch, Work, find, pending, read_ended, submit
-from spark_jobs.budget import BYTES_PER_TOKEN, Caps
+from spark_jobs.budget import Caps, most_tokens
 from spark_jobs.completions import Answer, read_failure, request_body
 from spark_jobs.generate import GenerationError, Judge, listed
 from spark_jobs.ledger import Ledger, Spent
@@ -227,7 +227,8 @@ class Batches:
         for piece, prompt in asked:
             body = request_body(prompt, settings.llm_model, settings.llm_max_new_tokens, settings.llm_structured)
             line = json.dumps(body)  # ASCII: even half a surrogate goes through
-            num_input, num_output = math.ceil(len(line) / BYTES_PER_TOKEN), settings.llm_max_new_tokens
+            num_input = most_tokens(json.dumps(body, ensure_ascii=False))
+            num_output = settings.llm_max_new_tokens
             most = Spent(num_keys, 1, num_input + num_output, prices.of(num_input, num_output))
             total += most
             if not left.allow(total):

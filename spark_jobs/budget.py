@@ -15,10 +15,10 @@ from pyspark.sql import functions as F
 from grasp.settings import Settings
 from spark_jobs.ledger import Spent
 from spark_jobs.llm import Limits
-from spark_jobs.prompts import load_template
+from spark_jobs.prompts import MAX_FACTS_BYTES, load_template
 
 LONGEST_WAIT_DAYS = 28.0
-BYTES_PER_TOKEN = 3.0  # of UTF-8; English has more than four, few languages have less than three
+BYTES_PER_TOKEN = 3.0  # of ASCII; English has more than four
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class Estimate:
         )
 
     def input_tokens_of(self, num_bytes: float) -> int:
-        """For facts of so many bytes of UTF-8."""
+        """For facts of so many bytes, counted by `counted_bytes`."""
         return math.ceil((num_bytes + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
 
     def input_tokens(self, canonical: Column) -> Column:
-        return F.ceil((F.octet_length(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
+        return F.ceil((counted_bytes(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
 
     @property
     def output_tokens(self) -> int:
@@ -99,6 +99,19 @@ class Estimate:
 
     def cost(self, input_tokens: Column) -> Column:
         return (input_tokens * self.input_price + self.output_tokens * self.output_price) / 1e6
+
+
+def counted_bytes(canonical: Column) -> Column:
+    """Bytes of facts as the estimate counts them: one that is not ASCII may be a token, and is three; with the cap."""
+    num_ascii = F.char_length(F.regexp_replace(canonical, r"[^\x00-\x7F]", ""))
+    num_bytes = BYTES_PER_TOKEN * F.octet_length(canonical) - (BYTES_PER_TOKEN - 1) * num_ascii
+    return F.least(num_bytes, F.lit(BYTES_PER_TOKEN * MAX_FACTS_BYTES))
+
+
+def most_tokens(text: str) -> int:
+    """The same for a text: a token for three bytes of ASCII, and for each other one."""
+    num_ascii, num_bytes = sum(map(str.isascii, text)), len(text.encode(errors="surrogatepass"))
+    return math.ceil(num_ascii / BYTES_PER_TOKEN) + num_bytes - num_ascii
 
 
 def urgency(activity: Column, described_at: Column, now: datetime) -> Column:

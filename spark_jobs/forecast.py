@@ -24,8 +24,9 @@ from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
 from spark_jobs import describe_items, describe_users
 from spark_jobs.account import account
-from spark_jobs.budget import Caps, Estimate, affordable
-from spark_jobs.describe import Describing, ledger_of
+from spark_jobs.budget import Caps, Estimate, affordable, counted_bytes
+from spark_jobs.describe import Describing
+from spark_jobs.description import ledger_of
 from spark_jobs.expected import ASSUMED_FACTS_BYTES, Forecast, Rates, Work, allowed
 from spark_jobs.forecast_table import as_json, as_text
 from spark_jobs.generate import Prices
@@ -61,7 +62,7 @@ def forecast_day(lake: Lake, day: str, speed: Speed) -> list[Forecast]:
 
 
 def count_work(lake: Lake, day: str, subject: Subject, facts: DataFrame) -> tuple[Work, float]:
-    """What is to do, by the same frames that a run works with, and the mean bytes of new facts."""
+    """What is to do, by the same frames that a run works with, and the mean bytes of new facts, as estimates count."""
     describing = Describing.of(lake, day, subject)
     estimate, caps = Estimate.of(lake.settings, subject.entity), Caps.of(lake.settings, subject.entity)
     with cached(describing.inputs(facts)) as inputs, cached(describing.unpaid(inputs)) as unpaid:
@@ -70,7 +71,7 @@ def count_work(lake: Lake, day: str, subject: Subject, facts: DataFrame) -> tupl
         [new] = unpaid.agg(
             F.count("*").alias("num_entities"),
             F.count_distinct("generation_key").alias("num_keys"),
-            F.avg(F.octet_length("canonical")).alias("facts_bytes"),
+            F.avg(counted_bytes(F.col("canonical"))).alias("facts_bytes"),
         ).collect()
         num_allowed = affordable(unpaid, caps.left(describing.spent()), estimate).count()
     facts_bytes = new.facts_bytes or ASSUMED_FACTS_BYTES[subject.entity]

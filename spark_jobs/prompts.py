@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ NUM_FAVOURITES = 5
 NUM_FAVOURITES_IN_PROMPT = 3
 MAX_ATTRIBUTES = 12
 MAX_VALUE_CHARS = 200
+MAX_FACTS_BYTES = 3200  # of a prompt; no token is less, so with template, repair and answer it is below 4,096 of them
 
 # Angle brackets would allow fences and chat tokens such as <|im_end|>; [INST] is the other family of chat tokens.
 _DELIMITERS = re.compile(r"[<>＜＞]|\[/?INST\]|={3,}", re.IGNORECASE)
@@ -155,7 +157,13 @@ USER = Subject(
 
 
 def messages(subject: Subject, facts: Input) -> list[dict[str, str]]:
-    return load_template(subject.entity).fill(subject.to_lines(facts))
+    return load_template(subject.entity).fill(_leading(subject.to_lines(facts)))
+
+
+def _leading(lines: Sequence[str]) -> list[str]:
+    """The first lines, as many as fit into `MAX_FACTS_BYTES`."""
+    ends = accumulate(len(line.encode(errors="surrogatepass")) + 1 for line in lines)
+    return [line for line, end in zip(lines, ends, strict=True) if end <= MAX_FACTS_BYTES]
 
 
 def _line(text: str | None) -> str:

@@ -1,13 +1,15 @@
 """Who is described first, and what the caps allow."""
 
+import math
 from datetime import UTC, datetime
 
 import pytest
 from pyspark.sql import functions as F
 
-from spark_jobs.budget import Caps, Estimate, affordable, urgency
+from spark_jobs.budget import BYTES_PER_TOKEN, Caps, Estimate, affordable, counted_bytes, most_tokens, urgency
 from spark_jobs.ledger import Spent
 from spark_jobs.llm import Limits
+from spark_jobs.prompts import MAX_FACTS_BYTES
 
 FREE = Estimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
 NOW = datetime(1998, 3, 29, tzinfo=UTC)
@@ -82,6 +84,16 @@ def test_tokens_and_cost_are_kept_by_estimates_that_are_too_high(lake):
     priced = Estimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
     assert affordable(unpaid, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
     assert affordable(unpaid, Caps(9, cost=18.0), priced).count() == 3
+
+
+@pytest.mark.spark
+def test_every_byte_that_is_not_ascii_may_be_a_token(lake):
+    texts = {"x" * 300: 100, "é" * 30: 60, "寿司x" * 10: 64, "x" * 299 + "😀": 104, "寿" * 2000: MAX_FACTS_BYTES}
+    frame = lake.spark.createDataFrame([(text,) for text in texts], "canonical string")
+    counted = frame.select("canonical", counted_bytes(F.col("canonical")).alias("num")).collect()
+    assert {row.canonical: math.ceil(row.num / BYTES_PER_TOKEN) for row in counted} == texts
+    assert [most_tokens(text) for text in texts][:4] == list(texts.values())[:4]
+    assert most_tokens("\ud83d") == 3  # half a character
 
 
 @pytest.mark.spark

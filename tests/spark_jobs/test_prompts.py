@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_jobs.prompts import ITEM, USER, item_input, load_template, messages, user_input
+from spark_jobs.prompts import ITEM, MAX_FACTS_BYTES, USER, item_input, load_template, messages, user_input
 
 TOY_STORY = {"title": "Toy Story", "attributes": {"year": "1995", "genres": "Animation, Children's, Comedy"}}
 
@@ -96,6 +96,15 @@ def test_long_facts_are_cut():
     lines = ITEM.to_lines(item("x" * 5000, **{f"name{number:02}": "y" * 5000 for number in range(50)}))
     assert len(lines) == 13
     assert max(map(len, lines)) <= 220
+
+
+def test_a_prompt_is_no_longer_than_its_cap_in_any_language_and_loses_whole_lines_from_its_end():
+    facts = item_input({"title": "寿司", "attributes": {f"name{n:02}": "寿" * 200 for n in range(12)}}, ())
+    shown = messages(ITEM, facts)[-1]["content"].splitlines()[1:-1]
+    assert shown == ITEM.to_lines(facts)[:6]  # five values of 600 bytes
+    assert len("\n".join(shown).encode()) <= MAX_FACTS_BYTES
+    english = item_input({"title": "x" * 200, "attributes": {f"name{n:02}": "y" * 200 for n in range(12)}}, ())
+    assert messages(ITEM, english)[-1]["content"].splitlines()[1:-1] == ITEM.to_lines(english)
 
 
 @pytest.mark.parametrize("subject", [ITEM, USER])
