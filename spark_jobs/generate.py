@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
 
 from grasp.progress import say
@@ -30,14 +29,17 @@ from spark_jobs.prompts import Input, Subject, load_template, messages
 from spark_jobs.repair import is_repairable, repair_messages
 from spark_jobs.shards import Shards, ShardWriter
 from spark_jobs.validation import clean_output, refusal_reason
+from spark_jobs.worker_errors import worker_errors
 
 OUT_OF_BUDGET = "out_of_budget"
 MAX_TASK_PROMPTS = 2048  # of one task: its prompts are in memory
+REPAIR_EVERY = 512  # prompts: what a killed driver or a spent budget can leave without repair; a server idles between
 SAY_EVERY = 15.0  # seconds
 WORK_DDL = "number bigint, generation_key string, entity_id string, canonical string"
 _COUNTS_DDL = "outcome string, num bigint"
 
 ModelFactory = Callable[[], LanguageModel]
+Work = Mapping[str, str]  # columns of WORK_DDL but the number
 Frames = Iterator[Any]  # pandas data frames, as mapInPandas hands them over
 
 
@@ -66,9 +68,7 @@ class Judge:
     prices: Prices
     known_values: Collection[str]  # of the catalogue: what a text could wrongly claim
 
-    def row(
-        self, work: Mapping[str, str], facts: Input, generation: Generation, *, is_repair: bool, at: datetime
-    ) -> dict[str, Any]:
+    def row(self, work: Work, facts: Input, generation: Generation, *, is_repair: bool, at: datetime) -> dict[str, Any]:
         """Of a piece of work (columns of `WORK_DDL`) that was answered at this time."""
         text = clean_output(generation.text)
         refused = None if generation.error else refusal_reason(text, evidence(self.subject, facts, self.known_values))
@@ -109,10 +109,7 @@ class Task:
         context = cast("TaskContext", TaskContext.get())  # there is one in a worker
         work = [row for frame in frames for row in frame.to_dict("records")]
         with ShardWriter(self.shards, context.partitionId()) as shards:
-            spent = shards.spent("num_attempts"), shards.spent("num_input_tokens", "num_output_tokens")
-            limits = self.limits.share(len(work) / self.num_work).less(*spent)
-            left = [row for row in work if row["generation_key"] not in shards.finished]
-            counts = run_task(self, left, limits, shards.add)
+            counts = run_task(self, work, shards)
         yield pandas.DataFrame(list(counts.items()), columns=["outcome", "num"])
 
 
@@ -120,18 +117,14 @@ def generate(lake: Lake, task: Task, work: DataFrame, num_work: int) -> Counter[
     """Run all of `work` (columns of `WORK_DDL`, numbered from 0); returns how often each outcome occurred.
 
     An outcome is `accepted`, or why a text was refused or never came. Raises `GenerationError` when the model itself
-    fails in a worker.
+    fails in a worker, or a worker dies as often as Spark lets it.
     """
     num_workers = lake.spark.sparkContext.defaultParallelism
     per_worker = -(-num_work // (num_workers * MAX_TASK_PROMPTS))
     num_tasks = min(num_work, num_workers * per_worker)  # as many for each worker
     tasks = work.repartitionById(num_tasks, (work.number % num_tasks).cast("int")).drop("number")
-    with _progress(task.shards, num_work):
-        try:
-            rows = tasks.mapInPandas(task, _COUNTS_DDL).collect()
-        except PythonException as error:
-            causes = [line.split("Error: ", 1)[1] for line in str(error).splitlines() if "Error: " in line]
-            raise GenerationError(causes[-1] if causes else f"generation failed in a Spark worker: {error}") from error
+    with _progress(task.shards, num_work), worker_errors(GenerationError):
+        rows = tasks.mapInPandas(task, _COUNTS_DDL).collect()
     counts: Counter[str] = Counter()
     for row in rows:
         counts[row.outcome] += row.num
@@ -150,53 +143,93 @@ def staged(lake: Lake, work: DataFrame) -> Iterator[tuple[DataFrame, int]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_task(
-    task: Task, work: Sequence[Mapping[str, str]], limits: Limits, add: Callable[[dict[str, Any]], None]
-) -> Counter[str]:
-    """Ask for every piece of work, then once more for the refused texts that can be repaired (runs in workers)."""
-    if not work:
-        return Counter()
-    model, parent = task.make_model(), os.getppid()
-    model.limit(limits)
-    inputs = [json.loads(row["canonical"]) for row in work]
-    asked = [messages(task.judge.subject, each) for each in inputs]
-    counts: Counter[str] = Counter()
-    repairs: list[tuple[int, Messages, str]] = []
-    for place, generation in model.generate(asked):
-        reason = _judged(task.judge, work[place], inputs[place], generation, add, is_repair=False)
-        if reason and task.max_repairs and is_repairable(reason):
-            repairs.append((place, repair_messages(asked[place], generation.text, reason), reason))
-        else:
-            counts[reason or "accepted"] += 1
-        if os.getppid() != parent:
-            raise GenerationError("the Spark driver of this worker has died")
-    repaired = set()
-    for number, generation in model.generate([prompt for _, prompt, _ in repairs]):
-        place = repairs[number][0]
-        repaired.add(number)
-        counts[_judged(task.judge, work[place], inputs[place], generation, add, is_repair=True) or "accepted"] += 1
-    counts.update(reason for number, (_, _, reason) in enumerate(repairs) if number not in repaired)
-    return counts
+def run_task(task: Task, work: Sequence[Work], shards: ShardWriter) -> Counter[str]:
+    """Ask for every piece of work, and once more for the refused texts that can be repaired (runs in workers).
 
-
-def _judged(
-    judge: Judge,
-    work: Mapping[str, str],
-    facts: Input,
-    generation: Generation,
-    add: Callable[[dict[str, Any]], None],
-    *,
-    is_repair: bool,
-) -> str | None:
-    """Judge a text and add its row; returns why it is of no use, None when it is.
-
-    What was not asked for want of budget is no row: nothing happened.
+    What an earlier attempt of the task has finished is not asked for again; what it left to repair is.
     """
-    if generation.error == OUT_OF_BUDGET:
-        return OUT_OF_BUDGET
-    row = judge.row(work, facts, generation, is_repair=is_repair, at=datetime.now(UTC))
-    add(row)
-    return generation.error or row["refusal_reason"]
+    refused = left_to_repair(shards.earlier("generation_key", "output", "refusal_reason", "is_repair"))
+    first = [row for row in work if row["generation_key"] not in shards.finished]
+    repairs = [Refused(row, *refused[row["generation_key"]]) for row in work if row["generation_key"] in refused]
+    if not first and not (repairs and task.max_repairs):
+        return Counter()
+    spent = shards.spent("num_attempts"), shards.spent("num_input_tokens", "num_output_tokens")
+    attempt = Attempt(task, task.limits.share(len(work) / task.num_work).less(*spent), shards.add)
+    attempt.repair(repairs)
+    for start in range(0, len(first), REPAIR_EVERY):
+        attempt.repair(attempt.ask(first[start : start + REPAIR_EVERY]))
+    return attempt.counts
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A piece of work, what the model wrote for it, and why that is of no use."""
+
+    work: Work
+    output: str
+    reason: str
+
+
+def left_to_repair(rows: Sequence[tuple[Any, ...]]) -> dict[str, tuple[str, str]]:
+    """Output and reason by key, of rows `key, output, reason, is_repair`: refused, repairable and not yet repaired."""
+    repaired = {key for key, _, _, is_repair in rows if is_repair}
+    return {
+        key: (output, reason)
+        for key, output, reason, _ in rows
+        if key not in repaired and reason is not None and is_repairable(reason)
+    }
+
+
+class Attempt:
+    """One attempt at a task: a model with limits, and how often each outcome occurred."""
+
+    def __init__(self, task: Task, limits: Limits, add: Callable[[dict[str, Any]], None]) -> None:
+        self._task, self._add, self._parent = task, add, os.getppid()
+        self._model = task.make_model()
+        self._model.limit(limits)
+        self.counts: Counter[str] = Counter()
+
+    def ask(self, work: Sequence[Work]) -> list[Refused]:
+        """Ask for each piece once; returns the refused texts that have a chance, which are not counted yet."""
+        asked = [self._prompt(row) for row in work]
+        refused = []
+        for place, generation, reason in self._judged(work, asked, is_repair=False):
+            if reason and self._task.max_repairs and is_repairable(reason):
+                refused.append(Refused(work[place], generation.text, reason))
+            else:
+                self.counts[reason or "accepted"] += 1
+        return refused
+
+    def repair(self, refused: Sequence[Refused]) -> None:
+        """Ask once more for each, told what was wrong; one that the budget leaves no room for stays refused."""
+        if not self._task.max_repairs:
+            return
+        asked = [repair_messages(self._prompt(each.work), each.output, each.reason) for each in refused]
+        for place, _, reason in self._judged([each.work for each in refused], asked, is_repair=True):
+            outcome = refused[place].reason if reason == OUT_OF_BUDGET else reason
+            self.counts[outcome or "accepted"] += 1
+
+    def _prompt(self, work: Work) -> Messages:
+        return messages(self._task.judge.subject, json.loads(work["canonical"]))
+
+    def _judged(
+        self, work: Sequence[Work], asked: Sequence[Messages], *, is_repair: bool
+    ) -> Iterator[tuple[int, Generation, str | None]]:
+        """Place, answer and why it is of no use, None when it is; each a row of the ledger.
+
+        What was not asked for want of budget is no row: nothing happened.
+        """
+        judge = self._task.judge
+        for place, generation in self._model.generate(asked):
+            if generation.error == OUT_OF_BUDGET:
+                yield place, generation, OUT_OF_BUDGET
+            else:
+                facts = json.loads(work[place]["canonical"])
+                row = judge.row(work[place], facts, generation, is_repair=is_repair, at=datetime.now(UTC))
+                self._add(row)
+                yield place, generation, generation.error or row["refusal_reason"]
+            if os.getppid() != self._parent:
+                raise GenerationError("the Spark driver of this worker has died")
 
 
 def listed(outcomes: Mapping[str, int]) -> str:

@@ -1,6 +1,6 @@
 """What workers add to a table that only grows: small parquet files, each there as a whole or not at all.
 
-    day=1998-04-22/<run>-<task>-<number>-<rows>.parquet
+    day=1998-04-22/<run>-<task>-<number>-<random>-<rows>.parquet
 
 A worker writes a shard whenever enough rows have come together or the oldest has waited long enough. A crash loses the
 rows of the shard that was being filled; a retried task reads which keys its earlier attempt had finished. Everything
@@ -8,6 +8,7 @@ here runs without Spark, in workers and in tests.
 """
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,10 @@ class ShardWriter:
         # Keys that an earlier attempt of this task has finished.
         self.finished = {key for rows in self._earlier for key in rows[shards.table.key[0]].to_pylist()}
 
+    def earlier(self, *columns: str) -> list[tuple[Any, ...]]:
+        """These columns of the rows of earlier attempts."""
+        return [tuple(row.values()) for rows in self._earlier for row in rows.select(columns).to_pylist()]
+
     def spent(self, *columns: str) -> int:
         """The sum of some columns over the rows of earlier attempts."""
         return sum(sum(rows[column].to_pylist()) for rows in self._earlier for column in columns)
@@ -83,7 +88,9 @@ class ShardWriter:
             return
         folder = self._shards.folder
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{self._shards.run}-{self._task:05d}-{self._number:05d}-{len(self._rows)}.parquet"
+        place = f"{self._shards.run}-{self._task:05d}-{self._number:05d}"
+        # Of this attempt alone: Spark may take a worker for dead that goes on writing beside the next attempt.
+        name = f"{place}-{uuid.uuid4().hex[:6]}-{len(self._rows)}.parquet"
         temporary = folder / f".{name}.tmp"  # readers of parquet folders pass over it
         pq.write_table(pa.Table.from_pylist(list(self._rows), arrow_schema(self._shards.table)), temporary)
         temporary.replace(folder / name)

@@ -8,13 +8,11 @@ tie.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
 
 import pandas as pd
-from pyspark.errors import PythonException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -23,6 +21,7 @@ from spark_jobs.append_only import AppendOnly
 from spark_jobs.encoder import Encoder, require_sound
 from spark_jobs.lake import Lake, cached
 from spark_jobs.shards import Shards, ShardWriter
+from spark_jobs.worker_errors import worker_errors
 
 SHARD_TEXTS = 256  # about ten seconds of encoding on one core; one task encodes as many
 
@@ -66,7 +65,7 @@ class TextVectors(AppendOnly):
     def encode(self, texts: DataFrame, day: str, make_encoder: MakeEncoder) -> tuple[DataFrame, int]:
         """The vectors of `texts` (`description_hash, description`), and how many had to be encoded for it.
 
-        Raises `ValueError` when the encoder fails or gives an unsound vector; what came before is kept.
+        Raises `ValueError` when the encoder fails, gives an unsound vector or dies; what came before is kept.
         """
         with self.held(), cached(self._located(texts)) as located:
             num_new = located.where(F.col("day").isNull()).count()
@@ -76,7 +75,7 @@ class TextVectors(AppendOnly):
                 num_tasks = math.ceil(num_new / SHARD_TEXTS)
                 task = EncodeTask(self.shards(day), make_encoder)
                 try:
-                    with worker_errors():
+                    with worker_errors(ValueError):
                         new.repartition(num_tasks, "description_hash").mapInPandas(task, "task int").collect()
                 finally:
                     self.seal(day)
@@ -89,13 +88,3 @@ class TextVectors(AppendOnly):
         """Each text once, with a day on which it was encoded; null for one that never was."""
         days = self.rows().groupBy("description_hash").agg(F.min("day").alias("day"))
         return texts.dropDuplicates(["description_hash"]).join(days, "description_hash", "left")
-
-
-@contextmanager
-def worker_errors() -> Iterator[None]:
-    """Raise what a Spark worker raised as `ValueError` with its own last line instead of Spark's pages of context."""
-    try:
-        yield
-    except PythonException as error:
-        lines = [line for line in str(error).splitlines() if ": " in line and not line.startswith((" ", "\t"))]
-        raise ValueError(lines[-1] if lines else str(error)) from error

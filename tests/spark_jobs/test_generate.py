@@ -1,22 +1,22 @@
 """A task adds a row for every answer as it comes, and gives a refused text one chance."""
 
 import json
-from functools import partial
 
+import pyarrow.parquet as pq
 import pytest
 
 from grasp import tables
-from spark_jobs.generate import Judge, Prices, Task, run_task
+from spark_jobs.generate import REPAIR_EVERY, Judge, Prices, Task, run_task
 from spark_jobs.llm import Generation, Limits
-from spark_jobs.prompts import ITEM, item_input
+from spark_jobs.prompts import ITEM, item_input, messages
 from spark_jobs.repair import REMEDIES, is_repairable, repair_messages
-from spark_jobs.shards import Shards
+from spark_jobs.shards import Shards, ShardWriter
 
 GOOD = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
 
 
 class ScriptedModel:
-    """Answers by title: a list of what it says each time it is asked about it."""
+    """Answers by title: a list of what it says each time it is asked about it; it dies of an exception."""
 
     def __init__(self, answers):
         self.answers = {title: list(texts) for title, texts in answers.items()}
@@ -31,6 +31,8 @@ class ScriptedModel:
             title = next(line for line in facts.splitlines() if line.startswith("title: ")).removeprefix("title: ")
             self.asked.append((title, len(prompt)))
             answer = self.answers[title].pop(0)
+            if isinstance(answer, Exception):
+                raise answer
             yield place, answer if isinstance(answer, Generation) else Generation(answer, 100, 20, 0.5)
 
 
@@ -44,12 +46,17 @@ def work_of(*titles):
 
 @pytest.fixture
 def run(tmp_path):
-    def run(answers, max_repairs=1):
-        model, rows = ScriptedModel(answers), []
-        judge = Judge(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
-        shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-        task = Task(judge, shards, lambda: model, max_repairs, Limits(), len(answers))
-        return run_task(task, work_of(*answers), Limits(num_calls=5), rows.append), rows, model
+    """`run(answers)`: the counts of one attempt, all rows of the task so far, and the model; again, it is a retry."""
+    shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
+    judge = Judge(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
+
+    def run(answers, max_repairs=1, titles=None):
+        model, work = ScriptedModel(answers), work_of(*(titles or answers))
+        task = Task(judge, shards, lambda: model, max_repairs, Limits(num_calls=5), len(work))
+        with ShardWriter(shards, 0) as writer:
+            counts = run_task(task, work, writer)
+        rows = [row for file in shards.files() for row in pq.read_table(file, partitioning=None).to_pylist()]
+        return counts, rows, model
 
     return run
 
@@ -126,13 +133,50 @@ def test_what_a_repair_says_is_data_to_the_chat_template():
     assert not is_repairable("instruction_in_facts")
 
 
+def test_a_task_that_died_while_it_repaired_goes_on_with_what_is_left_to_repair(run):
+    killed = {
+        "Heat": ["Too short.", GOOD.format("Heat")],
+        "Jaws": ["No.", MemoryError()],
+        "Alien": [GOOD.format("Alien")],
+    }
+    with pytest.raises(MemoryError):
+        run(killed)
+    counts, rows, model = run({"Jaws": [GOOD.format("Jaws")]}, titles=list(killed))
+
+    assert counts == {"accepted": 1}
+    [(title, length)] = model.asked
+    assert (title, length > len(messages(ITEM, item_input({"title": "Jaws"}, ())))) == ("Jaws", True)
+    assert [(row["item_id"], row["is_repair"]) for row in rows if row["refusal_reason"] is None] == [
+        ("Alien", False),
+        ("Heat", True),
+        ("Jaws", True),
+    ]
+    assert run({}, titles=list(killed))[0] == {}
+
+
+def test_repairs_do_not_wait_for_all_of_a_large_task(run):
+    titles = [f"Film {number}" for number in range(REPAIR_EVERY + 1)]
+    answers = {title: [GOOD.format(title)] for title in titles}
+    counts, _, model = run(answers | {titles[0]: ["Too short.", GOOD.format(titles[0])]})
+
+    assert counts == {"accepted": len(titles)}
+    assert [title for title, _ in model.asked[-2:]] == [titles[0], titles[-1]]
+
+
+def test_a_text_that_the_budget_lets_nobody_repair_stays_refused(run):
+    counts, rows, _ = run({"Heat": ["Too short.", Generation("", 0, 0, 0, 0, "out_of_budget")]})
+
+    assert counts == {"too_short": 1}
+    assert len(rows) == 1
+
+
 def test_nothing_to_do_loads_no_model(tmp_path):
     def no_model():
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
     task = Task(Judge(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Limits(), 9)
-    assert run_task(task, [], Limits(), partial(print)) == {}
+    assert run_task(task, [], ShardWriter(shards, 0)) == {}
 
 
 def test_a_retried_task_may_spend_what_its_first_attempt_left_of_its_share():

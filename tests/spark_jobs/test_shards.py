@@ -60,6 +60,14 @@ def test_a_retried_task_knows_what_it_finished_and_overwrites_nothing(shards):
     assert keys(shards.files(0)) == [["a"], ["b"], ["c"]]
 
 
+def test_two_attempts_of_one_task_at_a_time_lose_nothing_of_each_other(shards):
+    taken_for_dead, again = ShardWriter(shards, task=0, max_rows=1), ShardWriter(shards, task=0, max_rows=1)
+    taken_for_dead.add(row("a"))
+    again.add(row("b"))
+
+    assert sorted(keys(shards.files(0))) == [["a"], ["b"]]
+
+
 def test_a_retried_task_knows_what_it_spent(shards):
     with ShardWriter(shards, task=0, max_rows=1) as writer:
         assert writer.spent("num_attempts") == 0
