@@ -5,7 +5,6 @@ how it gets there. Retries with backoff that honours Retry-After are the `openai
 budget, since no text is encoded twice (`text_vectors.py`) and one costs next to nothing.
 """
 
-import os
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from grasp.settings import Settings
 from spark_jobs.encoder import Encoder
+from spark_jobs.openai_llm import api_key
 
 KEY_VARIABLE = "GRASP_ENCODER_API_KEY"
 
@@ -49,10 +49,11 @@ class OpenAIEncoder:
         from openai import OpenAI
 
         self._server = server
-        # Never empty: without a key the client would take OPENAI_API_KEY, which may be meant for someone else.
-        key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
         self._client = OpenAI(
-            api_key=key, base_url=server.url, timeout=server.timeout_seconds, max_retries=server.max_attempts - 1
+            api_key=api_key(KEY_VARIABLE),
+            base_url=server.url,
+            timeout=server.timeout_seconds,
+            max_retries=server.max_attempts - 1,
         )
 
     def encode(self, texts: list[str]) -> np.ndarray:
@@ -68,8 +69,8 @@ class OpenAIEncoder:
         server = self._server
         try:
             answer = self._client.embeddings.create(model=server.model, input=texts, encoding_format="float")
-        except OpenAIError as error:
-            raise ValueError(f"GRASP_ENCODER_URL gave no vectors: {type(error).__name__}") from error
+        except OpenAIError as error:  # its text may quote the key
+            raise ValueError(f"GRASP_ENCODER_URL gave no vectors: {type(error).__name__}") from None
         if answer.model != server.model:
             raise ValueError(f"GRASP_ENCODER_URL was asked for {server.model} and answered by {answer.model}")
         vectors = {entry.index: entry.embedding for entry in answer.data}

@@ -237,14 +237,14 @@ class OpenAIModel:
         return read_answer(response.content, self._server.model, self._server.structured)
 
 
-def api_key() -> str:
+def api_key(variable: str = KEY_VARIABLE) -> str:
     """The key of this process's environment, or a word that is none; raises `ServerError` where no header can carry it.
 
     Never empty: without a key the client would take OPENAI_API_KEY, which may be meant for someone else.
     """
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+    key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise ServerError(f"{KEY_VARIABLE} holds characters that a header may not have")
+        raise ServerError(f"{variable} holds characters that a header may not have")
     return key or "none"
 
 

@@ -18,6 +18,7 @@ POST /forget   back to the beginning
 A behaviour is `{"kind": KIND, ...}`; with `"repeat": true` it stays for all that follow. Kinds and their options:
 answer (text, model, seconds, usage, finish), status (status, retry_after, usage), hang, trickle (every: seconds between
 two bytes), truncated (half the JSON), cut (half the body, then closed), reset, empty, refusal, ungrounded, wrong_model.
+A request for vectors is answered or fails with a status.
 """
 
 import argparse
@@ -39,6 +40,7 @@ from typing import Any
 
 MODEL = "test-model"
 HANG_SECONDS = 60.0
+PAID = {"answer", "refusal", "ungrounded"}  # what a client has to pay for and will not ask for again
 TEXTS = {
     "empty": "",
     "refusal": "Sorry, it is not possible to describe this for viewers.",
@@ -130,7 +132,12 @@ class Peer:
         elif route == "GET /v1/models":
             await self.send(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "tests"}]})
         elif route == "POST /v1/embeddings":
-            await self.send(200, embeddings(json.loads(body)))
+            asked = json.loads(body)
+            behaviour = script.next(str(asked["input"]))
+            if behaviour["kind"] == "status":
+                await self.fail(asked, headers, behaviour)
+            else:
+                await self.send(200, embeddings(asked))
         elif route == "POST /v1/chat/completions":
             script.num_now += 1
             script.most_at_once = max(script.most_at_once, script.num_now)
@@ -138,13 +145,13 @@ class Peer:
                 asked = json.loads(body)
                 script.last = {"body": asked, "headers": headers}
                 key = str(asked["messages"][-1]["content"])
-                await self.complete(asked, key, script.next(key))
+                await self.complete(asked, key, headers, script.next(key))
             finally:
                 script.num_now -= 1
         else:
             await self.batch_route(route, headers, body)
 
-    async def complete(self, asked: dict[str, Any], key: str, behaviour: Behaviour) -> None:
+    async def complete(self, asked: dict[str, Any], key: str, headers: dict[str, str], behaviour: Behaviour) -> None:
         kind = behaviour["kind"]
         await asyncio.sleep(behaviour.get("seconds", self.script.seconds))
         if kind == "hang":
@@ -158,12 +165,7 @@ class Peer:
             self.writer.transport.abort()
             raise ConnectionResetError
         if kind == "status":
-            extra = {"retry-after": behaviour["retry_after"]} if "retry_after" in behaviour else {}
-            message = f"Status {behaviour['status']} for {asked['model']}"
-            error: dict[str, Any] = {"error": {"message": message, "code": behaviour.get("code")}}
-            if "usage" in behaviour:
-                error["usage"] = usage(*behaviour["usage"])
-            await self.send(behaviour["status"], error, extra)
+            await self.fail(asked, headers, behaviour)
             return
         answer = completion(asked, key, behaviour)
         payload = json.dumps(answer).encode()
@@ -180,8 +182,17 @@ class Peer:
                 await self.writer.drain()
                 await asyncio.sleep(behaviour["every"])
         else:
-            self.script.answers[key] += kind == "answer"  # what a client has to pay for and may use
+            self.script.answers[key] += kind in PAID
             await self.send(200, payload)
+
+    async def fail(self, asked: dict[str, Any], headers: dict[str, str], behaviour: Behaviour) -> None:
+        """With a message that quotes what was sent, the key too, as some servers do."""
+        extra = {"retry-after": behaviour["retry_after"]} if "retry_after" in behaviour else {}
+        message = f"Status {behaviour['status']} for {asked['model']}, asked with {headers.get('authorization')}"
+        error: dict[str, Any] = {"error": {"message": message, "code": behaviour.get("code")}}
+        if "usage" in behaviour:
+            error["usage"] = usage(*behaviour["usage"])
+        await self.send(behaviour["status"], error, extra)
 
     async def batch_route(self, route: str, headers: dict[str, str], body: bytes) -> None:
         """A batch ends when it was looked at twice; prompts scripted with a status are in its error file."""
@@ -287,7 +298,7 @@ def run_batch(script: Script, batch_id: str, batch: dict[str, Any]) -> None:
         key = str(request["body"]["messages"][-1]["content"])
         behaviour = script.next(key)
         good = behaviour["kind"] != "status"
-        script.answers[key] += behaviour["kind"] == "answer"
+        script.answers[key] += behaviour["kind"] in PAID
         body = completion(request["body"], key, behaviour) if good else {"error": {"message": "failed"}}
         response = {"status_code": 200 if good else behaviour["status"], "body": body}
         (answered if good else failed).append(json.dumps(result | {"response": response}))

@@ -1,5 +1,7 @@
 """An embeddings server is an encoder like any other; a new collection is trusted only when it finds what is near."""
 
+import traceback
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,13 +31,29 @@ def test_one_encoder_serves_a_process(model_server):
     assert load_server_encoder(server(model_server)) is load_server_encoder(server(model_server))
 
 
-def test_a_server_that_is_not_there_names_the_setting_and_no_key(monkeypatch):
-    monkeypatch.setenv("GRASP_ENCODER_API_KEY", "very-secret")
+def test_a_server_that_is_not_there_names_the_setting():
     encoder = OpenAIEncoder(EncoderServer("http://127.0.0.1:9/v1", "test-encoder", 2, max_attempts=1))
 
-    with pytest.raises(ValueError, match="GRASP_ENCODER_URL gave no vectors: APIConnectionError") as raised:
+    with pytest.raises(ValueError, match="GRASP_ENCODER_URL gave no vectors: APIConnectionError"):
         encoder.encode(["jazz"])
-    assert "very-secret" not in f"{raised.value}{raised.value.__cause__}"
+
+
+def test_a_server_that_quotes_the_key_does_not_bring_it_into_a_log(model_server, monkeypatch):
+    monkeypatch.setenv("GRASP_ENCODER_API_KEY", "very-secret")
+    model_server.script(default={"kind": "status", "status": 401})
+    encoder = OpenAIEncoder(server(model_server, max_attempts=1))
+
+    with pytest.raises(ValueError, match="gave no vectors: AuthenticationError") as raised:
+        encoder.encode(["jazz"])
+    assert "very-secret" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(model_server, monkeypatch):
+    monkeypatch.setenv("GRASP_ENCODER_API_KEY", "very-secret\u00df")
+
+    with pytest.raises(ValueError, match=r"^GRASP_ENCODER_API_KEY holds characters") as raised:
+        OpenAIEncoder(server(model_server))
+    assert "very-secret" not in str(raised.value)
 
 
 class Store:
