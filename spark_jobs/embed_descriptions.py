@@ -74,13 +74,16 @@ def real_encoder(settings: Settings) -> MakeEncoder:
     return partial(load_encoder, settings.encoder, settings.encoder_batch_size)
 
 
-def follow(store: VectorStore, name: str, partition: Path, table: Table) -> None:
-    """Make a collection equal to a partition, writing only what differs; the alias, the table's name, moves last."""
+def follow(store: VectorStore, name: str, partition: Path, table: Table) -> int:
+    """Make a collection equal to a partition, writing only what differs; the alias, the table's name, moves last.
+
+    Returns how many vectors were written.
+    """
     batches = embedding_batches(partition, table, WRITE_BATCH)
     first = next(batches, None)
     if first is None:
         say(f"Milvus {name}: the day has no vector, left as it is")
-        return
+        return 0
     store.ensure_collection(name, first.vectors.shape[1])
     held = store.hashes(name)
     gone, num_rows, num_upserted = set(held), 0, 0
@@ -101,6 +104,7 @@ def follow(store: VectorStore, name: str, partition: Path, table: Table) -> None
         f"Milvus {name}: {num_upserted} vectors upserted, {len(gone)} deleted, {num_rows} held"
         + (f", alias {table.name} moved here" if switched else "")
     )
+    return num_upserted
 
 
 def require_recall(
@@ -132,6 +136,12 @@ def require_recall(
 
 
 def main(lake: Lake, day: str, make_encoder: MakeEncoder | None = None) -> None:
+    embed_day(lake, day, make_encoder)
+
+
+def embed_day(lake: Lake, day: str, make_encoder: MakeEncoder | None = None) -> int:
+    """The whole job; returns how many vectors were written to Milvus."""
+    num_upserted = 0
     for entity in ENTITIES:
         write_embeddings(lake, entity, day, make_encoder or real_encoder(lake.settings))
     version = lake.versions.embedding
@@ -142,7 +152,8 @@ def main(lake: Lake, day: str, make_encoder: MakeEncoder | None = None) -> None:
                 say(f"Milvus {collection(entity, version)} follows {latest}, left as it is")
                 continue
             partition = partitions.require_partition(lake.root, table, version, day)
-            follow(store, collection(entity, version), partition, table)
+            num_upserted += follow(store, collection(entity, version), partition, table)
+    return num_upserted
 
 
 if __name__ == "__main__":
