@@ -54,7 +54,6 @@ NAMES = {
     "ungrounded": "ungrounded text",
     "wrong_model": "wrong model name",
 }
-MAX_TOKENS = 3_000_000
 
 
 def faults(settings: Settings, num_items: int) -> dict[str, Any]:
@@ -82,22 +81,28 @@ def faults(settings: Settings, num_items: int) -> dict[str, Any]:
         "num_paid_twice": sum(max(0, count - 1) for count in seen["answers"].values()),
         "num_requests": sum(seen["requests"].values()),
         "num_tokens": spent,
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": max_tokens(num_items),
         "by_fault": met(told, rows) | {CERTIFICATE: not_trusted},
     }
 
 
-def _settings(settings: Settings, lake: Path, url: str, num_items: int) -> Settings:
+def max_tokens(num_items: int) -> int:
+    """A cap near what is needed: 800 an item by the estimate, and what requests under way may take at most."""
+    return 20_000 + 1000 * num_items
+
+
+def _settings(settings: Settings, home: Path, url: str, num_items: int) -> Settings:
     return settings.model_copy(
         update={
-            "lake": lake,
+            "home": home,  # metrics too: nothing of a benchmark is for a monitoring that watches the real ones
+            "lake": home / "lake",
             "llm_url": url,
             "llm_model": "test-model",
             "llm_concurrency": 32,
-            "llm_timeout_seconds": 2.0,
+            "llm_timeout_seconds": 5.0,
             "llm_max_attempts": 6,
             "llm_budget": 2 * num_items,
-            "llm_max_tokens": 2 * MAX_TOKENS,
+            "llm_max_tokens": 2 * max_tokens(num_items),  # items have half of it
             "llm_repairs": 0,
             "llm_max_failure_share": 1.0,
             "now": None,
