@@ -12,9 +12,10 @@ where it was; a measurement is one line: delete it to measure again.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import datasets, descriptions_report, readers, retrieval, written
+from benchmarks import datasets, descriptions_report, invocation, readers, retrieval, written
 from benchmarks.datasets import BenchmarkData
 from benchmarks.descriptions_report import ARMS, CHANCE, RECIPES
-from benchmarks.machine import commit, machine
+from benchmarks.machine import machine
 from benchmarks.matrix import trained
-from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
+from benchmarks.measurements import Conditions, Job, Measurements, chosen_kinds, measure_missing
 from benchmarks.written import Written
+from grasp.environment import process_environment
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training.evaluate import gains, questions, rank_events, ranker_scorer
@@ -38,15 +40,6 @@ from training.recipes import TrainConfig
 SETTINGS = {"width": 128, "dropout": 0.2}  # what the trials of the quality benchmark chose for every system
 MAX_MINUTES, PATIENCE = 15.0, 5  # of a training, as in the quality benchmark
 PLACES = 4  # of a stored metric
-
-
-@dataclass(frozen=True)
-class Job:
-    """One measurement: its name, its kind, and how to make it."""
-
-    name: str
-    kind: str
-    measure: Callable[[], dict[str, Any]]
 
 
 class Benchmark:
@@ -134,11 +127,8 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     benchmark, measurements = Benchmark(settings, given), Measurements(given.out)
     conditions = Conditions(benchmark.facts.checksum, given.threads, machine())
     measurements.require(conditions)
-    missing = [job for job in benchmark.jobs() if job.name not in measurements and job.kind in given.only]
-    for number, job in enumerate(missing, start=1):
-        say(f"{number} of {len(missing)}: {job.name}")
-        measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
-    descriptions_report.write(given.out)
+    measure_missing(benchmark.jobs(), given.only, measurements, conditions)
+    descriptions_report.write(given.out, given.command)
     say(f"report: {descriptions_report.report_file(given.out)}")
 
 
@@ -163,7 +153,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     try:
+        given.command = invocation.command(parser(), given, left_out={"cache", "only"})
         settings = Settings.load()
+        os.environ |= process_environment(settings)  # Java, among others, where `make setup` has put it
         given.cache = given.cache or settings.home / "benchmarks"
         given.only = chosen_kinds(given.only, descriptions_report.KINDS)
         run_all(given, settings)

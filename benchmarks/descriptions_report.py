@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cells import goals, table
+from benchmarks.invocation import of_report
 from benchmarks.machine import describe as describe_machine
 from benchmarks.measurements import Measurements
 from benchmarks.summary import Figure, Goal, write_summary
@@ -42,14 +43,13 @@ def report_file(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.md")
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, command: str) -> None:
     """Write report and summary. Raises `FileNotFoundError` when nothing was measured in the folder."""
     measurements = Measurements(folder)
     if not measurements.all():
         raise FileNotFoundError(f"no measurement in {measurements.file}: run python -m benchmarks.descriptions first")
     commits = ", ".join(sorted({each.commit for each in measurements.all()}))
     machine = measurements.all()[0].conditions.machine
-    command = f"python -m benchmarks.descriptions --out {folder}"
     lines = [
         "# Descriptions by a small language model, and by facts",
         "",
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
     folder = parser.parse_args().folder
     try:
-        write(folder)
+        write(folder, of_report("python -m benchmarks.descriptions", folder))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     say(f"report: {report_file(folder)}")

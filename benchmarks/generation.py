@@ -10,9 +10,9 @@ seconds where a server, Spark or the disk is waited for.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from typing import Any
 from benchmarks import engine_speed, generation_report, http_engine, invocation, validator
 from benchmarks.faults import faults
 from benchmarks.ledger_speed import anti_join
-from benchmarks.machine import commit, machine
-from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
+from benchmarks.machine import machine
+from benchmarks.measurements import Conditions, Job, Measurements, chosen_kinds, measure_missing
 from benchmarks.peers.running import PeerError
 from benchmarks.poisoned import published
 from benchmarks.unchanged_day import days
+from grasp.environment import process_environment
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import file_sha256
@@ -32,27 +33,31 @@ from grasp.versions import file_sha256
 NUM_ROUNDS = 3  # of what others on the machine can disturb most
 
 
-@dataclass(frozen=True)
-class Job:
-    """One measurement: its name, its kind, and how to make it."""
-
-    name: str
-    kind: str
-    measure: Callable[[], dict[str, Any]]
-
-
 def jobs(settings: Settings, given: argparse.Namespace) -> list[Job]:
-    """In the order in which they are made, the quick ones first."""
+    """In the order in which they are made, the quick ones first; a name holds the size, so that no trial stays."""
+    described = f"{given.descriptions:,} descriptions"
     return [
         Job("validator", "validator", judged),
         Job("poisoned inputs", "poisoned", published),
         *(Job(f"HTTP engine, round {number}", "http", http_engine.measure) for number in range(NUM_ROUNDS)),
-        Job("faults", "faults", partial(faults, settings, given.requests)),
-        Job("ledger", "ledger", partial(anti_join, settings, given.keys, given.inputs, given.inputs // 10)),
-        Job("engine", "engine", partial(engine_speed.against_llama_cpp, settings, given.descriptions)),
-        Job("identical texts", "identical", partial(engine_speed.identical_texts, settings, given.descriptions)),
-        Job("Spark overhead", "spark", partial(engine_speed.spark_overhead, settings, given.spark_descriptions)),
-        Job("unchanged day", "days", partial(days, settings, given.entities)),
+        Job(f"faults, {given.requests:,} items", "faults", partial(faults, settings, given.requests)),
+        Job(
+            f"ledger, {given.inputs:,} inputs against {given.keys:,} keys",
+            "ledger",
+            partial(anti_join, settings, given.keys, given.inputs, given.inputs // 10),
+        ),
+        Job(f"engine, {described}", "engine", partial(engine_speed.against_llama_cpp, settings, given.descriptions)),
+        Job(
+            f"identical texts, {described}",
+            "identical",
+            partial(engine_speed.identical_texts, settings, given.descriptions),
+        ),
+        Job(
+            f"Spark overhead, {given.spark_descriptions:,} descriptions",
+            "spark",
+            partial(engine_speed.spark_overhead, settings, given.spark_descriptions),
+        ),
+        Job(f"unchanged day, {given.entities:,} entities", "days", partial(days, settings, given.entities)),
     ]
 
 
@@ -74,10 +79,7 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     weights = next(iter(sorted(settings.llm.glob("*.safetensors"))), None)
     conditions = Conditions(file_sha256(weights)[:16] if weights else "no weights", 1, machine())
     measurements.require(conditions)
-    missing = [job for job in jobs(settings, given) if job.name not in measurements and job.kind in given.only]
-    for number, job in enumerate(missing, start=1):
-        say(f"{number} of {len(missing)}: {job.name}")
-        measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
+    measure_missing(jobs(settings, given), given.only, measurements, conditions)
     generation_report.write(given.out, given.command)
     say(f"report: {given.out / generation_report.REPORT_FILE}")
 
@@ -105,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         given.command = invocation.command(parser(), given, left_out={"only"})
         settings = Settings.load()
+        os.environ |= process_environment(settings)  # Java, among others, where `make setup` has put it
         given.only = chosen_kinds(given.only, generation_report.KINDS)
         run_all(given, settings)
     except (SettingsError, PeerError, FileNotFoundError, ValueError) as error:

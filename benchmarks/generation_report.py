@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.cells import goals, table
+from benchmarks.invocation import of_report
 from benchmarks.machine import describe as describe_machine
 from benchmarks.measurements import Measurements
 from benchmarks.summary import Figure, Goal, write_summary
@@ -26,11 +27,12 @@ KINDS = ("validator", "poisoned", "http", "faults", "ledger", "engine", "identic
 GOALS = {
     "descriptions_per_cpu_second_over_xllamacpp": Goal(1.0),
     "identical_text_share": Goal(0.99),
-    "spark_overhead": Goal(1.1, "at most"),
+    "spark_overhead": Goal(0.1, "at most"),
     "http_share_of_ideal": Goal(0.9),
     "unchanged_day_speedup": Goal(20.0),
     "unchanged_day_calls": Goal(0.0, "at most"),
     "one_percent_cost_share": Goal(0.05, "at most"),
+    "one_percent_written_over_changed": Goal(1.0, "at most"),
     "faults_recovered_share": Goal(0.99),
     "faults_paid_twice": Goal(0.0, "at most"),
     "validator_precision": Goal(0.9),
@@ -48,7 +50,7 @@ def figures(measurements: Measurements) -> dict[str, Figure]:
     for found in measurements.of("identical"):
         values["identical_text_share"] = found["num_identical"] / found["num_prompts"]
     for found in measurements.of("spark"):
-        values["spark_overhead"] = found["cpu_seconds"] / found["bare_cpu_seconds"]
+        values["spark_overhead"] = found["cpu_seconds"] / found["bare_cpu_seconds"] - 1
     if rounds := measurements.of("http"):
         values["http_share_of_ideal"] = median(found["share_of_ideal"] for found in rounds)
     for found in measurements.of("days"):
@@ -56,6 +58,8 @@ def figures(measurements: Measurements) -> dict[str, Figure]:
         values["unchanged_day_speedup"] = seconds["full"] / seconds["again"]
         values["unchanged_day_calls"] = float(found["num_calls_again"])
         values["one_percent_cost_share"] = max(0.0, seconds["one_percent"] - seconds["nothing"]) / seconds["full"]
+        most = max(found["num_encoded"]["one_percent"], found["num_upserted"]["one_percent"])
+        values["one_percent_written_over_changed"] = most / found["num_changed"]
     for found in measurements.of("faults"):
         values["faults_recovered_share"] = found["num_recovered"] / found["num_hit_by_transient"]
         values["faults_paid_twice"] = float(found["num_paid_twice"])
@@ -103,7 +107,7 @@ def head(measurements: Measurements, command: str) -> list[str]:
 
 
 def engine_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     rows = [
         [side, setting, f"{cost['cpu_seconds'] / found['num_prompts']:.2f}", f"{cost['num_output_tokens']:,}"]
         for side, settings in (
@@ -124,11 +128,11 @@ def engine_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def spark_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     return [
         "## Spark around the engine",
         "",
-        f"{found['num_prompts']:,} descriptions: {found['cpu_seconds']:.0f} CPU seconds of driver, JVM and workers, "
+        f"{found['num_prompts']:,} descriptions: {found['cpu_seconds']:.0f} CPU seconds of driver, JVM and one worker, "
         f"judging and the ledger included, {found['bare_cpu_seconds']:.0f} of the engine alone in one process. "
         "Starting the session and loading the model do not count.",
         "",
@@ -156,7 +160,7 @@ def http_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def faults_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     untrusted = found["by_fault"]["certificate error"]
     rows = [(fault, f"{met['num_items']:,}", f"{met['num_with_text']:,}") for fault, met in found["by_fault"].items()]
     return [
@@ -177,7 +181,7 @@ def faults_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def ledger_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     return [
         "## A large ledger",
         "",
@@ -189,7 +193,7 @@ def ledger_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def days_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     stages = list(found["days"]["full"])
     names = {
         "full": "everything new",
@@ -198,33 +202,41 @@ def days_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         "nothing": "a day without a change",
     }
     rows = [
-        [names[day], *(f"{seconds[stage]:.1f}" for stage in stages), f"{sum(seconds.values()):.1f}"]
+        [
+            names[day],
+            *(f"{seconds[stage]:.1f}" for stage in stages),
+            f"{sum(seconds.values()):.1f}",
+            f"{found['num_encoded'][day]:,}",
+            f"{found['num_upserted'][day]:,}",
+        ]
         for day, seconds in found["days"].items()
     ]
     return [
         "## Days on which little changes",
         "",
         f"{found['num_entities']:,} users and items described from their facts, encoded and written to Milvus-Lite; "
-        "seconds in one Spark session, its start excluded.",
+        f"seconds in one Spark session, its start excluded. Of them {found['num_changed']:,} changed on the third day.",
         "",
-        *table(["day", *stages, "together"], rows),
+        *table(["day", *stages, "together", "texts encoded", "vectors written"], rows),
     ]
 
 
 def validator_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     return [
         "## The validator",
         "",
         f"On {found['num_outputs']:,} labelled texts that it was not tuned on, {found['num_usable']:,} of them usable: "
         f"{found['num_accepted']:,} accepted, precision {found['precision']:.3f}, recall {found['recall']:.3f}. "
-        "`python -m benchmarks.validator` prints it by model and by reason.",
+        "`python -m benchmarks.validator` prints it by model and by reason. One real model, SmolLM2-135M in five "
+        "settings, wrote most of them; the others were written for the set in the way of a large model. Label some "
+        "texts of another model before trusting the figures for it.",
         "",
     ]
 
 
 def poisoned_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    [found] = measured
+    found = measured[-1]
     return [
         "## Hostile facts",
         "",
@@ -255,7 +267,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
     folder = parser.parse_args().folder
     try:
-        write(folder, f"python -m benchmarks.generation --out {folder}")
+        write(folder, of_report("python -m benchmarks.generation", folder))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     say(f"report: {folder / REPORT_FILE}")

@@ -1,11 +1,13 @@
 """The command that a report names: what differs from the defaults, as anyone would type it, no path of a machine."""
 
 import argparse
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from benchmarks.readers import MOVIELENS
+from benchmarks.summary import SUMMARY_FILE
 from grasp.settings import ROOT
 
 
@@ -20,6 +22,14 @@ def command(parser: argparse.ArgumentParser, given: argparse.Namespace, *, left_
         if name not in left_out and value != parser.get_default(name)
     ]
     return " ".join([parser.prog, *options])
+
+
+def of_report(program: str, folder: Path) -> str:
+    """The command that a report's folder was made by, as its summary has it; else what would make it again."""
+    try:
+        return str(json.loads((folder / SUMMARY_FILE).read_text())["command"])
+    except (FileNotFoundError, ValueError, LookupError):
+        return f"{program} --out{_shown('out', folder.resolve())}"
 
 
 def _shown(name: str, value: Any) -> str:

@@ -7,10 +7,13 @@ A measurement that is there is never made again; what each kind holds is said wh
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import commit
+from grasp.progress import say
 
 MEASUREMENTS_FILE = "measurements.jsonl"
 
@@ -31,6 +34,15 @@ class Measurement:
     found: dict[str, Any]
     conditions: Conditions
     commit: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement that can be made: its name, its kind, and how."""
+
+    name: str
+    kind: str
+    measure: Callable[[], dict[str, Any]]
 
 
 class Measurements:
@@ -79,6 +91,16 @@ def _parsed(line: str) -> Measurement:
         return Measurement(**found | {"conditions": Conditions(**found["conditions"])})
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{MEASUREMENTS_FILE} has a damaged line ({error}): {line[:80]!r}") from error
+
+
+def measure_missing(
+    every: Iterable[Job], only: Collection[str], measurements: Measurements, conditions: Conditions
+) -> None:
+    """Make the measurements of some kinds that are not there yet, each written as soon as it is made."""
+    missing = [job for job in every if job.name not in measurements and job.kind in only]
+    for number, job in enumerate(missing, start=1):
+        say(f"{number} of {len(missing)}: {job.name}")
+        measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
 
 
 def chosen_kinds(text: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -13,18 +13,16 @@ clock of a side runs while it trains: not while it sets up, exports or is judged
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import datasets, invocation, own_speed, speed_report
 from benchmarks.datasets import BenchmarkData
-from benchmarks.machine import commit, machine
-from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
+from benchmarks.machine import machine
+from benchmarks.measurements import Conditions, Job, Measurements, chosen_kinds, measure_missing
 from benchmarks.peers.measuring import PeerBench
 from benchmarks.peers.running import PEERS, PeerError
 from benchmarks.results import Results
@@ -39,15 +37,6 @@ from training.fit import training_sequences
 NEGATIVES = (256, 1024, None)  # None: all items, the only loss that all sides know
 CURVE_NEGATIVES = (None, 256)  # of the peers that can: RecTools' default, and the published strong SASRec
 KINDS = ("positions", "curve", "text_cost", "full_eval", "grasp_seed")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One measurement: its name, its kind, and how to make it."""
-
-    name: str
-    kind: str
-    measure: Callable[[], dict[str, Any]]
 
 
 def jobs(data: BenchmarkData, peers: Path, given: argparse.Namespace) -> list[Job]:
@@ -98,17 +87,9 @@ def run_all(given: argparse.Namespace, settings: Settings) -> None:
     measurements.require(conditions)
     every = jobs(data, peers, given)
     speed_report.describe(given.out, about(data, [job.name for job in every], given))
-    measure(every, given.only, measurements, conditions)
+    measure_missing(every, given.only, measurements, conditions)
     speed_report.write(given.out)
     say(f"report: {given.out / speed_report.REPORT_FILE}")
-
-
-def measure(every: Sequence[Job], only: Sequence[str], measurements: Measurements, conditions: Conditions) -> None:
-    """Make the measurements of some kinds that are not there yet."""
-    missing = [job for job in every if job.name not in measurements and job.kind in only]
-    for number, job in enumerate(missing, start=1):
-        say(f"{number} of {len(missing)}: {job.name}")
-        measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
 
 
 def about(data: BenchmarkData, wanted: list[str], given: argparse.Namespace) -> About:

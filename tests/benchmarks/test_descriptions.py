@@ -148,7 +148,7 @@ def measured(tmp_path, settings):
 
 def test_the_report_says_plainly_that_a_model_does_not_help(measured):
     folder = measured(llm=[0.5, 1.0, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0])
-    descriptions_report.write(folder)
+    descriptions_report.write(folder, "python -m benchmarks.descriptions")
 
     report = descriptions_report.report_file(folder).read_text()
     assert "So small a model does not help" in report
@@ -162,7 +162,7 @@ def test_the_report_says_plainly_that_a_model_does_not_help(measured):
 
 def test_the_report_says_that_a_model_helps_only_beyond_noise(measured):
     folder = measured(llm=[2.0, 3.0, 2.0])
-    descriptions_report.write(folder)
+    descriptions_report.write(folder, "python -m benchmarks.descriptions")
     assert (
         "**It helps:** of 4 comparisons of rankers 4 are better" in descriptions_report.report_file(folder).read_text()
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import quality, serving
-from benchmarks.invocation import command
+from benchmarks.invocation import command, of_report
 from grasp.settings import ROOT
 
 LEFT_OUT = {"cache", "only"}
@@ -27,6 +27,13 @@ def test_it_names_what_differs_from_the_defaults_and_no_path_of_this_machine(typ
     given = serving.parser().parse_args(typed)
 
     assert command(serving.parser(), given, left_out=LEFT_OUT) == f"python -m benchmarks.serving {named}"
+
+
+def test_a_report_that_is_made_again_keeps_its_command(tmp_path):
+    assert of_report("python -m benchmarks.x", tmp_path) == "python -m benchmarks.x --out DIR"
+    assert of_report("python -m benchmarks.x", ROOT / "docs/x") == "python -m benchmarks.x --out docs/x"
+    (tmp_path / "summary.json").write_text('{"command": "python -m benchmarks.x --out docs/x --seeds 3"}')
+    assert of_report("python -m benchmarks.x", tmp_path) == "python -m benchmarks.x --out docs/x --seeds 3"
 
 
 def test_a_default_that_depends_on_the_data_is_not_named(tmp_path):

@@ -8,7 +8,14 @@ import pytest
 
 from benchmarks import own_speed, speed_report, training_speed
 from benchmarks.matrix import TRIALS, matrix, with_trial
-from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
+from benchmarks.measurements import (
+    Conditions,
+    Job,
+    Measurement,
+    Measurements,
+    chosen_kinds,
+    measure_missing,
+)
 from benchmarks.peers import measuring, protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
@@ -16,7 +23,7 @@ from benchmarks.results import Results
 from benchmarks.rows import Info, Row
 from benchmarks.speed_report import About
 from benchmarks.speed_results import OWN, Curve, Race, figures, race, speeds
-from benchmarks.training_speed import KINDS, Job, measure
+from benchmarks.training_speed import KINDS
 from training.evaluate import Event, Ranks
 
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
@@ -133,8 +140,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
     made = []
     every = [Job(name, kind, lambda name=name: made.append(name) or {}) for name, kind in (("a", "curve"), ("b", "x"))]
 
-    measure(every, ["curve"], Measurements(tmp_path), CONDITIONS)
-    measure(every, ["curve", "x"], Measurements(tmp_path), CONDITIONS)
+    measure_missing(every, ["curve"], Measurements(tmp_path), CONDITIONS)
+    measure_missing(every, ["curve", "x"], Measurements(tmp_path), CONDITIONS)
 
     assert made == ["a", "b"]
 
