@@ -1,4 +1,4 @@
-"""Small JSON files that are either the old one or the new one, never half of either; locks between processes."""
+"""Small files that are either the old one or the new one, never half of either; locks between processes."""
 
 import fcntl
 import json
@@ -6,8 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grasp.progress import say
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_json(file: Path, value: object) -> None:
@@ -19,6 +23,17 @@ def write_json(file: Path, value: object) -> None:
         handle.write("\n")
         handle.flush()
         os.fsync(handle.fileno())
+    temporary.replace(file)
+
+
+def write_arrays(file: Path, **arrays: "np.ndarray") -> None:
+    """Replace an `.npz` file as a whole; its folder is made when it is missing."""
+    import numpy as np
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("wb") as handle:
+        np.savez(handle, **arrays)  # type: ignore[arg-type]  # the stub takes names for options
     temporary.replace(file)
 
 
