@@ -32,8 +32,9 @@ from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import digest
 from spark_jobs.source import SourceError
+from training.calibration import KERNEL_WEIGHTS
 from training.evaluate import questions, ranker_scorer
-from training.fit import KERNEL_WEIGHTS, MAX_COMPARED_ITEMS, Fitted, fit
+from training.fit import MAX_COMPARED_ITEMS, Fitted, fit
 from training.kernel import KINDS
 from training.recipes import TrainConfig
 

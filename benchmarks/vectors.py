@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, identity
 
 from benchmarks.readers import Facts, Source
-from grasp.files import write_arrays
+from grasp.files import replacing
 from grasp.versions import digest
 from spark_jobs.aggregate_neighbours import mean_pool
 from spark_jobs.attributes import MAX_VALUE_CHARS
@@ -79,7 +79,8 @@ class TextVectors:
         return encoded
 
     def _keep(self, keys: Sequence[str], vectors: np.ndarray) -> None:
-        write_arrays(self._folder / f"{digest(keys)[:16]}.npz", keys=np.array(keys), vectors=vectors)
+        with replacing(self._folder / f"{digest(keys)[:16]}.npz") as handle:
+            np.savez(handle, keys=np.array(keys), vectors=vectors)
 
 
 def item_texts(items: Sequence[Facts], hidden: Collection[str]) -> list[str]:
@@ -166,7 +167,8 @@ def nearest(ids: Sequence[str], vectors: np.ndarray, cache: Path) -> np.ndarray:
         with np.load(file) as kept:
             return kept["near"]
     near = _search(ids, vectors)
-    write_arrays(file, near=near)
+    with replacing(file) as handle:
+        np.savez(handle, near=near)
     return near
 
 

@@ -11,11 +11,12 @@ from scipy.sparse import csr_matrix
 
 from training import fit as fit_module
 from training import kernel as module
+from training.calibration import KERNEL_WEIGHTS, calibrate
 from training.config import RankerConfig
 from training.controls import star
 from training.dataset import TrainingSet, arrange
 from training.evaluate import Event, questions
-from training.fit import KERNEL_WEIGHTS, calibrate, new_ranker
+from training.fit import new_ranker
 from training.kernel import KINDS, HistoryKernel, strongest, window_transitions
 from training.model import Ranker
 
