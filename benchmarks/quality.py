@@ -153,8 +153,8 @@ class Benchmark:
             "num_validation_users": len(self.validation),
         }
         with_kernel, base = (
-            ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set, with_kernel=chosen)
-            for chosen in (True, False)
+            ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set, with_kernel=is_added)
+            for is_added in (True, False)
         )
         mass = attention_mass(fitted.ranker, data, self.data, self.exam.events)
         for row in self.rows(job):
