@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import generation, generation_report
+from benchmarks import generation, generation_report, http_engine
 from benchmarks.generation_report import GOALS, KINDS, figures
 from benchmarks.measurements import Conditions, Measurement, Measurements
 from benchmarks.unchanged_day import Shop
@@ -150,6 +150,14 @@ def test_a_shop_changes_what_it_says_and_nothing_else(tmp_path):
     assert not set(events) - set(events_then)
     assert len(events_then) - len(events) == 5
     assert lines() == (items_then, events_then)  # written again on a later day, nothing has changed
+
+
+def test_the_http_engine_in_small_is_held_against_what_its_server_allows():
+    found = http_engine.measure(num_requests=24, concurrency=8, server_seconds=0.1)
+
+    assert (found["num_answered"], found["ideal_requests_per_second"]) == (24, 80)
+    assert 0 < found["share_of_ideal"] <= 1
+    assert found["client_cpu_ms_per_request"] > 0
 
 
 def small(environment, expression, **changed):
