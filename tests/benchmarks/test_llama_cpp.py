@@ -36,7 +36,7 @@ def test_a_real_server_answers_every_prompt_and_says_what_it_took(url, structure
     assert {answer.error for answer in answers.values()} <= {None, "truncated"}
     assert all(answer.num_input_tokens > 300 and 0 < answer.num_output_tokens <= 48 for answer in answered)
     assert not any(answer.text.startswith("{") for answer in answered)
-    assert answers[0].text.startswith("Heat")
+    assert "Heat" in answers[0].text
 
 
 def test_another_model_than_the_one_that_was_asked_for_is_refused(url):
