@@ -307,13 +307,22 @@ def test_grasp_with_its_kernel_is_set_against_everyone_else(written):
     assert cells(lines, "sasrec_llm_esr + star", "tail items")
 
 
-def test_every_switch_is_compared_with_the_model_as_it_is(written):
+def one_seed(folder, seed: int) -> float:
+    """Filtered NDCG@10 of GRASP by one seed."""
+    [row] = [each for each in Results(folder).rows() if each.row.row_id == f"sasrec_grasp__seed={seed}"]
+    return row.value("filtered", "ndcg@10")
+
+
+def test_every_switch_is_compared_with_the_model_as_it_is(written, filled):
     lines = section(written, "Ablations")
 
     for switch, low, high in (("no_attention", -1, -0.1), ("with_global", -0.03, 0.03)):
         difference, *_ = cells(lines, "sasrec_grasp", switch)[5].split(" ")
         assert low < float(difference) < high
     assert "k=5" not in "".join(lines)
+    assert f"standard deviation of {np.std([one_seed(filled, seed) for seed in range(3)], ddof=1):.4f}" in "".join(
+        lines
+    )
     assert "activation=" not in "".join(lines)
 
 
