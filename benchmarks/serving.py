@@ -144,8 +144,13 @@ def jobs(bench: Bench, measurements: Measurements, settings: Settings, given: ar
         Job(f"highest rate, {given.rate_seconds:g} s each", "highest_rate", bench.highest_rate),
         Job(f"switch, {given.switch_seconds:g} s", "switch", bench.switch),
         Job(f"fuzz, {given.examples} examples", "fuzz", bench.fuzz),
-        Job(f"soak, {given.soak_minutes:g} minutes", "soak", partial(bench.soak, soak_rate)),
+        Job(soak_name(given), "soak", partial(bench.soak, soak_rate)),
     ]
+
+
+def soak_name(given: argparse.Namespace) -> str:
+    """A soak that loses no Milvus is another measurement than one that does."""
+    return f"soak, {given.soak_minutes:g} minutes{'' if given.milvus else ' without Milvus'}"
 
 
 def rate_of_soak(measurements: Measurements, given: float | None) -> float:
@@ -196,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--switch-seconds", type=float, default=210.0, help="of load while releases are switched")
     result.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak")
     result.add_argument("--soak-rate", type=float, help="requests a second (default: half of the highest that held)")
-    result.add_argument("--milvus", action="store_true", help="search a Milvus server in the soak, and lose it")
+    result.add_argument("--no-milvus", dest="milvus", action="store_false", help="no Milvus server that the soak loses")
     result.add_argument("--examples", type=int, default=100, help="made-up requests of each operation, at most")
     result.add_argument("--lookup-users", type=int, default=2000, help="of the lookup against Feast's server")
     result.add_argument("--lookup-requests", type=int, default=1000, help="of the lookup against Feast's server")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import serving_report
+from benchmarks import serving, serving_report
 from benchmarks.measurements import Conditions, Measurement, Measurements
 from benchmarks.serving_fuzz import summary as fuzz_summary
 
@@ -102,6 +102,7 @@ FOUND = {
     "soak": LOAD
     | {
         "rate": 150.0,
+        "has_milvus": True,
         "num_searches": 20,
         "num_failed_searches": 0,
         "num_5xx": 0,
@@ -152,3 +153,14 @@ def test_another_rate_says_nothing_of_the_goals(tmp_path):
     measurements.add(Measurement("open", "open_loop", found, Conditions("d1", 1, MACHINE), "abc1234"))
 
     assert serving_report.figures(measurements)["open_loop_errors"].value is None
+
+
+def test_a_soak_that_loses_no_milvus_says_nothing_of_5xx_and_has_another_name(tmp_path):
+    measurements = Measurements(tmp_path)
+    found = FOUND["soak"] | {"has_milvus": False}
+    measurements.add(Measurement("soak", "soak", found, Conditions("d1", 1, MACHINE), "abc1234"))
+
+    assert serving_report.figures(measurements)["soak_5xx"].value is None
+    typed = ["--data", "movielens", "--out", "x"]
+    names = [serving.soak_name(serving.parser().parse_args([*typed, *more])) for more in ([], ["--no-milvus"])]
+    assert names == ["soak, 30 minutes", "soak, 30 minutes without Milvus"]

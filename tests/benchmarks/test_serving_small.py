@@ -43,7 +43,8 @@ def given(tmp_path: Path) -> Namespace:
     (data / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *rows, ""]))
     given = serving.parser().parse_args(["--data", str(data), "--out", str(tmp_path / "out")])
     small = {"epochs": 1, "closed_seconds": 2.0, "switch_seconds": 45.0, "soak_minutes": 1.5, "examples": 2}
-    return Namespace(**(vars(given) | small | {"data": data, "cache": tmp_path / "cache"}))
+    changed = {"data": data, "cache": tmp_path / "cache", "milvus": False}
+    return Namespace(**(vars(given) | small | changed))
 
 
 @pytest.fixture
