@@ -138,7 +138,7 @@ def jobs(bench: Bench, measurements: Measurements, settings: Settings, given: ar
     return [
         Job("GRASP beside its backbone", "added", serving_ranker.added_cost),
         Job("large catalogue", "million", bench.large_catalogue),
-        Job(f"lookup over HTTP, {given.lookup_requests} requests", "lookup", lookup),
+        Job(f"lookup over HTTP from the service, {given.lookup_requests} requests", "lookup", lookup),
         Job(f"recommend, {given.closed_seconds:g} s", "recommend", bench.recommend),
         Job(f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", bench.open_loop),
         Job(f"highest rate, {given.rate_seconds:g} s each", "highest_rate", bench.highest_rate),

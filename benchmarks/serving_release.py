@@ -40,7 +40,6 @@ FIRST = 1  # number of the release that every part finds in force
 NUM_EPOCHS = 2
 NUM_NEIGHBOURS = 10
 SECONDS_BETWEEN = 600  # of a user's interactions, whose times are made up: benchmark data is in order, without times
-TYPES = ARROW_TYPES | {"map<string,string>": pa.map_(pa.string(), pa.string())}
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def _write(settings: Settings, table: Table, columns: Mapping[str, Sequence[Any]
     arrays = {}
     for column in table.columns:
         given = columns[column.name]
-        arrays[column.name] = given if isinstance(given, pa.Array) else pa.array(given, TYPES[column.type])
+        arrays[column.name] = given if isinstance(given, pa.Array) else pa.array(given, ARROW_TYPES[column.type])
     target = _place(settings, table)
     staged = target.with_name(f".staged-{target.name}")
     shutil.rmtree(staged, ignore_errors=True)

@@ -267,6 +267,48 @@ class UserResponse(BaseModel):
     store_problem: StoreProblem | None
 
 
+class UserFeaturesResponse(BaseModel):
+    """A user's row of the online store, whole: for a caller that computes with features itself."""
+
+    model_config = _example(
+        request_id=AN_ANSWER["request_id"],
+        release=AN_ANSWER["release"],
+        fallback=None,
+        store_problem=None,
+        user_id="196",
+        sequence=["181"],
+        sequence_times=[893_095_267],
+        semantic_embedding=[0.8, -0.6],
+        neighbour_embedding=[0.6, -0.7],
+        neighbour_ids=["186"],
+        neighbour_similarities=[0.91],
+        description="Enjoys comedies and dramas of the nineties.",
+        source="llm",
+        is_tail=False,
+        num_interactions=39,
+        event_timestamp="1998-04-23T00:00:00Z",
+        computed_at="1998-04-23T02:10:00Z",
+    )
+
+    request_id: str
+    release: str
+    fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, an earlier row is given.")
+    store_problem: StoreProblem | None
+    user_id: str
+    sequence: list[str] = Field(description="The last 100 item ids at most, oldest first.")
+    sequence_times: list[int] = Field(description="When, in seconds since 1970 UTC; empty where features do not say.")
+    semantic_embedding: list[float]
+    neighbour_embedding: list[float] = Field(description="Mean of the neighbours' semantic embeddings.")
+    neighbour_ids: list[str]
+    neighbour_similarities: list[float]
+    description: str
+    source: str = Field(description="Who wrote the description: llm, or facts.")
+    is_tail: bool
+    num_interactions: int
+    event_timestamp: datetime = Field(description="End of the features' day.")
+    computed_at: datetime = Field(description="When the row's content last changed.")
+
+
 class SimilarUsersResponse(BaseModel):
     model_config = _example(
         request_id=AN_ANSWER["request_id"],

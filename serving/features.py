@@ -54,6 +54,7 @@ _REQUIRED = (
     "computed_at",
 )
 _OPTIONAL = ("sequence_times",)  # unknown to feature definition 1, whose releases go on being served
+COLUMNS = (*_REQUIRED, *_OPTIONAL)
 
 
 class FeastUserFeatures:

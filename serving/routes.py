@@ -28,6 +28,7 @@ from serving.api import (
     SearchResponse,
     SimilarResponse,
     SimilarUsersResponse,
+    UserFeaturesResponse,
     UserResponse,
 )
 from serving.errors import errors
@@ -101,6 +102,13 @@ def about_features(service: Service, access: Access) -> APIRouter:
     def similar_users(user_id: UserId, request: Request, k: NumNear = 10) -> SimilarUsersResponse:
         """The neighbours that the user's features hold."""
         return service.profiles.similar_users(user_id, k, request_id(request))
+
+    @router.get(
+        "/v1/users/{user_id:path}/features", response_model=UserFeaturesResponse, **_guard(access, "serve", "read")
+    )
+    def user_features(user_id: UserId, request: Request) -> Response:
+        """A user's row of the online store as it is, vectors included."""
+        return Response(service.profiles.features(user_id, request_id(request)), media_type="application/json")
 
     @router.get("/v1/users/{user_id:path}", **guard)
     def user(user_id: UserId, request: Request) -> UserResponse:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
 from grasp.release import current, folder
+from serving.api import UserFeaturesResponse
 from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
@@ -449,6 +450,21 @@ def test_a_user_who_is_unknown_is_404_and_one_who_cannot_be_looked_up_503(publis
     assert client.get("/v1/users/u1").json()["fallback"] is None
     users.is_broken = True
     assert client.get("/v1/users/u1").json()["fallback"] == "last_good"
+
+
+def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, user):
+    release_id = publish_day()
+    client = serve()
+
+    response = client.get("/v1/users/u1/features")
+
+    answer = UserFeaturesResponse.model_validate_json(response.content)
+    assert {name: getattr(answer, name) for name in vars(user)} == vars(user)
+    assert (answer.release, answer.fallback, answer.store_problem) == (release_id, None, None)
+    assert answer.request_id == response.headers["X-Request-ID"]
+    assert client.get("/v1/users/stranger/features").status_code == 404
+    users.is_broken = True
+    assert client.get("/v1/users/u1/features").json()["fallback"] == "last_good"
 
 
 @pytest.mark.parametrize(
