@@ -39,7 +39,7 @@ from benchmarks.measurements import Conditions, Measurement, Measurements, chose
 from benchmarks.readers import MOVIELENS, source_folder
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_fuzz import fuzz
-from benchmarks.serving_place import RunningService, put_online, redis_of_its_own, running_service
+from benchmarks.serving_place import RunningService, load_encoders, put_online, redis_of_its_own, running_service
 from benchmarks.serving_soak import soak
 from benchmarks.serving_switch import switch
 from grasp.progress import say
@@ -124,10 +124,12 @@ class Bench:
                 changed = {"milvus_uri": uri}
                 milvus_server.fill(self._settings.model_copy(update=changed), of)
             service, redis = running.enter_context(self.service(self._given.workers, **changed))
+            load_encoders(service)
             return soak(service, redis, self.bodies, per_second, 60 * self._given.soak_minutes, stop_milvus=stop)
 
     def fuzz(self) -> dict[str, Any]:
         with self.service(1) as (service, _):
+            load_encoders(service)
             return fuzz(service.url, self._given.examples)
 
 

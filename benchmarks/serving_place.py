@@ -25,9 +25,11 @@ from serving.access import VARIABLES
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
 STOP_SECONDS = 30
 ANSWER_SECONDS = 10
+ENCODER_SECONDS = 120  # of a worker's first search, which imports sentence-transformers and loads the encoder
 LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
 TOKENS = frozenset(VARIABLES.values())  # of somebody's own service: this one is open, on the loopback interface
 LOADED = "is loaded, model"  # what the log of a worker says
+ENCODER_LOADED = "the encoder of searches is loaded"  # and this when it has answered its first search
 STAGE_METRIC = "grasp_stage_seconds"
 
 
@@ -43,10 +45,10 @@ class RunningService:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.port}"
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
         """Status and body, whatever the status; 0 and what went wrong where there is no answer."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(self.url + path, timeout=timeout_seconds) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -121,6 +123,19 @@ def _wait_until_ready(service: RunningService, num_workers: int) -> None:
         time.sleep(0.2)
     tail = service.log.read_text()[-2000:]
     raise TimeoutError(f"the service is not ready after {START_SECONDS} s: {last}\n{tail}")
+
+
+def load_encoders(service: RunningService) -> None:
+    """Search until every worker has loaded its encoder: what is measured afterwards waits for none.
+
+    Raises `ValueError` when searches are not answered.
+    """
+    settings = service.settings
+    deadline = time.monotonic() + START_SECONDS
+    while settings.search and service.log.read_text().count(ENCODER_LOADED) < settings.serving_workers:
+        status, text = service.get("/v1/search?q=warm&k=1", ENCODER_SECONDS)
+        if status != OK or time.monotonic() > deadline:
+            raise ValueError(f"the service does not search: status {status}, {text}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -211,6 +211,7 @@ class Search:
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._open_encoder(self._settings)
+                log.info("the encoder of searches is loaded")
             if self._checked != served.release_id:
                 _require_same(self._encoder, served)
                 self._checked = served.release_id
