@@ -21,6 +21,7 @@ from grasp.processes import end_with_parent
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 from serving.access import VARIABLES
+from serving.search import ENCODER_LOADED
 
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
 STOP_SECONDS = 30
@@ -29,7 +30,6 @@ ENCODER_SECONDS = 120  # of a worker's first search, which imports sentence-tran
 LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
 TOKENS = frozenset(VARIABLES.values())  # of somebody's own service: this one is open, on the loopback interface
 LOADED = "is loaded, model"  # what the log of a worker says
-ENCODER_LOADED = "the encoder of searches is loaded"  # and this when it has answered its first search
 STAGE_METRIC = "grasp_stage_seconds"
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving_place import ENCODER_LOADED, ENCODER_SECONDS, load_encoders
+from benchmarks.serving_place import ENCODER_SECONDS, load_encoders
 from grasp.settings import Settings
+from serving.search import ENCODER_LOADED
 
 
 @dataclass
