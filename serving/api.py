@@ -92,6 +92,7 @@ class RecommendationRequest(Filters):
     release: Key | None = Field(
         None, description="Ask this loaded release, outside any experiment; the one in force when absent."
     )
+    is_shown: bool = Field(True, strict=True, description="False: somebody only looks; the answer is not kept.")
 
 
 class BatchRequest(Filters):
@@ -101,6 +102,7 @@ class BatchRequest(Filters):
     k: Whole = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
+    is_shown: bool = Field(True, strict=True, description="As for one user.")
 
 
 class ScoresRequest(Strict):

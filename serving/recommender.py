@@ -84,7 +84,7 @@ class Recommender:
         with self._telemetry.stage("lookup"):
             asked = [(each.served, user_id) for each, user_id in zip(chosen, batch.user_ids, strict=True)]
             found = self._lookup.get_many(asked)
-        shared = batch.model_dump(exclude={"user_ids"})
+        shared = batch.model_dump(exclude={"user_ids", "is_shown"})
         requests = [RecommendationRequest(user_id=user_id, **shared) for user_id in batch.user_ids]
         answers = [
             self._answer(*each, f"{request_id}.{place}")

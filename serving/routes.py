@@ -43,6 +43,11 @@ def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
 
+def _counts_as_shown(body: RecommendationRequest | BatchRequest, request: Request) -> bool:
+    """Whether an answer is one that its user sees: not when a person looks at it, or asks for a release by name."""
+    return body.is_shown and body.release is None and may_be_logged(request)
+
+
 def _guard(access: Access, *roles: Role) -> dict[str, Any]:
     """Keyword arguments of a route that only these roles may ask."""
     return {"dependencies": [Depends(each) for each in access.requires(*roles)]}
@@ -56,7 +61,7 @@ def about_users(service: Service, access: Access) -> APIRouter:
     def recommendations(body: RecommendationRequest, request: Request) -> RecommendationResponse:
         """The best items for a user, each with its reason; with `fallback` when something else stood in."""
         answer = service.recommender.recommend(body, request_id(request))
-        if may_be_logged(request) and body.release is None:
+        if _counts_as_shown(body, request):
             service.keep([answer], body.recent_item_ids)
         return answer
 
@@ -64,7 +69,7 @@ def about_users(service: Service, access: Access) -> APIRouter:
     def batch(body: BatchRequest, request: Request) -> BatchResponse:
         """The same for many users at once; each answer has a request id of its own."""
         answer = service.recommender.recommend_batch(body, request_id(request))
-        if may_be_logged(request) and body.release is None:
+        if _counts_as_shown(body, request):
             service.keep(answer.answers)
         return answer
 

@@ -155,6 +155,19 @@ def test_what_analysts_ask_is_not_logged(publish_day, serve, settings):
     assert len(served["item_ids"]) == 1
 
 
+def test_what_somebody_only_looks_at_is_not_logged_in_an_open_service_either(publish_day, serve, settings):
+    publish_day()
+    client = serve()
+    for path, who in (("", {"user_id": "u1"}), ("/batch", {"user_ids": ["u1", "u2"]})):
+        for more in ({"is_shown": False}, {"k": 1}):
+            assert client.post(f"/v1/recommendations{path}", json=who | more).status_code == 200
+
+    client.app.state.service.stop()
+
+    served = rows_of(settings.lake, tables.SERVED_REQUESTS, settings.clock().date().isoformat())
+    assert sorted((row["user_id"], len(row["item_ids"])) for row in served) == [("u1", 1), ("u1", 1), ("u2", 1)]
+
+
 def test_switched_off_it_keeps_nothing_and_says_so(publish_day, serve, settings):
     publish_day()
     client = serve(log_requests=False)
