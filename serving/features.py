@@ -57,6 +57,11 @@ _OPTIONAL = ("sequence_times",)  # unknown to feature definition 1, whose releas
 COLUMNS = (*_REQUIRED, *_OPTIONAL)
 
 
+# A request does not wait for redis-py's own three tries, seconds apart, or for an answer that never comes: seconds.
+_REDIS_LIMITS = "socket_timeout=1,socket_connect_timeout=1"
+_NUM_REDIS_RETRIES = 1
+
+
 class FeastUserFeatures:
     """Rows from the Feast project of a release's feature version: one online read per request.
 
@@ -107,11 +112,26 @@ def _open_store(settings: Settings, project: str, errors: tuple[type[Exception],
         config.project = project
         # A store lives as long as one release is served, so no request ever waits for the registry again (0: for ever).
         config.registry.cache_ttl_seconds = 0
-        return FeatureStore(config=config)
+        if config.online_store.type == "redis":
+            # In front: what GRASP_REDIS says of the same names counts.
+            config.online_store.connection_string = f"{_REDIS_LIMITS},{config.online_store.connection_string}"
+        store = FeatureStore(config=config)
+        if config.online_store.type == "redis" and config.online_store.redis_type == "redis":
+            _retry_at_once(store)
+        return store
     except ValidationError as error:
         raise StoreError(f"{file} opens no feature store: {without_values(error)}") from None
     except (TypeError, ValueError, yaml.YAMLError, *errors) as error:
         raise StoreError(f"{file} opens no feature store: {type(error).__name__}: {error}") from error
+
+
+def _retry_at_once(store: Any) -> None:
+    """The client that Feast keeps is told: its connection string cannot say it. Nothing connects before a lookup."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = store.provider.online_store._get_client(store.config.online_store)
+    client.set_retry(Retry(NoBackoff(), _NUM_REDIS_RETRIES))
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

@@ -1,6 +1,8 @@
 """The lookup against a real Feast project on SQLite."""
 
+import socket
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -151,6 +153,39 @@ def test_rows_are_answered_while_a_day_is_written(materialised):
 
     assert num_answers > 1
     assert users.get("u300") is not None
+
+
+def test_a_redis_that_is_gone_is_a_store_error_at_once(settings, on_redis):
+    """redis-py itself would try three times, seconds apart."""
+    from benchmarks.redis_server import free_port
+    from feature_repo.materialise import open_for_writing
+
+    settings = on_redis(settings)
+    open_for_writing(settings, Versions(settings).feature, apply=True)
+    gone = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
+    users = FeastUserFeatures(gone, manifest_of(gone))
+    taken = []
+
+    for _ in range(3):
+        started = time.monotonic()
+        with pytest.raises(StoreError, match="did not answer: ConnectionError"):
+            users.get("u1")
+        taken.append(time.monotonic() - started)
+
+    assert min(taken) < 0.5
+
+
+def test_a_redis_that_never_answers_is_not_waited_for(settings, on_redis):
+    from feature_repo.materialise import open_for_writing
+
+    settings = on_redis(settings)
+    open_for_writing(settings, Versions(settings).feature, apply=True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mute = settings.model_copy(update={"redis": f"127.0.0.1:{silent.getsockname()[1]}"})
+        users = FeastUserFeatures(mute, manifest_of(mute))
+
+        with pytest.raises(StoreError, match="did not answer: TimeoutError"):
+            users.get("u1")
 
 
 def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
