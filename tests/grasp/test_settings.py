@@ -62,7 +62,7 @@ def test_a_wrong_secret_is_named_but_not_shown(tmp_path):
 
 @pytest.mark.parametrize("address", ["hunter2", "hunter2:", "a:6379,hunter2", "password=hunter2", "a:b:6379,hunter2=1"])
 def test_a_redis_without_its_port_is_named_but_not_shown(tmp_path, address):
-    with pytest.raises(SettingsError, match="GRASP_REDIS: .*host:port") as error:
+    with pytest.raises(SettingsError, match=r"GRASP_REDIS: .*host:port") as error:
         Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_REDIS": address})
     assert "hunter2" not in str(error.value)
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from grasp.days import end_of
 from grasp.release import current, folder
 from serving.api import UserFeaturesResponse
+from serving.app import create_app
 from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
@@ -290,6 +291,38 @@ def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, s
     ready = client.get("/readyz")
     assert ready.status_code == 200
     assert "model.safetensors does not match its checksum" in ready.json()["problem"]
+
+
+@pytest.mark.parametrize("damaged", ["model/model.safetensors", "../current.json"])
+def test_a_worker_that_starts_beside_a_corrupt_release_takes_the_nearest_earlier_one_that_loads(
+    publish_day, serve, settings, damaged
+):
+    publish_day(DAY, model="oldest")
+    good = publish_day(DAY, model="good")
+    for model in ("broken", "broken as well"):
+        publish_day(NEXT_DAY, model=model)
+        place = folder(settings.releases, current(settings.releases))
+        (place / "model" / "vocabulary.json").unlink()
+    (place / damaged).unlink()
+    (place / damaged).write_text("{")
+
+    client = serve()
+
+    assert ask(client)["release"] == good
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["release"]) == (200, good)
+    assert "was refused" in ready.json()["problem"]
+
+
+def test_a_refused_release_opens_no_store(publish_day, settings):
+    opened = []
+    publish_day()
+    (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
+
+    with TestClient(create_app(settings, lambda *given: opened.append(given), 3600.0)) as client:
+        assert "model.safetensors is missing" in client.get("/readyz").json()["problem"]
+
+    assert opened == []
 
 
 def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings):
