@@ -52,7 +52,6 @@ class Basis:
 
     chosen: Chosen
     user: UserRow | None  # a stand-in for somebody of whom only recent items are known
-    history: list[int]
     known_at: datetime
     age_hours: float
     fallback: Fallback | None
@@ -142,7 +141,8 @@ class Recommender:
                 basis.user, request.k, request.recent_item_ids, request.exclude_seen, mask_N=mask_N
             )
         else:
-            items = release.popular(request.k, basis.history if request.exclude_seen else [], mask_N=mask_N)
+            hidden = release.seen(basis.user, request.recent_item_ids) if request.exclude_seen else []
+            items = release.popular(request.k, hidden, mask_N=mask_N)
         return RecommendationResponse(
             **_origin(basis, request.user_id, request_id),
             items=items,
@@ -164,7 +164,7 @@ class Recommender:
         if fallback == "recent_items_only":
             user = _stand_in(release, history, known_at)
         self._telemetry.count_answer(manifest.release_id, chosen.bucket, fallback, age_hours)
-        return Basis(chosen, user, history, known_at, age_hours, fallback, problem)
+        return Basis(chosen, user, known_at, age_hours, fallback, problem)
 
     def _fallback(
         self, release: Release, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]

@@ -115,6 +115,18 @@ def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallb
     assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
 
 
+def test_the_oldest_of_a_hundred_items_and_a_recent_one_is_not_shown_to_a_stale_user_either(
+    publish_day, serve, users, user
+):
+    publish_day()
+    users.users["u1"] = replace(user, sequence=["i1", *["i2"] * 99], sequence_times=[0] * 100)
+
+    answer = ask(serve(now=end_of(DAY) + timedelta(hours=49)), k=8, recent_item_ids=["i3"])
+
+    assert answer["fallback"] == "stale_features"
+    assert {each["item_id"] for each in answer["items"]} == {"i4", "i5", "i6", "i7", "i8"}
+
+
 def test_a_slow_store_is_not_waited_for(publish_day, serve, users):
     publish_day()
     client = serve(lookup_timeout_ms=50)
