@@ -81,8 +81,9 @@ FOUND = {
         "in_process_ms": {"ours": TIMES, "feast": TIMES},
     },
     "recommend": LOAD | {"num_items": 12_101, "stage_milliseconds": {"lookup": TIMES}},
-    "open_loop": LOAD | {"rate": 250.0},
+    "open_loop": LOAD | {"rate": 250.0, "num_workers": 2},
     "highest_rate": {
+        "num_workers": 2,
         "highest_rate": 300.0,
         "limit_ms": 60.0,
         "tried": [
@@ -103,6 +104,8 @@ FOUND = {
     "soak": LOAD
     | {
         "rate": 150.0,
+        "seconds": 1800.0,
+        "num_workers": 2,
         "has_milvus": True,
         "num_searches": 20,
         "num_failed_searches": 0,
@@ -148,20 +151,41 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
     assert "## Soak" not in (tmp_path / "report.md").read_text()
 
 
-def test_another_rate_says_nothing_of_the_goals(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("open_loop", {"rate": 100.0}),
+        ("open_loop", {"seconds": 59.0}),
+        ("open_loop", {"num_workers": 1}),
+        ("highest_rate", {"num_workers": 3}),
+        ("recommend", {"num_items": 1682}),
+        ("million", {"num_items": 1_000_000}),
+        ("soak", {"seconds": 60.0}),
+        ("soak", {"num_workers": 1}),
+        ("soak", {"has_milvus": False}),
+    ],
+)
+def test_other_conditions_say_nothing_of_the_goals(tmp_path, kind, changed):
     measurements = Measurements(tmp_path)
-    found = FOUND["open_loop"] | {"rate": 100.0}
-    measurements.add(Measurement("open", "open_loop", found, Conditions("d1", 1, MACHINE), "abc1234"))
+    measurements.add(Measurement("it", kind, FOUND[kind] | changed, Conditions("d1", 1, MACHINE), "abc1234"))
 
-    assert serving_report.figures(measurements)["open_loop_errors"].value is None
+    of_kind = {name for name, (_, each, _) in serving_report.FIGURES.items() if each == kind}
+    values = {name: figure.value for name, figure in serving_report.figures(measurements).items() if name in of_kind}
+    assert values == dict.fromkeys(of_kind)
 
 
-def test_a_soak_that_loses_no_milvus_says_nothing_of_5xx_and_has_another_name(tmp_path):
+def test_lost_requests_and_searches_of_a_soak_and_a_corrupt_release_that_was_not_refused_count(tmp_path):
     measurements = Measurements(tmp_path)
-    found = FOUND["soak"] | {"has_milvus": False}
+    found = FOUND["soak"] | {"num_errors": 2, "num_failed_searches": 3, "corrupt_release_refused": False}
     measurements.add(Measurement("soak", "soak", found, Conditions("d1", 1, MACHINE), "abc1234"))
 
-    assert serving_report.figures(measurements)["soak_5xx"].value is None
+    found = serving_report.figures(measurements)
+    for name, value in (("soak_errors", 5), ("soak_corrupt_refused", 0)):
+        assert (found[name].value, found[name].goal.is_met(found[name].value)) == (value, False)
+
+
+def test_a_soak_without_milvus_has_another_name():
     typed = ["--data", "movielens", "--out", "x"]
     names = [serving.soak_name(serving.parser().parse_args([*typed, *more])) for more in ([], ["--no-milvus"])]
+
     assert names == ["soak, 30 minutes", "soak, 30 minutes without Milvus"]
