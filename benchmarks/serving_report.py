@@ -33,6 +33,11 @@ def _at_most(bound: float) -> Goal:
     return Goal(bound, "at most")
 
 
+def _milliseconds(found: Found, name: str = "p99") -> float | None:
+    """None when nothing was answered."""
+    return found["milliseconds"] and found["milliseconds"][name]
+
+
 # What a measurement has at least to be the goal's: a shorter or smaller one says nothing of it.
 LEAST: dict[str, dict[str, float]] = {
     "million": {"num_items": 1_200_000},
@@ -81,11 +86,6 @@ def figures(measurements: Measurements) -> dict[str, Figure]:
         value = value_of(measured[-1]) if measured and _is_as_the_goal_asks(kind, measured[-1]) else None
         result[name] = Figure(None if value is None else float(value), goal)
     return result
-
-
-def _milliseconds(found: Found, name: str = "p99") -> float | None:
-    """None when nothing was answered."""
-    return found["milliseconds"] and found["milliseconds"][name]
 
 
 def _is_as_the_goal_asks(kind: str, found: Found) -> bool:

@@ -136,7 +136,10 @@ class Service:
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._stop.wait(poll_seconds):
-            self.check()
+            try:
+                self.check()
+            except Exception:
+                log.exception("what is in force could not be looked at; tried again in %g s", poll_seconds)
 
     def _load(self, manifest: Manifest) -> Served:
         """The release first: one that is refused, and tried again and again, opens no store."""

@@ -279,6 +279,21 @@ def test_a_new_release_is_taken_up_while_running(publish_day, serve):
     assert ask(client)["model"] == "better"
 
 
+def test_a_folder_that_cannot_be_looked_at_for_a_while_ends_no_following(publish_day, serve, settings, caplog):
+    first = publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    assert ask(client)["release"] == first
+    aside = settings.releases.rename(settings.releases.with_name("aside"))
+    settings.releases.write_text("a file where the folder belongs")
+    wait_until(lambda: "could not be looked at" in caplog.text)
+
+    settings.releases.unlink()
+    aside.rename(settings.releases)
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+
+
 def test_a_rollback_is_followed(publish_day, serve, settings):
     first = publish_day(DAY)
     publish_day(NEXT_DAY)

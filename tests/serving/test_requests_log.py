@@ -97,6 +97,18 @@ def test_a_batch_that_cannot_be_written_is_tried_again(start, tmp_path, counts):
     assert counts == {"written": 1}
 
 
+def test_rows_that_do_not_fit_are_dropped_and_the_thread_goes_on(start, tmp_path, counts, caplog):
+    log = start()
+    log.keep(tables.OUTCOMES, "1998-03-02", [outcome(1) | {"item_id": 7}])
+    log.keep(tables.OUTCOMES, DAY, [outcome(2)])
+
+    log.close()
+
+    assert counts == {"dropped": 1, "written": 1}
+    assert len(rows_of(tmp_path, tables.OUTCOMES)) == 1
+    assert "do not fit outcomes" in caplog.text
+
+
 def test_a_slow_disk_holds_up_no_request(start, monkeypatch):
     is_writing, may_go_on = threading.Event(), threading.Event()
     written = requests_log._write
