@@ -22,13 +22,16 @@ from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 from serving.access import VARIABLES
 from serving.search import ENCODER_LOADED
+from serving.telemetry import MULTIPROCESS_VARIABLE
 
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
 STOP_SECONDS = 30
 ANSWER_SECONDS = 10
 ENCODER_SECONDS = 120  # of a worker's first search, which imports sentence-transformers and loads the encoder
 LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
-TOKENS = frozenset(VARIABLES.values())  # of somebody's own service: this one is open, on the loopback interface
+# Tokens of somebody's own service, as this one is open, on the loopback interface; and the folder of metrics that Feast
+# names to all its children once it is imported.
+NOT_INHERITED = frozenset({*VARIABLES.values(), MULTIPROCESS_VARIABLE})
 LOADED = "is loaded, model"  # what the log of a worker says
 STAGE_METRIC = "grasp_stage_seconds"
 
@@ -95,7 +98,7 @@ def running_service(settings: Settings, num_workers: int) -> Iterator[RunningSer
     """
     settings = settings.model_copy(update={"port": free_port(), "serving_workers": num_workers})
     log = settings.home / "service.log"
-    environment = {name: value for name, value in process_environment(settings).items() if name not in TOKENS}
+    environment = environment_of(settings)
     with log.open("w") as said, ExitStack() as ending:
         process = subprocess.Popen(
             [sys.executable, "-m", "serving.app"],
@@ -109,6 +112,11 @@ def running_service(settings: Settings, num_workers: int) -> Iterator[RunningSer
         service = RunningService(settings, psutil.Process(process.pid), log)
         _wait_until_ready(service, num_workers)
         yield service
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables of a service of its own."""
+    return {name: value for name, value in process_environment(settings).items() if name not in NOT_INHERITED}
 
 
 def _wait_until_ready(service: RunningService, num_workers: int) -> None:

@@ -14,6 +14,7 @@ MAX_LISTED = 1_000  # ids of an allow or deny list, or to be scored
 MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_QUERY_CHARS = 500
+MAX_KEY_CHARS = 256  # of an id or a category
 
 
 def _whole(number: object) -> object:
@@ -22,7 +23,7 @@ def _whole(number: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Key = Annotated[str, Field(min_length=1, max_length=256)]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,79}$", description="Names one answer.")]
 Fallback = Literal[
     "last_good",
@@ -410,8 +411,18 @@ class Readiness(BaseModel):
     ready: bool
     reason: str | None = Field(description="Why it is not ready.")
     release: str | None
-    problem: str | None = Field(description="Why a newer release was refused.")
-    experiment_problem: str | None = Field(description="Why the experiment does not run.")
+    problem: str | None = Field(description="Why a newer release was refused; with tokens only that it was: refused.")
+    experiment_problem: str | None = Field(description="Why the experiment does not run; with tokens: refused.")
+
+    def without_texts(self) -> "Readiness":
+        """For those who show no token: no text of an error, which may hold paths and addresses."""
+        return self.model_copy(
+            update={
+                "reason": self.reason and (self.reason if self.release else "no_release"),
+                "problem": self.problem and "refused",
+                "experiment_problem": self.experiment_problem and "refused",
+            }
+        )
 
 
 class Problem(BaseModel):

@@ -135,7 +135,7 @@ class Recommender:
     ) -> RecommendationResponse:
         basis = self._basis(chosen, found, request.recent_item_ids)
         release = chosen.served.release
-        mask_N = _allowed(chosen.served, request)
+        mask_N = self._allowed(chosen.served, request)
         if basis.is_scored:
             items = release.recommend(
                 basis.user, request.k, request.recent_item_ids, request.exclude_seen, mask_N=mask_N
@@ -148,6 +148,13 @@ class Recommender:
             items=items,
             num_unknown_recent_items=len(request.recent_item_ids) - len(release.known(request.recent_item_ids)),
         )
+
+    def _allowed(self, served: Served, filters: Filters) -> np.ndarray | None:
+        """Which rows may be shown; None when all may, which takes no time that would be worth a measurement."""
+        if filters.allow_item_ids is None and not filters.deny_item_ids and not filters.categories:
+            return None
+        with self._telemetry.stage("post"):
+            return _allowed(served, filters)
 
     def _basis(self, chosen: Chosen, found: Found, recent_item_ids: Sequence[str]) -> Basis:
         release, manifest = chosen.served.release, chosen.served.release.manifest
@@ -204,10 +211,8 @@ def rounded(hours: float) -> float:
     return round(hours, 2) + 0.0
 
 
-def _allowed(served: Served, filters: Filters) -> np.ndarray | None:
-    """Which rows may be shown, (N,) of bool; None when all may."""
-    if filters.allow_item_ids is None and not filters.deny_item_ids and not filters.categories:
-        return None
+def _allowed(served: Served, filters: Filters) -> np.ndarray:
+    """Which rows may be shown, (N,) of bool."""
     release = served.release
     mask_N = np.ones(len(release.items.ids), dtype=bool)
     if filters.allow_item_ids is not None:

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving.access import Access, Role, may_be_logged
 from serving.api import (
     MAX_ITEMS,
+    MAX_KEY_CHARS,
     MAX_QUERY_CHARS,
     BatchRequest,
     BatchResponse,
@@ -34,8 +35,12 @@ from serving.api import (
 from serving.errors import errors
 from serving.service import Service
 
-ItemId = Annotated[str, Path(examples=["172"], description="An item's id; a slash in it is written %2F.")]
-UserId = Annotated[str, Path(examples=["196"], description="A user's id; a slash in it is written %2F.")]
+ItemId = Annotated[
+    str, Path(max_length=MAX_KEY_CHARS, examples=["172"], description="An item's id; a slash in it is written %2F.")
+]
+UserId = Annotated[
+    str, Path(max_length=MAX_KEY_CHARS, examples=["196"], description="A user's id; a slash in it is written %2F.")
+]
 NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many, at most.")]
 
 
@@ -161,8 +166,10 @@ def about_itself(service: Service, access: Access) -> APIRouter:
 
     @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     def readyz() -> JSONResponse:
-        """A release is loaded and the store answers; `problem` also names a newer release that was refused."""
+        """A release is loaded and the store answers; `problem` also tells of a newer release that was refused."""
         state = service.readiness()
+        if not access.is_open:
+            state = state.without_texts()
         return JSONResponse(state.model_dump(), status_code=200 if state.ready else 503)
 
     return router

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.serving_place import ENCODER_SECONDS, load_encoders
+from benchmarks.serving_place import ENCODER_SECONDS, environment_of, load_encoders
 from grasp.settings import Settings
 from serving.search import ENCODER_LOADED
 
@@ -36,6 +36,15 @@ def play(settings_with, tmp_path):
         return PlayedService(settings_with(serving_workers=2, **changed), log, status)
 
     return start
+
+
+def test_a_service_of_its_own_inherits_neither_tokens_nor_where_others_keep_their_metrics(settings, monkeypatch):
+    for name in ("GRASP_TOKENS_READ", "PROMETHEUS_MULTIPROC_DIR", "SOMETHING_ELSE"):
+        monkeypatch.setenv(name, "of this process")
+
+    inherited = environment_of(settings)
+
+    assert [name for name, value in inherited.items() if value == "of this process"] == ["SOMETHING_ELSE"]
 
 
 def test_every_worker_is_searched_with_patience_until_it_has_its_encoder(play):

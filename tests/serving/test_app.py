@@ -247,6 +247,15 @@ def test_a_body_that_is_no_text_is_refused(publish_day, serve):
     assert set(response.json()) == {"detail", "request_id"}
 
 
+@pytest.mark.parametrize("path", ["/v1/items/{}", "/v1/items/{}/similar", "/v1/users/{}", "/v1/users/{}/features"])
+def test_an_id_in_an_address_is_as_long_as_one_in_a_body(publish_day, serve, path):
+    publish_day()
+    client = serve()
+
+    assert client.get(path.format("i" * 256)).status_code == 404
+    assert client.get(path.format("i" * 257)).status_code == 422
+
+
 def test_similar_refuses_an_oversize_k(publish_day, serve):
     publish_day()
 
