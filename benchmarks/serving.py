@@ -91,8 +91,9 @@ class Bench:
 
     def large_catalogue(self) -> dict[str, Any]:
         """A catalogue of copies of this data's items, as a ranker trained on it has them."""
-        file = self._place / "factors.safetensors"
-        return serving_ranker.large_catalogue(serving_ranker.trained_factors(self._given.data, self._settings, file))
+        name = self._given.data.resolve().name
+        factors = serving_ranker.trained_factors(self._data.training_set, name, self._place)
+        return serving_ranker.large_catalogue(factors, self._given.catalogue_items)
 
     def recommend(self) -> dict[str, Any]:
         with self.service(1) as (service, _):
@@ -139,7 +140,7 @@ def jobs(bench: Bench, measurements: Measurements, settings: Settings, given: ar
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     return [
         Job("GRASP beside its backbone", "added", serving_ranker.added_cost),
-        Job("large catalogue", "million", bench.large_catalogue),
+        Job(f"large catalogue of {given.catalogue_items:,} items", "million", bench.large_catalogue),
         Job(f"lookup over HTTP from the service, {given.lookup_requests} requests", "lookup", lookup),
         Job(f"recommend, {given.closed_seconds:g} s", "recommend", bench.recommend),
         Job(f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", bench.open_loop),
@@ -204,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak")
     result.add_argument("--soak-rate", type=float, help="requests a second (default: half of the highest that held)")
     result.add_argument("--no-milvus", dest="milvus", action="store_false", help="no Milvus server that the soak loses")
+    result.add_argument("--catalogue-items", type=int, default=serving_ranker.NUM_LARGE, help="of the large catalogue")
     result.add_argument("--examples", type=int, default=100, help="made-up requests of each operation, at most")
     result.add_argument("--lookup-users", type=int, default=2000, help="of the lookup against Feast's server")
     result.add_argument("--lookup-requests", type=int, default=1000, help="of the lookup against Feast's server")

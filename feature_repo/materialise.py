@@ -19,14 +19,12 @@ batch and the day's ids. A run that dies is simply run again.
 """
 
 import argparse
-import fcntl
 import json
-import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +34,7 @@ from feature_repo.online import forget, read_keys, read_versions, write_rows
 from feature_repo.store import open_store, read_config
 from grasp import partitions, tables
 from grasp.days import age_hours, day_argument, end_of, start_of
+from grasp.files import held, write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
@@ -79,7 +78,8 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
     still names the day as incomplete, or was not touched, and the same command may simply be run again.
     """
     hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
-    with _lock(settings):
+    # One writer at a time; a second one waits and then finds the work done.
+    with held(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
         state = read_state(settings, feature_version)
         if not rollback and state and _is_settled(settings, state, day, hashes):
             return False
@@ -260,24 +260,7 @@ def _definitions(settings: Settings) -> str:
 
 
 def _write_state(settings: Settings, feature_version: str, state: OnlineState) -> None:
-    """Replace the file as a whole: a reader sees the old state or the new one."""
-    file = state_file(settings, feature_version)
-    temporary = file.with_suffix(f".{os.getpid()}")
-    with temporary.open("w") as handle:
-        json.dump(asdict(state), handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
-
-
-@contextmanager
-def _lock(settings: Settings) -> Iterator[None]:
-    """One writer at a time; a second one waits and then finds the work done."""
-    folder = settings.home / "feast"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "materialise.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    write_json(state_file(settings, feature_version), asdict(state))
 
 
 def main() -> None:
