@@ -44,6 +44,7 @@ from benchmarks.serving_soak import soak
 from benchmarks.serving_switch import switch
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
+from spark_jobs.encoder import Encoder, load_encoder
 from spark_jobs.source import SourceError
 
 WITHOUT_WRK = {"added", "million", "lookup", "fuzz"}
@@ -166,12 +167,14 @@ def rate_of_soak(measurements: Measurements, given: float | None) -> float:
     return float(found[-1]) / 2
 
 
-def run_all(given: argparse.Namespace, settings: Settings) -> None:
+def run_all(
+    given: argparse.Namespace, settings: Settings, open_encoder: Callable[[Path, int], Encoder] = load_encoder
+) -> None:
     """Make what is missing of the wanted measurements, each written as soon as it is made, and the report."""
     if set(given.only) - WITHOUT_WRK:
         require_wrk()
     given.data = source_folder(given.data, settings)
-    data = datasets.load(given.data, cache=given.cache, settings=settings)
+    data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=open_encoder)
     measurements, conditions = Measurements(given.out), Conditions(data.checksum, 1, machine())
     measurements.require(conditions)
     wanted = [

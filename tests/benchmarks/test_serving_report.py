@@ -121,6 +121,26 @@ FOUND = {
 }
 
 
+REQUIRED = {
+    "grasp_added_p50_ms",
+    "grasp_added_p99_ms",
+    "grasp_added_share",
+    "lookup_speedup_over_feast_http",
+    "recommend_p50_ms",
+    "recommend_p99_ms",
+    "open_loop_250_p99_ms",
+    "open_loop_errors",
+    "highest_rate",
+    "million_p99_ms",
+    "million_recall_at_100",
+    "switch_failed_requests",
+    "switch_mixed_answers",
+    "soak_5xx",
+    "soak_memory_growth",
+    "fuzz_5xx",
+}
+
+
 def plant(folder, kinds=tuple(FOUND)) -> None:
     measurements = Measurements(folder)
     for kind in kinds:
@@ -137,6 +157,8 @@ def test_the_report_has_every_figure_a_plot_and_the_same_content_again(tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
     assert set(first) == {"measurements.jsonl", "report.md", "rates.svg", "summary.json"}
     figures = json.loads(first["summary.json"])["figures"]
+    assert set(figures) >= REQUIRED
+    assert all(figure["value"] is not None for figure in figures.values())
     assert [name for name, figure in figures.items() if not figure["met"]] == ["switch_mixed_answers"]
     assert figures["highest_rate"] == {"value": 300.0, "goal": 250.0, "met": True}
 

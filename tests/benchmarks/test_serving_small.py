@@ -97,3 +97,27 @@ def test_the_service_is_asked_switched_and_soaked(bench, require_program):
     assert (found["num_5xx"], found["num_untrue"]) == (0, 0), found
     assert found["corrupt_release_refused"]
     assert set(found["labels"]["features restored"]) >= {"none"}
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1500)
+def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settings_with, given, require_program):
+    require_program("wrk", "wrk")
+    require_program("redis-server", "redis-server")
+    kinds = ("million", "lookup", "open_loop", "fuzz")
+    tiny = {"catalogue_items": 6000, "lookup_users": 20, "lookup_requests": 5, "open_seconds": 2.0, "rate": 20.0}
+    given = Namespace(**(vars(given) | tiny | {"only": kinds, "workers": 1, "examples": 1, "command": "it"}))
+
+    serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
+
+    measured = (given.out / "measurements.jsonl").read_bytes()
+    assert [json.loads(line)["kind"] for line in measured.splitlines()] == list(kinds)
+    found = json.loads((given.out / "summary.json").read_text())["figures"]
+    assert (found["fuzz_5xx"]["value"], found["fuzz_violations"]["value"]) == (0, 0)
+    assert found["lookup_speedup_over_feast_http"]["value"] > 0
+    assert (found["million_recall_at_100"]["value"], found["open_loop_errors"]["value"]) == (None, None)  # too small
+    report = (given.out / "report.md").read_text()
+    for section in ("## A catalogue of 6,000 items", "## A user's features", "## 20 requests a second", "## Made-up"):
+        assert section in report
+    serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
+    assert (given.out / "measurements.jsonl").read_bytes() == measured
