@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import (
     datasets,
     invocation,
+    materialise_speed,
     milvus_server,
     serving_load,
     serving_lookup,
@@ -47,7 +48,7 @@ from grasp.settings import Settings, SettingsError
 from spark_jobs.encoder import Encoder, load_encoder
 from spark_jobs.source import SourceError
 
-WITHOUT_WRK = {"added", "million", "lookup", "fuzz"}
+WITHOUT_WRK = {"added", "million", "materialise", "lookup", "fuzz"}
 NUM_ASKED_USERS = 4000  # more than the rows that a worker keeps for when the store fails
 
 
@@ -137,11 +138,13 @@ class Bench:
 
 def jobs(bench: Bench, measurements: Measurements, settings: Settings, given: argparse.Namespace) -> list[Job]:
     """In the order in which they are made; the soak needs the highest rate before."""
+    online = partial(materialise_speed.compare, settings, given.materialise_users, given.materialise_rounds)
     lookup = partial(serving_lookup.compare, settings, given.lookup_users, given.lookup_requests)
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     return [
         Job("GRASP beside its backbone", "added", serving_ranker.added_cost),
         Job(f"large catalogue of {given.catalogue_items:,} items", "million", bench.large_catalogue),
+        Job(f"{given.materialise_users:,} users put online", "materialise", online),
         Job(f"lookup over HTTP from the service, {given.lookup_requests} requests", "lookup", lookup),
         Job(f"recommend, {given.closed_seconds:g} s", "recommend", bench.recommend),
         Job(f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", bench.open_loop),
@@ -210,6 +213,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--no-milvus", dest="milvus", action="store_false", help="no Milvus server that the soak loses")
     result.add_argument("--catalogue-items", type=int, default=serving_ranker.NUM_LARGE, help="of the large catalogue")
     result.add_argument("--examples", type=int, default=100, help="made-up requests of each operation, at most")
+    result.add_argument("--materialise-users", type=int, default=10_000, help="of a day that is put online")
+    result.add_argument("--materialise-rounds", type=int, default=3, help="days that are put online in each way")
     result.add_argument("--lookup-users", type=int, default=2000, help="of the lookup against Feast's server")
     result.add_argument("--lookup-requests", type=int, default=1000, help="of the lookup against Feast's server")
     return result
