@@ -167,11 +167,12 @@ def materialise_section(found: Found) -> list[str]:
         [name, f"{rate:,.0f}", f"{min(found['seconds'][name]):.1f} to {max(found['seconds'][name]):.1f}"]
         for name, rate in found["rows_per_second"].items()
     ]
+    num_rounds = len(found["seconds"]["ours"])
     return [
         "## A day put online, our way and Feast's own",
         "",
-        f"{found['num_rows']:,} rows at real widths into one Redis, {len(found['seconds']['ours'])} times in each way, in "
-        "turns. Ours also asks every row that is online for its time before and reads every row back after; it is "
+        f"{found['num_rows']:,} rows at real widths into one Redis, {num_rounds} times in each way, in turns. Ours also "
+        "asks every row that is online for its time before and reads every row back after; it is "
         f"{found['times_the_fastest_of_feast']:.2f} times as fast as the faster of Feast's.",
         "",
         *table(["way", "rows a second", "seconds"], rows),

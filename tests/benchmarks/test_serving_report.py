@@ -72,6 +72,12 @@ FOUND = {
         "exact_p50": 90.0,
         "exact_p99": 99.0,
     },
+    "materialise": {
+        "num_rows": 1100,
+        "seconds": {"ours": [1.0, 2.0], "feast, as it comes": [3.0, 4.0]},
+        "rows_per_second": {"ours": 730.0, "feast, as it comes": 314.0},
+        "times_the_fastest_of_feast": 2.32,
+    },
     "lookup": {
         "num_requests": 1000,
         "num_users": 2000,
@@ -156,6 +162,7 @@ def test_the_report_has_every_figure_a_plot_and_the_same_content_again(tmp_path)
 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
     assert set(first) == {"measurements.jsonl", "report.md", "rates.svg", "summary.json"}
+    assert "2.32 times as fast as the faster of Feast's" in first["report.md"].decode()
     figures = json.loads(first["summary.json"])["figures"]
     assert set(figures) >= REQUIRED
     assert all(figure["value"] is not None for figure in figures.values())
