@@ -171,8 +171,8 @@ def materialise_section(found: Found) -> list[str]:
     return [
         "## A day put online, our way and Feast's own",
         "",
-        f"{found['num_rows']:,} rows at real widths into one Redis, {num_rounds} times in each way, in turns. Ours also "
-        "asks every row that is online for its time before and reads every row back after; it is "
+        f"{found['num_rows']:,} rows at real widths into one Redis, {num_rounds} times in each way, in turns. Ours "
+        "also asks every row that is online for its time before and reads every row back after; it is "
         f"{found['times_the_fastest_of_feast']:.2f} times as fast as the faster of Feast's.",
         "",
         *table(["way", "rows a second", "seconds"], rows),
