@@ -39,7 +39,7 @@ def goals(figures: Mapping[str, Figure]) -> list[str]:
     rows = [
         [
             name,
-            "–" if figure.value is None else f"{figure.value:.3g}",
+            "–" if figure.value is None else f"{figure.value:.4g}",
             f"{figure.goal.direction} {figure.goal.bound:g}",
             "yes" if figure.goal.is_met(figure.value) else "no",
         ]

@@ -148,6 +148,32 @@ def figures(results: Results) -> dict[str, Figure]:
     return {name: Figure(value, Goal(bound, "at least")) for name, (value, bound) in tried.items()}
 
 
+def like_for_like(among: Sequence[System]) -> dict[str, str]:
+    """GRASP's NDCG@10 over a rival's, both without and both with the history kernel, by what is compared."""
+    asked = [
+        ("the best other trained system, full ranking", best_rival, FILTERED, OVERALL),
+        ("LLM-ESR, sampled", _llm_esr, SAMPLED, OVERALL),
+        ("LLM-ESR, sampled, tail users", _llm_esr, SAMPLED, "tail users"),
+        ("LLM-ESR, sampled, tail items", _llm_esr, SAMPLED, "tail items"),
+    ]
+    found = {}
+    for name, rival_of, protocol, group in asked:
+        ratios = [
+            _ratio(find(among, GRASP, addition), rival_of(among, addition), protocol, group)
+            for addition in ("none", KERNEL)
+        ]
+        told = [
+            f"{ratio:.3f} {sides} kernel" for ratio, sides in zip(ratios, ("without", "with"), strict=True) if ratio
+        ]
+        if told:
+            found[name] = ", ".join(told)
+    return found
+
+
+def _llm_esr(among: Sequence[System], addition: str) -> System | None:
+    return find(among, LLM_ESR, addition)
+
+
 def _mean(system: System | None, metric: str) -> float | None:
     return system.mean(FILTERED, metric) if system else None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -91,30 +92,24 @@ def load(
     source = readers.read(folder)
     splits = split(source.sequences, validation_users)
     train = training_items(source.sequences, splits)
-    texts: list[list[str]] = []
     if source.items is None:
-        item_semantic, user_semantic = sequence_vectors(train, len(source.item_ids))
-        origin = "sequence vectors"
+        found = _Vectors(*sequence_vectors(train, len(source.item_ids)), texts=[], origin="sequence vectors")
     else:
-        settings = settings or Settings.load()
-        origin = model_revision(settings.encoder)
-        vectors = TextVectors(
-            cache / "texts" / origin, partial(open_encoder, settings.encoder, settings.encoder_batch_size)
-        )
         described = [items[:-1] for items in train] if inputs.without_last else train
-        texts = list((describe or from_facts)(source, described, settings.hidden_attributes))
-        item_semantic, user_semantic = map(vectors.encode, texts)
+        settings = settings or Settings.load()
+        given = describe or from_facts
+        found = _of_texts(source, described, given, settings=settings, cache=cache, open_encoder=open_encoder)
     near = cache / "neighbours"
     grouping = tail or (LLM_ESR_FASHION if source.items is None else Tail())
     training_set = TrainingSet(
         item_ids=source.item_ids,
-        item_semantic=item_semantic,
-        item_neighbour=neighbour_means(source.item_ids, item_semantic, inputs.k, near),
+        item_semantic=found.items,
+        item_neighbour=neighbour_means(source.item_ids, found.items, inputs.k, near),
         popularity=num_users(train, len(source.item_ids)),
         item_is_tail=tail_items(source, grouping),
         user_ids=source.user_ids,
-        user_semantic=user_semantic,
-        user_neighbour=neighbour_means(source.user_ids, user_semantic, inputs.k, near),
+        user_semantic=found.users,
+        user_neighbour=neighbour_means(source.user_ids, found.users, inputs.k, near),
         user_is_tail=np.array([len(items) - 1 < grouping.items_before for items in source.sequences]),
         sequences=source.sequences,
         splits=splits,
@@ -125,8 +120,42 @@ def load(
         source.categories,
         source.items is not None,
         sum(map(len, source.sequences)),
-        digest([[file_sha256(file) for file in source.files], digest(texts), origin, validation_users, SPLIT_SEED]),
+        digest(
+            [
+                [file_sha256(file) for file in source.files],
+                digest(found.texts),
+                found.origin,
+                validation_users,
+                SPLIT_SEED,
+            ]
+        ),
     )
+
+
+class _Vectors(NamedTuple):
+    """Vectors of items and users, the texts that they were made from, and what made them."""
+
+    items: np.ndarray
+    users: np.ndarray
+    texts: list[list[str]]
+    origin: str
+
+
+def _of_texts(
+    source: Source,
+    train: Sequence[np.ndarray],
+    describe: Describe,
+    *,
+    settings: Settings,
+    cache: Path,
+    open_encoder: Callable[[Path, int], Encoder],
+) -> _Vectors:
+    """What the encoder of the settings makes of the descriptions; each text is encoded once and kept."""
+    origin = model_revision(settings.encoder)
+    encoder = partial(open_encoder, settings.encoder, settings.encoder_batch_size)
+    texts = list(describe(source, train, settings.hidden_attributes))
+    items, users = map(TextVectors(cache / "texts" / origin, encoder).encode, texts)
+    return _Vectors(items, users, texts, origin)
 
 
 def from_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> tuple[list[str], list[str]]:

@@ -32,8 +32,9 @@ from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import digest
 from spark_jobs.source import SourceError
+from training.calibration import KERNEL_WEIGHTS
 from training.evaluate import questions, ranker_scorer
-from training.fit import KERNEL_WEIGHTS, MAX_COMPARED_ITEMS, Fitted, fit
+from training.fit import MAX_COMPARED_ITEMS, Fitted, fit
 from training.kernel import KINDS
 from training.recipes import TrainConfig
 
@@ -152,8 +153,8 @@ class Benchmark:
             "num_validation_users": len(self.validation),
         }
         with_kernel, base = (
-            ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set, with_kernel=chosen)
-            for chosen in (True, False)
+            ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set, with_kernel=is_added)
+            for is_added in (True, False)
         )
         mass = attention_mass(fitted.ranker, data, self.data, self.exam.events)
         for row in self.rows(job):

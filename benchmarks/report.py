@@ -10,18 +10,29 @@ A section without rows is left out; running it again on the same rows writes the
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import machine, plots
-from benchmarks.cells import cell, folded, table
-from benchmarks.comparison import FILTERED, GROUPS, NDCG, OVERALL, UNFILTERED, System, figures, find, systems
+from benchmarks.cells import cell, folded, goals, table
+from benchmarks.comparison import (
+    FILTERED,
+    GROUPS,
+    NDCG,
+    OVERALL,
+    UNFILTERED,
+    System,
+    figures,
+    find,
+    like_for_like,
+    systems,
+)
 from benchmarks.results import RESULTS_FILE, Results
 from benchmarks.rivals import attention_section, backbone_section, corruption_section, rival_section
 from benchmarks.rows import SAMPLED
-from benchmarks.summary import write_summary
+from benchmarks.summary import Figure, write_summary
 from benchmarks.switches import ablation_section, activation_section, neighbours_section
 from grasp.progress import say
 from training.evaluate import CUTOFFS
@@ -39,14 +50,15 @@ def write(folder: Path) -> None:
     results = Results(folder)
     if not results.rows():
         raise FileNotFoundError(f"no finished row in {folder / RESULTS_FILE}: run python -m benchmarks.quality first")
-    among = systems(results)
-    lines = [*head(results), *(line for section in SECTIONS for line in section(results, among))]
+    among, about = systems(results), results.about()
+    found = figures(results) if about and about.data == FIGURES_OF else {}
+    lines = [*head(results), *goal_section(found, among)]
+    lines += [line for section in SECTIONS for line in section(results, among)]
     (folder / REPORT_FILE).write_text("\n".join(lines).rstrip() + "\n")
-    about = results.about()
     write_summary(
         folder,
         about.command if about else f"python -m benchmarks.report {folder.name}",
-        figures(results) if about and about.data == FIGURES_OF else {},
+        found,
         measured_on=about.machine if about else None,
         measured_at=_commits(results),
     )
@@ -69,6 +81,7 @@ def head(results: Results) -> list[str]:
         *lines,
         f"- Source: commit {_commits(results)}.",
         *_limits(results),
+        *_cut_short(results),
         "- Protocol: leave-one-out, one test event per user. *Filtered*: full ranking without the user's history; "
         f"*unfiltered*: full ranking of everything; *sampled*: the target among {NUM_NEGATIVES} items drawn once for "
         f"all rows, mean of {num_draws} draws. Ties count at their expected value.",
@@ -100,6 +113,29 @@ def _limits(results: Results) -> list[str]:
     return [f"- Allowed to {len(rows)} trained rows ({rows[0]}, ...): {terms}." for terms, rows in allowed.items()]
 
 
+def _cut_short(results: Results) -> list[str]:
+    """Rows that patience did not end: their best epoch may still have been to come."""
+    found = [f"`{each.row.row_id}`" for each in results.rows() if each.row.backbone and each.info.is_cut_short]
+    return [f"- Ended by a limit, not by patience: {', '.join(found)}."] if found else []
+
+
+def goal_section(found: Mapping[str, Figure], among: Sequence[System]) -> list[str]:
+    """The figures with a goal, and what those that compare unlike things would be like for like."""
+    if not found:
+        return []
+    lines = ["## Figures with a goal", "", *goals(found)]
+    alike = [f"- {name}: {text}" for name, text in like_for_like(among).items()]
+    if alike:
+        lines += [
+            "`_over_` figures but the one `_with_kernel` set GRASP as it serves, with its history kernel, against "
+            "others as they come, without one. NDCG@10 of GRASP divided by theirs with the same on both sides:",
+            "",
+            *alike,
+            "",
+        ]
+    return lines
+
+
 def main_section(results: Results, among: Sequence[System]) -> list[str]:
     """The table of all systems, and the same at other cut-offs and for other groups."""
     main = [one for one in among if one.is_main]
@@ -110,7 +146,8 @@ def main_section(results: Results, among: Sequence[System]) -> list[str]:
         "",
         "Best NDCG@10 in the full ranking first. Tail and head columns are filtered NDCG@10. Coverage is the share of "
         "the catalogue that is in anyone's first ten; cross-category the share of recommendations from outside the "
-        "categories of the user's history. Minutes are of one seed, training and scoring.",
+        "categories of the user's history. Minutes are CPU minutes of one seed: training, or "
+        "scoring where nothing is trained.",
         "",
         *system_table(main, 10, with_cost=True),
         *_below_their_backbone(main),
@@ -131,7 +168,7 @@ def system_table(main: Sequence[System], k: int, with_cost: bool) -> list[str]:
         for name, metric in ((f"NDCG@{k}", ndcg), (f"HR@{k}", hr))
     ]
     columns += [(group, FILTERED, ndcg, group) for group in GROUPS]
-    cost = ["coverage", "cross-category", "minutes", "parameters"] if with_cost else []
+    cost = ["coverage", "cross-category", "CPU minutes", "parameters"] if with_cost else []
     rows = [
         [one.label, str(len(one.rows)), *(cell(one, *column[1:]) for column in columns), *(_cost(one) if cost else [])]
         for one in main
@@ -162,11 +199,11 @@ def plot_section(results: Results, among: Sequence[System]) -> list[str]:
     if not main:
         return []
     cost = [plots.Point(one.label, _family(one), _minutes(one), one.mean(FILTERED, NDCG)) for one in main]
-    plots.scatter(results.folder / "quality-cost.svg", cost, "minutes of one seed", "filtered NDCG@10", log_x=True)
+    plots.scatter(results.folder / "quality-cost.svg", cost, "CPU minutes of one seed", "filtered NDCG@10", log_x=True)
     lines = [
         "## Quality against cost",
         "",
-        "Filtered NDCG@10 against the minutes that training and scoring one seed took.",
+        "Filtered NDCG@10 against the CPU minutes that training one seed took, or scoring where nothing is trained.",
         "",
         "![quality against cost](quality-cost.svg)",
         "",
@@ -211,7 +248,7 @@ def _family(one: System) -> str:
 
 
 def _minutes(one: System) -> float:
-    return float(np.mean([each.info.wall_seconds for each in one.rows])) / 60
+    return float(np.mean([each.info.cpu_seconds for each in one.rows])) / 60
 
 
 def _commits(results: Results) -> str:

@@ -72,6 +72,11 @@ class Info:
     attention_mass: dict[str, float] | None = None  # mean mass by kind of input, such as clean and corrupted
     chosen: dict[str, Any] | None = None  # what the trials settled on
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Ended by a limit of time or epochs: the best epoch may still have been to come."""
+        return self.patience is not None and self.num_epochs - self.best_epoch < self.patience
+
 
 @dataclass(frozen=True)
 class About:

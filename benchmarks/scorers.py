@@ -31,8 +31,7 @@ def control(model: str, data: BenchmarkData, validation: Sequence[Event]) -> Sco
     """A control as it answers test events."""
     if model == "star":
         settings = _star_settings(data, validation)
-        named = dict(zip(("semantic_share", "decay", "last"), settings, strict=True))
-        return Scored(_star(data, settings, "test", mean=True), named, len(controls.STAR_GRID))
+        return Scored(star(data, settings, "test", mean=True), settings._asdict(), len(controls.STAR_GRID))
     build: dict[str, Callable[[list[np.ndarray], int], Scorer]] = {
         "popularity": controls.popularity,
         "repeat": controls.repeat_popularity,
@@ -54,20 +53,18 @@ def with_addition(base: Scorer, addition: Addition, data: BenchmarkData, validat
     if addition != "star":
         return Scored(base, None, 1)
     settings = _star_settings(data, validation)
-    weight = controls.choose_weight(base, _star(data, settings, "validation", mean=False), validation, ADDED_WEIGHTS)
-    named = dict(zip(("semantic_share", "decay", "last"), settings, strict=True))
-    score = controls.plus(base, _star(data, settings, "test", mean=False), weight)
-    return Scored(score, {"weight": weight, **named}, len(controls.STAR_GRID) + len(ADDED_WEIGHTS))
+    weight = controls.choose_weight(base, star(data, settings, "validation", mean=False), validation, ADDED_WEIGHTS)
+    score = controls.plus(base, star(data, settings, "test", mean=False), weight)
+    return Scored(score, {"weight": weight, **settings._asdict()}, len(controls.STAR_GRID) + len(ADDED_WEIGHTS))
 
 
-def _star_settings(data: BenchmarkData, validation: Sequence[Event]) -> tuple[float, float, int]:
-    scorers = {settings: _star(data, settings, "validation", mean=True) for settings in controls.STAR_GRID}
+def _star_settings(data: BenchmarkData, validation: Sequence[Event]) -> controls.StarSettings:
+    scorers = {settings: star(data, settings, "validation", mean=True) for settings in controls.STAR_GRID}
     return controls.choose(scorers, validation)
 
 
-def _star(data: BenchmarkData, settings: tuple[float, float, int], known_for: str, *, mean: bool) -> Scorer:
-    """STAR by what is known when `known_for` is asked; the mean over the history, or the sum."""
-    share, decay, last = settings
+def star(data: BenchmarkData, settings: controls.StarSettings, known_for: str, *, mean: bool) -> Scorer:
+    """STAR by what is known when the split `known_for` is asked; the mean over the history, or the sum."""
     known = known_sequences(data.training_set, known_for)
     semantic = data.training_set.item_semantic
-    return controls.star(known, semantic, semantic_share=share, decay=decay, last=last, mean=mean)
+    return controls.star(known, semantic, **settings._asdict(), mean=mean)

@@ -118,7 +118,8 @@ def race_section(measurements: Measurements, about: About) -> list[str]:
     return [
         "## Seconds to the same validation NDCG@10",
         "",
-        f"Ours is the recipe `sasrec` with its own loss and negatives. Each side trained for at most "
+        "Ours is the recipe `sasrec` with its own loss, negatives and pieces of sequences (at least 5 items, at most "
+        f"the longest that is read). Each side trained for at most "
         f"{about.curve_minutes:g} minutes. The target, {running.target:.4f}, is what the one that came least far "
         "reached. Peers are judged every few seconds of their training, ours only at the end of an epoch. Exports, "
         "judging and setting up do not count; the last column is what setting up took. The column before it asks for "

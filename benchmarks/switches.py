@@ -31,10 +31,22 @@ def ablation_section(results: Results, among: Sequence[System]) -> list[str]:
         "## Ablations",
         "",
         "One switch turned at a time, against the same model with none turned. A difference below 0: it is worse so. "
-        "The last three columns are differences too, tail items in filtered NDCG@10.",
+        f"The last three columns are differences too, tail items in filtered NDCG@10. {_seeds_differ(among)}",
         "",
         *table(header.split(", "), rows),
     ]
+
+
+def _seeds_differ(among: Sequence[System]) -> str:
+    """What a difference has to exceed to be one of a switch: intervals are over users and know nothing of seeds."""
+    grasp = find(among, GRASP)
+    deviation = grasp.deviation(FILTERED, NDCG) if grasp else None
+    if deviation is None:
+        return ""
+    return (
+        f"Intervals are over users; the seeds of {GRASP} itself have a standard deviation of {deviation:.4f}, so that "
+        "one seed's difference of less than twice that says nothing of the switch."
+    )
 
 
 def _ablation_row(results: Results, one: System, own: System) -> list[str]:
@@ -78,7 +90,7 @@ def activation_section(results: Results, among: Sequence[System]) -> list[str]:
         "values exchanged, and the difference to the model as it is; sigmoid also without its bias of minus the "
         "logarithm of the longest history. Below the table sigmoid against softmax at one normalisation. How large "
         "the activated values come out is told by the attention mass further down: only cells of like mass are at "
-        "one scale.",
+        f"one scale. {_seeds_differ(among)}",
         "",
         *table(["", *scales], rows),
         *_activations_compared(results, cells),
@@ -136,7 +148,7 @@ def neighbours_section(results: Results, among: Sequence[System]) -> list[str]:
         "## Number of neighbours",
         "",
         f"Filtered NDCG@10 of {GRASP} with the mean of k neighbours. The paired difference to the model as it is says "
-        "more than the intervals of the values, in which easy and hard users differ.",
+        f"more than the intervals of the values, in which easy and hard users differ. {_seeds_differ(among)}",
         "",
         *table(["k", "seeds", "filtered NDCG@10", "difference"], rows),
         "![k](k.svg)",

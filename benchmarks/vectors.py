@@ -19,12 +19,14 @@ import numpy as np
 from scipy.sparse import csr_matrix, identity
 
 from benchmarks.readers import Facts, Source
+from grasp.files import replacing
 from grasp.versions import digest
 from spark_jobs.aggregate_neighbours import mean_pool
 from spark_jobs.attributes import MAX_VALUE_CHARS
 from spark_jobs.encoder import Encoder, require_sound
 from spark_jobs.neighbours import Catalogue, ExactBackend
 from spark_jobs.prompts import ITEM, NUM_FAVOURITES, NUM_RECENT, USER
+from training.controls import unit
 from training.cooccurrence import item_cosine
 
 MAX_NEIGHBOURS = 50  # searched and kept once, so that fewer cost nothing
@@ -77,7 +79,8 @@ class TextVectors:
         return encoded
 
     def _keep(self, keys: Sequence[str], vectors: np.ndarray) -> None:
-        _save(self._folder / f"{digest(keys)[:16]}.npz", keys=np.array(keys), vectors=vectors)
+        with replacing(self._folder / f"{digest(keys)[:16]}.npz") as handle:
+            np.savez(handle, keys=np.array(keys), vectors=vectors)
 
 
 def item_texts(items: Sequence[Facts], hidden: Collection[str]) -> list[str]:
@@ -144,12 +147,6 @@ def _leading(matrix_NN: csr_matrix, size: int) -> np.ndarray:
     return leading
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; zeros stay."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(length == 0, 1, length)).astype(np.float32)
-
-
 def neighbour_means(ids: Sequence[str], vectors: np.ndarray, k: int, cache: Path) -> np.ndarray:
     """Mean of each row's `k` nearest by cosine, itself left out, float32 of the same shape; zeros without any.
 
@@ -170,7 +167,8 @@ def nearest(ids: Sequence[str], vectors: np.ndarray, cache: Path) -> np.ndarray:
         with np.load(file) as kept:
             return kept["near"]
     near = _search(ids, vectors)
-    _save(file, near=near)
+    with replacing(file) as handle:
+        np.savez(handle, near=near)
     return near
 
 
@@ -204,12 +202,3 @@ def _threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
-
-
-def _save(file: Path, **arrays: np.ndarray) -> None:
-    """Write whole or not at all: an interrupted run leaves nothing half written."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as opened:
-        np.savez(opened, **arrays)  # type: ignore[arg-type]  # the stub takes names for options
-    partial.rename(file)

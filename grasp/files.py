@@ -1,4 +1,4 @@
-"""Small JSON files that are either the old one or the new one, never half of either; locks between processes."""
+"""Small files that are either the old one or the new one, never half of either; locks between processes."""
 
 import fcntl
 import json
@@ -6,20 +6,27 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from grasp.progress import say
 
 
-def write_json(file: Path, value: object) -> None:
-    """Replace the file as a whole; its folder is made when it is missing."""
+@contextmanager
+def replacing(file: Path) -> Iterator[IO[bytes]]:
+    """Something to write to that replaces the file as a whole at the end; its folder is made when it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w") as handle:
-        json.dump(value, handle, indent=1, ensure_ascii=False)
-        handle.write("\n")
+    with temporary.open("wb") as handle:
+        yield handle
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(file)
+
+
+def write_json(file: Path, value: object) -> None:
+    """Replace the file as a whole; its folder is made when it is missing."""
+    with replacing(file) as handle:
+        handle.write(f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from grasp.files import write_json
 from grasp.versions import file_sha256
 from training.config import RankerConfig
 from training.model import Ranker
@@ -53,10 +54,10 @@ def save_ranker(folder: Path, ranker: Ranker, vocabulary: list[str], metadata: M
     _check_vocabulary(vocabulary, ranker.config, folder / VOCABULARY_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: weights.contiguous() for name, weights in ranker.state_dict().items()}, folder / WEIGHTS_FILE)
-    _write_json(folder / CONFIG_FILE, {"format": FORMAT, "ranker": asdict(ranker.config), "metadata": asdict(metadata)})
-    _write_json(folder / VOCABULARY_FILE, vocabulary)
+    write_json(folder / CONFIG_FILE, {"format": FORMAT, "ranker": asdict(ranker.config), "metadata": asdict(metadata)})
+    write_json(folder / VOCABULARY_FILE, vocabulary)
     files = (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE)
-    _write_json(folder / CHECKSUMS_FILE, {name: file_sha256(folder / name) for name in files})
+    write_json(folder / CHECKSUMS_FILE, {name: file_sha256(folder / name) for name in files})
 
 
 def load_ranker(folder: Path) -> LoadedRanker:
@@ -94,10 +95,6 @@ def _check_vocabulary(vocabulary: object, config: RankerConfig, file: Path) -> N
         raise ValueError(f"{file} is not a list of item ids")
     if len(set(vocabulary)) != len(vocabulary) or len(vocabulary) != config.num_items:
         raise ValueError(f"{file} holds {len(set(vocabulary))} distinct items, the config says {config.num_items}")
-
-
-def _write_json(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def _read_json(file: Path) -> Any:

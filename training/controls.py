@@ -9,7 +9,7 @@ Shape suffixes:  E events  N items  S semantic size; item i is in row or column 
 
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import csr_matrix, diags, identity
@@ -20,11 +20,27 @@ from training.evaluate import Event, Scorer, gains, rank_events
 
 DECAY = 0.8  # of the heuristics: weight of a history item by that of the next newer one
 LITTLE = 1e-6  # of popularity: it orders what is equal otherwise
-STAR_GRID = [(share, decay, last) for share in (0.3, 0.5, 0.7) for decay in (0.7, 0.9) for last in (3, 10)]
 MAX_TABLE_ITEMS = 20_000  # up to here all cosines of a catalogue are computed once, in at most 1.6 GB
 
 Sequences = Sequence[np.ndarray]
 Choice = TypeVar("Choice", bound=Hashable)
+
+
+class StarSettings(NamedTuple):
+    """What `star` wants to be told."""
+
+    semantic_share: float
+    decay: float
+    last: int
+
+
+STAR_GRID = [StarSettings(share, decay, last) for share in (0.3, 0.5, 0.7) for decay in (0.7, 0.9) for last in (3, 10)]
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows of length 1, float32; zeros stay."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.where(length == 0, 1, length)).astype(np.float32)
 
 
 def popularity(sequences: Sequences, num_items: int) -> Scorer:
@@ -95,7 +111,7 @@ def star(
     `item_semantic` is (N, S). Without `mean` the sum is not divided by n, which leaves every ranking as it is but lets
     a longer history say more where the score is added to a model's (`plus`).
     """
-    unit_NS = _unit(item_semantic)
+    unit_NS = unit(item_semantic)
     own_N = np.einsum("ns,ns->n", unit_NS, unit_NS)  # cosine of an item with itself: 1, or 0 without a vector
     common_NN = item_cosine(sequences, len(unit_NS)).astype(np.float32)
 
@@ -114,7 +130,7 @@ def star(
 
 def max_cosine(item_semantic: np.ndarray) -> Scorer:
     """The cosine of an item's text vector with that of the most similar history item; 1 for one in the history."""
-    unit_NS = _unit(item_semantic)
+    unit_NS = unit(item_semantic)
     table_NN = unit_NS @ unit_NS.T if len(unit_NS) <= MAX_TABLE_ITEMS else None
 
     def nearest(history: np.ndarray) -> np.ndarray:
@@ -159,9 +175,3 @@ def _history_weights(events: Sequence[Event], num_items: int, decay: float, last
     age = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     column = np.concatenate([np.zeros(0, np.int64), *newest]) - 1
     return csr_matrix((decay**age, (row, column)), shape=(len(events), num_items))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32; zeros stay."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.where(length == 0, 1, length)).astype(np.float32)

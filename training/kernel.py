@@ -7,7 +7,7 @@
     cooccurrence  |users of both| / sqrt(|users of s| * |users of x|)
 
 The form, and the last kind, are STAR's (arXiv 2410.16458). Each R is stored for the nearest items only. The weights are
-chosen on validation once a ranker is fitted (`fit.calibrate`): docs/decisions/history-kernel.md says why not before.
+chosen on validation once a ranker is fitted (`calibration.py`): docs/decisions/history-kernel.md says why not before.
 
 Shape suffixes:  B batch  T sequence length  J latest items, newest first  N items, row 0 is padding
                  M stored neighbours  K kinds  L additions of all kinds  S semantic size  C components

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from grasp.files import replacing
 from training.evaluate import Event
 
 NUM_NEGATIVES = 100
@@ -40,10 +41,9 @@ def draw_negatives(events: Sequence[Event], num_items: int, num: int = NUM_NEGAT
 
 def save_negatives(file: Path, negatives: np.ndarray, events: Sequence[Event]) -> str:
     """Keep negatives for every model to share; returns their checksum, which also covers the events."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     checksum = _negatives_checksum(negatives, events)
-    with file.open("wb") as opened:
-        np.savez_compressed(opened, negatives=negatives, checksum=np.array(checksum))
+    with replacing(file) as handle:
+        np.savez(handle, negatives=negatives, checksum=np.array(checksum))
     return checksum
 
 

@@ -13,8 +13,8 @@ from benchmarks.exam import Exam, cross_category_share
 from benchmarks.matrix import ABLATIONS, AS_GRASP, TRIALS, chosen, matrix, trained, with_trial
 from benchmarks.quality import main
 from benchmarks.results import Results
+from training.calibration import KERNEL_WEIGHTS
 from training.evaluate import Event
-from training.fit import KERNEL_WEIGHTS
 from training.model import Ranker, RankerConfig
 from training.recipes import recipe
 

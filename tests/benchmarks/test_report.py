@@ -42,7 +42,7 @@ def make_info(**changed) -> Info:
         "wall_seconds": 90.0,
         "cpu_seconds": 100.0,
         "num_parameters": 12345,
-        "num_epochs": 3,
+        "num_epochs": 7,
         "best_epoch": 2,
         "validation_ndcg_at_10": 0.1,
         "num_trials": 4,
@@ -265,12 +265,31 @@ def test_an_unequal_allowance_shows(tmp_path):
     assert "Allowed to 1 trained rows (`gru4rec__seed=0`, ...): 20 minutes" in text
 
 
+def test_a_row_that_patience_did_not_end_is_named(tmp_path, written):
+    results = Results(tmp_path)
+    add(results, trained("sasrec", 0), 0.5, num_epochs=7, best_epoch=7)
+    add(results, trained("sasrec", 1), 0.5, num_epochs=7, best_epoch=2)
+
+    assert "- Ended by a limit, not by patience: `sasrec__seed=0`." in report.head(results)
+    assert "Ended by a limit" not in written
+
+
+def test_figures_stand_beside_their_goals_and_like_beside_like(written):
+    lines = section(written, "Figures with a goal")
+
+    assert cells(lines, "grasp_over_best_rival_full")[2:] == ["at least 1.1", "yes"]
+    [found] = [line for line in lines if line.startswith("- the best other trained system, full ranking:")]
+    without, with_kernel = (float(part.split()[0]) for part in found.split(": ")[1].split(", "))
+    assert without > 1.1
+    assert with_kernel > 1
+
+
 def test_the_main_table_has_the_best_system_first(written):
     lines = section(written, "All systems")
     rows = [line for line in lines if line.startswith("| ") and " ± " in line]
 
     assert rows[0].startswith("| sasrec_grasp + kernel | 3 |")
-    assert cells(lines, "popularity", "1")[-4:] == ["25.0 %", "–", "1.5", "12,345"]
+    assert cells(lines, "popularity", "1")[-4:] == ["25.0 %", "–", "1.7", "12,345"]
     assert len(cells(lines, "sasrec_llm_esr + max-cosine", "1")) == 16
     assert "Below their own backbone alone: bert4rec_grasp, sasrec_llm_init." in lines
     assert sum("The same at k =" in line for line in lines) == 4
@@ -288,13 +307,22 @@ def test_grasp_with_its_kernel_is_set_against_everyone_else(written):
     assert cells(lines, "sasrec_llm_esr + star", "tail items")
 
 
-def test_every_switch_is_compared_with_the_model_as_it_is(written):
+def one_seed(folder, seed: int) -> float:
+    """Filtered NDCG@10 of GRASP by one seed."""
+    [row] = [each for each in Results(folder).rows() if each.row.row_id == f"sasrec_grasp__seed={seed}"]
+    return row.value("filtered", "ndcg@10")
+
+
+def test_every_switch_is_compared_with_the_model_as_it_is(written, filled):
     lines = section(written, "Ablations")
 
     for switch, low, high in (("no_attention", -1, -0.1), ("with_global", -0.03, 0.03)):
         difference, *_ = cells(lines, "sasrec_grasp", switch)[5].split(" ")
         assert low < float(difference) < high
     assert "k=5" not in "".join(lines)
+    assert f"standard deviation of {np.std([one_seed(filled, seed) for seed in range(3)], ddof=1):.4f}" in "".join(
+        lines
+    )
     assert "activation=" not in "".join(lines)
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from training import fit as fit_module
+from training import calibration as calibration_module
 from training import kernel as module
+from training.calibration import KERNEL_WEIGHTS, calibrate
 from training.config import RankerConfig
 from training.controls import star
 from training.dataset import TrainingSet, arrange
 from training.evaluate import Event, questions
-from training.fit import KERNEL_WEIGHTS, calibrate, new_ranker
+from training.fit import new_ranker
 from training.kernel import KINDS, HistoryKernel, strongest, window_transitions
 from training.model import Ranker
 
@@ -181,7 +182,7 @@ def chance_against_a_hundred(ranker: Ranker, training_set: TrainingSet) -> float
 
 @pytest.mark.parametrize("batch_size", [7, 256])
 def test_the_weights_are_those_that_rank_the_validation_targets_best(wandering, tiny, monkeypatch, batch_size):
-    monkeypatch.setattr(fit_module, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr(calibration_module, "BATCH_SIZE", batch_size)
     torch.manual_seed(0)
     ranker = new_ranker(wandering, tiny("sasrec").with_switches(kernel_length=3))
 
@@ -200,7 +201,7 @@ def test_a_kernel_that_does_not_help_has_no_say(wandering, tiny, monkeypatch):
     def perfect(*_, **__):
         return lambda events: np.eye(30, dtype=np.float32)[[event.target - 1 for event in events]] * 1e6
 
-    monkeypatch.setattr(fit_module, "ranker_scorer", perfect)
+    monkeypatch.setattr(calibration_module, "ranker_scorer", perfect)
     ranker = new_ranker(wandering, tiny("sasrec").with_switches(kernel_length=3))
     ranker.kernel.weights_K.fill_(1)
 

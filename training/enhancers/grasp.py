@@ -57,7 +57,6 @@ class Grasp(Ids):
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
-        self.num_views = 2 if config.item_representation == "dual" else 1
         # Trained embeddings begin with length 1, what comes of projected vectors with unit variance: beside each other
         # the latter would drown the former, and a step of the optimiser would move them eight times as far.
         self.scale = config.width**-0.5

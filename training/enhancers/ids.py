@@ -23,8 +23,6 @@ class Users:
 class Ids(nn.Module):
     """Item embeddings as a backbone's input and as what its states are compared with."""
 
-    num_views = 1  # how many times the backbone reads a sequence; a state is num_views * D wide
-
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
         self.config = config
@@ -57,7 +55,7 @@ class Ids(nn.Module):
         return torch.cat(states, -1)
 
     def candidates(self, items_N: Tensor) -> Tensor:
-        """What a state is compared with, (N, num_views * D); zero for padding."""
+        """What a state is compared with, (N, width of a state); zero for padding."""
         return self.ids(items_N)
 
     def auxiliary_loss(self, items_N: Tensor, state_BD: Tensor, user_B: Tensor) -> Tensor | None:

@@ -26,7 +26,6 @@ NUM_HEADS = 2  # of the cross attention
 
 
 class LlmEsr(Ids):
-    num_views = 2
     semantic_NC: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
