@@ -411,16 +411,16 @@ class Readiness(BaseModel):
     ready: bool
     reason: str | None = Field(description="Why it is not ready.")
     release: str | None
-    problem: str | None = Field(description="Why a newer release was refused; with tokens only that it was: refused.")
-    experiment_problem: str | None = Field(description="Why the experiment does not run; with tokens: refused.")
+    problem: str | None = Field(description="Why a newer release was refused; with tokens: not_loaded.")
+    experiment_problem: str | None = Field(description="Why the experiment does not run; with tokens: not_running.")
 
     def without_texts(self) -> "Readiness":
         """For those who show no token: no text of an error, which may hold paths and addresses."""
         return self.model_copy(
             update={
                 "reason": self.reason and (self.reason if self.release else "no_release"),
-                "problem": self.problem and "refused",
-                "experiment_problem": self.experiment_problem and "refused",
+                "problem": self.problem and "not_loaded",
+                "experiment_problem": self.experiment_problem and "not_running",
             }
         )
 

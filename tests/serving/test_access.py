@@ -113,10 +113,10 @@ def test_readiness_tells_strangers_categories_and_the_reason_only_to_tokens(publ
 
     client.app.state.service.check()
 
-    no_release = {"ready": False, "reason": "no_release", "release": None, "problem": "refused"}
+    no_release = {"ready": False, "reason": "no_release", "release": None, "problem": "not_loaded"}
     assert nothing == no_release | {"experiment_problem": None}
-    kept = {"ready": True, "reason": None, "release": first, "problem": "refused"}
-    assert client.get("/readyz").json() == kept | {"experiment_problem": "refused"}
+    kept = {"ready": True, "reason": None, "release": first, "problem": "not_loaded"}
+    assert client.get("/readyz").json() == kept | {"experiment_problem": "not_running"}
     listed = client.get("/v1/releases", headers={"Authorization": f"Bearer {OPERATE}"}).json()
     assert "model.safetensors is missing" in listed["problem"]
 
