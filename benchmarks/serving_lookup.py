@@ -176,7 +176,7 @@ def _require_equal(ours: bytes, feasts: bytes) -> None:
         if name in FLOATS:
             is_equal = np.allclose(row[name], value, rtol=0, atol=1e-6)
         elif name == "computed_at":
-            is_equal = datetime.fromisoformat(row[name]) == datetime.fromisoformat(value)
+            is_equal = datetime.fromisoformat(row[name]).timestamp() == value
         else:
             is_equal = row[name] == value
         if not is_equal:
