@@ -111,9 +111,11 @@ def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settin
     serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
 
     measured = (given.out / "measurements.jsonl").read_bytes()
-    assert [json.loads(line)["kind"] for line in measured.splitlines()] == list(kinds)
+    of_kind = {each["kind"]: each["found"] for each in map(json.loads, measured.splitlines())}
+    assert list(of_kind) == list(kinds)
+    assert of_kind["fuzz"]["failures"] == ["Server error: GET /v1/search"]  # a 503, as search is switched off here
     found = json.loads((given.out / "summary.json").read_text())["figures"]
-    assert (found["fuzz_5xx"]["value"], found["fuzz_violations"]["value"]) == (0, 0)
+    assert (found["fuzz_5xx"]["value"], found["fuzz_violations"]["value"]) == (1, 0)
     assert found["lookup_speedup_over_feast_http"]["value"] > 0
     assert (found["million_recall_at_100"]["value"], found["open_loop_errors"]["value"]) == (None, None)  # too small
     report = (given.out / "report.md").read_text()
