@@ -89,9 +89,11 @@ def systems(results: Results) -> list[System]:
     return sorted((System(tuple(rows)) for rows in found.values()), key=lambda one: -one.mean(FILTERED, NDCG))
 
 
-def find(among: Sequence[System], model: str, addition: str = "none", corruption: float = 0.0) -> System | None:
-    """The system of a model without an ablation, or None when no row of it is finished."""
-    wanted = (model, addition, corruption, "")
+def find(
+    among: Sequence[System], model: str, addition: str = "none", *, corruption: float = 0.0, ablation: str = ""
+) -> System | None:
+    """The system of a model, by default as it is, or None when no row of it is finished."""
+    wanted = (model, addition, corruption, ablation)
     return next(
         (one for one in among if (one.row.model, one.row.addition, one.row.corruption, one.row.ablation) == wanted),
         None,
@@ -186,5 +188,5 @@ def _ratio(own: System | None, rival: System | None, protocol: str, group: str =
 
 def _corruption_low(results: Results, among: Sequence[System]) -> float | None:
     """Lower end of the interval of GRASP without kernel on nothing but corrupted inputs, over its backbone alone."""
-    own, backbone = find(among, GRASP, corruption=1.0), find(among, "sasrec")
+    own, backbone = find(among, GRASP, corruption=1.0, ablation="no_kernel"), find(among, "sasrec")
     return compare(results, own, backbone, FILTERED).ratio.low if own and backbone else None

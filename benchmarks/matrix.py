@@ -13,6 +13,9 @@ from training.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
 SHARES = (0.2, 1.0)  # of corrupted descriptions and neighbours
+# Corruption is measured without the history kernel, at score level and in the choice of the epoch: what others took is
+# never corrupted, and a ranker that leans on it stops before it has learnt to do without its descriptions.
+NO_KERNEL: dict[str, object] = {"kernel_length": 0}
 ABLATIONS: dict[str, dict[str, object]] = {
     "no_attention": {"use_attention": False},
     "no_similar": {"use_similar": False},
@@ -109,9 +112,11 @@ def _texts(num_seeds: int) -> Iterator[Job]:
     additions: tuple[Addition, ...] = ("none", "kernel")
     for model in ("sasrec_llm_init", "sasrec_alphafuse"):
         yield trained(model, 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
-    for corruption in SHARES:
+    for corruption in (0.0, *SHARES):
         for seed in range(num_seeds):
-            yield trained("sasrec_grasp", seed, "corruption", inputs=Inputs(corruption=corruption))
+            inputs = Inputs(corruption=corruption)
+            yield trained("sasrec_grasp", seed, "corruption", ablation="no_kernel", switches=NO_KERNEL, inputs=inputs)
+    for corruption in SHARES:
         for model in ("sasrec_llm_esr", "sasrec_alphafuse"):
             yield trained(model, 0, "corruption", inputs=Inputs(corruption=corruption))
     for backbone in ("gru4rec", "bert4rec"):
@@ -162,7 +167,7 @@ def trained(
     switches, of_training = switches or {}, {field.name for field in fields(TrainConfig)}
     config = replace(config, **{name: value for name, value in switches.items() if name in of_training})  # type: ignore[arg-type]
     of_ranker = {name: value for name, value in switches.items() if name not in of_training}
-    config = config.with_switches(kernel_length=KERNEL_LENGTH, **of_ranker)
+    config = config.with_switches(**({"kernel_length": KERNEL_LENGTH} | of_ranker))
     # Trials cost more than all else: an enhancer keeps the settings that SASRec's trials chose for it.
     return Job(row, config, tuned_as(config), inputs, additions)
 

@@ -98,11 +98,8 @@ def backbone_section(results: Results, among: Sequence[System]) -> list[str]:
 
 def corruption_section(results: Results, among: Sequence[System]) -> list[str]:
     """What false knowledge costs, against the backbone that has none."""
-    curves = {
-        name: found
-        for name in sorted({one.row.model for one in among if one.row.corruption})
-        if (found := _corruption(results, among, name))
-    }
+    corrupted = sorted({(one.row.model, one.row.ablation) for one in among if one.row.corruption})
+    curves = {model: found for model, ablation in corrupted if (found := _corruption(results, among, model, ablation))}
     if not curves:
         return []
     lines = [
@@ -128,7 +125,8 @@ def corruption_section(results: Results, among: Sequence[System]) -> list[str]:
         "## Corrupted knowledge",
         "",
         "Descriptions and neighbours of a share of users and items swapped at random before training. The ratio is to "
-        "the backbone alone; its interval is that of the paired difference, the backbone's mean taken as known.",
+        "the backbone alone; its interval is that of the paired difference, the backbone's mean taken as known. No "
+        "history kernel anywhere, nor in the choice of GRASP's epoch.",
         "",
         *table(["model", "swapped", "seeds", "filtered NDCG@10", "ratio", "than the backbone"], rows),
         "![corruption](corruption.svg)",
@@ -136,9 +134,11 @@ def corruption_section(results: Results, among: Sequence[System]) -> list[str]:
     ]
 
 
-def _corruption(results: Results, among: Sequence[System], model: str) -> list[tuple[System, Comparison]]:
+def _corruption(
+    results: Results, among: Sequence[System], model: str, ablation: str
+) -> list[tuple[System, Comparison]]:
     """The model at every share, against its backbone alone; nothing while that is not finished."""
-    points = [one for one in among if (one.row.model, one.row.addition, one.row.ablation) == (model, "none", "")]
+    points = [one for one in among if (one.row.model, one.row.addition, one.row.ablation) == (model, "none", ablation)]
     backbone = find(among, points[0].row.backbone) if points else None
     if backbone is None:
         return []

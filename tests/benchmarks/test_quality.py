@@ -102,8 +102,8 @@ def test_grasp_is_corrupted_for_every_seed_and_not_shown_with_its_kernel():
     rows = [row.row_id for job in matrix("beauty", 2) for row in job.rows if row.corruption == 1]
 
     assert rows == [
-        "sasrec_grasp__corruption=1__seed=0",
-        "sasrec_grasp__corruption=1__seed=1",
+        "sasrec_grasp__no_kernel__corruption=1__seed=0",
+        "sasrec_grasp__no_kernel__corruption=1__seed=1",
         "sasrec_llm_esr__corruption=1__seed=0",
         "sasrec_alphafuse__corruption=1__seed=0",
     ]
@@ -126,8 +126,9 @@ def test_jobs_are_chosen_by_model_and_by_section():
     assert [job.row.model for job in chosen(jobs, models="star,knn")] == ["knn", "star"]
     corrupted = chosen(jobs, models="sasrec_grasp", sections="corruption")
     assert [job.row.row_id for job in corrupted] == [
-        "sasrec_grasp__corruption=0.2__seed=0",
-        "sasrec_grasp__corruption=1__seed=0",
+        "sasrec_grasp__no_kernel__seed=0",
+        "sasrec_grasp__no_kernel__corruption=0.2__seed=0",
+        "sasrec_grasp__no_kernel__corruption=1__seed=0",
     ]
     with pytest.raises(ValueError, match="no model stars; there are"):
         chosen(jobs, models="star,stars")
