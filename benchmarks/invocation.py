@@ -17,7 +17,7 @@ def command(parser: argparse.ArgumentParser, given: argparse.Namespace, *, left_
     Data is named as a folder below `$GRASP_DATA`, a folder of the project from there, and any other as `DIR`.
     """
     options = [
-        f"--{name.replace('_', '-')}{_shown(name, value)}"
+        f"--{'no-' if value is False else ''}{name.replace('_', '-')}{_shown(name, value)}"
         for name, value in vars(given).items()
         if name not in left_out and value != parser.get_default(name)
     ]
@@ -33,7 +33,7 @@ def of_report(program: str, folder: Path) -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    if value is True:
+    if isinstance(value, bool):
         return ""
     if name == "data" and value != MOVIELENS:
         return f" $GRASP_DATA/{Path(value).resolve().name}"

@@ -1,4 +1,4 @@
-"""A made-up day of the two feature tables, as wide as real ones, for what measures the online store."""
+"""A made-up day of the feature tables and the catalogue, as wide as real ones, for what measures the online store."""
 
 from typing import Any
 
@@ -25,13 +25,15 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "array<float>": pa.list_(pa.float32()),
     "array<string>": pa.list_(pa.string()),
     "array<bigint>": pa.list_(pa.int64()),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),
 }
 
 
 def write_day(settings: Settings, day: str, num_users: int, num_items: int) -> None:
     """Users u0, u1, ... and items i0, i1, ...; other vectors and texts each day."""
-    for table, entity, num in ((tables.USER_FEATURES, "user", num_users), (tables.ITEM_FEATURES, "item", num_items)):
-        version = Versions(settings).feature
+    of_items = ((table, "item", num_items) for table in (tables.ITEM_FEATURES, tables.ITEMS))
+    for table, entity, num in ((tables.USER_FEATURES, "user", num_users), *of_items):
+        version = Versions(settings).of(table.versioned_by)
         folder = partitions.partition_path(settings.lake, table, version, day)
         folder.mkdir(parents=True)
         pq.write_table(_rows(settings, table, entity, day, num), folder / "part-0.parquet", row_group_size=ROW_GROUP)
@@ -50,6 +52,7 @@ def _rows(settings: Settings, table: Table, entity: str, day: str, num: int) -> 
         "popularity": SEQUENCE_LENGTH,
         "is_tail": 0,
         "title": "A made-up title",
+        "attributes": [("kind", "Made up")],
         "neighbour_ids": [f"{entity[0]}{number}" for number in range(NUM_NEIGHBOURS)],
         "neighbour_similarities": [0.9 - 0.01 * number for number in range(NUM_NEIGHBOURS)],
         "description": f"{TEXT} {day}",

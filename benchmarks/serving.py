@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks import (
     datasets,
     invocation,
+    materialise_speed,
     milvus_server,
     serving_load,
     serving_lookup,
@@ -39,14 +40,15 @@ from benchmarks.measurements import Conditions, Measurement, Measurements, chose
 from benchmarks.readers import MOVIELENS, source_folder
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_fuzz import fuzz
-from benchmarks.serving_place import RunningService, put_online, redis_of_its_own, running_service
+from benchmarks.serving_place import RunningService, load_encoders, put_online, redis_of_its_own, running_service
 from benchmarks.serving_soak import soak
 from benchmarks.serving_switch import switch
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
+from spark_jobs.encoder import Encoder, load_encoder
 from spark_jobs.source import SourceError
 
-WITHOUT_WRK = {"added", "million", "lookup", "fuzz"}
+WITHOUT_WRK = {"added", "million", "materialise", "lookup", "fuzz"}
 NUM_ASKED_USERS = 4000  # more than the rows that a worker keeps for when the store fails
 
 
@@ -91,8 +93,9 @@ class Bench:
 
     def large_catalogue(self) -> dict[str, Any]:
         """A catalogue of copies of this data's items, as a ranker trained on it has them."""
-        file = self._place / "factors.safetensors"
-        return serving_ranker.large_catalogue(serving_ranker.trained_factors(self._given.data, self._settings, file))
+        name = self._given.data.resolve().name
+        factors = serving_ranker.trained_factors(self._data.training_set, name, self._place)
+        return serving_ranker.large_catalogue(factors, self._given.catalogue_items)
 
     def recommend(self) -> dict[str, Any]:
         with self.service(1) as (service, _):
@@ -124,28 +127,37 @@ class Bench:
                 changed = {"milvus_uri": uri}
                 milvus_server.fill(self._settings.model_copy(update=changed), of)
             service, redis = running.enter_context(self.service(self._given.workers, **changed))
+            load_encoders(service)
             return soak(service, redis, self.bodies, per_second, 60 * self._given.soak_minutes, stop_milvus=stop)
 
     def fuzz(self) -> dict[str, Any]:
         with self.service(1) as (service, _):
+            load_encoders(service)
             return fuzz(service.url, self._given.examples)
 
 
 def jobs(bench: Bench, measurements: Measurements, settings: Settings, given: argparse.Namespace) -> list[Job]:
     """In the order in which they are made; the soak needs the highest rate before."""
+    online = partial(materialise_speed.compare, settings, given.materialise_users, given.materialise_rounds)
     lookup = partial(serving_lookup.compare, settings, given.lookup_users, given.lookup_requests)
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     return [
         Job("GRASP beside its backbone", "added", serving_ranker.added_cost),
-        Job("large catalogue", "million", bench.large_catalogue),
-        Job(f"lookup over HTTP, {given.lookup_requests} requests", "lookup", lookup),
+        Job(f"large catalogue of {given.catalogue_items:,} items", "million", bench.large_catalogue),
+        Job(f"{given.materialise_users:,} users put online", "materialise", online),
+        Job(f"lookup over HTTP from the service, {given.lookup_requests} requests", "lookup", lookup),
         Job(f"recommend, {given.closed_seconds:g} s", "recommend", bench.recommend),
         Job(f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", bench.open_loop),
         Job(f"highest rate, {given.rate_seconds:g} s each", "highest_rate", bench.highest_rate),
         Job(f"switch, {given.switch_seconds:g} s", "switch", bench.switch),
         Job(f"fuzz, {given.examples} examples", "fuzz", bench.fuzz),
-        Job(f"soak, {given.soak_minutes:g} minutes", "soak", partial(bench.soak, soak_rate)),
+        Job(soak_name(given), "soak", partial(bench.soak, soak_rate)),
     ]
+
+
+def soak_name(given: argparse.Namespace) -> str:
+    """A soak that loses no Milvus is another measurement than one that does."""
+    return f"soak, {given.soak_minutes:g} minutes{'' if given.milvus else ' without Milvus'}"
 
 
 def rate_of_soak(measurements: Measurements, given: float | None) -> float:
@@ -158,12 +170,14 @@ def rate_of_soak(measurements: Measurements, given: float | None) -> float:
     return float(found[-1]) / 2
 
 
-def run_all(given: argparse.Namespace, settings: Settings) -> None:
+def run_all(
+    given: argparse.Namespace, settings: Settings, open_encoder: Callable[[Path, int], Encoder] = load_encoder
+) -> None:
     """Make what is missing of the wanted measurements, each written as soon as it is made, and the report."""
     if set(given.only) - WITHOUT_WRK:
         require_wrk()
     given.data = source_folder(given.data, settings)
-    data = datasets.load(given.data, cache=given.cache, settings=settings)
+    data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=open_encoder)
     measurements, conditions = Measurements(given.out), Conditions(data.checksum, 1, machine())
     measurements.require(conditions)
     wanted = [
@@ -196,8 +210,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--switch-seconds", type=float, default=210.0, help="of load while releases are switched")
     result.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak")
     result.add_argument("--soak-rate", type=float, help="requests a second (default: half of the highest that held)")
-    result.add_argument("--milvus", action="store_true", help="search a Milvus server in the soak, and lose it")
+    result.add_argument("--no-milvus", dest="milvus", action="store_false", help="no Milvus server that the soak loses")
+    result.add_argument("--catalogue-items", type=int, default=serving_ranker.NUM_LARGE, help="of the large catalogue")
     result.add_argument("--examples", type=int, default=100, help="made-up requests of each operation, at most")
+    result.add_argument("--materialise-users", type=int, default=10_000, help="of a day that is put online")
+    result.add_argument("--materialise-rounds", type=int, default=3, help="days that are put online in each way")
     result.add_argument("--lookup-users", type=int, default=2000, help="of the lookup against Feast's server")
     result.add_argument("--lookup-requests", type=int, default=1000, help="of the lookup against Feast's server")
     return result

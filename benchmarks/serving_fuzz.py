@@ -16,6 +16,7 @@ CHECKS = (
     "response_schema_conformance",
 )
 SEED = 0
+REQUEST_SECONDS = 60  # a request that takes longer ends the run; schemathesis' own ten are short on a busy machine
 NUM_SHOWN = 5  # failures named
 SERVER_ERROR = "ServerError"  # type of the failure
 FINISHED = (0, 1)  # exit codes: nothing was found, something was found
@@ -30,8 +31,11 @@ def fuzz(url: str, num_examples: int) -> dict[str, Any]:
         file = Path(folder) / "report.json"
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json"]
         options = ["--checks", ",".join(CHECKS), "--max-examples", str(num_examples), "--seed", str(SEED)]
+        limit = ["--request-timeout", str(REQUEST_SECONDS)]
         report = ["--report", "json", "--report-json-path", str(file), "--continue-on-failure", "--no-color"]
-        done = subprocess.run([*command, *options, *report], capture_output=True, text=True, check=False, cwd=folder)
+        done = subprocess.run(
+            [*command, *options, *limit, *report], capture_output=True, text=True, check=False, cwd=folder
+        )
         if done.returncode not in FINISHED or not file.is_file():
             raise ValueError(f"schemathesis did not finish: {(done.stderr or done.stdout).strip()[-1000:]}")
         return summary(json.loads(file.read_text()))

@@ -34,7 +34,10 @@ def one_client(service: "RunningService", bodies: Sequence[str], seconds: float)
 def fixed_rate(service: "RunningService", bodies: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
     """Times at a rate that does not wait for answers."""
     warm_up(service, bodies)
-    return open_loop(service.url, bodies, rate, seconds).summary() | {"rate": rate}
+    return open_loop(service.url, bodies, rate, seconds).summary() | {
+        "rate": rate,
+        "num_workers": service.settings.serving_workers,
+    }
 
 
 def highest_rate(service: "RunningService", bodies: Sequence[str], seconds: float) -> dict[str, Any]:
@@ -47,7 +50,8 @@ def highest_rate(service: "RunningService", bodies: Sequence[str], seconds: floa
         tried.append(load.summary() | {"rate": rate, "holds": holds(load)})
         return holds(load)
 
-    return {"highest_rate": search_highest(attempt), "limit_ms": LIMIT_MS, "tried": tried}
+    found = {"highest_rate": search_highest(attempt), "limit_ms": LIMIT_MS, "tried": tried}
+    return found | {"num_workers": service.settings.serving_workers}
 
 
 def holds(load: Load) -> bool:

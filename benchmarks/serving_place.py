@@ -21,12 +21,17 @@ from grasp.processes import end_with_parent
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 from serving.access import VARIABLES
+from serving.search import ENCODER_LOADED
+from serving.telemetry import MULTIPROCESS_VARIABLE
 
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
 STOP_SECONDS = 30
 ANSWER_SECONDS = 10
+ENCODER_SECONDS = 120  # of a worker's first search, which imports sentence-transformers and loads the encoder
 LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
-TOKENS = frozenset(VARIABLES.values())  # of somebody's own service: this one is open, on the loopback interface
+# Tokens of somebody's own service, as this one is open, on the loopback interface; and the folder of metrics that Feast
+# names to all its children once it is imported.
+NOT_INHERITED = frozenset({*VARIABLES.values(), MULTIPROCESS_VARIABLE})
 LOADED = "is loaded, model"  # what the log of a worker says
 STAGE_METRIC = "grasp_stage_seconds"
 
@@ -43,10 +48,10 @@ class RunningService:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.settings.port}"
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
         """Status and body, whatever the status; 0 and what went wrong where there is no answer."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=ANSWER_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(self.url + path, timeout=timeout_seconds) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -93,7 +98,7 @@ def running_service(settings: Settings, num_workers: int) -> Iterator[RunningSer
     """
     settings = settings.model_copy(update={"port": free_port(), "serving_workers": num_workers})
     log = settings.home / "service.log"
-    environment = {name: value for name, value in process_environment(settings).items() if name not in TOKENS}
+    environment = environment_of(settings)
     with log.open("w") as said, ExitStack() as ending:
         process = subprocess.Popen(
             [sys.executable, "-m", "serving.app"],
@@ -109,6 +114,11 @@ def running_service(settings: Settings, num_workers: int) -> Iterator[RunningSer
         yield service
 
 
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables of a service of its own."""
+    return {name: value for name, value in process_environment(settings).items() if name not in NOT_INHERITED}
+
+
 def _wait_until_ready(service: RunningService, num_workers: int) -> None:
     """Until the service says so and all of its workers hold a release."""
     deadline = time.monotonic() + START_SECONDS
@@ -121,6 +131,19 @@ def _wait_until_ready(service: RunningService, num_workers: int) -> None:
         time.sleep(0.2)
     tail = service.log.read_text()[-2000:]
     raise TimeoutError(f"the service is not ready after {START_SECONDS} s: {last}\n{tail}")
+
+
+def load_encoders(service: RunningService) -> None:
+    """Search until every worker has loaded its encoder: what is measured afterwards waits for none.
+
+    Raises `ValueError` when searches are not answered.
+    """
+    settings = service.settings
+    deadline = time.monotonic() + START_SECONDS
+    while settings.search and service.log.read_text().count(ENCODER_LOADED) < settings.serving_workers:
+        status, text = service.get("/v1/search?q=warm&k=1", ENCODER_SECONDS)
+        if status != OK or time.monotonic() > deadline:
+            raise ValueError(f"the service does not search: status {status}, {text}")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -18,8 +18,8 @@ Shape suffixes:  N items   S semantic size   D width of a state   Q asked states
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,20 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks import datasets
 from benchmarks.machine import describe, machine
-from benchmarks.summary import Figure, Goal
+from benchmarks.serving_report import FIGURES
 from grasp.progress import say
 from grasp.settings import Settings
+from grasp.versions import digest
 from serving.candidates import RECALL_AT, Additions, Candidates, Index, recall
 from training.config import RankerConfig
+from training.dataset import TrainingSet
 from training.enhancers.ids import Users
 from training.evaluate import questions
 from training.fit import fit
 from training.frozen import FrozenRanker
 from training.kernel import KINDS
 from training.model import Ranker
-from training.recipes import DEFAULT, recipe
+from training.recipes import DEFAULT, TrainConfig, recipe
 
 NUM_ITEMS, SEMANTIC_SIZE, LENGTH = 12_000, 384, 100
 NUM_LARGE = 1_200_000
@@ -48,14 +50,6 @@ NOISE = 0.5  # of a copied item, in standard deviations of each coordinate
 NUM_STATES = 200
 NUM_TRAINED_EPOCHS = 5  # the vectors are to look like trained ones, not to win
 ROUNDS, REQUESTS, WARM_UP = 9, 200, 50
-
-GOALS = {
-    "grasp_added_ms_p50": Goal(1.0, "at most"),
-    "grasp_added_ms_p99": Goal(2.0, "at most"),
-    "grasp_added_share_of_backbone": Goal(1.0, "at most"),
-    "large_catalogue_ms_p99": Goal(40.0, "at most"),
-    "large_catalogue_recall_at_100": Goal(0.98),
-}
 
 
 @dataclass(frozen=True)
@@ -186,36 +180,30 @@ def made_up_factors(width: int = 64, num_states: int = NUM_STATES) -> Factors:
     return Factors(item_ND, state_QD, "made-up vectors")
 
 
-def trained_factors(folder: Path, settings: Settings, file: Path) -> Factors:
-    """Item vectors and last states of validation users from the default recipe after a few epochs; kept in `file`."""
-    origin = f"{DEFAULT} after {NUM_TRAINED_EPOCHS} epochs on {folder.resolve().name}"
+def trained_factors(training_set: TrainingSet, name: str, place: Path) -> Factors:
+    """Item vectors and last states of validation users from the default recipe after a few epochs.
+
+    They are kept in a file of `place`, for this recipe alone; `name` says what the training set is of.
+    """
+    config = replace(recipe(DEFAULT), max_epochs=NUM_TRAINED_EPOCHS)
+    file = place / f"factors-{digest(asdict(config))[:8]}.safetensors"
     if not file.is_file():
-        training_set = datasets.load(folder, cache=settings.home / "benchmarks", settings=settings).training_set
-        config = replace(recipe(DEFAULT), max_epochs=NUM_TRAINED_EPOCHS)
-        frozen = FrozenRanker(fit(training_set, config, 0, lambda epoch, found: say(f"epoch {epoch}: {found}")).ranker)
-        vectors = (torch.from_numpy(each) for each in (training_set.user_semantic, training_set.user_neighbour))
-        semantic_US, neighbour_US = vectors
-        states = []
-        for event in questions(training_set, "validation")[:NUM_STATES]:
-            users = Users(semantic_US[event.user][None], neighbour_US[event.user][None])
-            states.append(frozen.state(frozen.views(torch.from_numpy(event.history.astype(np.int64)), users)[0]))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"item_ND": frozen.candidate_ND[1:].contiguous(), "state_QD": torch.stack(states)}, file)
+        place.mkdir(parents=True, exist_ok=True)
+        save_file(_fitted_factors(training_set, config), file)
     kept = load_file(file)
+    origin = f"{DEFAULT} after {NUM_TRAINED_EPOCHS} epochs on {name}"
     return Factors(kept["item_ND"], kept["state_QD"], origin)
 
 
-def figures(added: Mapping[str, Any] | None, large: Mapping[str, Any] | None) -> dict[str, Figure]:
-    """What was measured beside its goal; None where it was not."""
-    added, large = added or {}, large or {}
-    values = {
-        "grasp_added_ms_p50": added.get("added_p50"),
-        "grasp_added_ms_p99": added.get("added_p99"),
-        "grasp_added_share_of_backbone": added.get("share"),
-        "large_catalogue_ms_p99": large.get("index_p99"),
-        "large_catalogue_recall_at_100": large.get("recall"),
-    }
-    return {name: Figure(values[name], goal) for name, goal in GOALS.items()}
+def _fitted_factors(training_set: TrainingSet, config: TrainConfig) -> dict[str, torch.Tensor]:
+    frozen = FrozenRanker(fit(training_set, config, 0, lambda epoch, found: say(f"epoch {epoch}: {found}")).ranker)
+    vectors = (torch.from_numpy(each) for each in (training_set.user_semantic, training_set.user_neighbour))
+    semantic_US, neighbour_US = vectors
+    states = []
+    for event in questions(training_set, "validation")[:NUM_STATES]:
+        users = Users(semantic_US[event.user][None], neighbour_US[event.user][None])
+        states.append(frozen.state(frozen.views(torch.from_numpy(event.history.astype(np.int64)), users)[0]))
+    return {"item_ND": frozen.candidate_ND[1:].contiguous(), "state_QD": torch.stack(states)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -227,15 +215,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     say(json.dumps(added))
     if given.data:
         settings = Settings.load()
-        file = settings.home / "benchmarks" / "serving-ranker" / f"{given.data.resolve().name}.safetensors"
-        factors = trained_factors(given.data, settings, file)
+        data = datasets.load(given.data, cache=settings.home / "benchmarks", settings=settings)
+        place = settings.home / "benchmarks" / "serving-ranker" / data.checksum[:12]
+        factors = trained_factors(data.training_set, given.data.resolve().name, place)
     else:
         factors = made_up_factors()
     large = large_catalogue(factors)
     say(json.dumps(large))
-    for name, figure in figures(added, large).items():
-        goal = f"{figure.goal.direction} {figure.goal.bound:g}"
-        say(f"{name:<34}{figure.value:>10.4g}   {goal:<14}{'met' if figure.goal.is_met(figure.value) else 'not met'}")
+    found = {"added": added, "million": large}
+    for name, (goal, kind, value_of) in FIGURES.items():
+        if kind in found and (value := value_of(found[kind])) is not None:
+            met = "met" if goal.is_met(value) else "not met"
+            say(f"{name:<34}{value:>10.4g}   {f'{goal.direction} {goal.bound:g}':<14}{met}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ quality. Titles begin with a mark of their release ("r1|A title"), so that an an
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from grasp.progress import say
 from grasp.release import Manifest
 from grasp.settings import Settings
 from grasp.tables import MAX_SEQUENCE_LENGTH, Table
-from grasp.versions import Versions, feature_service, file_sha256
+from grasp.versions import Versions, digest, feature_service, file_sha256
 from serving.publication import choose_model, publish
 from training.artefact import CHECKSUMS_FILE, Metadata
 from training.fit import fit
@@ -40,7 +40,6 @@ FIRST = 1  # number of the release that every part finds in force
 NUM_EPOCHS = 2
 NUM_NEIGHBOURS = 10
 SECONDS_BETWEEN = 600  # of a user's interactions, whose times are made up: benchmark data is in order, without times
-TYPES = ARROW_TYPES | {"map<string,string>": pa.map_(pa.string(), pa.string())}
 
 
 @dataclass(frozen=True)
@@ -79,16 +78,16 @@ def write_lake(settings: Settings, of: Subject) -> None:
 
 
 def train(settings: Settings, of: Subject, num_epochs: int = NUM_EPOCHS) -> Path:
-    """Folder of the ranker, trained once. Raises `ValueError` when the loss is not finite."""
+    """Folder of the ranker, trained once for each recipe. Raises `ValueError` when the loss is not finite."""
     versions = Versions(settings)
-    target = settings.home / "training" / f"{DEFAULT}-{num_epochs}-{versions.feature}"
+    config = replace(RECIPES[DEFAULT](), max_epochs=num_epochs)
+    target = settings.home / "training" / f"{DEFAULT}-{num_epochs}-{versions.feature}-{digest(asdict(config))[:8]}"
     found = sorted(target.glob(f"*/{CHECKSUMS_FILE}"))
     if found:
         return found[0].parent
     target.mkdir(parents=True, exist_ok=True)
     say(f"training {DEFAULT} for {num_epochs} epochs")
     torch.set_num_threads(settings.num_threads)
-    config = replace(RECIPES[DEFAULT](), max_epochs=num_epochs)
     fitted = fit(of.data.training_set, config, 0, progress_lines(config))
     service = feature_service(versions.feature)
     metadata = Metadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics)
@@ -111,7 +110,7 @@ def _write(settings: Settings, table: Table, columns: Mapping[str, Sequence[Any]
     arrays = {}
     for column in table.columns:
         given = columns[column.name]
-        arrays[column.name] = given if isinstance(given, pa.Array) else pa.array(given, TYPES[column.type])
+        arrays[column.name] = given if isinstance(given, pa.Array) else pa.array(given, ARROW_TYPES[column.type])
     target = _place(settings, table)
     staged = target.with_name(f".staged-{target.name}")
     shutil.rmtree(staged, ignore_errors=True)

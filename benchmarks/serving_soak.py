@@ -101,6 +101,8 @@ def soak(
     took = {phase.name: phase.done - phase.begins for phase in phases}
     return load.summary() | {
         "rate": rate,
+        "num_workers": settings.serving_workers,
+        "has_milvus": stop_milvus is not None,
         "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
         "num_searches": len(watch.searches),
         "num_failed_searches": sum(each.status != OK for each in watch.searches),

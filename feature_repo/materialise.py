@@ -4,7 +4,9 @@ Reads:   user_features, item_features of the day
 Writes:  Feast's registry and online store; `$GRASP_HOME/feast/online-<feature version>.json`
 
 Afterwards the online store holds exactly the day's rows: an entity that the day does not know any more (withdrawn,
-erased, or not yet there on an earlier day) is overwritten with nulls and reads like one that never existed.
+erased, or not yet there on an earlier day) is overwritten with nulls and reads like one that never existed. Which ids
+may be online is known from the JSON file. Where there is none, and on the way back, since a writer on another host may
+have put a later day online, every id of any day of the lake is looked for as well.
 
 Feast's stores keep whatever is written last, so the order is guarded here. By the JSON file: a day before the one
 online is left alone, and features older than GRASP_MAX_FEATURE_AGE_HOURS are refused. By the store itself: before the
@@ -17,14 +19,12 @@ batch and the day's ids. A run that dies is simply run again.
 """
 
 import argparse
-import fcntl
 import json
-import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +34,7 @@ from feature_repo.online import forget, read_keys, read_versions, write_rows
 from feature_repo.store import open_store, read_config
 from grasp import partitions, tables
 from grasp.days import age_hours, day_argument, end_of, start_of
+from grasp.files import held, write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
@@ -77,7 +78,8 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
     still names the day as incomplete, or was not touched, and the same command may simply be run again.
     """
     hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
-    with _lock(settings):
+    # One writer at a time; a second one waits and then finds the work done.
+    with held(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
         state = read_state(settings, feature_version)
         if not rollback and state and _is_settled(settings, state, day, hashes):
             return False
@@ -134,11 +136,14 @@ def _write_day(
 ) -> None:
     started = time.monotonic()
     ids = {table.name: _ids(settings, table, feature_version, day) for table in VIEWS}
-    online = before.keys if before else {}
-    gone = {name: sorted(set(online.get(name, [])) - set(ids[name])) for name in ids}
     registered = before.definitions if before else None
     target = OnlineState(day, True, hashes, _definitions(settings), ids)
     store = open_for_writing(settings, feature_version, apply=registered != target.definitions)
+    known = {table.name: set(before.keys.get(table.name, []) if before else []) for table in VIEWS}
+    if may_go_back or before is None:
+        for table in VIEWS:
+            known[table.name] |= _online_of_any_day(settings, feature_version, store, table)
+    gone = {name: sorted(known[name] - set(ids[name])) for name in ids}
     if not may_go_back:
         for table in VIEWS:
             _refuse_newer(store, table, [*ids[table.name], *gone[table.name]], day)
@@ -157,6 +162,14 @@ def _write_day(
         store.registry.apply_materialization(view, store.project, start_of(day), end_of(day))
     _write_state(settings, feature_version, target)
     say(f"materialise {day}: {feature_version} online in {time.monotonic() - started:.1f} s")
+
+
+def _online_of_any_day(settings: Settings, feature_version: str, store: "FeatureStore", table: Table) -> set[str]:
+    """Ids of all days of the lake that have a row online, whoever wrote it."""
+    days = partitions.days(settings.lake, table, feature_version)
+    places = [partitions.partition_path(settings.lake, table, feature_version, each) for each in days]
+    ids = {each for place in places for each in read_keys(place, table)}
+    return {each for each, row in read_versions(store, table, sorted(ids)).items() if row}
 
 
 def open_for_writing(settings: Settings, feature_version: str, apply: bool) -> "FeatureStore":
@@ -247,24 +260,7 @@ def _definitions(settings: Settings) -> str:
 
 
 def _write_state(settings: Settings, feature_version: str, state: OnlineState) -> None:
-    """Replace the file as a whole: a reader sees the old state or the new one."""
-    file = state_file(settings, feature_version)
-    temporary = file.with_suffix(f".{os.getpid()}")
-    with temporary.open("w") as handle:
-        json.dump(asdict(state), handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(file)
-
-
-@contextmanager
-def _lock(settings: Settings) -> Iterator[None]:
-    """One writer at a time; a second one waits and then finds the work done."""
-    folder = settings.home / "feast"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "materialise.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    write_json(state_file(settings, feature_version), asdict(state))
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from grasp.days import parse_day
 from grasp.versions import digest
 
 CURRENT_FILE = "current.json"
@@ -48,11 +49,13 @@ class NoReleaseError(FileNotFoundError):
 def read_manifest(file: Path) -> Manifest:
     """Raises `NoReleaseError` when the file is missing and `ValueError` naming it when it is no manifest."""
     try:
-        return Manifest(**json.loads(file.read_text()))
+        manifest = Manifest(**json.loads(file.read_text()))
+        parse_day(manifest.day)
     except FileNotFoundError:
         raise NoReleaseError(f"no release at {file}: publish one with `make demo` or the daily refresh") from None
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not a release manifest: {error}") from error
+    return manifest
 
 
 def current(releases: Path) -> Manifest:

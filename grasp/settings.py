@@ -7,6 +7,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
+_SERVER = re.compile(r"[^\s:,=]+:\d{1,5}")
 
 # Read by make, the tests and the benchmarks, not by the system itself; keys only by the process that asks a server,
 # tokens only by the one that checks them, so that no list of settings can show or carry them.
@@ -78,6 +80,14 @@ def _encoder_of_server(model: str, info: ValidationInfo) -> str:
     if info.data.get("encoder_url") and not model:
         raise ValueError("GRASP_ENCODER_URL names a server, so say which of its models to ask")
     return model
+
+
+def _redis_address(address: str) -> str:
+    """As Feast reads it. No message shows the value, which may hold a password."""
+    servers = [part for part in address.split(",") if "=" not in part]
+    if not servers or not all(_SERVER.fullmatch(server) for server in servers):
+        raise ValueError("a Redis is named host:port, further ones and name=value options after commas")
+    return address
 
 
 AwareTime = Annotated[datetime | None, AfterValidator(_utc)]
@@ -204,7 +214,11 @@ class Settings(BaseModel):
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(500, gt=0, description="A slower Milvus server is searched for in memory.")
     log_requests: bool = Field(True, description="Whether served requests and outcomes are kept in the lake.")
-    redis: str = Field("localhost:6379", repr=False, description="Redis of the production feature store configuration.")
+    redis: Annotated[str, AfterValidator(_redis_address)] = Field(
+        "localhost:6379",
+        repr=False,
+        description="Redis of the production feature store configuration: host:port[,name=value...].",
+    )
 
     @model_validator(mode="before")
     @classmethod

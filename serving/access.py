@@ -1,6 +1,6 @@
 """Who may ask what: bearer tokens with roles, from the environment of this process and nowhere else.
 
-    GRASP_TOKENS_SERVE      recommendations, scores, outcomes: the company's own services
+    GRASP_TOKENS_SERVE      recommendations, scores, users' feature rows, outcomes: the company's own services
     GRASP_TOKENS_READ       recommendations, scores, items, users, search, releases: analysts and the explorer
     GRASP_TOKENS_OPERATE    releases and metrics: Prometheus and operators
 

@@ -14,6 +14,7 @@ MAX_LISTED = 1_000  # ids of an allow or deny list, or to be scored
 MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_QUERY_CHARS = 500
+MAX_KEY_CHARS = 256  # of an id or a category
 
 
 def _whole(number: object) -> object:
@@ -22,7 +23,7 @@ def _whole(number: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Key = Annotated[str, Field(min_length=1, max_length=256)]
+Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,79}$", description="Names one answer.")]
 Fallback = Literal[
     "last_good",
@@ -92,6 +93,7 @@ class RecommendationRequest(Filters):
     release: Key | None = Field(
         None, description="Ask this loaded release, outside any experiment; the one in force when absent."
     )
+    is_shown: bool = Field(True, strict=True, description="False: somebody only looks; the answer is not kept.")
 
 
 class BatchRequest(Filters):
@@ -101,6 +103,7 @@ class BatchRequest(Filters):
     k: Whole = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
+    is_shown: bool = Field(True, strict=True, description="As for one user.")
 
 
 class ScoresRequest(Strict):
@@ -267,6 +270,48 @@ class UserResponse(BaseModel):
     store_problem: StoreProblem | None
 
 
+class UserFeaturesResponse(BaseModel):
+    """A user's row of the online store, whole: for a caller that computes with features itself."""
+
+    model_config = _example(
+        request_id=AN_ANSWER["request_id"],
+        release=AN_ANSWER["release"],
+        fallback=None,
+        store_problem=None,
+        user_id="196",
+        sequence=["181"],
+        sequence_times=[893_095_267],
+        semantic_embedding=[0.8, -0.6],
+        neighbour_embedding=[0.6, -0.7],
+        neighbour_ids=["186"],
+        neighbour_similarities=[0.91],
+        description="Enjoys comedies and dramas of the nineties.",
+        source="llm",
+        is_tail=False,
+        num_interactions=39,
+        event_timestamp="1998-04-23T00:00:00Z",
+        computed_at="1998-04-23T02:10:00Z",
+    )
+
+    request_id: str
+    release: str
+    fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, an earlier row is given.")
+    store_problem: StoreProblem | None
+    user_id: str
+    sequence: list[str] = Field(description="The last 100 item ids at most, oldest first.")
+    sequence_times: list[int] = Field(description="When, in seconds since 1970 UTC; empty where features do not say.")
+    semantic_embedding: list[float]
+    neighbour_embedding: list[float] = Field(description="Mean of the neighbours' semantic embeddings.")
+    neighbour_ids: list[str]
+    neighbour_similarities: list[float]
+    description: str
+    source: str = Field(description="Who wrote the description: llm, or facts.")
+    is_tail: bool
+    num_interactions: int
+    event_timestamp: datetime = Field(description="End of the features' day.")
+    computed_at: datetime = Field(description="When the row's content last changed.")
+
+
 class SimilarUsersResponse(BaseModel):
     model_config = _example(
         request_id=AN_ANSWER["request_id"],
@@ -366,8 +411,18 @@ class Readiness(BaseModel):
     ready: bool
     reason: str | None = Field(description="Why it is not ready.")
     release: str | None
-    problem: str | None = Field(description="Why a newer release was refused.")
-    experiment_problem: str | None = Field(description="Why the experiment does not run.")
+    problem: str | None = Field(description="Why a newer release was refused; with tokens: not_loaded.")
+    experiment_problem: str | None = Field(description="Why the experiment does not run; with tokens: not_running.")
+
+    def without_texts(self) -> "Readiness":
+        """For those who show no token: no text of an error, which may hold paths and addresses."""
+        return self.model_copy(
+            update={
+                "reason": self.reason and (self.reason if self.release else "no_release"),
+                "problem": self.problem and "not_loaded",
+                "experiment_problem": self.experiment_problem and "not_running",
+            }
+        )
 
 
 class Problem(BaseModel):

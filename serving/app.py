@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from grasp.settings import Settings, SettingsError
 from serving.access import Access, AccessError
@@ -28,6 +29,9 @@ GRACE_SECONDS = 30  # for requests under way when the server is told to stop
 # Within which a worker must answer its supervisor, or it is replaced. A worker that is starting imports torch before it
 # can: with uvicorn's five seconds a busy machine would kill every worker just before it is there, again and again.
 ANSWER_SECONDS = 120
+# What an open service may be called. Otherwise a page from elsewhere, whose own name leads to 127.0.0.1, could have a
+# browser ask it. The last one is what Starlette's test client says.
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "testserver")
 IDLE_SECONDS = 75  # longer than proxies keep idle connections (60): none is closed while a request is on its way
 
 
@@ -51,6 +55,8 @@ def create_app(
     app = FastAPI(title="GRASP", description="Sequential recommendations with reasons.", lifespan=lifespan)
     app.state.service = service
     app.add_middleware(BodyLimit)
+    if access.is_open:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, settings.host])
     app.add_middleware(RequestContext, telemetry=service.telemetry)  # added last: the outer one
     add_error_handlers(app)
     for router in (about_users(service, access), about_features(service, access), about_itself(service, access)):

@@ -54,6 +54,12 @@ _REQUIRED = (
     "computed_at",
 )
 _OPTIONAL = ("sequence_times",)  # unknown to feature definition 1, whose releases go on being served
+COLUMNS = (*_REQUIRED, *_OPTIONAL)
+
+
+# A request does not wait for redis-py's own three tries, seconds apart, or for an answer that never comes: seconds.
+_REDIS_LIMITS = "socket_timeout=1,socket_connect_timeout=1"
+_NUM_REDIS_RETRIES = 1
 
 
 class FeastUserFeatures:
@@ -85,11 +91,14 @@ class FeastUserFeatures:
     def get(self, user_id: str) -> UserRow | None:
         from feast.protos.feast.types.EntityKey_pb2 import EntityKey
         from feast.protos.feast.types.Value_pb2 import Value
+        from google.protobuf.message import DecodeError
 
         key = EntityKey(join_keys=[self._key], entity_values=[Value(string_val=user_id)])
         try:
             # The list is a copy: Feast's Redis store adds to the one it is given.
             answer = self._store.provider.online_read(self._store.config, self._view, [key], list(self._columns))
+        except DecodeError as error:
+            raise StoreError("an online row cannot be read: materialise its day again") from error
         except self._errors as error:
             raise StoreError(f"the online store did not answer: {type(error).__name__}: {error}") from error
         ((moment, values),) = answer
@@ -106,11 +115,26 @@ def _open_store(settings: Settings, project: str, errors: tuple[type[Exception],
         config.project = project
         # A store lives as long as one release is served, so no request ever waits for the registry again (0: for ever).
         config.registry.cache_ttl_seconds = 0
-        return FeatureStore(config=config)
+        if config.online_store.type == "redis":
+            # In front: what GRASP_REDIS says of the same names counts.
+            config.online_store.connection_string = f"{_REDIS_LIMITS},{config.online_store.connection_string}"
+        store = FeatureStore(config=config)
+        if config.online_store.type == "redis" and config.online_store.redis_type == "redis":
+            _retry_at_once(store)
+        return store
     except ValidationError as error:
         raise StoreError(f"{file} opens no feature store: {without_values(error)}") from None
     except (TypeError, ValueError, yaml.YAMLError, *errors) as error:
         raise StoreError(f"{file} opens no feature store: {type(error).__name__}: {error}") from error
+
+
+def _retry_at_once(store: Any) -> None:
+    """The client that Feast keeps is told: its connection string cannot say it. Nothing connects before a lookup."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = store.provider.online_store._get_client(store.config.online_store)
+    client.set_retry(Retry(NoBackoff(), _NUM_REDIS_RETRIES))
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -125,7 +149,10 @@ def _store_errors() -> tuple[type[Exception], ...]:
 
 
 def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict[str, Any]) -> UserRow | None:
-    """A user whose values are all missing or null is unknown; a row that is null in part is damaged."""
+    """A user whose values are all missing or null is unknown; a row that is null in part is damaged.
+
+    No message names the user: it ends up in the log.
+    """
     from feast.type_map import feast_value_type_to_python_type
 
     row: dict[str, Any] = dict.fromkeys(columns)
@@ -134,7 +161,10 @@ def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict
     if len(absent) == len(columns):
         return None
     if absent or moment is None:
-        raise StoreError(f"the online row of user {user_id} lacks {', '.join(absent)}: materialise its day again")
+        raise StoreError(f"an online row lacks {', '.join(absent)}: materialise its day again")
+    for name, other in (("sequence", "sequence_times"), ("neighbour_ids", "neighbour_similarities")):
+        if other in row and len(row[name]) != len(row[other]):
+            raise StoreError(f"{name} and {other} of an online row differ in length: materialise its day again")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
     return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], **row})

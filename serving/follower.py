@@ -10,6 +10,7 @@ from grasp.release import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError,
 from serving.buckets import EXPERIMENT_FILE, Bucket, Experiment, read_experiment
 from serving.catalogue import Catalogue
 from serving.features import UserFeatures
+from serving.in_force import current_or_none, earlier
 from serving.ranker import Release
 
 RETRY_SECONDS = 30.0  # a refused release is tried again: its store may have been down
@@ -57,7 +58,8 @@ class Loaded:
 class ReleaseFollower:
     """Keeps `loaded` in step with `current.json` and `experiment.json`.
 
-    A release that cannot be loaded is refused and the old one stays. A candidate that cannot be loaded ends the
+    A release that cannot be loaded is refused and the old one stays; a process that holds none yet takes the nearest
+    earlier one that can be loaded. A candidate that cannot be loaded ends the
     experiment in this process: nobody is counted as having seen what was not there.
     """
 
@@ -91,7 +93,7 @@ class ReleaseFollower:
         self.loaded = Loaded(in_force, candidate, experiment)
 
     def _in_force(self) -> Served | None:
-        """The release in force, else the one served so far."""
+        """The release in force, else the one served so far, else an earlier one."""
         try:
             served = self._held_or_loaded(current(self._releases))
             self.problem = None
@@ -100,9 +102,19 @@ class ReleaseFollower:
         except Exception as error:
             self.problem = f"the release in force was refused: {error}"
             log.exception("%s", self.problem)
+            return self.loaded.in_force if self.loaded else self._earlier()
         else:
             return served
         return self.loaded.in_force if self.loaded else None
+
+    def _earlier(self) -> Served | None:
+        before = current_or_none(self._releases)
+        for manifest in reversed(earlier(self._releases, before.release_id if before else None)):
+            try:
+                return self._held_or_loaded(manifest)
+            except Exception as error:
+                log.exception("the earlier release %s cannot stand in: %s", manifest.release_id, error)
+        return None
 
     def _candidate(self, in_force: Served) -> tuple[Experiment | None, Served | None]:
         self.experiment_problem = None

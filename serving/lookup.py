@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +13,8 @@ from serving.features import StoreError, UserRow
 from serving.follower import Served
 
 NUM_THREADS = 8
+NUM_FAILURES = 8  # one after another, and the store is left alone for a while
+REST_SECONDS = 1.0
 PROBE_USER = "-"  # asked for when only the store's answer counts, not what it is
 
 Problem = Literal["store_timeout", "store_error"]
@@ -55,10 +57,17 @@ class LastGood:
 
 
 class Lookup:
-    """One online read per user, in threads of its own: a late answer is a named fallback, and kept for next time."""
+    """One online read per user, in threads of its own: a late answer is a named fallback, and kept for next time.
 
-    def __init__(self, timeout_seconds: float, num_last_good: int) -> None:
+    A store that failed many times in a row is not asked for a second, so that what waits for it does not pile up.
+    """
+
+    def __init__(
+        self, timeout_seconds: float, num_last_good: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._timeout_seconds = timeout_seconds
+        self._monotonic = monotonic
+        self._num_failures, self._retry_at = 0, 0.0  # failures since the last answer
         self._last_good = LastGood(num_last_good)
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
 
@@ -79,7 +88,16 @@ class Lookup:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _ask(self, served: Served, user_id: str) -> UserRow | None:
-        row = served.users.get(user_id)
+        if self._monotonic() < self._retry_at:
+            raise StoreError("the online store failed again and again; it is left alone for a moment")
+        try:
+            row = served.users.get(user_id)
+        except StoreError:
+            self._num_failures += 1
+            if self._num_failures >= NUM_FAILURES:
+                self._retry_at = self._monotonic() + REST_SECONDS
+            raise
+        self._num_failures = 0
         self._last_good.keep(served.release.manifest.feature_version, user_id, row)
         return row
 

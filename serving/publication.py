@@ -13,12 +13,23 @@ from pathlib import Path
 
 from grasp import partitions, tables
 from grasp.progress import say
-from grasp.release import MANIFEST_FILE, Manifest, NoReleaseError, current, folder
+from grasp.release import MANIFEST_FILE, Manifest, folder
 from grasp.settings import Settings
 from grasp.versions import Versions, collection, feature_service, file_sha256
 from serving.buckets import read_experiment
 from serving.catalogue import load_catalogue
-from serving.in_force import Checkpoint, ReleaseError, as_json, lock, no_checkpoint, published, put_in_force, sync
+from serving.in_force import (
+    Checkpoint,
+    ReleaseError,
+    as_json,
+    current_or_none,
+    earlier,
+    lock,
+    no_checkpoint,
+    published,
+    put_in_force,
+    sync,
+)
 from serving.ranker import check_files, load_release
 from training.artefact import OtherFormatError, load_ranker
 
@@ -48,7 +59,7 @@ def publish(
     a crash at any step, the old release stays in force.
     """
     with lock(settings.releases):
-        before = _current_or_none(settings.releases)
+        before = current_or_none(settings.releases)
         if before and day < before.day:
             say(
                 f"release: {day} is older than the release in force ({before.release_id}): back-filled, not published. "
@@ -56,7 +67,8 @@ def publish(
                 f"python -m serving.release publish --day {before.day} --model FOLDER"
             )
             return before
-        choice = choose(before)
+        # Beside a damaged current.json the last release that was in force says which model goes on.
+        choice = choose(before or next(reversed(earlier(settings.releases, None)), None))
         say(f"release: model {choice.name or 'popular'}: {choice.reason}")
         staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
         try:
@@ -195,8 +207,9 @@ def _put_in_place(releases: Path, manifest: Manifest, staging: Path, checkpoint:
 
 
 def _prune(releases: Path, manifest: Manifest) -> None:
-    """Keep the last `NUM_KEPT` releases, and always the one in force and the candidate of an experiment."""
-    kept = {manifest.release_id, _candidate(releases)}
+    """Keep the last `NUM_KEPT` releases, and always the one in force, that before it and an experiment's candidate."""
+    before = earlier(releases, manifest.release_id)[-1:]
+    kept = {manifest.release_id, _candidate(releases), *(each.release_id for each in before)}
     for old in published(releases)[:-NUM_KEPT]:
         if old.release_id not in kept:
             shutil.rmtree(folder(releases, old))
@@ -218,10 +231,3 @@ def _is_whole(releases: Path, manifest: Manifest) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _current_or_none(releases: Path) -> Manifest | None:
-    try:
-        return current(releases)
-    except NoReleaseError:
-        return None

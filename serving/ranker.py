@@ -92,10 +92,13 @@ class Release:
         width = self.items.semantic_NS.shape[1]
         return len(user.semantic_embedding) == width == len(user.neighbour_embedding)
 
+    def seen(self, user: UserRow | None, recent_item_ids: Sequence[str]) -> list[int]:
+        """Rows of the user's sequence with the recent items after it, oldest first: all that is known of them."""
+        return self.known([*(user.sequence if user else []), *recent_item_ids])
+
     def history(self, user: UserRow | None, recent_item_ids: Sequence[str]) -> list[int]:
-        """Rows of the user's sequence with the recent items after it, oldest first."""
-        rows = self.known([*(user.sequence if user else []), *recent_item_ids])
-        return rows[-MAX_SEQUENCE_LENGTH:]
+        """The latest of what was seen, as many as the ranker is trained with."""
+        return self.seen(user, recent_item_ids)[-MAX_SEQUENCE_LENGTH:]
 
     def recommend(
         self,
@@ -110,10 +113,11 @@ class Release:
         `mask_N` marks the rows that may be shown; all when None.
         """
         history = self.history(user, recent_item_ids)
+        hidden = self.seen(user, recent_item_ids) if exclude_seen else []
         if user is None or not history or self.model is None:
-            return self.popular(k, history if exclude_seen else [], mask_N)
+            return self.popular(k, hidden, mask_N)
         read = self._read(history, user)
-        hidden_rows = [*self._withdrawn_rows, *(history if exclude_seen else [])]
+        hidden_rows = [*self._withdrawn_rows, *hidden]
         with self.stage("scoring"):
             best = self._candidates.best(k, read.state_D, read.added, hidden_rows, mask_N)
         with self.stage("post"):

@@ -52,7 +52,6 @@ class Basis:
 
     chosen: Chosen
     user: UserRow | None  # a stand-in for somebody of whom only recent items are known
-    history: list[int]
     known_at: datetime
     age_hours: float
     fallback: Fallback | None
@@ -84,7 +83,7 @@ class Recommender:
         with self._telemetry.stage("lookup"):
             asked = [(each.served, user_id) for each, user_id in zip(chosen, batch.user_ids, strict=True)]
             found = self._lookup.get_many(asked)
-        shared = batch.model_dump(exclude={"user_ids"})
+        shared = batch.model_dump(exclude={"user_ids", "is_shown"})
         requests = [RecommendationRequest(user_id=user_id, **shared) for user_id in batch.user_ids]
         answers = [
             self._answer(*each, f"{request_id}.{place}")
@@ -136,18 +135,26 @@ class Recommender:
     ) -> RecommendationResponse:
         basis = self._basis(chosen, found, request.recent_item_ids)
         release = chosen.served.release
-        mask_N = _allowed(chosen.served, request)
+        mask_N = self._allowed(chosen.served, request)
         if basis.is_scored:
             items = release.recommend(
                 basis.user, request.k, request.recent_item_ids, request.exclude_seen, mask_N=mask_N
             )
         else:
-            items = release.popular(request.k, basis.history if request.exclude_seen else [], mask_N=mask_N)
+            hidden = release.seen(basis.user, request.recent_item_ids) if request.exclude_seen else []
+            items = release.popular(request.k, hidden, mask_N=mask_N)
         return RecommendationResponse(
             **_origin(basis, request.user_id, request_id),
             items=items,
             num_unknown_recent_items=len(request.recent_item_ids) - len(release.known(request.recent_item_ids)),
         )
+
+    def _allowed(self, served: Served, filters: Filters) -> np.ndarray | None:
+        """Which rows may be shown; None when all may, which takes no time that would be worth a measurement."""
+        if filters.allow_item_ids is None and not filters.deny_item_ids and not filters.categories:
+            return None
+        with self._telemetry.stage("post"):
+            return _allowed(served, filters)
 
     def _basis(self, chosen: Chosen, found: Found, recent_item_ids: Sequence[str]) -> Basis:
         release, manifest = chosen.served.release, chosen.served.release.manifest
@@ -164,7 +171,7 @@ class Recommender:
         if fallback == "recent_items_only":
             user = _stand_in(release, history, known_at)
         self._telemetry.count_answer(manifest.release_id, chosen.bucket, fallback, age_hours)
-        return Basis(chosen, user, history, known_at, age_hours, fallback, problem)
+        return Basis(chosen, user, known_at, age_hours, fallback, problem)
 
     def _fallback(
         self, release: Release, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
@@ -204,10 +211,8 @@ def rounded(hours: float) -> float:
     return round(hours, 2) + 0.0
 
 
-def _allowed(served: Served, filters: Filters) -> np.ndarray | None:
-    """Which rows may be shown, (N,) of bool; None when all may."""
-    if filters.allow_item_ids is None and not filters.deny_item_ids and not filters.categories:
-        return None
+def _allowed(served: Served, filters: Filters) -> np.ndarray:
+    """Which rows may be shown, (N,) of bool."""
     release = served.release
     mask_N = np.ones(len(release.items.ids), dtype=bool)
     if filters.allow_item_ids is not None:

@@ -30,7 +30,7 @@ from grasp.release import (
 )
 from grasp.settings import ROOT, Settings, SettingsError
 from grasp.versions import Versions
-from serving.in_force import ReleaseError, lock, named, published, put_in_force
+from serving.in_force import ReleaseError, current_or_none, earlier, lock, named, published, put_in_force
 from serving.publication import choose_model, publish
 from serving.ranker import check_files, load_release
 from training.artefact import load_ranker
@@ -39,20 +39,21 @@ PutOnline = Callable[[Settings, str], None]  # puts a day's features online, wha
 
 
 def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
-    """Put an earlier release in force again: the named one, or the one published before the one in force."""
+    """Put an earlier release in force again: the named one, or the one that was in force before this one.
+
+    A named one replaces even a `current.json` that cannot be read.
+    """
     with lock(settings.releases):
-        before = current(settings.releases)
-        known = published(settings.releases)
-        if release_id is None:
-            ids = [manifest.release_id for manifest in known]
-            earlier = ids[: ids.index(before.release_id)] if before.release_id in ids else ids
-            if not earlier:
-                raise ReleaseError(f"no release was published before {before.release_id}")
-            release_id = earlier[-1]
-        manifest = named(known, release_id)
+        before = _name_of(current_or_none(settings.releases) if release_id else current(settings.releases))
+        if release_id:
+            manifest = named(published(settings.releases), release_id)
+        elif known := earlier(settings.releases, before):
+            manifest = known[-1]
+        else:
+            raise ReleaseError(f"no release was in force before {before}")
         check_files(folder(settings.releases, manifest), manifest)
         put_in_force(settings.releases, manifest)
-    say(f"release: {manifest.release_id} is in force again (was {before.release_id})")
+    say(f"release: {manifest.release_id} is in force again (was {before})")
     say(
         f"release: user features stay as they are; to take them back to {manifest.day} as well: "
         f"python -m serving.release restore-day {manifest.day} --release {manifest.release_id}"
@@ -71,7 +72,7 @@ def restore_day(
     command may be run again.
     """
     with lock(settings.releases):
-        before = current(settings.releases)
+        before = _name_of(current_or_none(settings.releases))
         of_day = [each for each in published(settings.releases) if each.day == day]
         if not of_day:
             raise ReleaseError(f"no release of {day}; `python -m serving.release list` shows those there are")
@@ -85,7 +86,7 @@ def restore_day(
         load_release(folder(settings.releases, manifest), manifest)
         (put_online or _materialise)(settings, day)
         put_in_force(settings.releases, manifest)
-    say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before.release_id})")
+    say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before})")
     hours = age_hours(day, settings.clock())
     if hours > settings.max_feature_age_hours:
         say(
@@ -93,6 +94,10 @@ def restore_day(
             f"{settings.max_feature_age_hours:g}: everyone gets popular items as long as they count as stale"
         )
     return manifest
+
+
+def _name_of(manifest: Manifest | None) -> str:
+    return manifest.release_id if manifest else "one that cannot be read"
 
 
 def _materialise(settings: Settings, day: str) -> None:
@@ -144,7 +149,7 @@ def _show(settings: Settings, release_id: str) -> None:
     manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
     place = folder(settings.releases, manifest)
     say(f"release: {_describe(settings, manifest)}")
-    say(f"release: in force: {'yes' if current(settings.releases).release_id == release_id else 'no'}")
+    say(f"release: in force: {'yes' if _name_of(current_or_none(settings.releases)) == release_id else 'no'}")
     for name in ("feature_service", "embedding_version"):
         say(f"release: {name} {getattr(manifest, name)}")
     for entity, name in sorted(manifest.collections.items()):
@@ -189,7 +194,7 @@ def _run(settings: Settings, arguments: argparse.Namespace) -> None:
     elif arguments.command == "status":
         say(f"release: {_describe(settings, current(settings.releases))}")
     else:
-        in_force = current(settings.releases).release_id
+        in_force = _name_of(current_or_none(settings.releases))
         for manifest in published(settings.releases):
             mark = "*" if manifest.release_id == in_force else " "
             say(f"release: {mark} {_describe(settings, manifest)}")
@@ -204,7 +209,7 @@ def main() -> None:
     model.add_argument("--model", type=Path, help="folder of a trained model")
     model.add_argument("--decision", type=Path, help="decision.json of a training run")
     back = commands.add_parser("rollback", help="put an earlier release in force again")
-    back.add_argument("--to", help="release id; the one published before by default")
+    back.add_argument("--to", help="release id; the one in force before by default")
     restore = commands.add_parser("restore-day", help="put a day's release in force and its user features online")
     restore.add_argument("day", type=day_argument, help="UTC day, YYYY-MM-DD")
     restore.add_argument("--release", help="release id; the last one published of the day by default")

@@ -95,6 +95,9 @@ class RequestsLog:
             except OSError as error:
                 log.error("%d rows of %s wait for a disk that can take them: %s", len(rows), table.name, error)
                 self._unwritten += [(table, day, row) for row in rows]
+            except pa.ArrowException:
+                log.exception("%d rows are lost: they do not fit %s", len(rows), table.name)
+                self._count("dropped", len(rows))
             else:
                 self._count("written", len(rows))
 

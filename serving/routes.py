@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving.access import Access, Role, may_be_logged
 from serving.api import (
     MAX_ITEMS,
+    MAX_KEY_CHARS,
     MAX_QUERY_CHARS,
     BatchRequest,
     BatchResponse,
@@ -28,18 +29,28 @@ from serving.api import (
     SearchResponse,
     SimilarResponse,
     SimilarUsersResponse,
+    UserFeaturesResponse,
     UserResponse,
 )
 from serving.errors import errors
 from serving.service import Service
 
-ItemId = Annotated[str, Path(examples=["172"], description="An item's id; a slash in it is written %2F.")]
-UserId = Annotated[str, Path(examples=["196"], description="A user's id; a slash in it is written %2F.")]
+ItemId = Annotated[
+    str, Path(max_length=MAX_KEY_CHARS, examples=["172"], description="An item's id; a slash in it is written %2F.")
+]
+UserId = Annotated[
+    str, Path(max_length=MAX_KEY_CHARS, examples=["196"], description="A user's id; a slash in it is written %2F.")
+]
 NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many, at most.")]
 
 
 def request_id(request: Request) -> str:
     return str(request.state.request_id)
+
+
+def _counts_as_shown(body: RecommendationRequest | BatchRequest, request: Request) -> bool:
+    """Whether an answer is one that its user sees: not when a person looks at it, or asks for a release by name."""
+    return body.is_shown and body.release is None and may_be_logged(request)
 
 
 def _guard(access: Access, *roles: Role) -> dict[str, Any]:
@@ -55,7 +66,7 @@ def about_users(service: Service, access: Access) -> APIRouter:
     def recommendations(body: RecommendationRequest, request: Request) -> RecommendationResponse:
         """The best items for a user, each with its reason; with `fallback` when something else stood in."""
         answer = service.recommender.recommend(body, request_id(request))
-        if may_be_logged(request) and body.release is None:
+        if _counts_as_shown(body, request):
             service.keep([answer], body.recent_item_ids)
         return answer
 
@@ -63,7 +74,7 @@ def about_users(service: Service, access: Access) -> APIRouter:
     def batch(body: BatchRequest, request: Request) -> BatchResponse:
         """The same for many users at once; each answer has a request id of its own."""
         answer = service.recommender.recommend_batch(body, request_id(request))
-        if may_be_logged(request) and body.release is None:
+        if _counts_as_shown(body, request):
             service.keep(answer.answers)
         return answer
 
@@ -101,6 +112,13 @@ def about_features(service: Service, access: Access) -> APIRouter:
     def similar_users(user_id: UserId, request: Request, k: NumNear = 10) -> SimilarUsersResponse:
         """The neighbours that the user's features hold."""
         return service.profiles.similar_users(user_id, k, request_id(request))
+
+    @router.get(
+        "/v1/users/{user_id:path}/features", response_model=UserFeaturesResponse, **_guard(access, "serve", "read")
+    )
+    def user_features(user_id: UserId, request: Request) -> Response:
+        """A user's row of the online store as it is, vectors included."""
+        return Response(service.profiles.features(user_id, request_id(request)), media_type="application/json")
 
     @router.get("/v1/users/{user_id:path}", **guard)
     def user(user_id: UserId, request: Request) -> UserResponse:
@@ -148,8 +166,10 @@ def about_itself(service: Service, access: Access) -> APIRouter:
 
     @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     def readyz() -> JSONResponse:
-        """A release is loaded and the store answers; `problem` also names a newer release that was refused."""
+        """A release is loaded and the store answers; `problem` also tells of a newer release that was refused."""
         state = service.readiness()
+        if not access.is_open:
+            state = state.without_texts()
         return JSONResponse(state.model_dump(), status_code=200 if state.ready else 503)
 
     return router

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 NUM_PROBED, LEAST_COSINE = 3, 0.99  # of a description's vector in the release and by the encoder at hand
 NUM_SPARE = 100  # hits beyond k, for those that the release does not have
+ENCODER_LOADED = "the encoder of searches is loaded"  # said once by each worker that is searched
 RETRY_SECONDS = 10.0  # a server that failed is left alone for as long
 
 Fallback = Literal["milvus_timeout", "milvus_error"]
@@ -211,6 +212,7 @@ class Search:
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._open_encoder(self._settings)
+                log.info(ENCODER_LOADED)
             if self._checked != served.release_id:
                 _require_same(self._encoder, served)
                 self._checked = served.release_id

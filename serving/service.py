@@ -136,18 +136,23 @@ class Service:
 
     def _follow(self, poll_seconds: float) -> None:
         while not self._stop.wait(poll_seconds):
-            self.check()
+            try:
+                self.check()
+            except Exception:
+                log.exception("what is in force could not be looked at; tried again in %g s", poll_seconds)
 
     def _load(self, manifest: Manifest) -> Served:
+        """The release first: one that is refused, and tried again and again, opens no store."""
+        place = folder(self._settings.releases, manifest)
+        release = load_release(place, manifest, self._settings.index_from_items)
+        release.stage = self.telemetry.stage
+        catalogue = load_catalogue(place, release.items, self._settings.hidden_attributes)
         users = self._open_users(self._settings, manifest)
         try:
             users.get(PROBE_USER)  # the first lookup is the slowest; no request should be the one that waits
         except StoreError as error:
             log.warning("%s", error)
-        place = folder(self._settings.releases, manifest)
-        release = load_release(place, manifest, self._settings.index_from_items)
-        release.stage = self.telemetry.stage
-        return Served(release, load_catalogue(place, release.items, self._settings.hidden_attributes), users)
+        return Served(release, catalogue, users)
 
     def _infos(self, loaded: Loaded) -> list[ReleaseInfo]:
         return [

@@ -135,7 +135,7 @@ def _show_next(settings: Settings) -> None:
     variables = " ".join(changed_variables(settings))
     say(f"tables in SQL      {variables} make sql    then ask: FROM item_features LIMIT 3")
     say(f"refused texts      {variables} .venv/bin/python -m spark_jobs.dead_letters list")
-    say(f"serving            {variables} make serve    then http://{settings.host}:{settings.port}/docs")
+    say(f"serving            {variables} make serve    then http://{settings.host}:{settings.port}/explore and /docs")
     say(f"Airflow UI         {variables} make airflow    then http://127.0.0.1:{settings.airflow_port}")
 
 

@@ -54,6 +54,7 @@ function request(state, release) {
     exclude_seen: state.seen !== "1",
     categories: listed(state.categories),
     release,
+    is_shown: false,
   };
 }
 

@@ -18,8 +18,8 @@ LEFT_OUT = {"cache", "only"}
         (["--data", "/srv/data/beauty", "--out", str(ROOT / "docs/x")], "--data $GRASP_DATA/beauty --out docs/x"),
         (["--out", "/elsewhere/x", "--data", "beauty"], "--data $GRASP_DATA/beauty --out DIR"),
         (
-            ["--data", "movielens", "--out", "x", "--cache", "/y", "--workers", "2", "--milvus", "--soak-rate", "9"],
-            "--data movielens --out x --soak-rate 9.0 --milvus",
+            ["--data", "movielens", "--out", "x", "--cache", "/y", "--workers", "2", "--no-milvus", "--soak-rate", "9"],
+            "--data movielens --out x --soak-rate 9.0 --no-milvus",
         ),
     ],
 )

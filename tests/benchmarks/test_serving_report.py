@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import serving_report
+from benchmarks import serving, serving_report
 from benchmarks.measurements import Conditions, Measurement, Measurements
 from benchmarks.serving_fuzz import summary as fuzz_summary
 
@@ -72,16 +72,24 @@ FOUND = {
         "exact_p50": 90.0,
         "exact_p99": 99.0,
     },
+    "materialise": {
+        "num_rows": 1100,
+        "seconds": {"ours": [1.0, 2.0], "feast, as it comes": [3.0, 4.0]},
+        "rows_per_second": {"ours": 730.0, "feast, as it comes": 314.0},
+        "times_the_fastest_of_feast": 2.32,
+    },
     "lookup": {
         "num_requests": 1000,
         "num_users": 2000,
         "times_faster_at_p50": 3.0,
+        "p99_over_feast": 0.5,
         "http_ms": {"ours": TIMES, "feast": TIMES},
         "in_process_ms": {"ours": TIMES, "feast": TIMES},
     },
     "recommend": LOAD | {"num_items": 12_101, "stage_milliseconds": {"lookup": TIMES}},
-    "open_loop": LOAD | {"rate": 250.0},
+    "open_loop": LOAD | {"rate": 250.0, "num_workers": 2},
     "highest_rate": {
+        "num_workers": 2,
         "highest_rate": 300.0,
         "limit_ms": 60.0,
         "tried": [
@@ -102,6 +110,9 @@ FOUND = {
     "soak": LOAD
     | {
         "rate": 150.0,
+        "seconds": 1800.0,
+        "num_workers": 2,
+        "has_milvus": True,
         "num_searches": 20,
         "num_failed_searches": 0,
         "num_5xx": 0,
@@ -113,6 +124,26 @@ FOUND = {
         "memory_growth": 0.01,
         "worker_megabytes": [[0.0, 900.0], [60.0, 950.0]],
     },
+}
+
+
+REQUIRED = {
+    "grasp_added_p50_ms",
+    "grasp_added_p99_ms",
+    "grasp_added_share",
+    "lookup_speedup_over_feast_http",
+    "recommend_p50_ms",
+    "recommend_p99_ms",
+    "open_loop_250_p99_ms",
+    "open_loop_errors",
+    "highest_rate",
+    "million_p99_ms",
+    "million_recall_at_100",
+    "switch_failed_requests",
+    "switch_mixed_answers",
+    "soak_5xx",
+    "soak_memory_growth",
+    "fuzz_5xx",
 }
 
 
@@ -131,7 +162,10 @@ def test_the_report_has_every_figure_a_plot_and_the_same_content_again(tmp_path)
 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
     assert set(first) == {"measurements.jsonl", "report.md", "rates.svg", "summary.json"}
+    assert "2.32 times as fast as the faster of Feast's" in first["report.md"].decode()
     figures = json.loads(first["summary.json"])["figures"]
+    assert set(figures) >= REQUIRED
+    assert all(figure["value"] is not None for figure in figures.values())
     assert [name for name, figure in figures.items() if not figure["met"]] == ["switch_mixed_answers"]
     assert figures["highest_rate"] == {"value": 300.0, "goal": 250.0, "met": True}
 
@@ -146,9 +180,41 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
     assert "## Soak" not in (tmp_path / "report.md").read_text()
 
 
-def test_another_rate_says_nothing_of_the_goals(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "changed"),
+    [
+        ("open_loop", {"rate": 100.0}),
+        ("open_loop", {"seconds": 59.0}),
+        ("open_loop", {"num_workers": 1}),
+        ("highest_rate", {"num_workers": 3}),
+        ("recommend", {"num_items": 1682}),
+        ("million", {"num_items": 1_000_000}),
+        ("soak", {"seconds": 60.0}),
+        ("soak", {"num_workers": 1}),
+        ("soak", {"has_milvus": False}),
+    ],
+)
+def test_other_conditions_say_nothing_of_the_goals(tmp_path, kind, changed):
     measurements = Measurements(tmp_path)
-    found = FOUND["open_loop"] | {"rate": 100.0}
-    measurements.add(Measurement("open", "open_loop", found, Conditions("d1", 1, MACHINE), "abc1234"))
+    measurements.add(Measurement("it", kind, FOUND[kind] | changed, Conditions("d1", 1, MACHINE), "abc1234"))
 
-    assert serving_report.figures(measurements)["open_loop_errors"].value is None
+    of_kind = {name for name, (_, each, _) in serving_report.FIGURES.items() if each == kind}
+    values = {name: figure.value for name, figure in serving_report.figures(measurements).items() if name in of_kind}
+    assert values == dict.fromkeys(of_kind)
+
+
+def test_lost_requests_and_searches_of_a_soak_and_a_corrupt_release_that_was_not_refused_count(tmp_path):
+    measurements = Measurements(tmp_path)
+    found = FOUND["soak"] | {"num_errors": 2, "num_failed_searches": 3, "corrupt_release_refused": False}
+    measurements.add(Measurement("soak", "soak", found, Conditions("d1", 1, MACHINE), "abc1234"))
+
+    found = serving_report.figures(measurements)
+    for name, value in (("soak_errors", 5), ("soak_corrupt_refused", 0)):
+        assert (found[name].value, found[name].goal.is_met(found[name].value)) == (value, False)
+
+
+def test_a_soak_without_milvus_has_another_name():
+    typed = ["--data", "movielens", "--out", "x"]
+    names = [serving.soak_name(serving.parser().parse_args([*typed, *more])) for more in ([], ["--no-milvus"])]
+
+    assert names == ["soak, 30 minutes", "soak, 30 minutes without Milvus"]

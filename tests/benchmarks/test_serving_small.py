@@ -43,7 +43,8 @@ def given(tmp_path: Path) -> Namespace:
     (data / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *rows, ""]))
     given = serving.parser().parse_args(["--data", str(data), "--out", str(tmp_path / "out")])
     small = {"epochs": 1, "closed_seconds": 2.0, "switch_seconds": 45.0, "soak_minutes": 1.5, "examples": 2}
-    return Namespace(**(vars(given) | small | {"data": data, "cache": tmp_path / "cache"}))
+    changed = {"data": data, "cache": tmp_path / "cache", "milvus": False}
+    return Namespace(**(vars(given) | small | changed))
 
 
 @pytest.fixture
@@ -96,3 +97,29 @@ def test_the_service_is_asked_switched_and_soaked(bench, require_program):
     assert (found["num_5xx"], found["num_untrue"]) == (0, 0), found
     assert found["corrupt_release_refused"]
     assert set(found["labels"]["features restored"]) >= {"none"}
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1500)
+def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settings_with, given, require_program):
+    require_program("wrk", "wrk")
+    require_program("redis-server", "redis-server")
+    kinds = ("million", "lookup", "open_loop", "fuzz")
+    tiny = {"catalogue_items": 6000, "lookup_users": 20, "lookup_requests": 5, "open_seconds": 2.0, "rate": 20.0}
+    given = Namespace(**(vars(given) | tiny | {"only": kinds, "workers": 1, "examples": 1, "command": "it"}))
+
+    serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
+
+    measured = (given.out / "measurements.jsonl").read_bytes()
+    of_kind = {each["kind"]: each["found"] for each in map(json.loads, measured.splitlines())}
+    assert list(of_kind) == list(kinds)
+    assert of_kind["fuzz"]["failures"] == ["Server error: GET /v1/search"]  # a 503, as search is switched off here
+    found = json.loads((given.out / "summary.json").read_text())["figures"]
+    assert (found["fuzz_5xx"]["value"], found["fuzz_violations"]["value"]) == (1, 0)
+    assert found["lookup_speedup_over_feast_http"]["value"] > 0
+    assert (found["million_recall_at_100"]["value"], found["open_loop_errors"]["value"]) == (None, None)  # too small
+    report = (given.out / "report.md").read_text()
+    for section in ("## A catalogue of 6,000 items", "## A user's features", "## 20 requests a second", "## Made-up"):
+        assert section in report
+    serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
+    assert (given.out / "measurements.jsonl").read_bytes() == measured

@@ -70,11 +70,35 @@ def test_no_older_value_replaces_a_newer_one_of_another_writer(two_days, redis_s
     two_days.write_features(NEXT, users=["u1", "u4"])
     for day in (DAY, NEXT):
         put(elsewhere, day)
-    with pytest.raises(NewerOnlineError, match="user_features: 3 rows online are newer than 1998-03-01, such as u1"):
+    with pytest.raises(NewerOnlineError, match="user_features: 4 rows online are newer than 1998-03-01, such as u1"):
         put(redis_settings, DAY)
     assert look_up(redis_settings, ["u1", "u2"])["description"] == [f"u1 on {NEXT}", None]  # u2 stays forgotten
     assert put(redis_settings, DAY, rollback=True)
-    assert look_up(redis_settings, ["u1", "u2"])["description"] == [f"u1 on {DAY}", f"u2 on {DAY}"]
+    assert look_up(redis_settings, ["u1", "u2", "u4"])["description"] == [f"u1 on {DAY}", f"u2 on {DAY}", None]
+
+
+def test_a_user_of_a_later_day_is_forgotten_on_the_way_back_though_another_host_put_them_there(
+    two_days, redis_settings, tmp_path
+):
+    """This host's own state file knows the earlier day alone."""
+    elsewhere = redis_settings.model_copy(update={"home": tmp_path / "elsewhere"})
+    two_days.write_features(NEXT, users=["u1", "u4"])
+    put(redis_settings, DAY)
+    put(elsewhere, NEXT)
+
+    put(redis_settings, DAY, rollback=True)
+
+    assert look_up(redis_settings, ["u1", "u4"])["description"] == [f"u1 on {DAY}", None]
+
+
+def test_a_lost_file_hides_nobody_whom_the_day_does_not_know(two_days, redis_settings):
+    two_days.write_features(DAY, users=["u1", "u4"])
+    put(redis_settings, DAY)
+    state_file(redis_settings, Versions(redis_settings).feature).unlink()
+
+    put(redis_settings, NEXT)
+
+    assert look_up(redis_settings, ["u1", "u4"])["description"] == [f"u1 on {NEXT}", None]
 
 
 def test_a_lost_redis_is_filled_again_by_a_rollback_to_the_same_day(two_days, redis_settings, empty_redis):

@@ -1,6 +1,7 @@
 """The manifest is named by what it says."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -20,7 +21,17 @@ def test_without_a_release_the_error_says_how_to_get_one(tmp_path):
         release.current(tmp_path)
 
 
-def test_a_damaged_manifest_is_named(tmp_path):
-    (tmp_path / release.CURRENT_FILE).write_text('{"day": "1998-03-01"')
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"day": "1998-03-01"',
+        b"\xff",
+        b"[1]",
+        json.dumps(dataclasses.asdict(MANIFEST) | {"day": "1998-03-41"}).encode(),
+        json.dumps(dataclasses.asdict(MANIFEST) | {"day": 7}).encode(),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (tmp_path / release.CURRENT_FILE).write_bytes(content)
     with pytest.raises(ValueError, match=r"current\.json is not a release manifest"):
         release.current(tmp_path)

@@ -49,7 +49,8 @@ def test_the_clock_is_the_wall_clock_unless_told(tmp_path):
 
 
 def test_secrets_do_not_show(tmp_path):
-    secrets = dict.fromkeys(("GRASP_MILVUS_TOKEN", "GRASP_REDIS", "GRASP_MLFLOW_URI"), "hunter2")
+    secrets = dict.fromkeys(("GRASP_MILVUS_TOKEN", "GRASP_MLFLOW_URI"), "hunter2")
+    secrets["GRASP_REDIS"] = "redis:6379,password=hunter2"
     assert "hunter2" not in repr(Settings.load({"GRASP_HOME": str(tmp_path), **secrets}))
 
 
@@ -58,6 +59,18 @@ def test_a_wrong_secret_is_named_but_not_shown(tmp_path):
         Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_PORT": "x", "GRASP_REDIS": "redis:6379,password=hunter2"})
     assert "GRASP_PORT" in str(error.value)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["hunter2", "hunter2:", "a:6379,hunter2", "password=hunter2", "a:b:6379,hunter2=1"])
+def test_a_redis_without_its_port_is_named_but_not_shown(tmp_path, address):
+    with pytest.raises(SettingsError, match=r"GRASP_REDIS: .*host:port") as error:
+        Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_REDIS": address})
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["a:6379", "a:6379,b.example.com:6380,ssl=true,password=x=y:z"])
+def test_a_redis_is_named_as_feast_reads_it(tmp_path, address):
+    assert Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_REDIS": address}).redis == address
 
 
 @pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])

@@ -4,6 +4,7 @@ import hashlib
 
 import pytest
 
+from grasp.release import current, folder
 from serving.access import Access, AccessError
 
 SERVE, READ, OPERATE = "serve-0123456789abcdef", "read-0123456789abcdef", "operate-0123456789abcdef"
@@ -58,6 +59,10 @@ def test_no_token_shows(access, settings):
         (READ, "/v1/items/i1", 200),
         (SERVE, "/v1/items/i1/similar", 200),
         (READ, "/v1/users/u1", 200),
+        (SERVE, "/v1/users/u1", 403),
+        (SERVE, "/v1/users/u1/features", 200),
+        (READ, "/v1/users/u1/features", 200),
+        (OPERATE, "/v1/users/u1/features", 403),
         (READ, "/metrics", 403),
         (OPERATE, "/metrics", 200),
         (OPERATE, "/v1/releases", 200),
@@ -74,6 +79,46 @@ def test_each_address_lets_its_roles_pass(publish_day, serve, access, token, pat
     assert response.status_code == status
     if status == 401:
         assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8100", 200),
+        ("localhost", 200),
+        ("[::1]:8100", 200),
+        ("evil.example", 400),
+        ("127.0.0.1.evil.example:8100", 400),
+    ],
+)
+def test_an_open_service_answers_to_local_names_alone(publish_day, serve, access, host, status):
+    """A page whose own name leads to this machine is told so; with tokens any name will do."""
+    publish_day()
+
+    response = serve().get("/v1/users/u1", headers={"Host": host})
+
+    assert response.status_code == status
+    assert response.headers["X-Request-ID"]
+    with_token = {"Host": host, "Authorization": f"Bearer {READ}"}
+    assert serve(access=access).get("/v1/users/u1", headers=with_token).status_code == 200
+
+
+def test_readiness_tells_strangers_categories_and_the_reason_only_to_tokens(publish_day, serve, access, settings):
+    nothing = serve(access=access).get("/readyz").json()
+    first = publish_day("1998-03-01")
+    client = serve(access=access)
+    publish_day("1998-03-02", model="broken")
+    (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
+    (settings.releases / "experiment.json").write_text("{")
+
+    client.app.state.service.check()
+
+    no_release = {"ready": False, "reason": "no_release", "release": None, "problem": "not_loaded"}
+    assert nothing == no_release | {"experiment_problem": None}
+    kept = {"ready": True, "reason": None, "release": first, "problem": "not_loaded"}
+    assert client.get("/readyz").json() == kept | {"experiment_problem": "not_running"}
+    listed = client.get("/v1/releases", headers={"Authorization": f"Bearer {OPERATE}"}).json()
+    assert "model.safetensors is missing" in listed["problem"]
 
 
 def test_only_serving_tells_outcomes(publish_day, serve, access):

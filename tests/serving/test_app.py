@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
 from grasp.release import current, folder
+from serving.api import UserFeaturesResponse
+from serving.app import create_app
 from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
@@ -111,6 +113,18 @@ def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallb
     assert answer["fallback"] == fallback
     assert answer["feature_age_hours"] == pytest.approx(age.total_seconds() / 3600, abs=0.01)
     assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+
+
+def test_the_oldest_of_a_hundred_items_and_a_recent_one_is_not_shown_to_a_stale_user_either(
+    publish_day, serve, users, user
+):
+    publish_day()
+    users.users["u1"] = replace(user, sequence=["i1", *["i2"] * 99], sequence_times=[0] * 100)
+
+    answer = ask(serve(now=end_of(DAY) + timedelta(hours=49)), k=8, recent_item_ids=["i3"])
+
+    assert answer["fallback"] == "stale_features"
+    assert {each["item_id"] for each in answer["items"]} == {"i4", "i5", "i6", "i7", "i8"}
 
 
 def test_a_slow_store_is_not_waited_for(publish_day, serve, users):
@@ -233,6 +247,15 @@ def test_a_body_that_is_no_text_is_refused(publish_day, serve):
     assert set(response.json()) == {"detail", "request_id"}
 
 
+@pytest.mark.parametrize("path", ["/v1/items/{}", "/v1/items/{}/similar", "/v1/users/{}", "/v1/users/{}/features"])
+def test_an_id_in_an_address_is_as_long_as_one_in_a_body(publish_day, serve, path):
+    publish_day()
+    client = serve()
+
+    assert client.get(path.format("i" * 256)).status_code == 404
+    assert client.get(path.format("i" * 257)).status_code == 422
+
+
 def test_similar_refuses_an_oversize_k(publish_day, serve):
     publish_day()
 
@@ -265,6 +288,21 @@ def test_a_new_release_is_taken_up_while_running(publish_day, serve):
     assert ask(client)["model"] == "better"
 
 
+def test_a_folder_that_cannot_be_looked_at_for_a_while_ends_no_following(publish_day, serve, settings, caplog):
+    first = publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    assert ask(client)["release"] == first
+    aside = settings.releases.rename(settings.releases.with_name("aside"))
+    settings.releases.write_text("a file where the folder belongs")
+    wait_until(lambda: "could not be looked at" in caplog.text)
+
+    settings.releases.unlink()
+    aside.rename(settings.releases)
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+
+
 def test_a_rollback_is_followed(publish_day, serve, settings):
     first = publish_day(DAY)
     publish_day(NEXT_DAY)
@@ -289,6 +327,38 @@ def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, s
     ready = client.get("/readyz")
     assert ready.status_code == 200
     assert "model.safetensors does not match its checksum" in ready.json()["problem"]
+
+
+@pytest.mark.parametrize("damaged", ["model/model.safetensors", "../current.json"])
+def test_a_worker_that_starts_beside_a_corrupt_release_takes_the_nearest_earlier_one_that_loads(
+    publish_day, serve, settings, damaged
+):
+    publish_day(DAY, model="oldest")
+    good = publish_day(DAY, model="good")
+    for model in ("broken", "broken as well"):
+        publish_day(NEXT_DAY, model=model)
+        place = folder(settings.releases, current(settings.releases))
+        (place / "model" / "vocabulary.json").unlink()
+    (place / damaged).unlink()
+    (place / damaged).write_text("{")
+
+    client = serve()
+
+    assert ask(client)["release"] == good
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["release"]) == (200, good)
+    assert "was refused" in ready.json()["problem"]
+
+
+def test_a_refused_release_opens_no_store(publish_day, settings):
+    opened = []
+    publish_day()
+    (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
+
+    with TestClient(create_app(settings, lambda *given: opened.append(given), 3600.0)) as client:
+        assert "model.safetensors is missing" in client.get("/readyz").json()["problem"]
+
+    assert opened == []
 
 
 def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings):
@@ -449,6 +519,21 @@ def test_a_user_who_is_unknown_is_404_and_one_who_cannot_be_looked_up_503(publis
     assert client.get("/v1/users/u1").json()["fallback"] is None
     users.is_broken = True
     assert client.get("/v1/users/u1").json()["fallback"] == "last_good"
+
+
+def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, user):
+    release_id = publish_day()
+    client = serve()
+
+    response = client.get("/v1/users/u1/features")
+
+    answer = UserFeaturesResponse.model_validate_json(response.content)
+    assert {name: getattr(answer, name) for name in vars(user)} == vars(user)
+    assert (answer.release, answer.fallback, answer.store_problem) == (release_id, None, None)
+    assert answer.request_id == response.headers["X-Request-ID"]
+    assert client.get("/v1/users/stranger/features").status_code == 404
+    users.is_broken = True
+    assert client.get("/v1/users/u1/features").json()["fallback"] == "last_good"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from serving.in_force import published
 from serving.release import rollback
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+MARKS = ("Old", "New")  # what every title of a release begins with
 PEOPLE = [f"user {number}" for number in range(4000)]
 KNOWN_CANDIDATES = [0, 2, 6, 7, 12, 14, 17]  # of experiment a at 0.3: a change would move users between buckets
 
@@ -49,8 +50,8 @@ def test_the_whole_range_of_shares_is_kept_exactly(share, bucket):
 @pytest.fixture
 def two_releases(publish_day, settings):
     """The id of the one in force and of a later one, rolled back from."""
-    first = publish_day(DAY)
-    second = publish_day(NEXT_DAY, model="better")
+    first = publish_day(DAY, mark=MARKS[0])
+    second = publish_day(NEXT_DAY, model="better", mark=MARKS[1])
     rollback(settings, first)
     return first, second
 
@@ -136,14 +137,15 @@ def test_an_experiment_ends_where_its_candidate_is_put_in_force(two_releases, se
 
 def test_requests_are_neither_dropped_nor_mixed_while_releases_and_experiments_change(two_releases, serve, settings):
     first, second = two_releases
-    model_of = {first: "tiny-ranker", second: "better"}
+    model_of, mark_of = {first: "tiny-ranker", second: "better"}, {first: MARKS[0], second: MARKS[1]}
     client = serve()
-    answers, is_over = [], threading.Event()
+    answers, is_over, has_answered = [], threading.Event(), threading.Event()
 
     def keep_asking() -> None:
         while not is_over.is_set():
             body = {"user_ids": ["u1", "stranger", "somebody"], "k": 2}
             answers.append(client.post("/v1/recommendations/batch", json=body))
+            has_answered.set()
 
     threads = [threading.Thread(target=keep_asking) for _ in range(2)]
     for thread in threads:
@@ -158,13 +160,19 @@ def test_requests_are_neither_dropped_nor_mixed_while_releases_and_experiments_c
     ):
         change()
         check(client)
+        for _ in range(len(threads) + 1):  # an answer of each may have been under way before
+            has_answered.clear()
+            assert has_answered.wait(60)
     is_over.set()
     for thread in threads:
         thread.join()
 
     assert {each.status_code for each in answers} == {200}
-    for each in (answer for response in answers for answer in response.json()["answers"]):
+    given = [answer for response in answers for answer in response.json()["answers"]]
+    assert {each["release"] for each in given} == {first, second}
+    for each in given:
         assert each["model"] == model_of[each["release"]]
+        assert {item["title"].split(" ")[0] for item in each["items"]} == {mark_of[each["release"]]}
         assert (each["bucket"] is None) == (each["experiment"] is None)
 
 
@@ -209,5 +217,6 @@ def test_a_publication_keeps_the_candidate_however_old_it_is(two_releases, publi
     monkeypatch.setattr(publication, "NUM_KEPT", 1)
 
     third = publish_day("1998-03-03", model=None)
+    fourth = publish_day("1998-03-04", model=None)
 
-    assert {each.release_id for each in published(settings.releases)} == {first, third}
+    assert {each.release_id for each in published(settings.releases)} == {first, third, fourth}

@@ -1,10 +1,13 @@
 """The lookup against a real Feast project on SQLite."""
 
+import socket
 import sqlite3
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,6 +17,7 @@ from grasp.release import Manifest
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
 from serving.features import FeastUserFeatures, StoreError
+from serving.lookup import Lookup
 
 DAY = "1998-03-01"
 COMPUTED_AT = datetime(1998, 3, 2, 1, 30, tzinfo=UTC)
@@ -153,6 +157,39 @@ def test_rows_are_answered_while_a_day_is_written(materialised):
     assert users.get("u300") is not None
 
 
+def test_a_redis_that_is_gone_is_a_store_error_at_once(settings, on_redis):
+    """redis-py itself would try three times, seconds apart."""
+    from benchmarks.redis_server import free_port
+    from feature_repo.materialise import open_for_writing
+
+    settings = on_redis(settings)
+    open_for_writing(settings, Versions(settings).feature, apply=True)
+    gone = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
+    users = FeastUserFeatures(gone, manifest_of(gone))
+    taken = []
+
+    for _ in range(3):
+        started = time.monotonic()
+        with pytest.raises(StoreError, match="did not answer: ConnectionError"):
+            users.get("u1")
+        taken.append(time.monotonic() - started)
+
+    assert min(taken) < 0.5
+
+
+def test_a_redis_that_never_answers_is_not_waited_for(settings, on_redis):
+    from feature_repo.materialise import open_for_writing
+
+    settings = on_redis(settings)
+    open_for_writing(settings, Versions(settings).feature, apply=True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mute = settings.model_copy(update={"redis": f"127.0.0.1:{silent.getsockname()[1]}"})
+        users = FeastUserFeatures(mute, manifest_of(mute))
+
+        with pytest.raises(StoreError, match="did not answer: TimeoutError"):
+            users.get("u1")
+
+
 def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
     settings = materialised(4)
     users = FeastUserFeatures(settings, manifest_of(settings))
@@ -161,6 +198,45 @@ def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
         connection.execute(f'DROP TABLE "{name}"')
 
     with pytest.raises(StoreError, match="no such table"):
+        users.get("u1")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"description": None}, "an online row lacks description"),
+        ({"sequence_times": [888_700_000]}, "sequence and sequence_times of an online row differ in length"),
+        ({"neighbour_ids": ["u2"]}, "neighbour_ids and neighbour_similarities of an online row differ in length"),
+    ],
+)
+def test_a_damaged_row_is_a_store_error_and_no_log_names_its_user(settings, caplog, changed, message):
+    from feature_repo.materialise import open_for_writing
+
+    version = Versions(settings).feature
+    store = open_for_writing(settings, version, apply=True)
+    row = row_of("user-4711", version, 4) | changed
+    store.write_to_online_store("user_features", pd.DataFrame([row], dtype=object))
+    served = SimpleNamespace(
+        users=FeastUserFeatures(settings, manifest_of(settings)),
+        release=SimpleNamespace(manifest=manifest_of(settings)),
+    )
+    caplog.clear()
+
+    found = Lookup(20, 10).get(served, "user-4711")
+
+    assert (found.row, found.problem) == (None, "store_error")
+    assert message in caplog.text
+    assert "4711" not in caplog.text
+
+
+def test_bytes_that_are_no_value_are_a_store_error(materialised):
+    settings = materialised(4)
+    users = FeastUserFeatures(settings, manifest_of(settings))
+    with sqlite3.connect(settings.home / "feast" / "online.db") as connection:
+        (name,) = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_features'").fetchone()
+        connection.execute(f"""UPDATE "{name}" SET value = x'ff00' WHERE feature_name = 'description'""")  # noqa: S608
+
+    with pytest.raises(StoreError, match="an online row cannot be read"):
         users.get("u1")
 
 

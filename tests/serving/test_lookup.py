@@ -1,8 +1,10 @@
-"""The last good rows: how many are kept, and whose are not."""
+"""The last good rows: how many are kept, and whose are not; a store that fails again and again."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
-from serving.lookup import LastGood
+from serving.features import StoreError, UserRow
+from serving.lookup import NUM_FAILURES, REST_SECONDS, LastGood, Lookup
 
 
 def test_the_users_seen_last_are_kept(user):
@@ -33,3 +35,46 @@ def test_none_may_be_kept(user):
     kept.keep("v1", "u1", user)
 
     assert kept.get("v1", "u1") is None
+
+
+@dataclass
+class FailingStore:
+    """Fails until it is mended; counts how often it was asked."""
+
+    row: UserRow
+    is_broken: bool = True
+    asked: list[str] = field(default_factory=list)
+
+    def get(self, user_id: str) -> UserRow:
+        self.asked.append(user_id)
+        if self.is_broken:
+            raise StoreError("nobody there")
+        return self.row
+
+
+def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user):
+    store, now = FailingStore(user), [100.0]
+    served = SimpleNamespace(users=store, release=SimpleNamespace(manifest=SimpleNamespace(feature_version="v1")))
+    lookup = Lookup(20, 10, lambda: now[0])
+
+    problems = [lookup.get(served, "u1").problem for _ in range(NUM_FAILURES + 3)]
+
+    assert problems == ["store_error"] * (NUM_FAILURES + 3)
+    assert len(store.asked) == NUM_FAILURES
+    store.is_broken = False
+    now[0] += REST_SECONDS
+    assert lookup.get(served, "u1").row == user
+    lookup.close()
+
+
+def test_failures_between_answers_are_no_reason_to_leave_it_alone(user):
+    store = FailingStore(user)
+    served = SimpleNamespace(users=store, release=SimpleNamespace(manifest=SimpleNamespace(feature_version="v1")))
+    lookup = Lookup(20, 10, lambda: 100.0)
+
+    for number in range(4 * NUM_FAILURES):
+        store.is_broken = number % NUM_FAILURES != 0
+        lookup.get(served, "u1")
+
+    assert len(store.asked) == 4 * NUM_FAILURES
+    lookup.close()

@@ -25,6 +25,7 @@ OPERATIONS = [
     ("GET", "/v1/items/{item_id}/similar"),
     ("GET", "/v1/users/{user_id}"),
     ("GET", "/v1/users/{user_id}/similar"),
+    ("GET", "/v1/users/{user_id}/features"),
     ("GET", "/v1/search"),
     ("GET", "/v1/releases"),
     ("GET", "/metrics"),

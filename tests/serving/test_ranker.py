@@ -84,6 +84,14 @@ def test_only_the_last_hundred_items_count(load, user):
     assert release.history(long, []) == [1] * 100
 
 
+@pytest.mark.parametrize("model", [True, False])
+def test_what_no_longer_counts_was_seen_all_the_same(load, user, model):
+    """A hundred items of the sequence and a recent one: the oldest of them is not recommended again."""
+    long = replace(user, sequence=["i1", *["i2"] * 99])
+
+    assert set(ids(load(model=model).recommend(long, 8, ["i3"]))) == {"i4", "i5", "i6", "i7", "i8"}
+
+
 def test_a_model_that_reads_less_explains_by_what_it_read(load, user):
     release = load(max_length=2)
 

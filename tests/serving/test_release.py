@@ -16,7 +16,7 @@ from grasp.partitions import MissingPartitionError
 from grasp.release import MANIFEST_FILE, PUBLISHED_FILE, Manifest, NoReleaseError, current, folder
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
-from serving.in_force import Checkpoint, ReleaseError, published
+from serving.in_force import HISTORY_FILE, Checkpoint, ReleaseError, earlier, published
 from serving.publication import NUM_KEPT, choose_model, publish
 from serving.release import main, restore_day, rollback, verify, verify_all
 
@@ -28,6 +28,7 @@ STEPS = [
     "manifest written",
     "synced",
     "in place",
+    "remembered",
     "current written",
     "in force",
 ]
@@ -288,10 +289,82 @@ def test_rollback_goes_to_the_release_before_and_forward_again(settings, write_d
     assert rollback(settings).release_id == second.release_id
     assert rollback(settings).release_id == first.release_id
     assert f"restore-day {DAY} --release {first.release_id}" in capsys.readouterr().out
-    with pytest.raises(ReleaseError, match="no release was published before"):
+    with pytest.raises(ReleaseError, match="no release was in force before"):
         rollback(settings)
     assert rollback(settings, third.release_id) == third
     assert len(published(settings.releases)) == 3
+
+
+@pytest.fixture
+def put_models(settings, write_day, make_model) -> Callable[..., list[str]]:
+    """`put_models("a", "b")`: releases of one day, published one after the other, by id."""
+
+    def publish_each(*names: str) -> list[str]:
+        write_day(settings)
+        return [put(settings, model=make_model(settings, name=name)).release_id for name in names]
+
+    return publish_each
+
+
+def test_rollback_goes_to_what_was_in_force_before_not_to_what_was_left_for_a_reason(settings, put_models):
+    good, _bad = put_models("good", "bad")
+    rollback(settings, good)
+    put_models("worse")
+
+    assert rollback(settings).release_id == good
+    with pytest.raises(ReleaseError, match="no release was in force before"):
+        rollback(settings)
+
+
+def test_a_line_of_the_history_that_a_crash_cut_off_spoils_no_other(settings, put_models):
+    first, second = put_models("one", "two")
+    with (settings.releases / HISTORY_FILE).open("a") as file:
+        file.write('\n{"relea')
+    (third,) = put_models("three")
+
+    assert [each.release_id for each in earlier(settings.releases, third)] == [first, second]
+
+
+@pytest.mark.parametrize("is_rolled_back", [False, True])
+def test_releases_of_before_there_was_a_history_are_gone_back_to_as_published(settings, put_models, is_rolled_back):
+    first, second = put_models("one", "two")
+    if is_rolled_back:
+        rollback(settings)
+    (settings.releases / HISTORY_FILE).unlink()
+    (third,) = put_models("three")
+
+    way = [first] if is_rolled_back else [first, second]
+    assert [each.release_id for each in earlier(settings.releases, third)] == way
+
+
+def test_a_damaged_manifest_stops_nobody_and_is_said(settings, put_models, monkeypatch, capsys):
+    first, second, third = put_models("one", "two", "three")
+    (settings.releases / second / MANIFEST_FILE).write_text("{")
+
+    command(settings, monkeypatch, "list")
+    said = capsys.readouterr().out
+    assert first in said
+    assert f"left out: {settings.releases / second / MANIFEST_FILE} is not a release manifest" in said
+    assert rollback(settings).release_id == first
+    assert restore_day(settings, DAY, third, lambda *_: None).release_id == third
+    put_models("four")
+
+
+def test_a_damaged_current_manifest_is_replaced_by_a_named_rollback_and_by_a_publication(
+    settings, write_day, put_models, monkeypatch, capsys
+):
+    first, _ = put_models("one", "two")
+    write_day(settings, NEXT_DAY)
+
+    (settings.releases / "current.json").write_text("{")
+    with pytest.raises(ValueError, match="is not a release manifest"):
+        rollback(settings)
+    command(settings, monkeypatch, "list")
+    assert rollback(settings, first).release_id == current(settings.releases).release_id == first
+    (settings.releases / "current.json").write_text("{")
+    assert (put(settings, NEXT_DAY).model, current(settings.releases).day) == ("one", NEXT_DAY)
+
+    assert "current.json is not a release manifest" in capsys.readouterr().out
 
 
 def test_after_a_rollback_of_the_model_the_next_refresh_keeps_the_earlier_one(settings, write_day, make_model):
@@ -443,6 +516,16 @@ def test_only_the_last_releases_are_kept(settings, write_day):
 
     assert [manifest.day for manifest in published(settings.releases)] == days[2:]
     verify(settings)
+
+
+def test_the_release_before_is_kept_however_many_were_left_since(settings, put_models):
+    first, *_ = put_models("first")
+    for number in range(NUM_KEPT + 1):
+        put_models(f"model-{number}")
+        if number < NUM_KEPT:
+            rollback(settings)
+
+    assert rollback(settings).release_id == first
 
 
 def test_verify_says_when_nothing_was_published(settings):

@@ -97,6 +97,18 @@ def test_a_batch_that_cannot_be_written_is_tried_again(start, tmp_path, counts):
     assert counts == {"written": 1}
 
 
+def test_rows_that_do_not_fit_are_dropped_and_the_thread_goes_on(start, tmp_path, counts, caplog):
+    log = start()
+    log.keep(tables.OUTCOMES, "1998-03-02", [outcome(1) | {"item_id": 7}])
+    log.keep(tables.OUTCOMES, DAY, [outcome(2)])
+
+    log.close()
+
+    assert counts == {"dropped": 1, "written": 1}
+    assert len(rows_of(tmp_path, tables.OUTCOMES)) == 1
+    assert "do not fit outcomes" in caplog.text
+
+
 def test_a_slow_disk_holds_up_no_request(start, monkeypatch):
     is_writing, may_go_on = threading.Event(), threading.Event()
     written = requests_log._write
@@ -153,6 +165,19 @@ def test_what_analysts_ask_is_not_logged(publish_day, serve, settings):
 
     (served,) = rows_of(settings.lake, tables.SERVED_REQUESTS, settings.clock().date().isoformat())
     assert len(served["item_ids"]) == 1
+
+
+def test_what_somebody_only_looks_at_is_not_logged_in_an_open_service_either(publish_day, serve, settings):
+    publish_day()
+    client = serve()
+    for path, who in (("", {"user_id": "u1"}), ("/batch", {"user_ids": ["u1", "u2"]})):
+        for more in ({"is_shown": False}, {"k": 1}):
+            assert client.post(f"/v1/recommendations{path}", json=who | more).status_code == 200
+
+    client.app.state.service.stop()
+
+    served = rows_of(settings.lake, tables.SERVED_REQUESTS, settings.clock().date().isoformat())
+    assert sorted((row["user_id"], len(row["item_ids"])) for row in served) == [("u1", 1), ("u1", 1), ("u2", 1)]
 
 
 def test_switched_off_it_keeps_nothing_and_says_so(publish_day, serve, settings):

@@ -47,6 +47,16 @@ def test_requests_stages_fallbacks_and_releases_are_counted(publish_day, serve, 
     assert all(sample(text, "grasp_stage_seconds_count", stage=stage) is not None for stage in STAGES)
 
 
+@pytest.mark.parametrize(("filters", "num"), [({}, 1), ({"categories": ["Comedy"]}, 2)])
+def test_filters_are_timed_where_there_are_any(publish_day, serve, filters, num):
+    publish_day()
+    client = serve()
+
+    ask(client, **filters)
+
+    assert sample(client.get("/metrics").text, "grasp_stage_seconds_count", stage="post") == num
+
+
 def test_one_process_counts_for_itself_whatever_feast_sets_when_it_is_imported(
     publish_day, serve, tmp_path, monkeypatch
 ):
