@@ -13,9 +13,10 @@ from training.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
 SHARES = (0.2, 1.0)  # of corrupted descriptions and neighbours
-# Corruption is measured without the history kernel, at score level and in training: what others took is never corrupted,
-# and a ranker that leans on it stops before it has learnt to do without its descriptions. Further targets a step are for
-# a ranker whose kernel knows the order; without one they blur it, and the backbone it is held against has one too.
+# Corruption is measured without the history kernel, at score level and in training: what others took is never
+# corrupted, and a ranker that leans on it stops before it has learnt to do without its descriptions. Further targets a
+# step are for a ranker whose kernel knows the order; without one they blur it, and the backbone it is held against has
+# one too.
 NO_KERNEL: dict[str, object] = {"kernel_length": 0, "num_targets": 1}
 ABLATIONS: dict[str, dict[str, object]] = {
     "no_attention": {"use_attention": False},
