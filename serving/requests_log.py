@@ -117,7 +117,7 @@ def _write(partition: Path, table: Table, rows: list[Row]) -> None:
     schema = pa.schema([(column.name, ARROW_TYPES[column.type]) for column in table.columns])
     partition.mkdir(parents=True, exist_ok=True)
     file = partition / f"part-{uuid.uuid4().hex}.parquet"
-    temporary = file.with_suffix(".writing")
+    temporary = file.with_name(f".{file.name}")  # with a dot in front neither Spark nor Arrow reads it
     try:
         pq.write_table(pa.Table.from_pylist(list(rows), schema), temporary)
         temporary.rename(file)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -63,6 +64,22 @@ def test_batches_come_while_it_runs_and_only_whole_files_are_seen(start, tmp_pat
     assert len(rows_of(tmp_path, tables.OUTCOMES)) == 1
     assert partitions.days(tmp_path, tables.OUTCOMES, None) == [DAY]
     log.close()
+
+
+def test_a_file_that_is_being_written_is_no_reader_s_to_find(start, tmp_path, monkeypatch):
+    seen = []
+
+    def looking(rows: object, where: Path) -> None:
+        write_table(rows, where)
+        seen.extend(rows_of(tmp_path, tables.OUTCOMES))
+
+    write_table = pq.write_table
+    monkeypatch.setattr(pq, "write_table", looking)
+    log = start()
+    log.keep(tables.OUTCOMES, DAY, [outcome(1)])
+    log.close()
+
+    assert (len(seen), len(rows_of(tmp_path, tables.OUTCOMES))) == (0, 1)
 
 
 def test_two_processes_write_beside_each_other(start, tmp_path):
