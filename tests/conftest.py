@@ -124,6 +124,12 @@ def require_program() -> Callable[[str, str], str]:
 
 
 @pytest.fixture(scope="session")
+def missing() -> Callable[[str], NoReturn]:
+    """`missing(reason)` skips what cannot run here, or fails it where everything has to run."""
+    return _missing
+
+
+@pytest.fixture(scope="session")
 def redis(require_program: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Redis on a free port, for the whole run; `on_redis` empties it."""
     from benchmarks.redis_server import redis_server
