@@ -25,6 +25,7 @@ from benchmarks.machine import machine
 from benchmarks.measurements import Conditions, Job, Measurements, chosen_kinds, measure_missing
 from benchmarks.peers.measuring import PeerBench
 from benchmarks.peers.running import PEERS, PeerError
+from benchmarks.readers import MOVIELENS, source_folder
 from benchmarks.results import Results
 from benchmarks.speed_report import About
 from benchmarks.speed_results import OWN
@@ -80,7 +81,7 @@ def drawn(num_negatives: int | None) -> str:
 def run_all(given: argparse.Namespace, settings: Settings) -> None:
     """Make what is missing of the wanted measurements, each written as soon as it is made, and the report."""
     torch.set_num_threads(given.threads)
-    data = datasets.load(given.data, cache=given.cache, settings=settings)
+    data = datasets.load(source_folder(given.data, settings), cache=given.cache, settings=settings)
     peers = settings.home / "benchmarks" / "peers"
     peers.mkdir(parents=True, exist_ok=True)
     measurements, conditions = Measurements(given.out), Conditions(data.checksum, given.threads, machine())
@@ -114,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--data", type=Path, required=True, help="folder of the data contract")
+    result.add_argument("--data", required=True, help=f"folder of the data contract, or {MOVIELENS}")
     result.add_argument("--out", type=Path, required=True, help="folder of the report")
     result.add_argument("--quality", type=Path, help="the quality benchmark's folder: a seed that is there is not run")
     result.add_argument("--cache", type=Path, help="vectors of texts (default: below GRASP_HOME)")
