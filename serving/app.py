@@ -30,8 +30,8 @@ GRACE_SECONDS = 30  # for requests under way when the server is told to stop
 # can: with uvicorn's five seconds a busy machine would kill every worker just before it is there, again and again.
 ANSWER_SECONDS = 120
 # What an open service may be called. Otherwise a page from elsewhere, whose own name leads to 127.0.0.1, could have a
-# browser ask it. The last one is what Starlette's test client says.
-LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "testserver")
+# browser ask it.
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 IDLE_SECONDS = 75  # longer than proxies keep idle connections (60): none is closed while a request is on its way
 
 

@@ -171,7 +171,9 @@ def serve(settings_with, users) -> Iterator[Callable[..., TestClient]]:
 
     def start(poll_seconds: float = 3600.0, access: Any = None, searcher: Any = None, **changed: object) -> TestClient:
         changed = {"lookup_timeout_ms": 2000, **changed}
-        client = TestClient(create_app(settings_with(**changed), lambda *_: users, poll_seconds, access, searcher))
+        client = TestClient(
+            create_app(settings_with(**changed), lambda *_: users, poll_seconds, access, searcher), "http://localhost"
+        )
         clients.append(client)
         return client.__enter__()
 

@@ -355,7 +355,7 @@ def test_a_refused_release_opens_no_store(publish_day, settings):
     publish_day()
     (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
 
-    with TestClient(create_app(settings, lambda *given: opened.append(given), 3600.0)) as client:
+    with TestClient(create_app(settings, lambda *given: opened.append(given), 3600.0), "http://localhost") as client:
         assert "model.safetensors is missing" in client.get("/readyz").json()["problem"]
 
     assert opened == []
