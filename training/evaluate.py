@@ -8,7 +8,7 @@ score; a score that is not finite is an error.
 Shape suffixes:  E events  N items  K negatives of an event
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -141,16 +141,17 @@ def rank_events(
     kept.
     Raises `ValueError` when a score is not finite: comparisons with NaN are false, which would put its target first.
     """
-    parts = []
-    for rows in _batches(len(events)):
-        batch = events[rows]
+    parts, batches = [], _batches(events)
+    for rows in batches:
+        batch = [events[row] for row in rows]
         parts.append(_rank_batch(score(batch), batch, [draw[rows] for draw in negatives], num_top))
+    place = np.argsort(np.concatenate([np.zeros(0, np.int64), *batches]))  # of each event among the parts
     tops = [part.top for part in parts if part.top is not None]
     return Ranking(
-        _join([part.filtered for part in parts]),
-        _join([part.unfiltered for part in parts]),
-        [_join([part.sampled[draw] for part in parts]) for draw in range(len(negatives))],
-        np.concatenate(tops) if tops else None,
+        _join([part.filtered for part in parts], place),
+        _join([part.unfiltered for part in parts], place),
+        [_join([part.sampled[draw] for part in parts], place) for draw in range(len(negatives))],
+        np.concatenate(tops)[place] if tops else None,
     )
 
 
@@ -204,17 +205,18 @@ def _ranks(target_E: "Tensor", greater_E: "Tensor", tied_E: "Tensor") -> Ranks:
     return Ranks(np.where(is_unknown, MISSED, greater_E.numpy()), np.where(is_unknown, 0, tied_E.numpy()))
 
 
-def _join(parts: Sequence[Ranks]) -> Ranks:
+def _join(parts: Sequence[Ranks], place: np.ndarray) -> Ranks:
     empty = np.zeros(0, np.int64)
     return Ranks(
-        np.concatenate([empty, *(part.num_greater for part in parts)]),
-        np.concatenate([empty, *(part.num_tied for part in parts)]),
+        np.concatenate([empty, *(part.num_greater for part in parts)])[place],
+        np.concatenate([empty, *(part.num_tied for part in parts)])[place],
     )
 
 
-def _batches(num_events: int) -> Iterator[slice]:
-    for start in range(0, num_events, BATCH_SIZE):
-        yield slice(start, start + BATCH_SIZE)
+def _batches(events: Sequence[Event]) -> list[np.ndarray]:
+    """Rows of events in batches, histories of like length together: a batch is padded to its longest."""
+    order = np.argsort([len(event.history) for event in events], kind="stable")
+    return [order[start : start + BATCH_SIZE] for start in range(0, len(events), BATCH_SIZE)]
 
 
 def popularity_scorer(training_set: TrainingSet) -> Scorer:
@@ -236,7 +238,9 @@ def ranker_scorer(
     ranker.eval().attach_items(torch.from_numpy(vectors[0]), torch.from_numpy(vectors[1]))
     with torch.inference_mode():
         candidates = ranker.candidates()
-    column_N = torch.from_numpy(place_N + 1)
+    # A slice where the set has the vocabulary's order, as after training: picking every column costs as much as scoring.
+    is_in_order = np.array_equal(place_N, np.arange(len(places)))
+    column_N = slice(1, None) if is_in_order else torch.from_numpy(place_N + 1)
 
     def score(events: Sequence[Event]) -> np.ndarray:
         recent = [place_N[event.history[-ranker.config.max_length :] - 1] + 1 for event in events]

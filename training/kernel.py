@@ -13,7 +13,7 @@ Shape suffixes:  B batch  T sequence length  J latest items, newest first  N ite
                  M stored neighbours  K kinds  L additions of all kinds  S semantic size  C components
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -67,7 +67,11 @@ class HistoryKernel(nn.Module):
 
     def forward(self, items_BT: Tensor, num_items: int) -> Tensor:
         """Scores of all items by the latest of a sequence, (B, num_items + 1); padding and newer items have none."""
-        return torch.einsum("k,kbn->bn", self.weights_K, self.parts(items_BT, num_items))
+        score_BN = torch.zeros(len(items_BT), num_items + 1)
+        for weight, (ids_BL, values_BL) in zip(self.weights_K, self._nearest(items_BT), strict=True):
+            score_BN.scatter_add_(1, ids_BL, weight * values_BL)
+        score_BN[:, PADDING] = 0
+        return score_BN
 
     def additions(self, items_T: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` adds for one sequence without padding, where it adds anything: items and values, both (L,).
@@ -86,16 +90,21 @@ class HistoryKernel(nn.Module):
 
     def parts(self, items_BT: Tensor, num_items: int) -> Tensor:
         """What each kind says before it is weighed, (K, B, num_items + 1)."""
+        parts_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
+        for part_BN, (ids_BL, values_BL) in zip(parts_KBN, self._nearest(items_BT), strict=True):
+            part_BN.scatter_add_(1, ids_BL, values_BL)
+        parts_KBN[..., PADDING] = 0
+        return parts_KBN
+
+    def _nearest(self, items_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each kind what is stored of the latest items: items and what they are worth, both (B, L)."""
         latest_BJ = items_BT[:, -self.length :].flip(-1)
         known_BJ = latest_BJ * ((latest_BJ > PADDING) & (latest_BJ < self.num_rows))
         decay_J1 = DECAY ** torch.arange(known_BJ.shape[1])[:, None]
-        parts_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
-        for part_BN, kind in zip(parts_KBN, KINDS, strict=True):
+        for kind in KINDS:
             ids_BJM = self.get_buffer(f"{kind}_ids_NM")[known_BJ].long()
             values_BJM = decay_J1 * self.get_buffer(f"{kind}_values_NM")[known_BJ]
-            part_BN.scatter_add_(1, ids_BJM.flatten(1), values_BJM.flatten(1))
-        parts_KBN[..., PADDING] = 0
-        return parts_KBN
+            yield ids_BJM.flatten(1), values_BJM.flatten(1)
 
 
 def whitened(semantic_NS: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from training.evaluate import (
+    BATCH_SIZE,
     MISSED,
     Event,
     Ranks,
@@ -78,14 +79,33 @@ def test_a_target_that_repeats_is_ranked_although_it_is_in_the_history():
 def test_ranks_agree_with_counting_one_by_one_across_batches():
     random = np.random.default_rng(0)
     scores = random.integers(0, 5, size=(600, 40)).astype(np.float32)
-    events = [event(random.integers(1, 41, size=6).tolist(), int(random.integers(1, 41)), user) for user in range(600)]
+    scores[:, 6] = 9  # what is best of all, where the history does not have it
+    histories = [random.integers(1, 41, size=random.integers(1, 12)).tolist() for _ in range(600)]
+    events = [event(items, int(random.integers(1, 41)), user) for user, items in enumerate(histories)]
+    negatives = draw_negatives(events, 40, 10)
 
-    found = rank_events(lambda batch: scores[[each.user for each in batch]], events)
+    found = rank_events(lambda batch: scores[[each.user for each in batch]], events, [negatives], num_top=1)
 
-    for each, greater, tied in zip(events, found.filtered.num_greater, found.filtered.num_tied, strict=True):
-        others = [scores[each.user, i - 1] for i in {*range(1, 41)} - {each.target, *each.history.tolist()}]
-        own = scores[each.user, each.target - 1]
-        assert (greater, tied) == (sum(other > own for other in others), sum(other == own for other in others))
+    for row, each in enumerate(events):
+        own, among = scores[each.user, each.target - 1], {*range(1, 41)} - {each.target, *each.history.tolist()}
+        for ranks, items in ((found.filtered, among), (found.sampled[0], negatives[row])):
+            others = [scores[each.user, item - 1] for item in items]
+            counted = sum(other > own for other in others), sum(other == own for other in others)
+            assert (ranks.num_greater[row], ranks.num_tied[row]) == counted
+        assert (found.top[row, 0] == 7) == (7 not in each.history)
+
+
+def test_histories_of_like_length_are_scored_together():
+    lengths = np.random.default_rng(0).permutation(np.repeat([1, 50], BATCH_SIZE))
+    asked = []
+
+    def score(batch):
+        asked.append({len(each.history) for each in batch})
+        return np.zeros((len(batch), 60))
+
+    rank_events(score, [event([1] * length, 2) for length in lengths])
+
+    assert asked == [{1}, {50}]
 
 
 def test_an_unknown_item_is_missed_however_few_items_there_are():
