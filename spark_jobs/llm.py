@@ -169,19 +169,19 @@ class TransformersModel:
         num = min(len(first), len(last)) if num is None else num
         return first[: min(num, min(map(len, tokens)) - 1)]
 
-    def _prefix_cache(self, shared: list[int]) -> Any:
-        """A copy of the shared tokens' key/value cache; generation writes into it."""
-        import copy
-
+    def _prefix_cache(self, shared: list[int], num_prompts: int, num_more: int) -> Any:
+        """The shared tokens' key/value cache for so many prompts; generation writes so many more tokens into it."""
         import torch
         from transformers import DynamicCache
+
+        from spark_jobs.prefix_cache import for_batch
 
         if self._prefix is None or self._prefix[0] != shared:
             with torch.inference_mode():
                 empty = DynamicCache(config=self._model.config)
                 filled = self._model(torch.tensor([shared]), past_key_values=empty, use_cache=True).past_key_values
             self._prefix = (shared, filled)
-        return copy.deepcopy(self._prefix[1])
+        return for_batch(self._prefix[1], num_prompts, num_more)
 
     def _generate_batch(self, batch: list[list[int]], shared: list[int]) -> list[Generation]:
         """One batch: shared tokens, padding on the left of each prompt's own tokens, then the answers."""
@@ -196,8 +196,8 @@ class TransformersModel:
         mask = torch.tensor([[1] * len(shared) + [0] * n + [1] * (width - n) for n in padding])
         cached: dict[str, Any] = {}
         if shared:
-            cached["past_key_values"] = self._prefix_cache(shared)
-            cached["past_key_values"].batch_repeat_interleave(len(batch))
+            num_more = width + self._decoding.max_new_tokens
+            cached["past_key_values"] = self._prefix_cache(shared, len(batch), num_more)
         with torch.inference_mode():
             written = self._model.generate(ids, attention_mask=mask, generation_config=self._decoding, **cached)
         answers = [self._until_end(row[ids.shape[1] :].tolist()) for row in written]
