@@ -124,22 +124,22 @@ def spark_overhead(settings: Settings, num_prompts: int) -> dict[str, Any]:
         lake = Lake(spark, settings.model_copy(update={"lake": Path(home)}))
         rows = [(number, f"{number}", f"{number}", json.dumps(each)) for number, each in enumerate(facts)]
         work = spark.createDataFrame(rows, WORK_DDL)
-        make_model: Callable[[], Any] = partial(load_model, settings.llm, MAX_NEW_TOKENS, BATCH_SIZES[-1])
+        make_model = partial(load_model, settings.llm, MAX_NEW_TOKENS, BATCH_SIZES[-1])
         shards = Ledger(lake, tables.ITEM_GENERATION).shards("2026-01-01")
         judge = Judge(ITEM, "benchmark", "benchmark", Prices(), frozenset())
         task = Task(judge, shards, make_model, 0, Limits(), len(rows))
-        _warm_up(spark, make_model)
+        _warm_up(spark, make_model, asked[:1])
         started, started_cpu = time.perf_counter(), _tree_cpu_seconds()
         generate(lake, task, work, len(rows))
         seconds, cpu = time.perf_counter() - started, _tree_cpu_seconds() - started_cpu
     return {"num_prompts": len(facts), "bare_cpu_seconds": bare["cpu_seconds"], "cpu_seconds": cpu, "seconds": seconds}
 
 
-def _warm_up(spark: Any, make_model: Callable[[], Any]) -> None:
-    """Have the worker load the model, which both sides leave out."""
+def _warm_up(spark: Any, make_model: Callable[[], LanguageModel], asked: Sequence[Messages]) -> None:
+    """Have the worker load the model and answer once, which both sides leave out."""
 
     def load(frames: Iterator[Any]) -> Iterator[Any]:
-        make_model()
+        list(make_model().generate(asked))
         yield from frames
 
     spark.range(1, numPartitions=1).mapInPandas(load, "id long").collect()
