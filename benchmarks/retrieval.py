@@ -25,15 +25,15 @@ NUM_NEAREST = 10
 def measure(
     source: Source, near_items_NK: np.ndarray, near_users_UK: np.ndarray, known: TrainingSet
 ) -> dict[str, float]:
-    """Means over items and users; a row without a neighbour, -1 throughout, does not count."""
+    """Means over items and users; a row without a neighbour, -1 throughout, does not count. NaN where none has one."""
     genres = genre_sets(source)
     together = item_cosine(known_sequences(known, "validation"), len(source.item_ids))
     pairs = [(item, int(near)) for item, row in enumerate(near_items_NK) for near in row if near >= 0]
     with_genres = [(item, near) for item, near in pairs if genres[item] and genres[near]]
-    left, right = np.array(pairs).T
+    company = np.asarray(together[*np.array(pairs).T]).ravel() if pairs else []
     return {
-        "genre_share": float(np.mean([bool(genres[item] & genres[near]) for item, near in with_genres])),
-        "company": float(np.asarray(together[left, right]).mean()),
+        "genre_share": _mean([bool(genres[item] & genres[near]) for item, near in with_genres]),
+        "company": _mean(company),
         "next_item_share": next_item_share(near_users_UK, known),
     }
 
@@ -46,7 +46,11 @@ def next_item_share(near_users_UK: np.ndarray, known: TrainingSet) -> float:
     for event in events:
         near = near_users_UK[event.user]
         shares.append(has_UN[near[near >= 0], event.target - 1].mean())
-    return float(np.mean(shares))
+    return _mean(shares)
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
 
 
 def genre_sets(source: Source) -> list[frozenset[str]]:

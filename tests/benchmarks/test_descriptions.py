@@ -57,6 +57,12 @@ def test_neighbours_are_judged_by_genre_company_and_what_a_user_takes_next():
     assert found["next_item_share"] == 0.5
 
 
+def test_where_nobody_has_a_neighbour_nothing_is_known_of_them():
+    """As in a trial that writes a text or two, which may be refused."""
+    nobody = np.full((4, 1), -1), np.full((3, 1), -1)
+    assert all(np.isnan(share) for share in retrieval.measure(source(), *nobody, training_set()).values())
+
+
 def test_neighbours_among_some_are_some_of_them(tmp_path):
     vectors = np.array([[1, 0], [0.9, 0.1], [0.8, 0.2], [0, 1]], np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
