@@ -8,6 +8,8 @@ from benchmarks.comparison import OVERALL, Comparison, System
 from benchmarks.summary import Figure
 from training.evaluate import Interval
 
+NUM_NAMED = 5  # of names that a line has room for
+
 
 def cell(one: System, protocol: str, metric: str, group: str = OVERALL) -> str:
     """Mean over seeds with their standard deviation where there are several."""
@@ -46,6 +48,14 @@ def goals(figures: Mapping[str, Figure]) -> list[str]:
         for name, figure in figures.items()
     ]
     return table(["figure", "value", "goal", "met"], rows)
+
+
+def first_named(names: Sequence[str], separator: str = ", ") -> str:
+    """The first few of some names in brackets, after a space; nothing of none."""
+    if not names:
+        return ""
+    shown = [f"`{name}`" for name in names[:NUM_NAMED]] + ["..."] * (len(names) > NUM_NAMED)
+    return f" ({separator.join(shown)})"
 
 
 def folded(title: str, lines: Sequence[str]) -> list[str]:

@@ -96,39 +96,17 @@ def load(
         found = _Vectors(*sequence_vectors(train, len(source.item_ids)), texts=[], origin="sequence vectors")
     else:
         described = [items[:-1] for items in train] if inputs.without_last else train
-        settings = settings or Settings.load()
-        given = describe or from_facts
-        found = _of_texts(source, described, given, settings=settings, cache=cache, open_encoder=open_encoder)
-    near = cache / "neighbours"
+        settings, describe = settings or Settings.load(), describe or from_facts
+        found = _of_texts(source, described, describe, settings=settings, cache=cache, open_encoder=open_encoder)
     grouping = tail or (LLM_ESR_FASHION if source.items is None else Tail())
-    training_set = TrainingSet(
-        item_ids=source.item_ids,
-        item_semantic=found.items,
-        item_neighbour=neighbour_means(source.item_ids, found.items, inputs.k, near),
-        popularity=num_users(train, len(source.item_ids)),
-        item_is_tail=tail_items(source, grouping),
-        user_ids=source.user_ids,
-        user_semantic=found.users,
-        user_neighbour=neighbour_means(source.user_ids, found.users, inputs.k, near),
-        user_is_tail=np.array([len(items) - 1 < grouping.items_before for items in source.sequences]),
-        sequences=source.sequences,
-        splits=splits,
-    )
+    training_set = _training_set(source, splits, found, tail=grouping, k=inputs.k, cache=cache / "neighbours")
     return BenchmarkData(
-        source.name,
-        corrupt(training_set, inputs.corruption, seed),
-        source.categories,
-        source.items is not None,
-        sum(map(len, source.sequences)),
-        digest(
-            [
-                [file_sha256(file) for file in source.files],
-                digest(found.texts),
-                found.origin,
-                validation_users,
-                SPLIT_SEED,
-            ]
-        ),
+        name=source.name,
+        training_set=corrupt(training_set, inputs.corruption, seed),
+        categories=source.categories,
+        has_texts=source.items is not None,
+        num_interactions=sum(map(len, source.sequences)),
+        checksum=_checksum(source, found, validation_users),
     )
 
 
@@ -156,6 +134,30 @@ def _of_texts(
     texts = list(describe(source, train, settings.hidden_attributes))
     items, users = map(TextVectors(cache / "texts" / origin, encoder).encode, texts)
     return _Vectors(items, users, texts, origin)
+
+
+def _training_set(
+    source: Source, splits: list[np.ndarray], found: _Vectors, *, tail: Tail, k: int, cache: Path
+) -> TrainingSet:
+    """With the neighbours of the vectors, which are kept under `cache`."""
+    return TrainingSet(
+        item_ids=source.item_ids,
+        item_semantic=found.items,
+        item_neighbour=neighbour_means(source.item_ids, found.items, k, cache),
+        popularity=num_users(training_items(source.sequences, splits), len(source.item_ids)),
+        item_is_tail=tail_items(source, tail),
+        user_ids=source.user_ids,
+        user_semantic=found.users,
+        user_neighbour=neighbour_means(source.user_ids, found.users, k, cache),
+        user_is_tail=np.array([len(items) - 1 < tail.items_before for items in source.sequences]),
+        sequences=source.sequences,
+        splits=splits,
+    )
+
+
+def _checksum(source: Source, found: _Vectors, validation_users: int | None) -> str:
+    files = [file_sha256(file) for file in source.files]
+    return digest([files, digest(found.texts), found.origin, validation_users, SPLIT_SEED])
 
 
 def from_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> tuple[list[str], list[str]]:

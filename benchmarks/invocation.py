@@ -1,13 +1,15 @@
-"""The command that a report names: what differs from the defaults, as anyone would type it, no path of a machine."""
+"""The command that a report names, as anyone would type it, no path of a machine; and the one that writes it again."""
 
 import argparse
 import json
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.readers import MOVIELENS
 from benchmarks.summary import SUMMARY_FILE
+from grasp.progress import say
 from grasp.settings import ROOT
 
 
@@ -30,6 +32,20 @@ def of_report(program: str, folder: Path) -> str:
         return str(json.loads((folder / SUMMARY_FILE).read_text())["command"])
     except (FileNotFoundError, ValueError, LookupError):
         return f"{program} --out{_shown('out', folder.resolve())}"
+
+
+def write_again(
+    module: str, write: Callable[[Path], None], reads: str, report: str, arguments: Sequence[str] | None = None
+) -> None:
+    """The command of a report that is made of what is in a folder, the file `reads`: the folder's name, no more."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="report of a folder")
+    parser.add_argument("folder", type=Path, help=f"folder with {reads}")
+    folder = parser.parse_args(arguments).folder
+    try:
+        write(folder)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    say(f"report: {folder / report}")
 
 
 def _shown(name: str, value: Any) -> str:

@@ -62,6 +62,10 @@ class Measurements:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [each.found for each in self._by_name.values() if each.kind == kind]
 
+    def commits(self) -> str:
+        """The sources that the measurements come from."""
+        return ", ".join(sorted({each.commit for each in self.all()}))
+
     def require(self, conditions: Conditions) -> None:
         """Raises `ValueError` when something was measured under other conditions: the two cannot be compared."""
         for each in self._by_name.values():

@@ -8,15 +8,13 @@ Writes:  report.md, its plots (*.svg) and summary.json in DIR
 A section without rows is left out; running it again on the same rows writes the same files.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import machine, plots
-from benchmarks.cells import cell, folded, goals, table
+from benchmarks.cells import cell, first_named, folded, goals, table
 from benchmarks.comparison import (
     FILTERED,
     GROUPS,
@@ -29,18 +27,17 @@ from benchmarks.comparison import (
     like_for_like,
     systems,
 )
+from benchmarks.invocation import write_again
 from benchmarks.results import RESULTS_FILE, Results
 from benchmarks.rivals import attention_section, backbone_section, corruption_section, rival_section
 from benchmarks.rows import SAMPLED
 from benchmarks.summary import Figure, write_summary
 from benchmarks.switches import ablation_section, activation_section, neighbours_section
-from grasp.progress import say
 from training.evaluate import CUTOFFS
 from training.negatives import NUM_NEGATIVES
 
 REPORT_FILE = "report.md"
 FIGURES_OF = "beauty"  # the data set for which figures have goals
-NUM_NAMED = 5  # missing rows that are named
 
 Section = Callable[[Results, Sequence[System]], list[str]]
 
@@ -60,7 +57,7 @@ def write(folder: Path) -> None:
         about.command if about else f"python -m benchmarks.report {folder.name}",
         found,
         measured_on=about.machine if about else None,
-        measured_at=_commits(results),
+        measured_at=results.commits(),
     )
 
 
@@ -79,7 +76,7 @@ def head(results: Results) -> list[str]:
     num_draws = sum(name.startswith(SAMPLED) for name in results.rows()[0].metrics)
     return [
         *lines,
-        f"- Source: commit {_commits(results)}.",
+        f"- Source: commit {results.commits()}.",
         *_limits(results),
         *_cut_short(results),
         "- Protocol: leave-one-out, one test event per user. *Filtered*: full ranking without the user's history; "
@@ -92,8 +89,8 @@ def head(results: Results) -> list[str]:
 
 
 def _progress(results: Results, wanted: Sequence[str]) -> str:
-    missing = [f"`{row_id}`" for row_id in wanted if not results.finished(row_id)]
-    named = f" ({', '.join(missing[:NUM_NAMED])}{', ...' if len(missing) > NUM_NAMED else ''})" if missing else ""
+    missing = [row_id for row_id in wanted if not results.finished(row_id)]
+    named = first_named(missing)
     return f"{len(results.rows())} finished, {len(missing)} of {len(wanted)} wanted ones missing{named}"
 
 
@@ -251,10 +248,6 @@ def _minutes(one: System) -> float:
     return float(np.mean([each.info.cpu_seconds for each in one.rows])) / 60
 
 
-def _commits(results: Results) -> str:
-    return ", ".join(sorted({each.info.commit for each in results.rows()}))
-
-
 def _cost(one: System) -> list[str]:
     shares = [each.info.cross_category_share_at_10 for each in one.rows]
     known = [share for share in shares if share is not None]
@@ -267,14 +260,7 @@ def _cost(one: System) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="report of finished rows")
-    parser.add_argument("folder", type=Path, help="folder with results.jsonl")
-    folder = parser.parse_args().folder
-    try:
-        write(folder)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    say(f"report: {folder / REPORT_FILE}")
+    write_again("benchmarks.report", write, RESULTS_FILE, REPORT_FILE)
 
 
 if __name__ == "__main__":

@@ -60,6 +60,10 @@ class Results:
         """All finished rows, in the order in which they were finished."""
         return list(self._rows.values())
 
+    def commits(self) -> str:
+        """The sources that the rows come from."""
+        return ", ".join(sorted({each.info.commit for each in self.rows()}))
+
     def add(self, row: Row, rankings: Mapping[str, Ranks], groups: Mapping[str, np.ndarray], info: Info) -> FinishedRow:
         """Store a finished row: the ranks of every protocol (`filtered`, `unfiltered`, `sampled_0`, ...) and group.
 

@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,8 @@ from benchmarks import (
 )
 from benchmarks.datasets import BenchmarkData
 from benchmarks.load import bodies_of, require_wrk
-from benchmarks.machine import commit, machine
-from benchmarks.measurements import Conditions, Measurement, Measurements, chosen_kinds
+from benchmarks.machine import machine
+from benchmarks.measurements import Conditions, Job, Measurements, chosen_kinds, measure_missing
 from benchmarks.readers import MOVIELENS, source_folder
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_fuzz import fuzz
@@ -50,15 +49,6 @@ from spark_jobs.source import SourceError
 
 WITHOUT_WRK = {"added", "million", "materialise", "lookup", "fuzz"}
 NUM_ASKED_USERS = 4000  # more than the rows that a worker keeps for when the store fails
-
-
-@dataclass(frozen=True)
-class Job:
-    """One measurement: its name, its kind, and how to make it."""
-
-    name: str
-    kind: str
-    measure: Callable[[], dict[str, Any]]
 
 
 class Bench:
@@ -180,14 +170,8 @@ def run_all(
     data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=open_encoder)
     measurements, conditions = Measurements(given.out), Conditions(data.checksum, 1, machine())
     measurements.require(conditions)
-    wanted = [
-        job
-        for job in jobs(Bench(settings, data, given), measurements, settings, given)
-        if job.kind in given.only and job.name not in measurements
-    ]
-    for number, job in enumerate(wanted, start=1):
-        say(f"{number} of {len(wanted)}: {job.name}")
-        measurements.add(Measurement(job.name, job.kind, job.measure(), conditions, commit()))
+    every = jobs(Bench(settings, data, given), measurements, settings, given)
+    measure_missing(every, given.only, measurements, conditions)
     serving_report.write(given.out, given.command)
     say(f"report: {given.out / serving_report.REPORT_FILE}")
 

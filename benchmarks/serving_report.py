@@ -8,18 +8,16 @@ Writes:  report.md, rates.svg and summary.json in DIR; again on the same measure
 Of several measurements of a kind the last one counts.
 """
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import goals, table
+from benchmarks.invocation import write_again
 from benchmarks.machine import describe as describe_machine
-from benchmarks.measurements import Measurements
-from benchmarks.plots import COLOURS, MARKERS, STYLE
+from benchmarks.measurements import MEASUREMENTS_FILE, Measurements
+from benchmarks.plots import COLOURS, MARKERS, plot
 from benchmarks.summary import Figure, Goal, write_summary
-from grasp.progress import say
 
 REPORT_FILE = "report.md"
 PLOT_FILE = "rates.svg"
@@ -119,7 +117,7 @@ def write(folder: Path, command: str) -> None:
         draw(folder / PLOT_FILE, rates[-1])
     (folder / REPORT_FILE).write_text("\n".join(lines).rstrip() + "\n")
     machine = measurements.all()[0].conditions.machine
-    write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=_commits(measurements))
+    write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=measurements.commits())
 
 
 def head(measurements: Measurements, command: str) -> list[str]:
@@ -130,7 +128,7 @@ def head(measurements: Measurements, command: str) -> list[str]:
         "",
         f"- Machine: {describe_machine(conditions.machine)}; service, Redis and the load share its cores.",
         f"- Command: `{command}`",
-        f"- Source: commit {_commits(measurements)}.",
+        f"- Source: commit {measurements.commits()}.",
         "- Load: wrk 4 with `benchmarks/load.lua`. In an open loop every request has a moment at which it is due, and "
         "its time counts from there; one that is never answered is an error.",
         "",
@@ -323,26 +321,15 @@ SECTIONS: dict[str, Callable[[Found], list[str]]] = {
 
 def draw(file: Path, found: Found) -> None:
     """p50 and p99 against the rate, with the limit across."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     tried = sorted((each for each in found["tried"] if each["milliseconds"]), key=lambda each: float(each["rate"]))
     rates = [each["rate"] for each in tried]
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(6.0, 4.0))
+    with plot(file, "requests a second", "milliseconds from when they were due") as axes:
         axes.axhline(found["limit_ms"], color=COLOURS["control"], linestyle=":", linewidth=1)
         for number, (name, family) in enumerate((("p50", "llm_esr"), ("p99", "grasp"))):
             values = [each["milliseconds"][name] for each in tried]
             axes.plot(rates, values, label=name, color=COLOURS[family], marker=MARKERS[number], markersize=4)
         axes.set_yscale("log")
-        axes.set_xlabel("requests a second")
-        axes.set_ylabel("milliseconds from when they were due")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False)
-        figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
-        pyplot.close(figure)
 
 
 def _at(found: Found, name: str) -> str:
@@ -354,19 +341,13 @@ def _number(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}"
 
 
-def _commits(measurements: Measurements) -> str:
-    return ", ".join(sorted({each.commit for each in measurements.all()}))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_report", description="report of a folder")
-    parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
-    folder = parser.parse_args(arguments).folder
-    try:
-        write(folder, f"python -m benchmarks.serving --data FOLDER --out {folder}")
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    say(f"report: {folder / REPORT_FILE}")
+def main() -> None:
+    write_again(
+        "benchmarks.serving_report",
+        lambda folder: write(folder, f"python -m benchmarks.serving --data FOLDER --out {folder}"),
+        MEASUREMENTS_FILE,
+        REPORT_FILE,
+    )
 
 
 if __name__ == "__main__":

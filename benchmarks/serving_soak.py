@@ -5,12 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
-from benchmarks.load import OK, started
+from benchmarks.load import OK, Load, started
 from benchmarks.redis_server import RedisServer
 from benchmarks.serving_place import RunningService
 from benchmarks.serving_release import DAY
@@ -72,49 +72,22 @@ def soak(
         RESTORED: lambda: _restore(settings),
         CORRUPT: lambda: _put_in_force(settings, good, corrupt),
         ROLLED_BACK: lambda: rollback(settings, good.release_id),
-        MILVUS_STOPPED: stop_milvus or (lambda: None),
     }
-    steps = [step for step in STEPS if stop_milvus or step.name != MILVUS_STOPPED]
-    ends = [step.share * seconds for step in steps[1:]] + [seconds]
-    watch = Watch(service, settings.search)
-    phases: list[Phase] = []
-    readiness: dict[str, Readiness] = {}
+    if stop_milvus:
+        actions[MILVUS_STOPPED] = stop_milvus
     try:
-        with started(service.url, bodies, rate, seconds) as running:
-            for step, end in zip(steps, ends, strict=True):
-                say(f"soak: {step.name}")
-                begins = time.monotonic()
-                actions.get(step.name, lambda: None)()
-                truth = Truth(step.fallbacks, step.store_problems, _searches(step.name, stop_milvus is not None))
-                phases.append(Phase(step.name, truth, begins, time.monotonic()))
-                watch.until(running.start, end)
-                readiness[step.name] = _readiness(service)
-            load = running.result()
+        seen = _observe(service, bodies, rate, seconds, actions)
     finally:
         if current(settings.releases).release_id == corrupt.release_id:
             rollback(settings, good.release_id)
         shutil.rmtree(folder(settings.releases, corrupt), ignore_errors=True)
-    limit = settings.lookup_timeout_ms / 1000
-    untrue = [answer for answer in load.answers if not is_true(answer, phases, good.release_id, limit)]
-    untrue_searches = [found for found in watch.searches if not is_true_search(found, phases)]
-    statuses = [answer.status for answer in load.answers] + [found.status for found in watch.searches]
-    took = {phase.name: phase.done - phase.begins for phase in phases}
-    return load.summary() | {
+    return {
+        **seen.load.summary(),
         "rate": rate,
         "num_workers": settings.serving_workers,
         "has_milvus": stop_milvus is not None,
-        "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
-        "num_searches": len(watch.searches),
-        "num_failed_searches": sum(each.status != OK for each in watch.searches),
-        "num_untrue": len(untrue) + len(untrue_searches),
-        "untrue": [[each.release, each.fallback, each.store_problem] for each in untrue[:NUM_SHOWN]],
-        "untrue_searches": [[each.backend, each.fallback] for each in untrue_searches[:NUM_SHOWN]],
-        "labels": labels(load.answers, phases),
-        "corrupt_release_refused": readiness[CORRUPT].problem is not None,
-        "readiness": {name: found.reason or "ready" for name, found in readiness.items()},
-        "restore_seconds": took[RESTORED],
-        "memory_growth": memory_growth(watch.samples, seconds),
-        "worker_megabytes": thinned(watch.samples),
+        **_answers(seen, good.release_id, settings.lookup_timeout_ms / 1000),
+        **_states(seen, seconds),
     }
 
 
@@ -124,12 +97,6 @@ class Readiness:
 
     reason: str | None  # why the service is not ready
     problem: str | None  # why a release was refused
-
-
-def _readiness(service: RunningService) -> Readiness:
-    status, text = service.get("/readyz")
-    found = json.loads(text) if status else {"reason": text, "problem": None}
-    return Readiness(found["reason"], found["problem"])
 
 
 class Watch:
@@ -154,6 +121,79 @@ class Watch:
         status, text = self._service.get(f"/v1/search?{query}")
         found = json.loads(text) if status else {}
         return Searched(sent, time.monotonic(), status, found.get("backend", NONE), found.get("fallback") or NONE)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a service while the steps were done."""
+
+    load: Load
+    phases: list[Phase]  # a step each
+    readiness: dict[str, Readiness]  # at the end of each phase
+    watch: Watch
+
+
+def _observe(
+    service: RunningService,
+    bodies: Sequence[str],
+    rate: float,
+    seconds: float,
+    actions: Mapping[str, Callable[[], object]],
+) -> Seen:
+    """Load the service and do the steps that have an action in their time, the first one, which is calm, without."""
+    has_milvus = MILVUS_STOPPED in actions
+    calm, *others = STEPS
+    steps = [calm, *(step for step in others if step.name in actions)]
+    ends = [step.share * seconds for step in steps[1:]] + [seconds]
+    watch = Watch(service, service.settings.search)
+    phases: list[Phase] = []
+    readiness: dict[str, Readiness] = {}
+    with started(service.url, bodies, rate, seconds) as running:
+        for step, end in zip(steps, ends, strict=True):
+            say(f"soak: {step.name}")
+            begins = time.monotonic()
+            if step is not calm:
+                actions[step.name]()
+            truth = Truth(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
+            phases.append(Phase(step.name, truth, begins, time.monotonic()))
+            watch.until(running.start, end)
+            readiness[step.name] = _readiness(service)
+        return Seen(running.result(), phases, readiness, watch)
+
+
+def _answers(seen: Seen, release_id: str, timeout_seconds: float) -> dict[str, Any]:
+    """What a measurement keeps of the answers and searches: how many there were, and which were untrue."""
+    answers, searches = seen.load.answers, seen.watch.searches
+    untrue = [answer for answer in answers if not is_true(answer, seen.phases, release_id, timeout_seconds)]
+    untrue_searches = [found for found in searches if not is_true_search(found, seen.phases)]
+    statuses = [answer.status for answer in answers] + [found.status for found in searches]
+    return {
+        "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
+        "num_searches": len(searches),
+        "num_failed_searches": sum(each.status != OK for each in searches),
+        "num_untrue": len(untrue) + len(untrue_searches),
+        "untrue": [[each.release, each.fallback, each.store_problem] for each in untrue[:NUM_SHOWN]],
+        "untrue_searches": [[each.backend, each.fallback] for each in untrue_searches[:NUM_SHOWN]],
+        "labels": labels(answers, seen.phases),
+    }
+
+
+def _states(seen: Seen, seconds: float) -> dict[str, Any]:
+    """What a measurement keeps of the service's own state: its readiness, how long it took to restore, its memory."""
+    took = {phase.name: phase.done - phase.begins for phase in seen.phases}
+    return {
+        "corrupt_release_refused": seen.readiness[CORRUPT].problem is not None,
+        "readiness": {name: found.reason or "ready" for name, found in seen.readiness.items()},
+        "restore_seconds": took[RESTORED],
+        "memory_growth": memory_growth(seen.watch.samples, seconds),
+        "worker_megabytes": thinned(seen.watch.samples),
+    }
+
+
+def _readiness(service: RunningService) -> Readiness:
+    status, text = service.get("/readyz")
+    found = json.loads(text) if status else {"reason": text, "problem": None}
+    return Readiness(found["reason"], found["problem"])
 
 
 def _searches(step: str, has_milvus: bool) -> frozenset[tuple[str, str]]:

@@ -6,28 +6,25 @@ Reads:   measurements.jsonl and about.json in DIR
 Writes:  report.md, race.svg and summary.json in DIR; again on the same measurements, the same files
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cells import goals, table
+from benchmarks.cells import first_named, goals, table
+from benchmarks.invocation import write_again
 from benchmarks.machine import describe as describe_machine
-from benchmarks.measurements import Measurements
-from benchmarks.plots import COLOURS, MARKERS, STYLE
+from benchmarks.measurements import MEASUREMENTS_FILE, Measurements
+from benchmarks.plots import COLOURS, MARKERS, plot
 from benchmarks.speed_results import OWN, Curve, Race, figures, race, speeds, text_cost
 from benchmarks.summary import write_summary
 from grasp.files import write_json
-from grasp.progress import say
 
 REPORT_FILE = "report.md"
 ABOUT_FILE = "about.json"
 PLOT_FILE = "race.svg"
-NUM_NAMED = 5  # missing measurements that are named
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,14 @@ def write(folder: Path) -> None:
         about.command,
         figures(measurements, about.wanted),
         measured_on=measurements.all()[0].conditions.machine,
-        measured_at=_commits(measurements),
+        measured_at=measurements.commits(),
     )
 
 
 def head(measurements: Measurements, about: About) -> list[str]:
     """What was measured, on what, and how much of it is still missing."""
     conditions = measurements.all()[0].conditions
-    missing = [f"`{name}`" for name in about.wanted if name not in measurements]
-    named = f" ({'; '.join(missing[:NUM_NAMED])}{'; ...' if len(missing) > NUM_NAMED else ''})" if missing else ""
+    missing = [name for name in about.wanted if name not in measurements]
     shape = ", ".join(f"{name.replace('_', ' ').removeprefix('num ')} {value:g}" for name, value in about.shape.items())
     return [
         f"# Training speed on {about.data}",
@@ -87,8 +83,9 @@ def head(measurements: Measurements, about: About) -> list[str]:
         f"- Peers, each in an environment of its own with the same torch: {', '.join(about.peers)}.",
         f"- Every side: {shape}; feed-forward as wide as the model. A peer's batch size and learning rate are its "
         "defaults.",
-        f"- Measurements: {len(measurements.all())} made, {len(missing)} of {len(about.wanted)} missing{named}.",
-        f"- Source: commit {_commits(measurements)}.",
+        f"- Measurements: {len(measurements.all())} made, {len(missing)} of {len(about.wanted)} missing"
+        f"{first_named(missing, '; ')}.",
+        f"- Source: commit {measurements.commits()}.",
         "",
         *goals(figures(measurements, about.wanted)),
         "`speed_over_fastest_peer` is the smallest of these ratios: the seconds of the fastest peer to the target over "
@@ -102,19 +99,6 @@ def race_section(measurements: Measurements, about: About) -> list[str]:
     running = race(measurements)
     if running is None:
         return []
-    ratios = running.ratios(running.target)
-    rows = [
-        [
-            curve.system,
-            f"{curve.best:.4f}",
-            f"{curve.points[-1][0]:.0f}",
-            _number(curve.seconds_to(running.target)),
-            _times(ratios.get(curve.system)),
-            "–" if curve.system == OWN else _times(running.ratios(curve.best)[curve.system]),
-            f"{curve.setup_seconds:.0f}",
-        ]
-        for curve in running.curves
-    ]
     return [
         "## Seconds to the same validation NDCG@10",
         "",
@@ -135,10 +119,21 @@ def race_section(measurements: Measurements, about: About) -> list[str]:
                 "times ours, to its own best",
                 "setting up",
             ],
-            rows,
+            [_race_row(running, curve) for curve in running.curves],
         ),
         f"![validation NDCG@10 against seconds of training]({PLOT_FILE})",
         "",
+    ]
+
+
+def _race_row(running: Race, curve: Curve) -> list[str]:
+    return [
+        curve.system,
+        f"{curve.best:.4f}",
+        f"{curve.points[-1][0]:.0f}",
+        _number(curve.seconds_to(running.target)),
+        *(_times(running.ratios(target).get(curve.system)) for target in (running.target, curve.best)),
+        f"{curve.setup_seconds:.0f}",
     ]
 
 
@@ -196,24 +191,13 @@ SECTIONS: tuple[Callable[[Measurements, About], list[str]], ...] = (race_section
 
 def draw(file: Path, running: Race) -> None:
     """Curves of NDCG@10 against seconds on a logarithmic axis, with the target across."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with pyplot.rc_context(STYLE):
-        figure, axes = pyplot.subplots(figsize=(7.0, 4.0))
+    with plot(file, "seconds of training", "validation NDCG@10", width=7.0) as axes:
         axes.axhline(running.target, color=COLOURS["control"], linestyle=":", linewidth=1)
         for curve, style in zip(running.curves, _styles(running.curves), strict=True):
             seconds, values = zip(*curve.points, strict=True)
             axes.plot(seconds, values, label=curve.system, markersize=3, linewidth=1, **style)
         axes.set_xscale("log")
-        axes.set_xlabel("seconds of training")
-        axes.set_ylabel("validation NDCG@10")
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=8, frameon=False)
-        figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
-        pyplot.close(figure)
 
 
 def _styles(curves: Sequence[Curve]) -> list[dict[str, Any]]:
@@ -222,10 +206,6 @@ def _styles(curves: Sequence[Curve]) -> list[dict[str, Any]]:
         {"color": COLOURS["grasp"] if curve.system == OWN else next(colours), "marker": MARKERS[number % len(MARKERS)]}
         for number, curve in enumerate(curves)
     ]
-
-
-def _commits(measurements: Measurements) -> str:
-    return ", ".join(sorted({each.commit for each in measurements.all()}))
 
 
 def _number(value: float | None) -> str:
@@ -245,14 +225,7 @@ def _list(values: Sequence[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed_report", description="report of measured speed")
-    parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
-    folder = parser.parse_args().folder
-    try:
-        write(folder)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    say(f"report: {folder / REPORT_FILE}")
+    write_again("benchmarks.speed_report", write, MEASUREMENTS_FILE, REPORT_FILE)
 
 
 if __name__ == "__main__":

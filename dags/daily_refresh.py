@@ -34,6 +34,60 @@ SETTINGS = Settings.load()  # a wrong setting is an import error in the UI, not 
 RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
 
 
+def job(name: str) -> SparkJob:
+    return SparkJob(job=name, day=DAY, force=FORCE)
+
+
+def module(name: str, task_id: str, arguments: list[str], stage: str | None = None) -> ModuleTask:
+    return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=DAY, force=FORCE, stage=stage)
+
+
+@task.short_circuit(ignore_downstream_trigger_rules=True)
+def has_ended(day: str, named: str) -> bool:
+    """A day that is not over by the clock: fails where somebody named it, else the run is skipped."""
+    try:
+        require_ended(day, SETTINGS.clock())
+    except DayNotOverError as error:
+        if named:
+            say(f"daily_refresh {day}: failed: {error}")
+            raise AirflowFailException(str(error)) from None
+        say(f"daily_refresh: skipped: {error}")
+        return False
+    return True
+
+
+@task(trigger_rule="none_failed")
+def has_interactions(day: str) -> None:
+    """The gate would refuse a day with too few of them; asked here, before the language model is paid for it."""
+    folder = partitions.require_partition(SETTINGS.lake, tables.INTERACTIONS, None, day)
+    content = partitions.read_content(folder)
+    num_interactions, fewest = content.num_rows if content else 0, SETTINGS.min_day_interactions
+    if num_interactions < fewest:
+        complaint = f"{num_interactions} interactions, fewer than GRASP_MIN_DAY_INTERACTIONS={fewest}"
+        say(f"daily_refresh {day}: failed: {complaint}")
+        raise AirflowFailException(f"{day} has {complaint}")
+
+
+@task.short_circuit(trigger_rule="none_failed", ignore_downstream_trigger_rules=True)
+def is_fresh(day: str) -> bool:
+    """A day too old to be served is a back-fill: its tables are written, and it ends here."""
+    require_ended(day, SETTINGS.clock())  # a run can be cleared from here on
+    age = age_hours(day, SETTINGS.clock())
+    if age <= SETTINGS.max_feature_age_hours:
+        return True
+    say(f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, its tables are written, nothing published")
+    return False
+
+
+@task(outlets=[RELEASE], trigger_rule="none_failed")
+def announce(day: str, *, outlet_events: dict) -> None:
+    """Tell listeners which day is served now; the event carries it, since such a run has no date of its own."""
+    manifest = release.current(SETTINGS.releases)
+    if manifest.day != day:
+        raise AirflowSkipException(f"{day} is a back-fill: the release in force is of {manifest.day}")
+    outlet_events[RELEASE].extra = {"day": day, "release": manifest.release_id}
+
+
 @dag(
     schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
     start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
@@ -48,56 +102,6 @@ RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minu
     tags=["grasp"],
 )
 def daily_refresh() -> None:
-    def job(name: str) -> SparkJob:
-        return SparkJob(job=name, day=DAY, force=FORCE)
-
-    def module(name: str, task_id: str, arguments: list[str], stage: str | None = None) -> ModuleTask:
-        return ModuleTask(module=name, task_id=task_id, arguments=arguments, day=DAY, force=FORCE, stage=stage)
-
-    @task.short_circuit(ignore_downstream_trigger_rules=True)
-    def has_ended(day: str, named: str) -> bool:
-        """A day that is not over by the clock: fails where somebody named it, else the run is skipped."""
-        try:
-            require_ended(day, SETTINGS.clock())
-        except DayNotOverError as error:
-            if named:
-                say(f"daily_refresh {day}: failed: {error}")
-                raise AirflowFailException(str(error)) from None
-            say(f"daily_refresh: skipped: {error}")
-            return False
-        return True
-
-    @task(trigger_rule="none_failed")
-    def has_interactions(day: str) -> None:
-        """The gate would refuse a day with too few of them; asked here, before the language model is paid for it."""
-        folder = partitions.require_partition(SETTINGS.lake, tables.INTERACTIONS, None, day)
-        content = partitions.read_content(folder)
-        num_interactions, fewest = content.num_rows if content else 0, SETTINGS.min_day_interactions
-        if num_interactions < fewest:
-            complaint = f"{num_interactions} interactions, fewer than GRASP_MIN_DAY_INTERACTIONS={fewest}"
-            say(f"daily_refresh {day}: failed: {complaint}")
-            raise AirflowFailException(f"{day} has {complaint}")
-
-    @task.short_circuit(trigger_rule="none_failed", ignore_downstream_trigger_rules=True)
-    def is_fresh(day: str) -> bool:
-        """A day too old to be served is a back-fill: its tables are written, and it ends here."""
-        require_ended(day, SETTINGS.clock())  # a run can be cleared from here on
-        age = age_hours(day, SETTINGS.clock())
-        if age <= SETTINGS.max_feature_age_hours:
-            return True
-        say(
-            f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, its tables are written, nothing published"
-        )
-        return False
-
-    @task(outlets=[RELEASE], trigger_rule="none_failed")
-    def announce(day: str, *, outlet_events: dict) -> None:
-        """Tell listeners which day is served now; the event carries it, since such a run has no date of its own."""
-        manifest = release.current(SETTINGS.releases)
-        if manifest.day != day:
-            raise AirflowSkipException(f"{day} is a back-fill: the release in force is of {manifest.day}")
-        outlet_events[RELEASE].extra = {"day": day, "release": manifest.release_id}
-
     chain(
         has_ended(DAY, NAMED),
         job("ingest"),

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
@@ -37,64 +38,44 @@ class Telemetry:
     """The metrics of one process, in a registry of its own."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "grasp_http_requests", "Requests by route and status.", ["route", "status"], registry=registry
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, registry=self._registry)
+        histogram = partial(Histogram, registry=self._registry)
+        gauge = partial(Gauge, registry=self._registry)
+        self._requests = counter("grasp_http_requests", "Requests by route and status.", ["route", "status"])
+        self._seconds = histogram(
+            "grasp_http_request_seconds", "Time from the first byte to the last.", ["route"], buckets=REQUEST_SECONDS
         )
-        self._seconds = Histogram(
-            "grasp_http_request_seconds",
-            "Time from the first byte to the last.",
-            ["route"],
-            buckets=REQUEST_SECONDS,
-            registry=registry,
+        self._stage = histogram(
+            "grasp_stage_seconds", "Stages of an answer about a user.", ["stage"], buckets=STAGE_SECONDS
         )
-        self._stage = Histogram(
-            "grasp_stage_seconds",
-            "Stages of an answer about a user.",
-            ["stage"],
-            buckets=STAGE_SECONDS,
-            registry=registry,
-        )
-        self._answers = Counter(
+        self._answers = counter(
             "grasp_answers",
             "Answers about a user by release, bucket and fallback; fallback none: nothing stood in.",
             ["release", "bucket", "fallback"],
-            registry=registry,
         )
-        self._store_problems = Counter(
-            "grasp_store_problems", "Lookups that the online store failed.", ["problem"], registry=registry
-        )
-        self._search_fallbacks = Counter(
-            "grasp_search_fallbacks", "Searches that Milvus did not answer.", ["fallback"], registry=registry
-        )
-        self._age = Histogram(
-            "grasp_feature_age_hours", "Age of the features an answer used.", buckets=AGE_HOURS, registry=registry
-        )
-        self._release_day = Gauge(
+        self._store_problems = counter("grasp_store_problems", "Lookups that the online store failed.", ["problem"])
+        self._search_fallbacks = counter("grasp_search_fallbacks", "Searches that Milvus did not answer.", ["fallback"])
+        self._age = histogram("grasp_feature_age_hours", "Age of the features an answer used.", buckets=AGE_HOURS)
+        self._release_day = gauge(
             "grasp_release_day_timestamp_seconds",
             "End of the features' day of the release in force, seconds since 1970.",
-            registry=registry,
             multiprocess_mode="mostrecent",
         )
-        self._loaded = Gauge(
+        self._loaded = gauge(
             "grasp_release_loaded",
             "1 for a release that is loaded, by role: in_force or candidate.",
             ["release", "model", "role"],
-            registry=registry,
             multiprocess_mode="mostrecent",
         )
-        self._refused = Gauge(
+        self._refused = gauge(
             "grasp_release_refused",
             "1 while a newer release (kind release) or an experiment (kind experiment) cannot be loaded.",
             ["kind"],
-            registry=registry,
             multiprocess_mode="livemax",
         )
-        self._log_rows = Counter(
-            "grasp_requests_log_rows",
-            "Rows of the requests log by what became of them: written, dropped.",
-            ["result"],
-            registry=registry,
+        self._log_rows = counter(
+            "grasp_requests_log_rows", "Rows of the requests log by what became of them: written, dropped.", ["result"]
         )
         self._shown: set[tuple[str, str, str]] = set()
         for stage in STAGES:  # there from the start, so that a dashboard has no gaps

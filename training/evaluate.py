@@ -238,7 +238,7 @@ def ranker_scorer(
     ranker.eval().attach_items(torch.from_numpy(vectors[0]), torch.from_numpy(vectors[1]))
     with torch.inference_mode():
         candidates = ranker.candidates()
-    # A slice where the set has the vocabulary's order, as after training: picking every column costs as much as scoring.
+    # A slice where the set has the vocabulary's order, as after training: picking every column costs like scoring.
     is_in_order = np.array_equal(place_N, np.arange(len(places)))
     column_N = slice(1, None) if is_in_order else torch.from_numpy(place_N + 1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import quality, serving
-from benchmarks.invocation import command, of_report
+from benchmarks.invocation import command, of_report, write_again
 from grasp.settings import ROOT
 
 LEFT_OUT = {"cache", "only"}
@@ -34,6 +34,20 @@ def test_a_report_that_is_made_again_keeps_its_command(tmp_path):
     assert of_report("python -m benchmarks.x", ROOT / "docs/x") == "python -m benchmarks.x --out docs/x"
     (tmp_path / "summary.json").write_text('{"command": "python -m benchmarks.x --out docs/x --seeds 3"}')
     assert of_report("python -m benchmarks.x", tmp_path) == "python -m benchmarks.x --out docs/x --seeds 3"
+
+
+def test_a_report_is_written_again_by_its_folder_alone(tmp_path, capsys):
+    def write(folder: Path) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no rows in {folder}")
+        (folder / "report.md").write_text("it")
+
+    write_again("benchmarks.x", write, "rows.jsonl", "report.md", [str(tmp_path)])
+
+    assert (tmp_path / "report.md").read_text() == "it"
+    assert f"report: {tmp_path / 'report.md'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=f"error: no rows in {tmp_path / 'nowhere'}"):
+        write_again("benchmarks.x", write, "rows.jsonl", "report.md", [str(tmp_path / "nowhere")])
 
 
 def test_a_default_that_depends_on_the_data_is_not_named(tmp_path):
