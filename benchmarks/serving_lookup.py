@@ -5,8 +5,9 @@
 Both are one process on the loopback interface and answer one client, which keeps its connections and asks them in
 turns for the same users. `feast serve` runs as it comes, but for its access log and for its habit of starting the
 worker anew after a thousand requests, which would count against its p99. Ours is the service as in production, with
-its log, its limits and its deadline; `GET /v1/users/{id}/features` answers with the row as it is, vectors included, and
-Feast's server is asked for the same columns.
+its log and its limits, but for a deadline so late that what a busy machine holds up counts with all of its time, as at
+Feast's; `GET /v1/users/{id}/features` answers with the row as it is, vectors included, and Feast's server is asked for
+the same columns.
 """
 
 import argparse
@@ -43,6 +44,7 @@ DAY = "2026-01-05"
 NUM_ITEMS = 100
 NUM_WARM_UP = 50
 START_SECONDS = 300
+DEADLINE_MS = 30_000
 FEATURES = [f"{tables.USER_FEATURES.name}:{name}" for name in COLUMNS]  # what Feast is asked for
 FLOATS = ("semantic_embedding", "neighbour_embedding", "neighbour_similarities")
 Ask = Callable[[str], Any]
@@ -55,7 +57,12 @@ def compare(settings: Settings, num_users: int, num_requests: int) -> dict[str, 
         address = running.enter_context(redis_server(place))
         file = production_without_spark(place / "store.yaml")
         own = {"home": place, "lake": place / "lake", "releases": place / "releases"}
-        changed = own | {"redis": address, "feature_store_yaml": file, "now": end_of(DAY)}
+        changed = own | {
+            "redis": address,
+            "feature_store_yaml": file,
+            "now": end_of(DAY),
+            "lookup_timeout_ms": DEADLINE_MS,
+        }
         at = settings.model_copy(update=changed)
         write_day(at, DAY, num_users, NUM_ITEMS)
         materialise(at, Versions(at).feature, DAY)
@@ -117,7 +124,7 @@ def _our_server(settings: Settings) -> Iterator[Ask]:
         def ask(user_id: str) -> bytes:
             content = _answer(connection, "GET", f"/v1/users/{user_id}/features")
             if b'"store_problem":null' not in content:
-                raise ValueError("the lookup took longer than GRASP_LOOKUP_TIMEOUT_MS: the machine is too busy")
+                raise ValueError(f"the online store failed, or took longer than {DEADLINE_MS:,} ms")
             return content
 
         yield ask

@@ -11,6 +11,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from grasp.days import parse_day
@@ -34,7 +35,7 @@ class Manifest:
     checksums: dict[str, str] = field(default_factory=dict)  # file below the release folder -> sha256
     published_at: str = ""  # by the one clock; no part of the identity
 
-    @property
+    @cached_property  # every answer of the service names it
     def release_id(self) -> str:
         """Day and a hash of the content: the same content is the same release, whenever it is published."""
         content = asdict(self)

@@ -153,10 +153,8 @@ def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict
 
     No message names the user: it ends up in the log.
     """
-    from feast.type_map import feast_value_type_to_python_type
-
     row: dict[str, Any] = dict.fromkeys(columns)
-    row |= {name: feast_value_type_to_python_type(values[name]) for name in columns if name in values}
+    row |= {name: _python_value(values[name]) for name in columns if name in values}
     absent = [name for name, value in row.items() if value is None]
     if len(absent) == len(columns):
         return None
@@ -168,6 +166,13 @@ def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
     return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], **row})
+
+
+def _python_value(value: Any) -> Any:
+    """Feast's own conversion, but for floats: a row has hundreds, which are sooner copied together than one by one."""
+    from feast.type_map import feast_value_type_to_python_type
+
+    return value.float_list_val.val[:] if value.HasField("float_list_val") else feast_value_type_to_python_type(value)
 
 
 def _utc(moment: datetime) -> datetime:

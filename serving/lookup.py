@@ -1,5 +1,6 @@
 """Ask the online store for users, never longer than the limit, and remember the last good rows for when it fails."""
 
+import asyncio
 import logging
 import threading
 import time
@@ -74,6 +75,15 @@ class Lookup:
     def get(self, served: Served, user_id: str) -> Found:
         return self.get_many([(served, user_id)])[0]
 
+    async def get_async(self, served: Served, user_id: str) -> Found:
+        """The same for a route of the event loop: no further thread waits for the one that asks."""
+        answer = self._threads.submit(self._ask, served, user_id)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return Found(await asyncio.wrap_future(answer))
+        except (TimeoutError, StoreError) as error:
+            return self._without(error, served, user_id)
+
     def get_many(self, asked: Sequence[tuple[Served, str]]) -> list[Found]:
         """For each release and user what is found, all within one limit of time."""
         deadline = time.monotonic() + self._timeout_seconds
@@ -102,14 +112,19 @@ class Lookup:
         return row
 
     def _wait(self, answer: Future[UserRow | None], deadline: float, served: Served, user_id: str) -> Found:
-        problem: Problem
         try:
             return Found(answer.result(max(deadline - time.monotonic(), 0)))
-        except TimeoutError:
+        except (TimeoutError, StoreError) as error:
             answer.cancel()
+            return self._without(error, served, user_id)
+
+    def _without(self, error: TimeoutError | StoreError, served: Served, user_id: str) -> Found:
+        """What is known of a user without the store's answer."""
+        problem: Problem
+        if isinstance(error, TimeoutError):
             log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
             problem = "store_timeout"
-        except StoreError as error:
+        else:
             log.warning("%s", error)
             problem = "store_error"
         return Found(self._last_good.get(served.release.manifest.feature_version, user_id), problem)

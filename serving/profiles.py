@@ -62,7 +62,8 @@ class Profiles:
 
     def user(self, user_id: str, request_id: str) -> UserResponse:
         served = self._recommender.loaded().in_force
-        row, found = self._user_row(served, user_id)
+        found = self._lookup.get(served, user_id)
+        row = self._known(served, user_id, found)
         return UserResponse(
             request_id=request_id,
             user_id=user_id,
@@ -82,7 +83,8 @@ class Profiles:
 
     def similar_users(self, user_id: str, k: int, request_id: str) -> SimilarUsersResponse:
         served = self._recommender.loaded().in_force
-        row, found = self._user_row(served, user_id)
+        found = self._lookup.get(served, user_id)
+        row = self._known(served, user_id, found)
         return SimilarUsersResponse(
             request_id=request_id,
             user_id=user_id,
@@ -92,10 +94,11 @@ class Profiles:
             store_problem=found.problem,
         )
 
-    def features(self, user_id: str, request_id: str) -> bytes:
+    async def features(self, user_id: str, request_id: str) -> bytes:
         """A `UserFeaturesResponse` as JSON: written from the row itself, whose vectors no model has to go through."""
         served = self._recommender.loaded().in_force
-        row, found = self._user_row(served, user_id)
+        found = await self._lookup.get_async(served, user_id)
+        row = self._known(served, user_id, found)
         origin = {
             "request_id": request_id,
             "release": served.release_id,
@@ -104,13 +107,12 @@ class Profiles:
         }
         return to_json(origin | vars(row))
 
-    def _user_row(self, served: Served, user_id: str) -> tuple[UserRow, Found]:
-        """Raises 404 for a user without features, and 503 when the store failed and no earlier row is kept."""
-        found = self._lookup.get(served, user_id)
+    def _known(self, served: Served, user_id: str, found: Found) -> UserRow:
+        """The row. Raises 404 for a user without features, and 503 when the store failed and no earlier row is kept."""
         if found.problem:
             self._telemetry.count_store_problem(found.problem)
         if found.row is not None:
-            return found.row, found
+            return found.row
         if found.problem:
             raise HTTPException(503, f"{found.problem}: the online store did not answer")
         raise HTTPException(404, f"user {user_id!r} has no features in release {served.release_id}")

@@ -1,6 +1,7 @@
 """The addresses of the service, who may ask them, and what they may answer.
 
-Plain functions: FastAPI runs them in threads, so that a slow lookup holds up nobody else.
+Plain functions run in threads, so that what computes or waits holds up nobody else; what does neither runs in the event
+loop (`async`), for a thread that is woken costs more than a short answer.
 """
 
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 
 from serving.access import Access, Role, may_be_logged
 from serving.api import (
@@ -44,6 +46,15 @@ UserId = Annotated[
 NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many, at most.")]
 
 
+class Written(Response):
+    """An answer as JSON. FastAPI takes a further thread to look whether a model that is returned is that model."""
+
+    media_type = "application/json"
+
+    def render(self, content: BaseModel) -> bytes:
+        return content.model_dump_json().encode()
+
+
 def request_id(request: Request) -> str:
     return str(request.state.request_id)
 
@@ -62,26 +73,26 @@ def about_users(service: Service, access: Access) -> APIRouter:
     """What the company's own services ask, request by request."""
     router = APIRouter(tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503))
 
-    @router.post("/v1/recommendations", **_guard(access, "serve", "read"))
-    def recommendations(body: RecommendationRequest, request: Request) -> RecommendationResponse:
+    @router.post("/v1/recommendations", response_model=RecommendationResponse, **_guard(access, "serve", "read"))
+    def recommendations(body: RecommendationRequest, request: Request) -> Response:
         """The best items for a user, each with its reason; with `fallback` when something else stood in."""
         answer = service.recommender.recommend(body, request_id(request))
         if _counts_as_shown(body, request):
             service.keep([answer], body.recent_item_ids)
-        return answer
+        return Written(answer)
 
-    @router.post("/v1/recommendations/batch", **_guard(access, "serve", "read"))
-    def batch(body: BatchRequest, request: Request) -> BatchResponse:
+    @router.post("/v1/recommendations/batch", response_model=BatchResponse, **_guard(access, "serve", "read"))
+    def batch(body: BatchRequest, request: Request) -> Response:
         """The same for many users at once; each answer has a request id of its own."""
         answer = service.recommender.recommend_batch(body, request_id(request))
         if _counts_as_shown(body, request):
             service.keep(answer.answers)
-        return answer
+        return Written(answer)
 
-    @router.post("/v1/scores", **_guard(access, "serve", "read"))
-    def scores(body: ScoresRequest, request: Request) -> ScoresResponse:
+    @router.post("/v1/scores", response_model=ScoresResponse, **_guard(access, "serve", "read"))
+    def scores(body: ScoresRequest, request: Request) -> Response:
         """Scores of given items for a user, for a caller that ranks by itself."""
-        return service.recommender.scores(body, request_id(request))
+        return Written(service.recommender.scores(body, request_id(request)))
 
     @router.post("/v1/outcomes", status_code=202, **_guard(access, "serve"))
     def outcomes(body: OutcomesRequest, request: Request) -> OutcomesResponse:
@@ -116,9 +127,9 @@ def about_features(service: Service, access: Access) -> APIRouter:
     @router.get(
         "/v1/users/{user_id:path}/features", response_model=UserFeaturesResponse, **_guard(access, "serve", "read")
     )
-    def user_features(user_id: UserId, request: Request) -> Response:
+    async def user_features(user_id: UserId, request: Request) -> Response:
         """A user's row of the online store as it is, vectors included."""
-        return Response(service.profiles.features(user_id, request_id(request)), media_type="application/json")
+        return Response(await service.profiles.features(user_id, request_id(request)), media_type="application/json")
 
     @router.get("/v1/users/{user_id:path}", **guard)
     def user(user_id: UserId, request: Request) -> UserResponse:
@@ -160,7 +171,7 @@ def about_itself(service: Service, access: Access) -> APIRouter:
         return Response(service.telemetry.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/healthz")
-    def healthz() -> Health:
+    async def healthz() -> Health:
         """The process lives."""
         return Health()
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
+import anyio
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
@@ -534,6 +536,20 @@ def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, use
     assert client.get("/v1/users/stranger/features").status_code == 404
     users.is_broken = True
     assert client.get("/v1/users/u1/features").json()["fallback"] == "last_good"
+
+
+def test_a_users_row_and_the_probe_of_the_process_wait_for_no_busy_thread(publish_day, settings_with, users):
+    publish_day()
+    app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users)
+
+    async def ask_while_every_thread_is_busy() -> list[int]:
+        asks = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = 1
+        async with app.router.lifespan_context(app), asks, threads, asyncio.timeout(30):
+            return [(await asks.get(path)).status_code for path in ("/healthz", "/v1/users/u1/features")]
+
+    assert asyncio.run(ask_while_every_thread_is_busy()) == [200, 200]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """The last good rows: how many are kept, and whose are not; a store that fails again and again."""
 
+import asyncio
+import threading
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
+import pytest
+
 from serving.features import StoreError, UserRow
-from serving.lookup import NUM_FAILURES, REST_SECONDS, LastGood, Lookup
+from serving.lookup import NUM_FAILURES, REST_SECONDS, Found, LastGood, Lookup
 
 
 def test_the_users_seen_last_are_kept(user):
@@ -77,4 +81,37 @@ def test_failures_between_answers_are_no_reason_to_leave_it_alone(user):
         lookup.get(served, "u1")
 
     assert len(store.asked) == 4 * NUM_FAILURES
+    lookup.close()
+
+
+@dataclass
+class SlowStore:
+    """Answers once it is let."""
+
+    row: UserRow
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def get(self, user_id: str) -> UserRow:
+        self.may_answer.wait()
+        return self.row
+
+
+def ask(lookup: Lookup, served: SimpleNamespace, is_async: bool) -> Found:
+    return asyncio.run(lookup.get_async(served, "u1")) if is_async else lookup.get(served, "u1")
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_store_that_fails_or_is_late_has_a_name_and_an_earlier_row_stands_in(user, is_async):
+    slow, failing = SlowStore(user), FailingStore(user)
+    served = SimpleNamespace(users=slow, release=SimpleNamespace(manifest=SimpleNamespace(feature_version="v1")))
+    lookup = Lookup(0.05, 10)
+
+    assert ask(lookup, served, is_async) == Found(None, "store_timeout")
+    slow.may_answer.set()
+    lookup.close()
+
+    lookup = Lookup(20, 10)
+    assert ask(lookup, served, is_async) == Found(user)
+    served.users = failing
+    assert ask(lookup, served, is_async) == Found(user, "store_error")
     lookup.close()

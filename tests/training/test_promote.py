@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,7 @@ def put_in_force(settings, model: Path | None, name: str | None) -> None:
     folder.mkdir(parents=True)
     if model:
         model.rename(folder / "model")
-    (settings.releases / release.CURRENT_FILE).write_text(json.dumps(manifest.__dict__))
+    (settings.releases / release.CURRENT_FILE).write_text(json.dumps(asdict(manifest)))
 
 
 def run_promote(settings) -> dict:
