@@ -30,7 +30,7 @@ def measure(
     together = item_cosine(known_sequences(known, "validation"), len(source.item_ids))
     pairs = [(item, int(near)) for item, row in enumerate(near_items_NK) for near in row if near >= 0]
     with_genres = [(item, near) for item, near in pairs if genres[item] and genres[near]]
-    company = np.asarray(together[*np.array(pairs).T]).ravel() if pairs else []
+    company = np.asarray(together[*np.array(pairs).T]).ravel() if pairs else np.zeros(0)
     return {
         "genre_share": _mean([bool(genres[item] & genres[near]) for item, near in with_genres]),
         "company": _mean(company),
