@@ -1,25 +1,29 @@
-"""A committed report says what its committed rows say, and nothing else."""
+"""A committed report says what its committed rows or measurements say, and nothing else."""
 
 import shutil
 
 import pytest
 
-from benchmarks import report
-from benchmarks.results import RESULTS_FILE
+from benchmarks import report, speed_report
 from grasp.settings import ROOT
 
-FOLDERS = sorted(file.parent for file in (ROOT / "docs" / "benchmarks").glob(f"quality-*/{RESULTS_FILE}"))
+WRITE_AGAIN = {"quality-": report.write, "training-speed": speed_report.write}
+REPORTS = [
+    pytest.param(folder, write, id=folder.name)
+    for name, write in WRITE_AGAIN.items()
+    for folder in sorted((ROOT / "docs" / "benchmarks").glob(f"{name}*"))
+]
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_the_report_is_made_again_from_its_rows(folder, tmp_path):
+@pytest.mark.parametrize(("folder", "write"), REPORTS)
+def test_the_report_is_made_again_from_what_was_measured(folder, write, tmp_path):
     copied = shutil.copytree(folder, tmp_path / folder.name)
-    for name in (report.REPORT_FILE, "summary.json"):
+    for name in ("report.md", "summary.json"):
         (copied / name).unlink()
 
-    report.write(copied)
+    write(copied)
 
-    for name in (report.REPORT_FILE, "summary.json"):
-        assert (copied / name).read_text() == (folder / name).read_text(), f"run python -m benchmarks.report {folder}"
+    for name in ("report.md", "summary.json"):
+        assert (copied / name).read_text() == (folder / name).read_text(), f"write the report of {folder} again"
