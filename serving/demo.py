@@ -69,9 +69,11 @@ def plan_folder(settings: Settings, folder: Path) -> Plan:
     places = {
         name: getattr(own, name) for name in ("home", "lake", "releases", "data_docs", "mlflow_uri", "milvus_uri")
     }
-    return Plan(
-        settings.model_copy(update={**places, "source": source}), parse_day(days["cutoff"]), parse_day(days["latest"])
-    )
+    changed = {**places, "source": source}
+    if "llm_max_failure_share" not in settings.model_fields_set:
+        # The small model may get nothing right about a shop's items: facts stand in, and there is much else to see.
+        changed["llm_max_failure_share"] = 1.0
+    return Plan(settings.model_copy(update=changed), parse_day(days["cutoff"]), parse_day(days["latest"]))
 
 
 def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) -> list[StageTime]:

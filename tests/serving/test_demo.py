@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -106,19 +107,28 @@ def test_fewer_users_are_shown_where_there_are_fewer():
     assert three_users([row("a", 5)]) == ["a"]
 
 
-def test_a_folder_is_sampled_into_a_home_of_its_own(settings, tmp_path):
+@pytest.fixture
+def shop(tmp_path) -> Path:
     folder = tmp_path / "shop"
     folder.mkdir()
     events = [f"u{user}\t{user + step}\t{step * 86_400}" for step in range(8) for user in range(6)]
     (folder / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *events]))
     (folder / "items.tsv").write_text("\n".join(["item_id\ttitle", *(f"{item}\tItem {item}" for item in range(14))]))
+    return folder
 
-    plan = plan_folder(settings, folder)
+
+def test_a_folder_is_sampled_into_a_home_of_its_own(settings, shop):
+    plan = plan_folder(settings, shop)
 
     assert plan.cutoff < plan.latest == "1970-01-08"
     assert plan.settings.home.parent == settings.home / "demos"
     assert plan.settings.source.is_relative_to(plan.settings.home)
     assert plan.settings.lake != settings.lake, "two data sets never meet in one lake"
+
+
+def test_a_model_that_gets_no_item_of_a_shop_right_ends_no_demo_unless_asked_for(settings, settings_with, shop):
+    assert plan_folder(settings, shop).settings.llm_max_failure_share == 1
+    assert plan_folder(settings_with(llm_max_failure_share=0.3), shop).settings.llm_max_failure_share == 0.3
 
 
 def test_a_folder_out_of_the_contract_is_an_error_that_names_it(settings, tmp_path, capfd):
