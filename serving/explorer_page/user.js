@@ -181,7 +181,7 @@ function neighbourCard(profile, state) {
   return section(
     "neighbours",
     "Similar users",
-    element("p", { class: "hint" }, "By their descriptions' vectors; the mean of these is what the ranker reads"),
+    element("p", { class: "hint" }, "By their descriptions' vectors; a ranker that is asked by the description reads the mean of these"),
     element("ol", { class: "near" }, ...profile.neighbours.map(entry)),
   );
 }
