@@ -4,10 +4,15 @@ import shutil
 
 import pytest
 
-from benchmarks import report, speed_report
+from benchmarks import generation_report, report, speed_report
 from grasp.settings import ROOT
 
-WRITE_AGAIN = {"quality-": report.write, "training-speed": speed_report.write}
+GENERATION = "python -m benchmarks.generation --out docs/benchmarks/generation"
+WRITE_AGAIN = {
+    "quality-": report.write,
+    "training-speed": speed_report.write,
+    "generation": lambda folder: generation_report.write(folder, GENERATION),
+}
 REPORTS = [
     pytest.param(folder, write, id=folder.name)
     for name, write in WRITE_AGAIN.items()
