@@ -127,12 +127,10 @@ class Describing:
 
     def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory) -> None:
         repairs = self.lake.settings.llm_repairs
-        task = Task(self.validator, self.ledger.shards(self.day), make_model, repairs, limits, num_work)
-        try:
+        with self.ledger.growing(self.day) as shards:
+            task = Task(self.validator, shards, make_model, repairs, limits, num_work)
             outcomes = generate(self.lake, task, work, num_work)
-        finally:
-            self.ledger.seal(self.day)
-        say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} answered: {listed(outcomes)}")
+        say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} texts asked for: {listed(outcomes)}")
 
     def record(self, inputs: DataFrame, answers: DataFrame) -> Account:
         """Write what the day took so far, by the ledger, and return it."""
