@@ -199,7 +199,7 @@ class OpenAIModel:
         answer: Answer = await self._retrying.copy()(self._attempt, prompt)
         if answer.error and answer.error not in self._told and not answer.is_transient:
             self._told.add(answer.error)
-            say(f"a prompt went without an answer: {answer.error} {answer.detail}".rstrip())
+            say(f"a prompt went without an answer: {answer.failure}")
         return prompt.generation(answer)
 
     async def _attempt(self, prompt: _Prompt) -> Answer:
