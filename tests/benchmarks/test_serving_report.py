@@ -59,11 +59,21 @@ LOAD = {
     "milliseconds": TIMES,
     "late_milliseconds": TIMES,
 }
+ADDED = {
+    "width": 64,
+    "added_p50": 0.4,
+    "added_p99": 0.9,
+    "backbone_p50": 0.8,
+    "share": 0.5,
+    "rounds": 9,
+    "requests": 200,
+}
 FOUND = {
-    "added": {"added_p50": 0.4, "added_p99": 0.9, "backbone_p50": 0.8, "share": 0.5, "rounds": 9, "requests": 200},
+    "added": ADDED | {"as_served": ADDED | {"width": 128}},
     "million": {
         "origin": "made-up vectors",
         "num_items": 1_200_000,
+        "width": 128,
         "recall": 0.99,
         "index_mib": 70.0,
         "build_seconds": 30.0,
@@ -183,6 +193,7 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
 @pytest.mark.parametrize(
     ("kind", "changed"),
     [
+        ("added", {"width": 128}),
         ("open_loop", {"rate": 100.0}),
         ("open_loop", {"seconds": 59.0}),
         ("open_loop", {"num_workers": 1}),
