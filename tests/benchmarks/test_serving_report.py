@@ -110,6 +110,7 @@ FOUND = {
     "switch": LOAD
     | {
         "rate": 50.0,
+        "num_workers": 2,
         "num_switches": 6,
         "num_releases": 3,
         "num_mixed": 1,
@@ -124,6 +125,7 @@ FOUND = {
         "num_workers": 2,
         "has_milvus": True,
         "num_searches": 20,
+        "num_searches_by_milvus": 16,
         "num_failed_searches": 0,
         "num_5xx": 0,
         "num_untrue": 0,
@@ -203,6 +205,8 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
         ("soak", {"seconds": 60.0}),
         ("soak", {"num_workers": 1}),
         ("soak", {"has_milvus": False}),
+        ("soak", {"num_searches_by_milvus": 0}),
+        ("switch", {"num_workers": 1}),
     ],
 )
 def test_other_conditions_say_nothing_of_the_goals(tmp_path, kind, changed):
