@@ -218,7 +218,8 @@ def _fitted_factors(training_set: TrainingSet, config: TrainConfig) -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_ranker")
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_ranker", description=summary)
     parser.add_argument("--data", type=Path, help="folder of the data contract whose ranker gives the vectors")
     given = parser.parse_args(arguments)
     say(describe(machine()))
