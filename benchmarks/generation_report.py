@@ -218,7 +218,7 @@ def days_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
         f"seconds in one Spark session, its start excluded. {found['num_changed']:,} of them changed.",
         "",
         *table(["day", *stages, "together", "texts encoded", "vectors written"], rows),
-        "The share in the goals leaves a day without a change out, as what the stages cost however little changed. That "
+        "The share in the goals leaves a day without a change out, as what the stages cost however little changed. It "
         "is no constant: the facts of all are read and hashed again, unchanged rows carried into the new day. "
         f"With it, the day on which one in a hundred changed took {_together(found, 'one_percent'):.0%} of the full "
         "one; where a language model writes the texts, the full one takes hours longer and the others do not.",
