@@ -10,7 +10,8 @@ import argparse
 import ast
 import gzip
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from grasp.progress import say
@@ -65,15 +66,18 @@ def _write(path: Path, lines: list[str]) -> None:
     path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.convert_beauty", description="Amazon Beauty as a source"
     )
     parser.add_argument("reviews", type=Path, help="reviews_Beauty_5.json.gz")
     parser.add_argument("meta", type=Path, help="meta_Beauty.json.gz")
     parser.add_argument("out", type=Path, help="folder to write to")
-    arguments = parser.parse_args()
-    convert(arguments.reviews, arguments.meta, arguments.out)
+    given = parser.parse_args(arguments)
+    try:
+        convert(given.reviews, given.meta, given.out)
+    except (OSError, ValueError) as error:  # missing, no gzip file, not the reviews
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -83,9 +83,10 @@ def _by_feast(store: "FeatureStore") -> Callable[[str], object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.materialise_speed")
-    parser.add_argument("--users", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.materialise_speed", description=summary)
+    parser.add_argument("--users", type=int, default=10_000, help="of a day; a tenth as many items beside them")
+    parser.add_argument("--rounds", type=int, default=3, help="days that are put online in each way")
     arguments = parser.parse_args()
     print(json.dumps(compare(Settings.load(), arguments.users, arguments.rounds), indent=1))
 

@@ -68,11 +68,11 @@ class Measurements:
 
     def require(self, conditions: Conditions) -> None:
         """Raises `ValueError` when something was measured under other conditions: the two cannot be compared."""
+        now = asdict(conditions)
         for each in self._by_name.values():
-            if each.conditions != conditions:
-                raise ValueError(
-                    f"{self.file} was measured with {each.conditions}, these are {conditions}: give another folder"
-                )
+            before = asdict(each.conditions)
+            if other := [f"{name} {before[name]}, now {now[name]}" for name in now if before[name] != now[name]]:
+                raise ValueError(f"{self.file} was measured with {'; '.join(other)}: give another folder")
 
     def add(self, measurement: Measurement) -> None:
         """Write it after the others, the file as a whole."""

@@ -201,9 +201,10 @@ class Benchmark:
 def run(given: argparse.Namespace) -> None:
     torch.set_num_threads(given.threads)
     folder = readers.source_folder(given.data, Settings.load())
+    every = matrix(folder.name, given.seeds)  # data are called as their folder
+    jobs = chosen(every, models=given.models, sections=given.sections)  # a wrong name is refused before minutes pass
     benchmark = Benchmark(folder, given.out, given.cache, given)
     data = benchmark.data
-    every = matrix(data.name, given.seeds)
     about = About(
         data=data.name,
         num_users=len(data.training_set.user_ids),
@@ -216,7 +217,6 @@ def run(given: argparse.Namespace) -> None:
     )
     benchmark.results.describe(about)
     end = time.monotonic() + 60 * given.minutes
-    jobs = chosen(every, models=given.models, sections=given.sections)
     for number, job in enumerate(jobs, start=1):
         if time.monotonic() > end:
             say(f"{given.minutes:g} minutes are over: {len(jobs) - number + 1} jobs are left for the next run")

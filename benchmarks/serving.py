@@ -132,7 +132,7 @@ def jobs(bench: Bench, measurements: Measurements, settings: Settings, given: ar
     lookup = partial(serving_lookup.compare, settings, given.lookup_users, given.lookup_requests)
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     return [
-        Job("GRASP beside its backbone", "added", serving_ranker.added_cost),
+        Job("GRASP beside its backbone", "added", serving_ranker.added_costs),
         Job(f"large catalogue of {given.catalogue_items:,} items", "million", bench.large_catalogue),
         Job(f"{given.materialise_users:,} users put online", "materialise", online),
         Job(f"lookup over HTTP from the service, {given.lookup_requests} requests", "lookup", lookup),

@@ -191,9 +191,10 @@ def _require_equal(ours: bytes, feasts: bytes) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_lookup")
-    parser.add_argument("--users", type=int, default=2000)
-    parser.add_argument("--requests", type=int, default=1000)
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_lookup", description=summary)
+    parser.add_argument("--users", type=int, default=2000, help="made up, and put online")
+    parser.add_argument("--requests", type=int, default=1000, help="of each server")
     arguments = parser.parse_args()
     print(json.dumps(compare(Settings.load(), arguments.users, arguments.requests), indent=1))
 

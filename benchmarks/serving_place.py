@@ -6,9 +6,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -25,7 +26,7 @@ from serving.search import ENCODER_LOADED
 from serving.telemetry import MULTIPROCESS_VARIABLE
 
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
-STOP_SECONDS = 30
+STOP_SECONDS = 60  # the service itself takes up to thirty for what is under way
 ANSWER_SECONDS = 10
 ENCODER_SECONDS = 120  # of a worker's first search, which imports sentence-transformers and loads the encoder
 LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
@@ -108,7 +109,7 @@ def running_service(settings: Settings, num_workers: int) -> Iterator[RunningSer
             stderr=said,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
         )
-        ending.callback(_stop, process)
+        ending.callback(stop, process)
         service = RunningService(settings, psutil.Process(process.pid), log)
         _wait_until_ready(service, num_workers)
         yield service
@@ -146,11 +147,16 @@ def load_encoders(service: RunningService) -> None:
             raise ValueError(f"the service does not search: status {status}, {text}")
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: "subprocess.Popen[Any]", seconds: float = STOP_SECONDS) -> None:
+    """End a service; one that does not end by itself is killed with its workers, which would outlive it."""
+    workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
+        for each in workers:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         process.kill()
         process.wait()
 

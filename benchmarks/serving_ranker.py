@@ -45,6 +45,7 @@ from training.model import Ranker
 from training.recipes import DEFAULT, TrainConfig, recipe
 
 NUM_ITEMS, SEMANTIC_SIZE, LENGTH = 12_000, 384, 100
+GOAL_WIDTH = 64  # of both sides where GRASP's cost has a goal; the default recipe is wider
 NUM_LARGE = 1_200_000
 NOISE = 0.5  # of a copied item, in standard deviations of each coordinate
 NUM_STATES = 200
@@ -61,13 +62,21 @@ class Factors:
     origin: str
 
 
-def added_cost(rounds: int = ROUNDS, requests: int = REQUESTS, num_items: int = NUM_ITEMS) -> dict[str, Any]:
+def added_costs(rounds: int = ROUNDS, requests: int = REQUESTS, num_items: int = NUM_ITEMS) -> dict[str, Any]:
+    """What GRASP adds at the goal's width, and `as_served` at that of the default recipe."""
+    served_width = int(str(dict(recipe(DEFAULT).ranker)["width"]))
+    at_goal, as_served = (added_cost(width, rounds, requests, num_items) for width in (GOAL_WIDTH, served_width))
+    return at_goal | {"as_served": as_served}
+
+
+def added_cost(width: int, rounds: int, requests: int, num_items: int) -> dict[str, Any]:
     """What GRASP and its history kernel add to a request of its backbone, both frozen: milliseconds and their ratio.
 
-    The weights are those before training, which cost the same; the kernel's stored neighbours are drawn.
+    Both have the same width. The weights are those before training, which cost the same; the kernel's stored neighbours
+    are drawn.
     """
     torch.set_num_threads(1)
-    backbone, grasp = (FrozenRanker(_untrained(name, num_items)) for name in ("sasrec", DEFAULT))
+    backbone, grasp = (FrozenRanker(_untrained(name, num_items, width)) for name in ("sasrec", DEFAULT))
     random = np.random.default_rng(0)
     users = Users(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
     found: dict[str, list[float]] = {"backbone_p50": [], "added_p50": [], "added_p99": [], "share": []}
@@ -79,7 +88,8 @@ def added_cost(rounds: int = ROUNDS, requests: int = REQUESTS, num_items: int = 
             found["added_p50"].append(float(np.median(added_ms)))
             found["added_p99"].append(float(np.quantile(added_ms, 0.99)))
             found["share"].append(found["added_p50"][-1] / found["backbone_p50"][-1])
-    return {name: float(np.median(each)) for name, each in found.items()} | {"rounds": rounds, "requests": requests}
+    medians = {name: float(np.median(each)) for name, each in found.items()}
+    return medians | {"width": width, "rounds": rounds, "requests": requests}
 
 
 def _turn(
@@ -103,7 +113,7 @@ def _turn(
     return 1000 * (backbone_done - started), 1000 * added
 
 
-def _untrained(name: str, num_items: int) -> Ranker:
+def _untrained(name: str, num_items: int, width: int) -> Ranker:
     chosen = recipe(name)
     torch.manual_seed(0)
     config = RankerConfig(
@@ -111,7 +121,7 @@ def _untrained(name: str, num_items: int) -> Ranker:
         SEMANTIC_SIZE,
         chosen.backbone,
         enhancer=chosen.enhancer,
-        **dict(chosen.ranker),  # type: ignore[arg-type]
+        **dict(chosen.ranker) | {"width": width},  # type: ignore[arg-type]
     )
     ranker = Ranker(config).eval().requires_grad_(False)
     ranker.attach_items(torch.randn(num_items, SEMANTIC_SIZE), torch.randn(num_items, SEMANTIC_SIZE))
@@ -150,6 +160,7 @@ def large_catalogue(factors: Factors, num_items: int = NUM_LARGE, rounds: int = 
     return {
         "origin": factors.origin,
         "num_items": num_items,
+        "width": candidate_ND.shape[1],
         "recall": recall(sides["exact"], sides["index"], factors.state_QD),
         "index_mib": index.num_bytes / 2**20,
         **built,
@@ -207,11 +218,12 @@ def _fitted_factors(training_set: TrainingSet, config: TrainConfig) -> dict[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_ranker")
+    summary = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving_ranker", description=summary)
     parser.add_argument("--data", type=Path, help="folder of the data contract whose ranker gives the vectors")
     given = parser.parse_args(arguments)
     say(describe(machine()))
-    added = added_cost()
+    added = added_costs()
     say(json.dumps(added))
     if given.data:
         settings = Settings.load()

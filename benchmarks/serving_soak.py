@@ -170,6 +170,7 @@ def _answers(seen: Seen, release_id: str, timeout_seconds: float) -> dict[str, A
     return {
         "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
         "num_searches": len(searches),
+        "num_searches_by_milvus": sum(each.backend == "milvus" for each in searches),
         "num_failed_searches": sum(each.status != OK for each in searches),
         "num_untrue": len(untrue) + len(untrue_searches),
         "untrue": [[each.release, each.fallback, each.store_problem] for each in untrue[:NUM_SHOWN]],

@@ -43,6 +43,7 @@ def switch(service: RunningService, of: Subject, model: Path, bodies: Sequence[s
     mixed = [answer for answer in answered if not is_of_one(answer, history)]
     return load.summary() | {
         "rate": RATE,
+        "num_workers": settings.serving_workers,
         "num_switches": len(STEPS),
         "num_releases": len(ids),
         "num_mixed": len(mixed),

@@ -3,6 +3,7 @@
 python -m serving.app        http://127.0.0.1:8100/docs shows the endpoints (its page loads Swagger UI from a CDN)
 """
 
+import argparse
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -72,6 +73,11 @@ def create_configured_app() -> FastAPI:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m serving.app",
+        description="The HTTP server for the release in force. It has no options: GRASP_HOST, GRASP_PORT, "
+        "GRASP_SERVING_WORKERS and the other variables say how it runs (docs/serving.md, .env.example).",
+    ).parse_args()
     try:
         settings = Settings.load()
         Access.from_environment(os.environ).require_safe_host(settings.host)

@@ -180,9 +180,10 @@ class Release:
         users = Users(*(torch.from_numpy(each.astype(np.float32))[None] for each in (semantic_S, neighbour_S)))
         with self.stage("attention"):
             view_VTD, weights_T = self._frozen.views(items_T, users)
+            added = self._added(items_T)
         with self.stage("backbone"):
             state_D = self._frozen.state(view_VTD)
-        return _Read(state_D, weights_T.numpy(), self._added(items_T))
+        return _Read(state_D, weights_T.numpy(), added)
 
     def _added(self, items_T: torch.Tensor) -> Additions:
         if self._frozen.kernel is None:

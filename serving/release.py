@@ -137,7 +137,7 @@ def _problem(settings: Settings, release_id: str | None) -> str | None:
 
 
 def _describe(settings: Settings, manifest: Manifest) -> str:
-    hours = age_hours(manifest.day, settings.clock())
+    hours = round(age_hours(manifest.day, settings.clock()), 1) + 0.0  # never -0.0
     return (
         f"{manifest.release_id}: day {manifest.day} ({hours:.1f} h old), features {manifest.feature_version}, "
         f"model {manifest.model or 'popular'}, published {manifest.published_at}"

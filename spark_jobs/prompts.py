@@ -11,7 +11,7 @@ canonical input, so that neither a model reads it nor a description repeats it.
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ NUM_FAVOURITES = 5
 NUM_FAVOURITES_IN_PROMPT = 3
 MAX_ATTRIBUTES = 12
 MAX_VALUE_CHARS = 200
+NUM_REMEMBERED = 65536  # texts: names and values of attributes, and titles in histories, come again and again
 MAX_FACTS_BYTES = 3200  # of a prompt; no token is less, so with template, repair and answer it is below 4,096 of them
 
 # Angle brackets would allow fences and chat tokens such as <|im_end|>; [INST] is the other family of chat tokens.
@@ -166,10 +167,12 @@ def _leading(lines: Sequence[str]) -> list[str]:
     return [line for line, end in zip(lines, ends, strict=True) if end <= MAX_FACTS_BYTES]
 
 
+@lru_cache(maxsize=NUM_REMEMBERED)
 def _line(text: str | None) -> str:
     return " ".join(_DELIMITERS.sub(" ", clean_text(text or "", MAX_VALUE_CHARS)).split())
 
 
+@lru_cache(maxsize=NUM_REMEMBERED)
 def _hostility(text: str | None) -> str | None:
     """Why an outside text is more than data, None when it is not."""
     token = holds_chat_token((text or "")[: 10 * MAX_VALUE_CHARS])

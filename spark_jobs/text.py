@@ -26,6 +26,8 @@ def clean_text(text: str, max_chars: int = 500) -> str:
 
 def visible_text(text: str) -> str:
     """The text with entities decoded and without what no reader could see; tags stay."""
+    if _is_plain(text):
+        return text
     text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     return "".join(
         " " if character.isspace() else "" if unicodedata.category(character) in _INVISIBLE else character
@@ -33,7 +35,14 @@ def visible_text(text: str) -> str:
     )
 
 
+def _is_plain(text: str) -> bool:
+    """Printable ASCII without markup or entity, as most texts are: there is nothing to decode or to remove."""
+    return text.isascii() and text.isprintable() and "<" not in text and "&" not in text
+
+
 def _clean_once(text: str) -> str:
+    if _is_plain(text):
+        return " ".join(text.split())
     visible = visible_text(text)
     for markup in (_SCRIPT, _COMMENT, _TAG):
         visible = markup.sub(" ", visible)
@@ -42,5 +51,7 @@ def _clean_once(text: str) -> str:
 
 def fold(text: str) -> str:
     """Lower case without accents and compatibility forms; look-alikes of other scripts stay."""
+    if text.isascii():
+        return text.lower()
     apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     return "".join(letter for letter in apart if unicodedata.category(letter) != "Mn")

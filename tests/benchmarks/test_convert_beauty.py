@@ -3,7 +3,9 @@
 import gzip
 import json
 
-from benchmarks.convert_beauty import convert
+import pytest
+
+from benchmarks.convert_beauty import convert, main
 
 
 def test_users_follow_the_file_and_equal_times_keep_their_order(tmp_path):
@@ -23,3 +25,8 @@ def test_users_follow_the_file_and_equal_times_keep_their_order(tmp_path):
         {"item_id": 1, "asin": "z", "title": "", "brand_and_categories": []},
         {"item_id": 2, "asin": "x", "title": "It's", "brand_and_categories": ["OPI", "Nails"]},
     ]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*reviews\.gz"):
+        main([str(tmp_path / "reviews.gz"), str(tmp_path / "meta.gz"), str(tmp_path / "out")])

@@ -38,6 +38,12 @@ def test_an_unanswered_request_is_an_error_like_another_status():
     assert found.summary()["answers_per_second"] == 1.0
 
 
+def test_a_request_that_was_sent_again_because_its_connection_broke_is_an_error():
+    found = Load([answer(0, 1), answer(1, 2)], num_due=2, num_socket_errors=1, seconds=2.0)
+
+    assert found.num_errors == 1
+
+
 def test_what_wrk_wrote_is_read_back(tmp_path):
     (tmp_path / "thread-0.tsv").write_text(
         "0\t1000000\t1500000\t2000000\t200\t1998-03-01-ab\tlast_good\tstore_error\tr1,?\n"
@@ -66,14 +72,14 @@ def test_a_missing_wrk_is_named_with_how_to_install_it(monkeypatch):
 
 
 class SlowServer:
-    """Answers every POST with the same body; stands still once, for a while."""
+    """Answers every POST with the same body; stands still once, for a while, or breaks the connection instead."""
 
     BODY = (
         b'{"release":"1998-03-01-ab","fallback":null,"store_problem":"store_error",'
         b'"items":[{"title":"r1|A \\"b\\""},{"title":"r2|C"},{"title":"r1|D"}]}'
     )
 
-    def __init__(self, still_seconds: float) -> None:
+    def __init__(self, still_seconds: float | None) -> None:
         self._still_seconds, self._num_answered = still_seconds, 0
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(asyncio.start_server(self._answer, "127.0.0.1", 0))
@@ -93,6 +99,8 @@ class SlowServer:
                 (length,) = (line for line in request.lower().split(b"\r\n") if line.startswith(b"content-length:"))
                 await reader.readexactly(int(length.split(b":")[1]))
                 self._num_answered += 1
+                if self._num_answered == 20 and self._still_seconds is None:
+                    raise ConnectionAbortedError
                 if self._num_answered == 20:
                     await asyncio.sleep(self._still_seconds)
                 writer.write(head + self.BODY)
@@ -131,6 +139,18 @@ def test_a_closed_loop_asks_as_soon_as_it_has_an_answer(slow_server):
     assert found.num_errors == 0
     assert len(found.answers) > 25
     assert all(before.done <= after.sent for before, after in zip(found.answers, found.answers[1:], strict=False))
+
+
+@pytest.mark.integration
+def test_a_connection_that_breaks_under_a_request_shows_though_wrk_asks_again(require_program):
+    require_program("wrk", "wrk")
+    server = SlowServer(still_seconds=None)
+
+    found = load.open_loop(server.url, bodies_of(["a"]), rate=50, seconds=1.0, connections=2)
+
+    server.close()
+    assert (len(found.answers), found.num_due) == (50, 50)
+    assert (found.num_socket_errors, found.num_errors) == (1, 1)
 
 
 @pytest.mark.integration

@@ -271,3 +271,8 @@ def test_other_data_in_the_same_report_is_refused(folder, tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="nowhere is no folder"):
         main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path), "--cache", str(tmp_path)])
+
+
+def test_a_wrong_model_is_refused_before_the_data_are_read(tmp_path):
+    with pytest.raises(SystemExit, match="no model stars"):
+        main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--models", "stars"])

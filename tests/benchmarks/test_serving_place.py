@@ -1,11 +1,15 @@
 """What is done to a running service before it is measured, with a service that is only played."""
 
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
-from benchmarks.serving_place import ENCODER_SECONDS, environment_of, load_encoders
+from benchmarks.serving_place import ENCODER_SECONDS, environment_of, load_encoders, stop
 from grasp.settings import Settings
 from serving.search import ENCODER_LOADED
 
@@ -66,3 +70,28 @@ def test_a_service_without_search_is_not_asked(play):
 def test_a_service_that_cannot_search_is_named(play):
     with pytest.raises(ValueError, match="status 503, what it says"):
         load_encoders(play(status=503))
+
+
+DEAF = """
+import signal, subprocess
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+worker = subprocess.Popen(["sleep", "300"])
+print(worker.pid, flush=True)
+worker.wait()
+"""
+
+
+def test_a_service_that_does_not_end_is_killed_with_its_workers():
+    with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        worker = psutil.Process(int(process.stdout.readline()))
+
+        stop(process, seconds=0.2)
+
+        deadline = time.monotonic() + 10
+        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+            time.sleep(0.05)
+        left = worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+        if left:
+            worker.kill()
+        assert not left

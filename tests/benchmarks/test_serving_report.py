@@ -59,11 +59,21 @@ LOAD = {
     "milliseconds": TIMES,
     "late_milliseconds": TIMES,
 }
+ADDED = {
+    "width": 64,
+    "added_p50": 0.4,
+    "added_p99": 0.9,
+    "backbone_p50": 0.8,
+    "share": 0.5,
+    "rounds": 9,
+    "requests": 200,
+}
 FOUND = {
-    "added": {"added_p50": 0.4, "added_p99": 0.9, "backbone_p50": 0.8, "share": 0.5, "rounds": 9, "requests": 200},
+    "added": ADDED | {"as_served": ADDED | {"width": 128}},
     "million": {
         "origin": "made-up vectors",
         "num_items": 1_200_000,
+        "width": 128,
         "recall": 0.99,
         "index_mib": 70.0,
         "build_seconds": 30.0,
@@ -100,6 +110,7 @@ FOUND = {
     "switch": LOAD
     | {
         "rate": 50.0,
+        "num_workers": 2,
         "num_switches": 6,
         "num_releases": 3,
         "num_mixed": 1,
@@ -114,6 +125,7 @@ FOUND = {
         "num_workers": 2,
         "has_milvus": True,
         "num_searches": 20,
+        "num_searches_by_milvus": 16,
         "num_failed_searches": 0,
         "num_5xx": 0,
         "num_untrue": 0,
@@ -183,6 +195,7 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
 @pytest.mark.parametrize(
     ("kind", "changed"),
     [
+        ("added", {"width": 128}),
         ("open_loop", {"rate": 100.0}),
         ("open_loop", {"seconds": 59.0}),
         ("open_loop", {"num_workers": 1}),
@@ -192,6 +205,8 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
         ("soak", {"seconds": 60.0}),
         ("soak", {"num_workers": 1}),
         ("soak", {"has_milvus": False}),
+        ("soak", {"num_searches_by_milvus": 0}),
+        ("switch", {"num_workers": 1}),
     ],
 )
 def test_other_conditions_say_nothing_of_the_goals(tmp_path, kind, changed):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.histograms import bucket_counts, quantile
-from benchmarks.load import Answer
+from benchmarks.load import Answer, Load
 from benchmarks.serving_load import search_highest
+from benchmarks.serving_soak import Seen, Watch, _answers
 from benchmarks.serving_truth import (
     SETTLE_SECONDS,
     STEPS,
@@ -170,6 +171,29 @@ def test_the_steps_of_a_soak_are_in_order_and_end_calm():
 
     assert shares == sorted(shares)
     assert (shares[0], STEPS[-1].fallbacks) == (0.0, frozenset({""}))
+
+
+def test_a_soak_keeps_what_was_lost_what_was_untrue_and_who_was_searched():
+    load = Load([at(50), at(50, **BAD), at(150, status=503)], num_due=3, num_socket_errors=0, seconds=300.0)
+    watch = Watch(None, searches=True)  # no service: nothing is asked any more
+    watch.searches = [
+        Searched(50, 51, 200, "milvus", ""),
+        Searched(150, 151, 200, "memory", "milvus_error"),
+        Searched(250, 251, 200, "memory", "milvus_error"),
+        Searched(260, 261, 503, "", ""),
+    ]
+
+    found = _answers(Seen(load, PHASES, {}, watch), "rel-1", timeout_seconds=0.2)
+
+    assert {name: each for name, each in found.items() if name.startswith("num_")} == {
+        "num_5xx": 2,
+        "num_searches": 4,
+        "num_searches_by_milvus": 1,
+        "num_failed_searches": 1,
+        "num_untrue": 2,
+    }
+    assert found["untrue"] == [["rel-1", "last_good", "store_error"]]
+    assert found["untrue_searches"] == [["memory", "milvus_error"]]
 
 
 # --- memory

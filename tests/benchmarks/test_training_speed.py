@@ -149,7 +149,7 @@ def test_what_is_measured_is_not_measured_again(tmp_path):
 def test_measurements_of_other_conditions_are_refused(tmp_path):
     plant(Measurements(tmp_path), "full_eval", seconds=[1.0])
 
-    with pytest.raises(ValueError, match="give another folder"):
+    with pytest.raises(ValueError, match="with num_threads 2, now 4: give another folder"):
         Measurements(tmp_path).require(Conditions("d1", 4, MACHINE))
 
 

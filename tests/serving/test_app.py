@@ -15,8 +15,9 @@ from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
 from grasp.release import current, folder
+from serving.access import Access
 from serving.api import UserFeaturesResponse
-from serving.app import create_app
+from serving.app import create_app, main
 from serving.body_limit import MAX_BODY_BYTES, BodyLimit
 from serving.features import StoreError
 from serving.follower import RETRY_SECONDS, ReleaseFollower
@@ -538,12 +539,15 @@ def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, use
     assert client.get("/v1/users/u1/features").json()["fallback"] == "last_good"
 
 
-def test_a_users_row_and_the_probe_of_the_process_wait_for_no_busy_thread(publish_day, settings_with, users):
+@pytest.mark.parametrize("tokens", ["", "serve-0123456789abcdef"])
+def test_a_users_row_and_the_probe_of_the_process_wait_for_no_busy_thread(publish_day, settings_with, users, tokens):
     publish_day()
-    app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users)
+    access = Access.from_environment({"GRASP_TOKENS_SERVE": tokens})
+    app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users, access=access)
 
     async def ask_while_every_thread_is_busy() -> list[int]:
-        asks = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {tokens}"} if tokens else {}
+        asks = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
         threads = anyio.to_thread.current_default_thread_limiter()
         threads.total_tokens = 1
         async with app.router.lifespan_context(app), asks, threads, asyncio.timeout(30):
@@ -588,3 +592,15 @@ def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_no_detail(publish_d
     assert response.status_code == 500
     assert response.json() == {"detail": "internal error", "request_id": "visit-0001"}
     assert response.headers["X-Request-ID"] == "visit-0001"
+
+
+@pytest.mark.parametrize(("argument", "code", "said"), [("--help", 0, "GRASP_PORT"), ("--port=9", 2, "unrecognized")])
+def test_the_command_helps_and_starts_no_server_for_what_it_does_not_know(monkeypatch, capsys, argument, code, said):
+    monkeypatch.setattr("sys.argv", ["app", argument])
+    monkeypatch.setenv("GRASP_HOME", "")  # without the help this is what it ends with
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == code
+    assert said in "".join(capsys.readouterr())

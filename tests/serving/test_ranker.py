@@ -1,7 +1,7 @@
 """What a loaded release recommends, and why."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -273,6 +273,28 @@ def test_each_stage_of_a_request_is_told(with_kernel, user):
     with_kernel.recommend(user, 3)
 
     assert told == ["attention", "backbone", "scoring", "post"]
+
+
+def test_what_the_kernel_takes_counts_to_the_attention(with_kernel, user):
+    within: list[str] = []
+    seen: list[list[str]] = []
+    kernel = with_kernel._frozen.kernel
+
+    class SeenKernel:
+        def additions(self, items_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803
+            seen.append(list(within))
+            return kernel.additions(items_T)
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        within.append(name)
+        yield
+        within.pop()
+
+    with_kernel._frozen.kernel, with_kernel.stage = SeenKernel(), stage
+    with_kernel.recommend(user, 3)
+
+    assert seen == [["attention"]]
 
 
 def test_a_large_catalogue_is_searched_and_says_the_same(load, user, caplog):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_jobs.text import clean_text
+from spark_jobs.text import clean_text, fold, visible_text
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,12 @@ def test_a_long_text_is_cut():
 def test_cleaning_twice_changes_nothing(text):
     once = clean_text(text, max_chars=50)
     assert clean_text(once, max_chars=50) == once
+
+
+@pytest.mark.parametrize("text", [chr(code) for code in range(128)] + ["&lt;", "A\tB", "a  b ", "Str&szlig;e"])
+def test_plain_text_takes_a_shorter_way_to_the_same_end(text, monkeypatch):
+    shortly = clean_text(text), visible_text(text), fold(text)
+
+    monkeypatch.setattr("spark_jobs.text._is_plain", lambda _: False)
+
+    assert shortly == (clean_text(text), visible_text(text), fold(f"{text}\u00df").removesuffix("ss"))
