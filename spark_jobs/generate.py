@@ -257,7 +257,8 @@ def _progress(shards: Shards, num_work: int) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(SAY_EVERY):
-            say(f"{shards.table.name}: {shards.num_rows()} of {num_work} answered, {time.monotonic() - started:.0f} s")
+            seconds = time.monotonic() - started
+            say(f"{shards.table.name}: {shards.num_rows()} answers, repairs included, to {num_work} in {seconds:.0f} s")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
