@@ -5,7 +5,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,14 +147,16 @@ def load_encoders(service: RunningService) -> None:
             raise ValueError(f"the service does not search: status {status}, {text}")
 
 
-def stop(process: "subprocess.Popen[Any]", seconds: float = STOP_SECONDS) -> None:
-    """End a service; one that does not end by itself is killed with its workers, which would outlive it."""
+def stop(
+    process: "subprocess.Popen[Any]", seconds: float = STOP_SECONDS, ask: Callable[[], object] | None = None
+) -> None:
+    """End a server, asked by SIGTERM unless otherwise; one that does not end is killed with its workers."""
     workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
+    (ask or process.terminate)()
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        for each in workers:
+        for each in workers:  # they would outlive it
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         process.kill()
