@@ -41,13 +41,18 @@ def goals(figures: Mapping[str, Figure]) -> list[str]:
     rows = [
         [
             name,
-            "–" if figure.value is None else f"{figure.value:.4g}",
+            "–" if figure.value is None else number(figure.value),
             f"{figure.goal.direction} {figure.goal.bound:g}",
             "yes" if figure.goal.is_met(figure.value) else "no",
         ]
         for name, figure in figures.items()
     ]
     return table(["figure", "value", "goal", "met"], rows)
+
+
+def number(value: float) -> str:
+    """Four figures; thousands in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def first_named(names: Sequence[str], separator: str = ", ") -> str:

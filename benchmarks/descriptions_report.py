@@ -48,7 +48,7 @@ def write(folder: Path, command: str) -> None:
     measurements = Measurements(folder)
     if not measurements.all():
         raise FileNotFoundError(f"no measurement in {measurements.file}: run python -m benchmarks.descriptions first")
-    commits = ", ".join(sorted({each.commit for each in measurements.all()}))
+    commits = measurements.commits()
     machine = measurements.all()[0].conditions.machine
     lines = [
         "# Descriptions by a small language model, and by facts",

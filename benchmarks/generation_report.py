@@ -8,19 +8,16 @@ Writes:  report.md and summary.json in DIR; again on the same measurements, the 
 Kinds of measurements: validator, poisoned, http (a round each), faults, ledger, engine, identical, spark, days.
 """
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.cells import goals, table
-from benchmarks.invocation import of_report
+from benchmarks.invocation import of_report, write_again
 from benchmarks.machine import describe as describe_machine
-from benchmarks.measurements import Measurements
+from benchmarks.measurements import MEASUREMENTS_FILE, Measurements
 from benchmarks.summary import Figure, Goal, write_summary
-from grasp.progress import say
 
 REPORT_FILE = "report.md"
 KINDS = ("validator", "poisoned", "http", "faults", "ledger", "engine", "identical", "spark", "days")
@@ -88,7 +85,7 @@ def write(folder: Path, command: str) -> None:
             lines += section(found)
     (folder / REPORT_FILE).write_text("\n".join(lines).rstrip() + "\n")
     machine = measurements.all()[0].conditions.machine
-    write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=_commits(measurements))
+    write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=measurements.commits())
 
 
 def head(measurements: Measurements, command: str) -> list[str]:
@@ -99,7 +96,7 @@ def head(measurements: Measurements, command: str) -> list[str]:
         "",
         f"- Machine: {describe_machine(conditions.machine)}.",
         f"- Command: `{command}`",
-        f"- Source: commit {_commits(measurements)}.",
+        f"- Source: commit {measurements.commits()}.",
         "- Model: SmolLM2-135M-Instruct, greedy; ours in float32, llama.cpp's the Q4_1 file that ours was made from.",
         "",
         *goals(figures(measurements)),
@@ -268,19 +265,13 @@ SECTIONS = {
 }
 
 
-def _commits(measurements: Measurements) -> str:
-    return ", ".join(sorted({each.commit for each in measurements.all()}))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation_report", description="report of a folder")
-    parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
-    folder = parser.parse_args().folder
-    try:
-        write(folder, of_report("python -m benchmarks.generation", folder))
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    say(f"report: {folder / REPORT_FILE}")
+    write_again(
+        "benchmarks.generation_report",
+        lambda folder: write(folder, of_report("python -m benchmarks.generation", folder)),
+        MEASUREMENTS_FILE,
+        REPORT_FILE,
+    )
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ class Account:
         return round(60 * self.num_answers / self.wall_seconds, 3) if self.wall_seconds else None
 
 
+# Without the texts: a first day may have more than a million, and this is in the driver's memory.
+_ASKED = (
+    "generation_key, refusal_reason, error, is_repair, num_attempts, num_input_tokens, num_output_tokens, cost, "
+    "seconds, generated_at"
+)
 # Sums are rounded: their last bits depend on the order in which files are read. The first answer of a run took what it
 # says, or, where a model in process answered a whole batch at once, that share for each of the batch.
 _ACCOUNT = f"""
@@ -136,7 +141,7 @@ def account(folder: Path, table: Table, prompt_version: str, model_revision: str
     where = "prompt_version = $prompt AND model_revision = $model"
     days = [day] if day else _last_days(connection, where, same)
     connection.execute(
-        f"CREATE TABLE asked AS FROM ledger WHERE {where} AND list_contains($days, day)",
+        f"CREATE TABLE asked AS SELECT {_ASKED} FROM ledger WHERE {where} AND list_contains($days, day)",  # noqa: S608
         same | {"days": days},
     )
     outcomes, amounts = connection.execute(_ACCOUNT).fetchall()[0]

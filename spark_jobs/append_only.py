@@ -5,8 +5,8 @@ time adds rows, so that two never pay for the same.
 """
 
 import uuid
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,19 +56,39 @@ class AppendOnly:
         """Where a new run puts what it pays for."""
         return Shards(self.table, self.folder / f"day={day}", uuid.uuid4().hex[:12])
 
+    @contextmanager
+    def growing(self, day: str) -> Iterator[Shards]:
+        """Where a new run puts what it pays for; the day is sealed at the end.
+
+        Of a run that failed nothing is merged: its other tasks write for seconds longer, and what came between merging
+        and replacing would be lost.
+        """
+        try:
+            yield self.shards(day)
+        except BaseException:
+            self.count(day)
+            raise
+        self.seal(day)
+
     def held(self) -> AbstractContextManager[None]:
         """Held by the run that adds rows: two at once would pay for the same keys. A killed one lets go."""
         return held(self.folder / "_lock", f"{self.table.name}: another run is writing; waiting for it")
 
     def seal(self, day: str) -> None:
-        """Merge a day's files when they are many, and say what the day holds as every table does."""
+        """Merge a day's files when they are many, and say what the day holds; nobody may be writing."""
         folder = self.folder / f"day={day}"
-        if len(files := sorted(folder.glob("*.parquet"))) > MAX_FILES:
+        if len(files := sorted(folder.glob("*.parquet"))) <= MAX_FILES:
+            self.count(day)
+        else:
             staging = self._lake.root / "_staging" / f"{self.table.name}-{uuid.uuid4().hex[:12]}"
             merge(files, staging, arrow_schema(self.table))
             _write_content(staging)
             partitions.put_in_place(staging, folder)
-        elif files:
+
+    def count(self, day: str) -> None:
+        """Say what the day holds, as every table does."""
+        folder = self.folder / f"day={day}"
+        if any(folder.glob("*.parquet")):
             _write_content(folder)
 
 

@@ -148,7 +148,7 @@ def read_ended(client: "OpenAI", batch: Batch) -> list[Generation] | None:
             if read := _read(line, batch):
                 answers[read[0]] = read[1]
     num = batch.reserved.num_calls
-    say(f"batch {ended.id}: {ended.status}, {len(answers)} of {num} requests came back")
+    say(f"batch {ended.id}: {ended.status}{_why(ended)}, {len(answers)} of {num} requests came back")
     seconds = _seconds(ended) / num
     generations = []
     for place in range(num):
@@ -171,6 +171,13 @@ def _read(line: bytes, batch: Batch) -> tuple[int, Answer] | None:
     if status != 200:
         return place, read_status(status, {}, json.dumps(body).encode())
     return place, read_completion(body, batch.model, batch.structured)
+
+
+def _why(ended: "VendorsBatch") -> str:
+    """What the vendor found wrong with the batch as a whole, by its codes: a message may quote the key."""
+    found = (ended.errors.data if ended.errors else None) or []
+    codes = sorted({each.code[:80] for each in found if each.code})
+    return f" ({', '.join(codes)})" if codes else ""
 
 
 def _seconds(ended: "VendorsBatch") -> float:

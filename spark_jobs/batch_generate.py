@@ -30,7 +30,7 @@ from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.batch_files import Batch, Work, find, pending, read_ended, submit
 from spark_jobs.budget import Caps, most_tokens
-from spark_jobs.completions import Answer, read_failure, request_body
+from spark_jobs.completions import read_failure, request_body
 from spark_jobs.generate import GenerationError, Judge, listed
 from spark_jobs.ledger import Ledger, Spent
 from spark_jobs.llm import Generation, Messages
@@ -158,7 +158,7 @@ class Batches:
             with OpenAI(api_key=api_key(), base_url=self.settings.llm_url, max_retries=retries) as client:
                 yield client
         except OpenAIError as error:  # its text may quote the key
-            failure = _told(read_failure(error))
+            failure = read_failure(error).failure
             raise BatchError(f"the batches of {self.folder} could not be submitted: {failure}") from None
 
     def _ended(self, client: "OpenAI", batch: Batch) -> list[Generation] | None:
@@ -170,10 +170,10 @@ class Batches:
         except OpenAIError as error:
             failure = read_failure(error)
             if failure.is_transient:
-                say(f"batch {batch.batch_id} could not be read: {_told(failure)}")
+                say(f"batch {batch.batch_id} could not be read: {failure.failure}")
                 return None
             raise BatchError(
-                f"batch {batch.batch_id} could not be read: {_told(failure)}; if the server has it no more, remove "
+                f"batch {batch.batch_id} could not be read: {failure.failure}; if the server has it no more, remove "
                 f"{batch.folder} to pay again"
             ) from None
 
@@ -258,10 +258,6 @@ class Batches:
 def _name(url: str) -> str:
     """Tells servers apart without saying where they are."""
     return hashlib.sha256(url.encode()).hexdigest()
-
-
-def _told(failure: Answer) -> str:
-    return f"{failure.error} {failure.detail}".rstrip()
 
 
 def _described(batches: Sequence[Batch]) -> str:

@@ -53,6 +53,11 @@ class Answer:
     num_tokens_known: bool = True
     detail: str = ""  # for people; never text of an error message, which may quote the key
 
+    @property
+    def failure(self) -> str:
+        """For people, such as `rejected (status 401)`."""
+        return f"{self.error} {self.detail}".rstrip()
+
 
 def request_body(prompt: Messages, model: str, max_new_tokens: int, structured: bool) -> dict[str, object]:
     """Greedy, and seeded for servers that break ties at random."""

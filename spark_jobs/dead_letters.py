@@ -25,6 +25,7 @@ from spark_jobs.budget import Caps, Estimate
 from spark_jobs.description import ENTITIES, ledger_of, table_of
 from spark_jobs.expected import ASSUMED_FACTS_BYTES, MEASURED, Rates
 from spark_jobs.generate import Prices
+from spark_jobs.text import visible_text
 
 SHOWN = 20  # by `list`, unless told
 REFUSED, QUEUED, PAST = "refused", "queued", "past"
@@ -61,7 +62,9 @@ WITH keys AS (
         sum(num_attempts)::BIGINT AS num_attempts,
         arg_max(coalesce(error, ''), generated_at) AS last_error,
         arg_max(coalesce(refusal_reason, ''), generated_at) FILTER (error IS NULL) AS refusal,
-        arg_max(output, generated_at) FILTER (error IS NULL) AS output,
+        -- Of refused ones alone: the ledger has millions of others, and all keys are in memory at once.
+        arg_max(CASE WHEN refusal_reason IS NULL THEN '' ELSE output END, generated_at)
+            FILTER (error IS NULL) AS output,
         max(generated_at) FILTER (error IS NULL) AS answered_at,
         arg_max(struct_pack(entity_id, day, asked_at := generated_at), generated_at) AS latest
     FROM ledger
@@ -200,7 +203,8 @@ def _price(settings: Settings, entity: str, num_keys: int) -> str:
 
 
 def _short(text: str, num_chars: int) -> str:
-    line = " ".join(text.split())
+    """One line of what can be seen: a model, or a catalogue, may write what a terminal obeys."""
+    line = " ".join(visible_text(text).split())
     return line if len(line) <= num_chars else f"{line[: num_chars - 3]}..."
 
 
@@ -220,7 +224,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="spark_jobs.dead_letters", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("list", "replay"))
+    parser.add_argument("command", choices=("list", "replay"), help="show them, or have refused ones generated again")
     parser.add_argument("--day", type=day_argument, help="only those last asked for on this day, YYYY-MM-DD")
     parser.add_argument("--entity", choices=ENTITIES, help="only items, or only users")
     parser.add_argument("--reason", help="only this refusal reason or error")

@@ -55,10 +55,13 @@ def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
 
 
-def describe(lake: Lake, day: str, subject: Subject, facts: DataFrame, *, caps: Caps, make_model: ModelFactory) -> None:
+def describe(
+    lake: Lake, day: str, subject: Subject, facts: DataFrame, *, caps: Caps, make_model: ModelFactory | None = None
+) -> None:
     """Generate what the caps allow and write the day's descriptions; `facts` has the columns of `FACTS_DDL`.
 
-    Where `GRASP_LLM_BATCH_FILES` is set, batch files take the place of the model.
+    The model is that of the settings unless another is given. Where `GRASP_LLM_BATCH_FILES` is set, batch files take
+    its place.
 
     Raises `GenerationError` when the model fails, or when more of the day's texts have failed than
     `GRASP_LLM_MAX_FAILURE_SHARE`. What was paid until then is kept, and the day's metrics are written either way.
@@ -96,7 +99,7 @@ class Describing:
     def spent(self) -> Spent:
         return self.ledger.spent(self.day, self.description.prompt_version, self.description.model_revision)
 
-    def pay(self, inputs: DataFrame, caps: Caps, make_model: ModelFactory) -> None:
+    def pay(self, inputs: DataFrame, caps: Caps, make_model: ModelFactory | None) -> None:
         """Generate what is not in the ledger, most urgent first, as far as the day's caps go."""
         description, settings = self.description, self.lake.settings
         with self.ledger.held():
@@ -125,14 +128,14 @@ class Describing:
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
         )
 
-    def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory) -> None:
-        repairs = self.lake.settings.llm_repairs
-        task = Task(self.validator, self.ledger.shards(self.day), make_model, repairs, limits, num_work)
-        try:
+    def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory | None) -> None:
+        settings = self.lake.settings
+        # Counted here and not when the job began: a cluster's executors may come after their driver.
+        make_model = make_model or real_model(settings, self.lake.spark.sparkContext.defaultParallelism)
+        with self.ledger.growing(self.day) as shards:
+            task = Task(self.validator, shards, make_model, settings.llm_repairs, limits, num_work)
             outcomes = generate(self.lake, task, work, num_work)
-        finally:
-            self.ledger.seal(self.day)
-        say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} answered: {listed(outcomes)}")
+        say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} texts asked for: {listed(outcomes)}")
 
     def record(self, inputs: DataFrame, answers: DataFrame) -> Account:
         """Write what the day took so far, by the ledger, and return it."""

@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from grasp import tables
 from grasp.days import end_of
 from spark_jobs.budget import Caps
-from spark_jobs.describe import describe, real_model
+from spark_jobs.describe import describe
 from spark_jobs.lake import Lake, run
 from spark_jobs.prompts import ITEM
 
@@ -34,9 +34,7 @@ def day_facts(lake: Lake, day: str) -> DataFrame:
 
 
 def main(lake: Lake, day: str) -> None:
-    settings = lake.settings
-    make_model = real_model(settings, lake.spark.sparkContext.defaultParallelism)
-    describe(lake, day, ITEM, day_facts(lake, day), caps=Caps.of(settings, "item"), make_model=make_model)
+    describe(lake, day, ITEM, day_facts(lake, day), caps=Caps.of(lake.settings, "item"))
 
 
 if __name__ == "__main__":

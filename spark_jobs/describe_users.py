@@ -13,7 +13,7 @@ from grasp import tables
 from grasp.days import end_of
 from spark_jobs.attributes import attribute_values
 from spark_jobs.budget import Caps
-from spark_jobs.describe import describe, real_model
+from spark_jobs.describe import describe
 from spark_jobs.lake import Lake, run
 from spark_jobs.prompts import NUM_FAVOURITES, NUM_RECENT, USER
 
@@ -69,9 +69,7 @@ def day_facts(lake: Lake, day: str) -> DataFrame:
 
 
 def main(lake: Lake, day: str) -> None:
-    settings = lake.settings
-    make_model = real_model(settings, lake.spark.sparkContext.defaultParallelism)
-    describe(lake, day, USER, day_facts(lake, day), caps=Caps.of(settings, "user"), make_model=make_model)
+    describe(lake, day, USER, day_facts(lake, day), caps=Caps.of(lake.settings, "user"))
 
 
 if __name__ == "__main__":

@@ -24,14 +24,13 @@ from pyspark.sql import DataFrame
 from grasp.progress import say
 from spark_jobs.grounding import Evidence
 from spark_jobs.lake import Lake
-from spark_jobs.llm import Generation, LanguageModel, Limits, Messages
+from spark_jobs.llm import OUT_OF_BUDGET, Generation, LanguageModel, Limits, Messages
 from spark_jobs.prompts import Input, Subject, load_template, messages
 from spark_jobs.repair import is_repairable, repair_messages
 from spark_jobs.shards import Shards, ShardWriter
 from spark_jobs.validation import clean_output, refusal_reason
 from spark_jobs.worker_errors import worker_errors
 
-OUT_OF_BUDGET = "out_of_budget"
 MAX_TASK_PROMPTS = 2048  # of one task: its prompts are in memory
 REPAIR_EVERY = 512  # prompts: what a killed driver or a spent budget can leave without repair; a server idles between
 SAY_EVERY = 15.0  # seconds
@@ -258,7 +257,8 @@ def _progress(shards: Shards, num_work: int) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(SAY_EVERY):
-            say(f"{shards.table.name}: {shards.num_rows()} of {num_work} answered, {time.monotonic() - started:.0f} s")
+            seconds = time.monotonic() - started
+            say(f"{shards.table.name}: {shards.num_rows()} answers, repairs included, to {num_work} in {seconds:.0f} s")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Messages = list[dict[str, str]]  # chat messages: role and content
+OUT_OF_BUDGET = "out_of_budget"  # the error of a prompt that was never sent, since the limits left no room
 
 
 class ModelFolderError(ValueError):

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 
 from grasp.settings import Settings
+from spark_jobs.completions import read_failure
 from spark_jobs.encoder import Encoder
 from spark_jobs.openai_llm import api_key
 
@@ -65,12 +66,15 @@ class OpenAIEncoder:
 
     def _encode_batch(self, texts: list[str]) -> np.ndarray:
         from openai import OpenAIError
+        from openai.types import CreateEmbeddingResponse
 
         server = self._server
         try:
             answer = self._client.embeddings.create(model=server.model, input=texts, encoding_format="float")
         except OpenAIError as error:  # its text may quote the key
-            raise ValueError(f"GRASP_ENCODER_URL gave no vectors: {type(error).__name__}") from None
+            raise ValueError(f"GRASP_ENCODER_URL gave no vectors: {read_failure(error).failure}") from None
+        if not isinstance(answer, CreateEmbeddingResponse):  # such as the page of a website, by an address without /v1
+            raise ValueError("GRASP_ENCODER_URL gave no vectors: what it answers with is no JSON")
         if answer.model != server.model:
             raise ValueError(f"GRASP_ENCODER_URL was asked for {server.model} and answered by {answer.model}")
         vectors = {entry.index: entry.embedding for entry in answer.data}

@@ -31,7 +31,7 @@ from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.circuit import Circuit
 from spark_jobs.completions import Answer, read_answer, read_failure, request_body
-from spark_jobs.llm import Generation, LanguageModel, Limits, Messages
+from spark_jobs.llm import OUT_OF_BUDGET, Generation, LanguageModel, Limits, Messages
 from spark_jobs.rate_limit import Budget, RateLimit
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class _Prompt:
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     seconds: float = 0.0
+    last_error: str | None = None
 
     @property
     def likely_tokens(self) -> int:
@@ -120,11 +121,13 @@ class _Prompt:
         else:  # it may have been billed: the day's caps would not hold if it were nothing
             self.num_input_tokens += len(self.body) // BYTES_PER_TOKEN
             self.num_output_tokens += self.max_new_tokens
-        self.seconds = seconds
+        self.seconds, self.last_error = seconds, answer.error
 
     def generation(self, answer: Answer) -> Generation:
+        # Sent before the budget was over: what came of that is its error, and what it cost has to reach the ledger.
+        error = self.last_error or answer.error if answer.error == OUT_OF_BUDGET else answer.error
         return Generation(
-            answer.text, self.num_input_tokens, self.num_output_tokens, self.seconds, self.num_attempts, answer.error
+            answer.text, self.num_input_tokens, self.num_output_tokens, self.seconds, self.num_attempts, error
         )
 
 
@@ -196,13 +199,14 @@ class OpenAIModel:
         answer: Answer = await self._retrying.copy()(self._attempt, prompt)
         if answer.error and answer.error not in self._told and not answer.is_transient:
             self._told.add(answer.error)
-            say(f"a prompt went without an answer: {answer.error} {answer.detail}".rstrip())
+            say(f"a prompt went without an answer: {answer.failure}")
         return prompt.generation(answer)
 
     async def _attempt(self, prompt: _Prompt) -> Answer:
         """One request, as far as budget, circuit and rate limit allow. The limit is last: a refusal waits for none."""
-        if not await self._budget.reserve(prompt.most_tokens):
-            return Answer(error="out_of_budget")
+        budget = self._budget  # of this call to its end, also where it is called off and another begins meanwhile
+        if not await budget.reserve(prompt.most_tokens):
+            return Answer(error=OUT_OF_BUDGET)
         answer, was_sent = Answer(), False
         try:
             if not await self._circuit.admit():
@@ -214,7 +218,7 @@ class OpenAIModel:
             answer = await self._send(prompt.body)
         finally:
             used = answer.num_input_tokens + answer.num_output_tokens
-            self._budget.settle(prompt.most_tokens, used if answer.num_tokens_known else prompt.most_tokens, was_sent)
+            budget.settle(prompt.most_tokens, used if answer.num_tokens_known else prompt.most_tokens, was_sent)
         if answer.num_tokens_known:
             self._tokens.give_back(prompt.likely_tokens - used)
         if answer.error is None:

@@ -73,12 +73,9 @@ class TextVectors(AppendOnly):
             if num_new:
                 new = located.where(F.col("day").isNull()).select("description_hash", "description")
                 num_tasks = math.ceil(num_new / SHARD_TEXTS)
-                task = EncodeTask(self.shards(day), make_encoder)
-                try:
-                    with worker_errors(ValueError):
-                        new.repartition(num_tasks, "description_hash").mapInPandas(task, "task int").collect()
-                finally:
-                    self.seal(day)
+                with self.growing(day) as shards, worker_errors(ValueError):
+                    task = EncodeTask(shards, make_encoder)
+                    new.repartition(num_tasks, "description_hash").mapInPandas(task, "task int").collect()
                 days.add(day)
         vectors = self.of_days(sorted(days)).select("description_hash", "semantic_embedding")
         wanted = texts.select("description_hash")

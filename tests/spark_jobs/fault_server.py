@@ -282,7 +282,9 @@ def file_object(file_id: str, size: int) -> dict[str, Any]:
 def batch_object(batch_id: str, batch: dict[str, Any], status: str) -> dict[str, Any]:
     known = {"object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h", "created_at": 1}
     files = {name: batch.get(name) for name in ("input_file_id", "output_file_id", "error_file_id")}
-    return {"id": batch_id, "status": status, **known, **files}
+    wrong = {"code": "invalid_json_line", "message": "Line 1 cannot be read; the key was sk-very-secret."}
+    errors = {"object": "list", "data": [wrong]} if status == "failed" else None
+    return {"id": batch_id, "status": status, "errors": errors, **known, **files}
 
 
 def run_batch(script: Script, batch_id: str, batch: dict[str, Any]) -> None:

@@ -175,13 +175,16 @@ def test_what_came_before_a_batch_expired_is_kept_and_the_rest_is_unanswered(bat
     assert pending(batches.folder) == []
 
 
-def test_a_batch_that_failed_altogether_leaves_everything_unanswered(batches_with, model_server):
+def test_a_batch_that_failed_altogether_leaves_everything_unanswered(batches_with, model_server, capsys):
     model_server.script(batch_end="failed")
     batches = batches_with()
     lay(batches)
     batches.wait()
 
     assert outcomes(batches) == {title: ["rejected"] for title in TITLES}
+    said = capsys.readouterr().out
+    assert "failed (invalid_json_line), 0 of" in said
+    assert "very-secret" not in said
 
 
 def test_failures_have_their_codes(batches_with, model_server):

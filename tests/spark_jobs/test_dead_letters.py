@@ -149,6 +149,14 @@ def test_the_list_shortens_counts_and_says_what_it_leaves_out(settings, item_row
     assert max(map(len, lines)) < 170
 
 
+def test_what_a_model_wrote_is_shown_and_not_obeyed_by_a_terminal(settings, item_rows):
+    item_rows.pay(DAY, item_rows.refused("k", output="It is \x1b[2J\u202ea film."))
+
+    said = listed(find(settings, "item"), limit=1)
+    assert "It is [2Ja film." in said
+    assert "\x1b" not in said
+
+
 def test_they_are_chosen_by_day_and_reason(settings, item_rows):
     item_rows.pay(DAY, item_rows.refused("a"), item_rows.refused("b", reason="url"))
     item_rows.pay(NEXT, item_rows.refused("c"))

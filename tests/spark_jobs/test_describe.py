@@ -114,7 +114,7 @@ def filled(lake):
     return lake
 
 
-def describe_items(lake, day, num_keys, make_model):
+def describe_items(lake, day, num_keys, make_model=None):
     facts = item_facts(lake.read(tables.ITEMS, day), interactions_frame(lake, HISTORY), day)
     describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
     return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, day).collect()}
@@ -230,11 +230,11 @@ def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, setti
     settings = settings_with(llm_url=model_server.url, llm_model="test-model", llm_max_attempts=3)
     served = Lake(filled.spark, settings)
     model_server.script(numbers=[{"kind": "status", "status": 500}, {"kind": "reset"}])
-    rows = describe_items(served, DAY, 9, real_model(settings, num_workers=2))
+    rows = describe_items(served, DAY, 9)
     assert {row.source for row in rows.values()} == {"llm"}
     assert rows["2"].description == ACCEPTED.format("Alien")
     assert rows["2"].model_revision.startswith("test_model-")
-    describe_items(served, DAY, 9, real_model(settings, num_workers=2))
+    describe_items(served, DAY, 9)
     assert sorted(model_server.seen()["answers"].values()) == [1, 1, 1, 1]
 
 

@@ -109,6 +109,28 @@ def test_sealing_merges_many_files_and_loses_nothing(ledger, monkeypatch):
     assert partitions.read_content(folder).num_rows == 6
 
 
+def test_nothing_is_merged_while_tasks_of_a_failed_run_may_still_write(ledger, monkeypatch):
+    monkeypatch.setattr(append_only, "MAX_FILES", 2)
+
+    def run(*keys, fails):
+        with ledger.growing(DAY) as shards:
+            with ShardWriter(shards, task=0, max_rows=1) as writer:
+                for key in keys:
+                    writer.add(row(key))
+            if fails:
+                raise ValueError("the model failed in another task")
+
+    with pytest.raises(ValueError, match="the model failed"):
+        run("a", "b", "c", fails=True)
+    folder = ledger.shards(DAY).folder
+    assert len(list(folder.glob("*.parquet"))) == 3
+    assert partitions.read_content(folder).num_rows == 3
+    run("d", fails=False)
+
+    assert [file.name for file in folder.glob("*.parquet")] == ["merged-00000.parquet"]
+    assert sorted(each.generation_key for each in ledger.rows().collect()) == list("abcd")
+
+
 def test_a_day_of_few_files_is_only_counted(ledger):
     pay(ledger, DAY, row("a"))
     before = [file.name for file in ledger.shards(DAY).folder.iterdir()]
