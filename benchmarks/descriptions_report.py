@@ -11,6 +11,7 @@ Kinds of measurements: generation, retrieval, ranking.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,13 @@ def verdict(measurements: Measurements) -> list[str]:
     found = [each for model in RECIPES for each in _differences(measurements, model).values()]
     if not found:
         return []
-    num_better, num_worse = sum(each.low > 0 for each in found), sum(each.high < 0 for each in found)
+    num_better, num_worse = sum(each.is_better for each in found), sum(each.is_worse for each in found)
     says = f"of {len(found)} comparisons of rankers {num_better} are better with the model's texts, {num_worse} worse"
+    noise = "beyond noise: the interval over users is clear of zero and every seed agrees"
     if not num_better:
-        return [f"**So small a model does not help:** {says}, beyond noise.", ""]
+        return [f"**So small a model does not help:** {says}, {noise}.", ""]
     return [
-        f"**{'It helps' if not num_worse else 'It helps some rankers and harms others'}:** {says}, beyond noise.",
+        f"**{'It helps' if not num_worse else 'It helps some rankers and harms others'}:** {says}, {noise}.",
         "",
     ]
 
@@ -167,11 +169,17 @@ def ranking_section(measurements: Measurements) -> list[str]:
         for addition, found in _differences(measurements, model).items():
             cells = [_mean(_ndcg(measurements, model, arm, addition)) for arm in ARMS]
             hits = [f"{_hr(measurements, model, arm, addition):.4f}" for arm in ARMS]
-            shown = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-            rows.append([f"{model}{ADDITIONS[addition]}", *cells, shown, *hits])
+            mean, low, high = found.over_users.mean, found.over_users.low, found.over_users.high
+            shown = [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]", ", ".join(f"{each:+.4f}" for each in found.by_seed)]
+            rows.append([f"{model}{ADDITIONS[addition]}", *cells, *shown, *hits])
     if not rows:
         return []
-    header = ["ranker", *(f"NDCG@10, {arm}" for arm in ARMS), "llm - facts", *(f"HR@10, {arm}" for arm in ARMS)]
+    ndcg, hr = ([f"{metric}, {arm}" for arm in ARMS] for metric in ("NDCG@10", "HR@10"))
+    header = ["ranker", *ndcg, "llm - facts", "by seed", *hr]
+    epochs = [
+        [model, *(", ".join(f"{each['num_epochs']}" for each in _rankings(measurements, model, arm)) for arm in ARMS)]
+        for model in RECIPES
+    ]
     return [
         "## How rankers do with them",
         "",
@@ -180,17 +188,39 @@ def ranking_section(measurements: Measurements) -> list[str]:
         "as well.",
         "",
         *table(header, rows),
+        "Epochs of each seed until validation had not risen for a while; one that ended early ranks worse for that "
+        "alone:",
+        "",
+        *table(["ranker", *(f"epochs, {arm}" for arm in ARMS)], epochs),
     ]
 
 
-def _differences(measurements: Measurements, model: str) -> dict[str, Interval]:
-    """llm minus facts by addition, each user's values averaged over seeds first."""
+@dataclass(frozen=True)
+class Difference:
+    """llm minus facts: over users, each one's values averaged over seeds first, and by seed."""
+
+    over_users: Interval
+    by_seed: np.ndarray
+
+    @property
+    def is_better(self) -> bool:
+        return self.over_users.low > 0 and bool((self.by_seed > 0).all())
+
+    @property
+    def is_worse(self) -> bool:
+        return self.over_users.high < 0 and bool((self.by_seed < 0).all())
+
+
+def _differences(measurements: Measurements, model: str) -> dict[str, Difference]:
+    """By addition; a seed that only one kind of text was tried with is left out of those by seed."""
     found = {}
     for addition in ADDITIONS:
         facts, llm = (_ndcg(measurements, model, arm, addition) for arm in ARMS)
         if len(facts) and len(llm):
             difference = llm.mean(axis=0) - facts.mean(axis=0)
-            found[addition] = interval(difference, np.arange(len(difference)))
+            num_seeds = min(len(facts), len(llm))
+            by_seed = llm[:num_seeds].mean(axis=1) - facts[:num_seeds].mean(axis=1)
+            found[addition] = Difference(interval(difference, np.arange(len(difference))), by_seed)
     return found
 
 

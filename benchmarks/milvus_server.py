@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.redis_server import free_port
+from benchmarks.serving_place import STOP_SECONDS, stop
 from benchmarks.serving_release import Subject
 from grasp.processes import end_with_parent
 from grasp.progress import say
@@ -33,8 +34,10 @@ default_server.stop()
 
 
 @contextmanager
-def milvus_server(home: Path, folder: Path) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The server's address, and what stops it before the block ends.
+def milvus_server(
+    home: Path, folder: Path, stop_seconds: float = STOP_SECONDS
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The server's address, and what stops it before the block ends. One that takes longer to stop is killed.
 
     Raises `ValueError` when it cannot be installed or does not start.
     """
@@ -48,17 +51,16 @@ def milvus_server(home: Path, folder: Path) -> Iterator[tuple[str, Callable[[], 
         preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
     ) as server:
 
-        def stop() -> None:
+        def end() -> None:
             if server.stdin and not server.stdin.closed:
-                server.stdin.close()
-                server.wait()
+                stop(server, stop_seconds, ask=server.stdin.close)
 
         try:
             if not server.stdout or server.stdout.readline() != "ready\n":
                 raise ValueError("the Milvus server did not start")
-            yield f"http://127.0.0.1:{port}", stop
+            yield f"http://127.0.0.1:{port}", end
         finally:
-            stop()
+            end()
 
 
 def fill(settings: Settings, of: Subject) -> None:

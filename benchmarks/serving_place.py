@@ -5,7 +5,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from grasp.processes import end_with_parent
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
 from serving.access import VARIABLES
-from serving.search import ENCODER_LOADED
+from serving.search import ENCODER_LOADED, LATE
 from serving.telemetry import MULTIPROCESS_VARIABLE
 
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
@@ -143,18 +143,20 @@ def load_encoders(service: RunningService) -> None:
     deadline = time.monotonic() + START_SECONDS
     while settings.search and service.log.read_text().count(ENCODER_LOADED) < settings.serving_workers:
         status, text = service.get("/v1/search?q=warm&k=1", ENCODER_SECONDS)
-        if status != OK or time.monotonic() > deadline:
+        if (status != OK and LATE not in text) or time.monotonic() > deadline:
             raise ValueError(f"the service does not search: status {status}, {text}")
 
 
-def stop(process: "subprocess.Popen[Any]", seconds: float = STOP_SECONDS) -> None:
-    """End a service; one that does not end by itself is killed with its workers, which would outlive it."""
+def stop(
+    process: "subprocess.Popen[Any]", seconds: float = STOP_SECONDS, ask: Callable[[], object] | None = None
+) -> None:
+    """End a server, asked by SIGTERM unless otherwise; one that does not end is killed with its workers."""
     workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.terminate()
+    (ask or process.terminate)()
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
-        for each in workers:
+        for each in workers:  # they would outlive it
             with suppress(psutil.NoSuchProcess):
                 each.kill()
         process.kill()

@@ -76,6 +76,12 @@ def _files_of_server(batch_files: bool, info: ValidationInfo) -> bool:
     return batch_files
 
 
+def _cost_by_prices(max_cost: float, info: ValidationInfo) -> float:
+    if max_cost and not (info.data.get("llm_input_price") or info.data.get("llm_output_price")):
+        raise ValueError("a cost is counted by GRASP_LLM_INPUT_PRICE and GRASP_LLM_OUTPUT_PRICE, which are both 0")
+    return max_cost
+
+
 def _encoder_of_server(model: str, info: ValidationInfo) -> str:
     if info.data.get("encoder_url") and not model:
         raise ValueError("GRASP_ENCODER_URL names a server, so say which of its models to ask")
@@ -114,9 +120,11 @@ class Settings(BaseModel):
     )
     llm_max_calls: int = Field(0, ge=0, description="Most calls of a day, retries and repairs included; 0: no limit.")
     llm_max_tokens: int = Field(0, ge=0, description="Most tokens of a day, prompts and answers; 0 is no limit.")
-    llm_max_cost: float = Field(0, ge=0, description="Most a day may cost, in the currency of the prices; 0: no limit.")
     llm_input_price: float = Field(0, ge=0, description="Price of a million tokens of prompts.")
     llm_output_price: float = Field(0, ge=0, description="Price of a million tokens of answers.")
+    llm_max_cost: Annotated[float, AfterValidator(_cost_by_prices)] = Field(
+        0, ge=0, description="Most a day may cost, half for items, in the currency of the prices; 0: no limit."
+    )
     llm_repairs: int = Field(1, ge=0, le=1, description="Further tries of a refused text, told what was wrong.")
     llm_max_failure_share: float = Field(
         0.9, ge=0, le=1, description="Largest share of a day's texts that may fail before the day does."

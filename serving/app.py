@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from grasp.environment import process_environment
 from grasp.settings import Settings, SettingsError
 from serving.access import Access, AccessError
 from serving.body_limit import BodyLimit
@@ -83,6 +84,10 @@ def main() -> None:
         Access.from_environment(os.environ).require_safe_host(settings.host)
     except (SettingsError, AccessError) as error:
         sys.exit(f"error: {error}")
+    if not os.environ.get("OMP_NUM_THREADS"):
+        # Begin again as `make serve` begins: NumPy, imported above, would keep a thread for each core.
+        command = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, command, process_environment(settings))  # noqa: S606 - this very command
     configure_logging()
     if settings.serving_workers > 1:
         share_metrics(settings)

@@ -1,5 +1,6 @@
-"""The one feature lookup of a request: a user's row of the online store, through Feast."""
+"""The one feature lookup of a request: its users' rows of the online store, through Feast."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -37,8 +38,18 @@ class UserRow:
 
 
 class UserFeatures(Protocol):
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow | StoreError | None]:
+        """What the store has of each user, in one read: None if it knows nothing, an error in place of a damaged row.
+
+        Raises `StoreError` when it does not answer.
+        """
+
     def get(self, user_id: str) -> UserRow | None:
-        """The user's row, None for a user the store does not know; raises `StoreError`."""
+        """The row of one user; raises `StoreError` for a damaged one as well."""
+        (found,) = self.rows([user_id])
+        if isinstance(found, StoreError):
+            raise found
+        return found
 
 
 _REQUIRED = (
@@ -62,11 +73,12 @@ _REDIS_LIMITS = "socket_timeout=1,socket_connect_timeout=1"
 _NUM_REDIS_RETRIES = 1
 
 
-class FeastUserFeatures:
+class FeastUserFeatures(UserFeatures):
     """Rows from the Feast project of a release's feature version: one online read per request.
 
-    Asks the online store for one key and the columns above, through the provider. Feast's own `get_online_features`
-    reads the same bytes, but prepares and types each answer anew, which takes several times as long as the store.
+    Asks the online store for the users' keys and the columns above, through the provider. Feast's own
+    `get_online_features` reads the same bytes, but prepares and types each answer anew, which takes several times as
+    long as the store.
     """
 
     def __init__(self, settings: Settings, manifest: Manifest) -> None:
@@ -88,21 +100,30 @@ class FeastUserFeatures:
             raise StoreError(f"feature service {manifest.feature_service} has no {', '.join(lacking)}: retrain")
         self._columns = [*_REQUIRED, *(name for name in _OPTIONAL if name in offered)]
 
-    def get(self, user_id: str) -> UserRow | None:
-        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-        from feast.protos.feast.types.Value_pb2 import Value
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow | StoreError | None]:
         from google.protobuf.message import DecodeError
 
-        key = EntityKey(join_keys=[self._key], entity_values=[Value(string_val=user_id)])
         try:
-            # The list is a copy: Feast's Redis store adds to the one it is given.
-            answer = self._store.provider.online_read(self._store.config, self._view, [key], list(self._columns))
-        except DecodeError as error:
-            raise StoreError("an online row cannot be read: materialise its day again") from error
+            answer = self._read(user_ids)
+        except DecodeError:
+            if len(user_ids) == 1:
+                return [StoreError("an online row cannot be read: materialise its day again")]
+            half = len(user_ids) // 2  # the store does not say whose row it is, and the others' are good
+            return self.rows(user_ids[:half]) + self.rows(user_ids[half:])
         except self._errors as error:
             raise StoreError(f"the online store did not answer: {type(error).__name__}: {error}") from error
-        ((moment, values),) = answer
-        return _row(user_id, self._columns, moment, values or {})
+        return [
+            _row(user_id, self._columns, moment, values or {})
+            for user_id, (moment, values) in zip(user_ids, answer, strict=True)
+        ]
+
+    def _read(self, user_ids: Sequence[str]) -> list[tuple[datetime | None, dict[str, Any] | None]]:
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        keys = [EntityKey(join_keys=[self._key], entity_values=[Value(string_val=user_id)]) for user_id in user_ids]
+        # The list is a copy: Feast's Redis store adds to the one it is given.
+        return self._store.provider.online_read(self._store.config, self._view, keys, list(self._columns))
 
 
 def _open_store(settings: Settings, project: str, errors: tuple[type[Exception], ...]) -> Any:
@@ -148,7 +169,9 @@ def _store_errors() -> tuple[type[Exception], ...]:
     return (OSError, sqlite3.Error, RedisError, SQLAlchemyError, FeastError)
 
 
-def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict[str, Any]) -> UserRow | None:
+def _row(
+    user_id: str, columns: list[str], moment: datetime | None, values: dict[str, Any]
+) -> UserRow | StoreError | None:
     """A user whose values are all missing or null is unknown; a row that is null in part is damaged.
 
     No message names the user: it ends up in the log.
@@ -159,10 +182,10 @@ def _row(user_id: str, columns: list[str], moment: datetime | None, values: dict
     if len(absent) == len(columns):
         return None
     if absent or moment is None:
-        raise StoreError(f"an online row lacks {', '.join(absent)}: materialise its day again")
+        return StoreError(f"an online row lacks {', '.join(absent)}: materialise its day again")
     for name, other in (("sequence", "sequence_times"), ("neighbour_ids", "neighbour_similarities")):
         if other in row and len(row[name]) != len(row[other]):
-            raise StoreError(f"{name} and {other} of an online row differ in length: materialise its day again")
+            return StoreError(f"{name} and {other} of an online row differ in length: materialise its day again")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
     return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], **row})

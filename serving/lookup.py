@@ -19,6 +19,7 @@ REST_SECONDS = 1.0
 PROBE_USER = "-"  # asked for when only the store's answer counts, not what it is
 
 Problem = Literal["store_timeout", "store_error"]
+Rows = list[UserRow | StoreError | None]  # as `UserFeatures.rows` gives them
 
 log = logging.getLogger("grasp.serving")
 
@@ -58,7 +59,7 @@ class LastGood:
 
 
 class Lookup:
-    """One online read per user, in threads of its own: a late answer is a named fallback, and kept for next time.
+    """One online read per request, in threads of its own: a late answer is a named fallback, and kept for next time.
 
     A store that failed many times in a row is not asked for a second, so that what waits for it does not pile up.
     """
@@ -73,22 +74,35 @@ class Lookup:
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
 
     def get(self, served: Served, user_id: str) -> Found:
-        return self.get_many([(served, user_id)])[0]
+        (found,) = self._wait(self._submit(served, [user_id]), self._deadline(), served, [user_id])
+        return found
 
     async def get_async(self, served: Served, user_id: str) -> Found:
         """The same for a route of the event loop: no further thread waits for the one that asks."""
-        answer = self._threads.submit(self._ask, served, user_id)
+        answer = self._submit(served, [user_id])
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return Found(await asyncio.wrap_future(answer))
+                (row,) = await asyncio.wrap_future(answer)
         except (TimeoutError, StoreError) as error:
-            return self._without(error, served, user_id)
+            return self._without(error, served, [user_id])[0]
+        return self._found(row, served, user_id)
 
     def get_many(self, asked: Sequence[tuple[Served, str]]) -> list[Found]:
-        """For each release and user what is found, all within one limit of time."""
-        deadline = time.monotonic() + self._timeout_seconds
-        answers = [self._threads.submit(self._ask, served, user_id) for served, user_id in asked]
-        return [self._wait(answer, deadline, *each) for answer, each in zip(answers, asked, strict=True)]
+        """For each release and user what is found, all within one limit of time.
+
+        All users of a release are one read: one by one they would share the limit, and the last ones come too late.
+        """
+        deadline = self._deadline()
+        groups: dict[str, tuple[Served, list[str]]] = {}
+        for served, user_id in asked:
+            groups.setdefault(served.release_id, (served, []))[1].append(user_id)
+        answers = [(self._submit(*group), *group) for group in groups.values()]
+        found = {
+            (served.release_id, user_id): each
+            for answer, served, user_ids in answers
+            for user_id, each in zip(user_ids, self._wait(answer, deadline, served, user_ids), strict=True)
+        }
+        return [found[served.release_id, user_id] for served, user_id in asked]
 
     def probe(self, served: Served) -> Problem | None:
         """Whether the store of a release answers in time."""
@@ -97,29 +111,41 @@ class Lookup:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, served: Served, user_id: str) -> UserRow | None:
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_seconds
+
+    def _submit(self, served: Served, user_ids: list[str]) -> Future[Rows]:
+        return self._threads.submit(self._ask, served, user_ids)
+
+    def _ask(self, served: Served, user_ids: list[str]) -> Rows:
         if self._monotonic() < self._retry_at:
             raise StoreError("the online store failed again and again; it is left alone for a moment")
         try:
-            row = served.users.get(user_id)
+            rows = served.users.rows(user_ids)
         except StoreError:
             self._num_failures += 1
             if self._num_failures >= NUM_FAILURES:
                 self._retry_at = self._monotonic() + REST_SECONDS
             raise
         self._num_failures = 0
-        self._last_good.keep(served.release.manifest.feature_version, user_id, row)
-        return row
+        for user_id, row in zip(user_ids, rows, strict=True):
+            if not isinstance(row, StoreError):
+                self._last_good.keep(served.release.manifest.feature_version, user_id, row)
+        return rows
 
-    def _wait(self, answer: Future[UserRow | None], deadline: float, served: Served, user_id: str) -> Found:
+    def _wait(self, answer: Future[Rows], deadline: float, served: Served, user_ids: list[str]) -> list[Found]:
         try:
-            return Found(answer.result(max(deadline - time.monotonic(), 0)))
+            rows = answer.result(max(deadline - time.monotonic(), 0))
         except (TimeoutError, StoreError) as error:
             answer.cancel()
-            return self._without(error, served, user_id)
+            return self._without(error, served, user_ids)
+        return [self._found(row, served, user_id) for user_id, row in zip(user_ids, rows, strict=True)]
 
-    def _without(self, error: TimeoutError | StoreError, served: Served, user_id: str) -> Found:
-        """What is known of a user without the store's answer."""
+    def _found(self, row: UserRow | StoreError | None, served: Served, user_id: str) -> Found:
+        return self._without(row, served, [user_id])[0] if isinstance(row, StoreError) else Found(row)
+
+    def _without(self, error: TimeoutError | StoreError, served: Served, user_ids: list[str]) -> list[Found]:
+        """What is known of users without the store's answer."""
         problem: Problem
         if isinstance(error, TimeoutError):
             log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
@@ -127,4 +153,5 @@ class Lookup:
         else:
             log.warning("%s", error)
             problem = "store_error"
-        return Found(self._last_good.get(served.release.manifest.feature_version, user_id), problem)
+        version = served.release.manifest.feature_version
+        return [Found(self._last_good.get(version, user_id), problem) for user_id in user_ids]

@@ -1,7 +1,7 @@
 """The addresses of the service, who may ask them, and what they may answer.
 
-Plain functions run in threads, so that what computes or waits holds up nobody else; what does neither runs in the event
-loop (`async`), for a thread that is woken costs more than a short answer.
+Plain functions run in threads, so that what computes or waits holds up nobody else; what does neither, or in threads of
+its own, runs in the event loop (`async`), for a thread that is woken costs more than a short answer.
 """
 
 from typing import Annotated, Any
@@ -137,7 +137,7 @@ def about_features(service: Service, access: Access) -> APIRouter:
         return service.profiles.user(user_id, request_id(request))
 
     @router.get("/v1/search", **guard)
-    def search(
+    async def search(
         request: Request,
         q: Annotated[
             str,
@@ -146,7 +146,7 @@ def about_features(service: Service, access: Access) -> APIRouter:
         k: NumNear = 10,
     ) -> SearchResponse:
         """The items whose descriptions mean most nearly what the query says."""
-        return service.find(q, k, request_id(request))
+        return await service.find(q, k, request_id(request))
 
     return router
 

@@ -8,12 +8,14 @@ Shape suffix:  S semantic size
 
 # ruff: noqa: N803 - the shape suffix above
 
+import asyncio
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
 NUM_PROBED, LEAST_COSINE = 3, 0.99  # of a description's vector in the release and by the encoder at hand
 NUM_SPARE = 100  # hits beyond k, for those that the release does not have
 ENCODER_LOADED = "the encoder of searches is loaded"  # said once by each worker that is searched
+LATE = "searches are not answered in time, as when the encoder is being loaded; ask again"
 RETRY_SECONDS = 10.0  # a server that failed is left alone for as long
+NUM_THREADS = 2  # of searches: one encodes while another waits for Milvus
+ANSWER_SECONDS = 30.0  # a search that has waited for as long, as a rule for the encoder to be loaded, is not answered
 
 Fallback = Literal["milvus_timeout", "milvus_error"]
 
@@ -40,6 +45,10 @@ log = logging.getLogger("grasp.serving")
 
 class SearchError(RuntimeError):
     """There is no encoder, or another one than the release's; the message says which."""
+
+
+class SearchLateError(SearchError):
+    """There is no answer in time; a later search finds the encoder loaded."""
 
 
 class Encoder(Protocol):
@@ -171,15 +180,22 @@ class Hits:
 
 
 class Search:
-    """Loads the encoder when it is first asked: a worker that is never searched does not pay for one."""
+    """Loads the encoder when it is first asked: a worker that is never searched does not pay for one.
+
+    Searches have threads of their own, and wait for them in the event loop: however many wait for the encoder, none
+    takes a thread that a recommendation needs.
+    """
 
     def __init__(
         self,
         settings: Settings,
         open_encoder: Callable[[Settings], Encoder] = open_encoder,
         milvus: MilvusServer | None = None,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings
+        self._answer_seconds = answer_seconds
+        self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="search")
         self._open_encoder = open_encoder
         self._encoder: Encoder | None = None
         self._lock = threading.Lock()
@@ -187,10 +203,18 @@ class Search:
         is_server = "://" in settings.milvus_uri
         self._milvus = milvus or (MilvusServer(settings) if is_server else None)
 
-    def find(self, served: Served, query: str, k: int) -> Hits:
+    async def find(self, served: Served, query: str, k: int) -> Hits:
         """The k items whose descriptions are nearest to the query; raises `SearchError`."""
         if not self._settings.search:
             raise SearchError("search is switched off (GRASP_SEARCH)")
+        answer = self._threads.submit(copy_context().run, self._find, served, query, k)  # its log names the request
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                return await asyncio.wrap_future(answer)  # one that still waits for a thread is taken back
+        except TimeoutError as error:
+            raise SearchLateError(LATE) from error
+
+    def _find(self, served: Served, query: str, k: int) -> Hits:
         vector_S = self._encoder_of(served).encode([query])[0]
         if self._milvus is None:
             return Hits(_in_memory(served, vector_S, k), "memory")
@@ -204,6 +228,7 @@ class Search:
         return Hits([(row_of[each], cosine) for each, cosine in found if each in row_of][:k], "milvus")
 
     def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._milvus:
             self._milvus.close()
 

@@ -30,8 +30,10 @@ from serving.profiles import Profiles, shown
 from serving.ranker import load_release
 from serving.recommender import Recommender, rounded
 from serving.requests_log import RequestsLog
-from serving.search import Search, SearchError
+from serving.search import Search, SearchError, SearchLateError
 from serving.telemetry import Telemetry
+
+RETRY_AFTER_SECONDS = 5  # said where a search came before the encoder was there
 
 OpenUsers = Callable[[Settings, Manifest], UserFeatures]
 
@@ -95,11 +97,13 @@ class Service:
         if not self._log.keep(tables.OUTCOMES, now.date().isoformat(), rows):
             raise HTTPException(503, "too many outcomes wait to be written; tell them again later")
 
-    def find(self, query: str, k: int, request_id: str) -> SearchResponse:
-        """Raises 503 without a usable encoder."""
+    async def find(self, query: str, k: int, request_id: str) -> SearchResponse:
+        """Raises 503 without a usable encoder, and with `Retry-After` while it is being loaded."""
         served = self.recommender.loaded().in_force
         try:
-            hits = self._search.find(served, query, k)
+            hits = await self._search.find(served, query, k)
+        except SearchLateError as error:
+            raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER_SECONDS)}) from error
         except SearchError as error:
             raise HTTPException(503, str(error)) from error
         if hits.fallback:

@@ -130,8 +130,8 @@ def chosen(letters: Sequence[DeadLetter], day: str | None, reason: str | None) -
     return [letter for letter in found if reason is None or letter.reason == reason]
 
 
-def listed(letters: Sequence[DeadLetter], limit: int | None) -> str:
-    """A table of the first ones and how often each reason occurs. Past ones are only counted."""
+def listed(letters: Sequence[DeadLetter], limit: int | None, entities: Sequence[str], model: str) -> str:
+    """A table of the first ones and how often each reason occurs, by entity. Past ones are only counted."""
     present = [letter for letter in letters if letter.state != PAST]
     shown = present[:limit]
     lines = []
@@ -151,9 +151,9 @@ def listed(letters: Sequence[DeadLetter], limit: int | None) -> str:
     ]
     if len(shown) < len(present):
         lines.append(f"... and {len(present) - len(shown):,} more (--limit)")
-    for entity in ENTITIES:
+    for entity in entities:
         of_kind = [letter for letter in present if letter.entity == entity]
-        lines.append(f"{entity}s: {counted(of_kind) if of_kind else 'none'}")
+        lines.append(f"{entity}s: {counted(of_kind) if of_kind else f'none of the model {model}'}")
     if len(present) < len(letters):
         lines.append(f"{len(letters) - len(present):,} more are of facts that nobody has any more: never asked again")
     return "\n".join(lines)
@@ -233,12 +233,13 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(given)
     try:
         settings = Settings.load()
-        found = [letter for each in ENTITIES if arguments.entity in {None, each} for letter in find(settings, each)]
+        entities = [arguments.entity] if arguments.entity else list(ENTITIES)
+        found = [letter for each in entities for letter in find(settings, each)]
         letters = chosen(found, arguments.day, arguments.reason)
         if arguments.command == "replay":
             text = replay(settings, letters, arguments.limit)
         else:
-            text = listed(letters, arguments.limit or SHOWN)
+            text = listed(letters, arguments.limit or SHOWN, entities, Versions(settings).llm)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{text}\n")

@@ -1,5 +1,6 @@
 """What lies near is counted as it says, and the report says plainly what the rankers gain."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -127,9 +128,9 @@ def test_what_it_took_is_that_of_the_model_in_question(settings):
 
 @pytest.fixture
 def measured(tmp_path, settings):
-    """`measured(llm=[...])`: a folder where the rankers have NDCG@10 1 for each user with facts, and these by llm."""
+    """`measured([...], ...)`: a folder where rankers have NDCG@10 1 for each user with facts, these by llm, by seed."""
 
-    def measured(llm: list[float]) -> Path:
+    def measured(*by_seed: list[float]) -> Path:
         folder = tmp_path / "descriptions"
         measurements, conditions = Measurements(folder), Conditions("data", 1, MACHINE)
 
@@ -142,22 +143,25 @@ def measured(tmp_path, settings):
         for arm, share in (("facts", 0.5), ("llm", 0.25), ("chance", 0.1)):
             near = {"genre_share": share, "company": share, "next_item_share": share}
             add(arm, "retrieval", {"arm": arm, "passed_only": False, "num_items": 4, "num_users": 3, **near})
-        for model in RECIPES:
+        for (seed, llm), model in itertools.product(enumerate(by_seed), RECIPES):
             for arm, ndcg in (("facts", [1.0] * len(llm)), ("llm", llm)):
                 one = {"hr_at_10": 0.5, "ndcg_at_10": ndcg}
-                found = {"model": model, "arm": arm, "seed": 0, "found": {"none": one, "kernel": one}}
-                add(f"{model} {arm}", "ranking", found)
+                found = {"model": model, "arm": arm, "seed": seed, "num_epochs": 9 + seed}
+                add(f"{model} {arm} {seed}", "ranking", found | {"found": {"none": one, "kernel": one}})
         return folder
 
     return measured
 
 
 def test_the_report_says_plainly_that_a_model_does_not_help(measured):
-    folder = measured(llm=[0.5, 1.0, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0])
+    folder = measured([0.5, 1.0, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0])
     descriptions_report.write(folder, "python -m benchmarks.descriptions")
 
     report = descriptions_report.report_file(folder).read_text()
-    assert "So small a model does not help" in report
+    assert (
+        "So small a model does not help:** of 4 comparisons of rankers 0 are better with the model's texts, 4 worse"
+        in (report)
+    )
     assert "| accepted | 3 (75.0 %) | 3 (75.0 %) |" in report
     assert "| 5-9 | 25.0 % of 4 | 25.0 % of 4 |" in report
     summary = json.loads((folder / "summary.json").read_text())["figures"]
@@ -167,8 +171,16 @@ def test_the_report_says_plainly_that_a_model_does_not_help(measured):
 
 
 def test_the_report_says_that_a_model_helps_only_beyond_noise(measured):
-    folder = measured(llm=[2.0, 3.0, 2.0])
+    folder = measured([2.0, 3.0, 2.0])
     descriptions_report.write(folder, "python -m benchmarks.descriptions")
     assert (
         "**It helps:** of 4 comparisons of rankers 4 are better" in descriptions_report.report_file(folder).read_text()
     )
+
+
+def test_seeds_that_disagree_say_nothing(measured):
+    folder = measured([3.0, 2.0, 3.0], [0.9, 1.0, 0.9])
+    descriptions_report.write(folder, "python -m benchmarks.descriptions")
+    report = descriptions_report.report_file(folder).read_text()
+    assert "of 4 comparisons of rankers 0 are better with the model's texts, 0 worse" in report
+    assert "| sasrec_grasp | 9, 10 | 9, 10 |" in report

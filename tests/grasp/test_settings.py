@@ -28,6 +28,7 @@ def test_only_the_home_is_required_and_everything_lies_under_it(tmp_path):
         ({"GRASP_LLM_URL": "http://localhost:8000/v1"}, "^GRASP_LLM_MODEL: .*GRASP_LLM_URL names a server"),
         ({"GRASP_LLM_BATCH_FILES": "true"}, "^GRASP_LLM_BATCH_FILES: .*GRASP_LLM_URL"),
         ({"GRASP_LLM_MAX_ATTEMPTS": "0"}, "GRASP_LLM_MAX_ATTEMPTS"),
+        ({"GRASP_LLM_MAX_COST": "9"}, "^GRASP_LLM_MAX_COST: .*GRASP_LLM_OUTPUT_PRICE"),
     ],
 )
 def test_a_wrong_setting_is_named(environ, message, tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from grasp.days import end_of
 from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
-from serving.features import StoreError, UserRow
+from serving.features import StoreError, UserFeatures, UserRow
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 ITEM_IDS = [f"i{number}" for number in range(1, 9)]
@@ -122,7 +122,7 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
 
 
 @dataclass
-class FakeUserFeatures:
+class FakeUserFeatures(UserFeatures):
     """Users in a dictionary; may be slow or broken."""
 
     users: dict[str, UserRow] = field(default_factory=dict)
@@ -130,12 +130,12 @@ class FakeUserFeatures:
     is_broken: bool = False
     num_lookups: int = 0
 
-    def get(self, user_id: str) -> UserRow | None:
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow | StoreError | None]:
         self.num_lookups += 1
         time.sleep(self.delay_seconds)
         if self.is_broken:
             raise StoreError("the online store did not answer: it is broken")
-        return self.users.get(user_id)
+        return [self.users.get(user_id) for user_id in user_ids]
 
 
 @pytest.fixture

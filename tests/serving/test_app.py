@@ -467,13 +467,15 @@ def test_scores_of_a_stranger_are_numbers_of_users(publish_day, serve):
     assert [each["score"] for each in answer["scores"]] == [70, None]
 
 
-def test_a_batch_answers_everyone_in_order_as_one_by_one(publish_day, serve):
+def test_a_batch_answers_everyone_in_order_as_one_by_one(publish_day, serve, users):
     publish_day()
     client = serve()
 
     body = {"user_ids": ["stranger", "u1"], "k": 2}
+    before = users.num_lookups
     batch = client.post("/v1/recommendations/batch", json=body, headers={"X-Request-ID": "batch-0001"}).json()
 
+    assert users.num_lookups == before + 1
     assert [each["request_id"] for each in batch["answers"]] == ["batch-0001.0", "batch-0001.1"]
     assert [each["items"] for each in batch["answers"]] == [
         ask(client, "stranger", k=2)["items"],

@@ -104,6 +104,26 @@ def test_a_row_is_what_feast_itself_answers(settings, request, store):
     assert FeastUserFeatures(settings, manifest_of(settings)).get("stranger") is None
 
 
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+def test_many_users_are_one_read_and_a_damaged_row_is_one_users_alone(settings, request, store):
+    from feature_repo.materialise import open_for_writing
+
+    settings = settings if store == "sqlite" else request.getfixturevalue("on_redis")(settings)
+    version = Versions(settings).feature
+    feast = open_for_writing(settings, version, apply=True)
+    good = [row_of(user_id, version, 4) | {"source": user_id} for user_id in ("u1", "u2", "u3", "u4")]
+    damaged = row_of("damaged", version, 4) | {"description": None}
+    feast.write_to_online_store("user_features", pd.DataFrame([*good, damaged], dtype=object))
+    users = FeastUserFeatures(settings, manifest_of(settings))
+
+    found = users.rows(["u3", "stranger", "damaged", "u1", "u3"])
+
+    u3, stranger, broken, u1, again = found
+    assert [each.source for each in (u3, u1, again)] == ["u3", "u1", "u3"]
+    assert (u3, u1, stranger) == (users.get("u3"), users.get("u1"), None)
+    assert isinstance(broken, StoreError) and "lacks description" in str(broken)
+
+
 def test_features_of_before_there_were_times_are_still_served(settings):
     """A release of feature definition 1 stays in force until the first refresh after it."""
     service, feast = service_without(settings, "sequence_times")
@@ -229,15 +249,23 @@ def test_a_damaged_row_is_a_store_error_and_no_log_names_its_user(settings, capl
     assert "4711" not in caplog.text
 
 
-def test_bytes_that_are_no_value_are_a_store_error(materialised):
+def test_bytes_that_are_no_value_are_a_store_error_of_one_user(materialised):
+    from feature_repo.materialise import open_for_writing
+
     settings = materialised(4)
+    version = Versions(settings).feature
+    store = open_for_writing(settings, version, apply=False)
     users = FeastUserFeatures(settings, manifest_of(settings))
     with sqlite3.connect(settings.home / "feast" / "online.db") as connection:
         (name,) = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_features'").fetchone()
         connection.execute(f"""UPDATE "{name}" SET value = x'ff00' WHERE feature_name = 'description'""")  # noqa: S608
+    store.write_to_online_store("user_features", pd.DataFrame([row_of(each, version, 4) for each in ("u0", "u2")]))
 
     with pytest.raises(StoreError, match="an online row cannot be read"):
         users.get("u1")
+    before, broken, after, stranger = users.rows(["u0", "u1", "u2", "stranger"])
+    assert (before.user_id, after.user_id, stranger) == ("u0", "u2", None)
+    assert isinstance(broken, StoreError) and "cannot be read" in str(broken)
 
 
 def test_features_that_were_never_registered_are_named_and_nothing_is_written(materialised, settings_with):

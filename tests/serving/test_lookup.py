@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -47,18 +49,24 @@ class FailingStore:
 
     row: UserRow
     is_broken: bool = True
-    asked: list[str] = field(default_factory=list)
+    asked: list[list[str]] = field(default_factory=list)
 
-    def get(self, user_id: str) -> UserRow:
-        self.asked.append(user_id)
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow]:
+        self.asked.append(list(user_ids))
         if self.is_broken:
             raise StoreError("nobody there")
-        return self.row
+        return [self.row for _ in user_ids]
+
+
+def served_from(store: Any, release_id: str = "r1") -> Any:
+    """A release whose users' features are in the store."""
+    release = SimpleNamespace(manifest=SimpleNamespace(feature_version="v1"))
+    return SimpleNamespace(release_id=release_id, users=store, release=release)
 
 
 def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user):
     store, now = FailingStore(user), [100.0]
-    served = SimpleNamespace(users=store, release=SimpleNamespace(manifest=SimpleNamespace(feature_version="v1")))
+    served = served_from(store)
     lookup = Lookup(20, 10, lambda: now[0])
 
     problems = [lookup.get(served, "u1").problem for _ in range(NUM_FAILURES + 3)]
@@ -73,7 +81,7 @@ def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user):
 
 def test_failures_between_answers_are_no_reason_to_leave_it_alone(user):
     store = FailingStore(user)
-    served = SimpleNamespace(users=store, release=SimpleNamespace(manifest=SimpleNamespace(feature_version="v1")))
+    served = served_from(store)
     lookup = Lookup(20, 10, lambda: 100.0)
 
     for number in range(4 * NUM_FAILURES):
@@ -91,9 +99,64 @@ class SlowStore:
     row: UserRow
     may_answer: threading.Event = field(default_factory=threading.Event)
 
-    def get(self, user_id: str) -> UserRow:
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow]:
         self.may_answer.wait()
-        return self.row
+        return [self.row for _ in user_ids]
+
+
+@dataclass
+class MixedStore:
+    """Has the rows of some users; an error in the place of a row is given as one."""
+
+    has: dict[str, UserRow | StoreError]
+    asked: list[list[str]] = field(default_factory=list)
+
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow | StoreError | None]:
+        self.asked.append(list(user_ids))
+        return [self.has.get(user_id) for user_id in user_ids]
+
+
+def test_many_users_are_one_read_of_each_release_in_the_order_asked(user):
+    first, second = (MixedStore({"a": replace(user, source=name)}) for name in ("first", "second"))
+    one, other = served_from(first, "r1"), served_from(second, "r2")
+    lookup = Lookup(20, 10)
+
+    found = lookup.get_many([(one, "a"), (other, "a"), (one, "b"), (one, "a")])
+
+    assert [each.row and each.row.source for each in found] == ["first", "second", None, "first"]
+    assert (first.asked, second.asked) == ([["a", "b", "a"]], [["a"]])
+    lookup.close()
+
+
+def test_a_damaged_row_among_many_is_one_users_error_alone_and_no_reason_to_leave_the_store_alone(user):
+    store = MixedStore({"good": user, "damaged": user})
+    served, asked = served_from(store), ["good", "damaged", "never seen", "stranger"]
+    lookup = Lookup(20, 10, lambda: 100.0)
+    lookup.get(served, "damaged")
+    store.has |= {"damaged": StoreError("lacks a value"), "never seen": StoreError("lacks a value")}
+
+    for _ in range(2 * NUM_FAILURES):
+        found = lookup.get_many([(served, user_id) for user_id in asked])
+
+    assert found == [Found(user), Found(user, "store_error"), Found(None, "store_error"), Found(None)]
+    lookup.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "seconds", "problem"), [("slow", 0.05, "store_timeout"), ("failing", 20, "store_error")]
+)
+def test_many_users_without_the_stores_answer_have_each_their_own_earlier_row(user, make, seconds, problem):
+    slow, known = SlowStore(user), served_from(MixedStore({"seen": user}))
+    served = served_from(slow if make == "slow" else FailingStore(user))
+    lookup = Lookup(seconds, 10)
+    while lookup.get(known, "seen").row is None:
+        pass  # a busy machine may be late as well
+
+    found = lookup.get_many([(served, "stranger"), (served, "seen")])
+
+    slow.may_answer.set()
+    assert found == [Found(None, problem), Found(user, problem)]
+    lookup.close()
 
 
 def ask(lookup: Lookup, served: SimpleNamespace, is_async: bool) -> Found:
@@ -103,7 +166,7 @@ def ask(lookup: Lookup, served: SimpleNamespace, is_async: bool) -> Found:
 @pytest.mark.parametrize("is_async", [True, False])
 def test_a_store_that_fails_or_is_late_has_a_name_and_an_earlier_row_stands_in(user, is_async):
     slow, failing = SlowStore(user), FailingStore(user)
-    served = SimpleNamespace(users=slow, release=SimpleNamespace(manifest=SimpleNamespace(feature_version="v1")))
+    served = served_from(slow)
     lookup = Lookup(0.05, 10)
 
     assert ask(lookup, served, is_async) == Found(None, "store_timeout")

@@ -1,10 +1,15 @@
 """Search by meaning: Milvus when it answers, memory when it does not, and never with another encoder."""
 
+import asyncio
+import threading
 import time
 
+import anyio.to_thread
+import httpx
 import numpy as np
 import pytest
 
+from serving.app import create_app
 from serving.search import RETRY_SECONDS, MilvusServer, Search, SearchError, open_encoder
 
 SERVER = "http://milvus.example.com:19530"
@@ -125,6 +130,40 @@ def test_another_encoder_is_refused(find, encoder):
 
     assert response.status_code == 503
     assert response.json()["detail"].startswith("GRASP_ENCODER is not the encoder that release")
+
+
+def test_searches_that_wait_for_the_encoder_hold_up_nobody_and_are_told_when_to_come_back(
+    publish_day, settings_with, users, encoder
+):
+    may_load = threading.Event()
+
+    def load_slowly(_):
+        may_load.wait(20)
+        return encoder
+
+    settings = settings_with(lookup_timeout_ms=20_000)
+    app = create_app(settings, lambda *_: users, search=Search(settings, load_slowly, answer_seconds=0.5))
+
+    async def search_and_ask() -> list[httpx.Response]:
+        asks = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2
+        async with app.router.lifespan_context(app), asks, asyncio.timeout(60):
+            searches = [asyncio.create_task(asks.get("/v1/search", params={"q": "i4"})) for _ in range(6)]
+            recommended = await asks.post("/v1/recommendations", json={"user_id": "u1"})
+            early = [await search for search in searches]
+            may_load.set()
+            while (last := await asks.get("/v1/search", params={"q": "i4"})).status_code != 200:
+                pass
+            return [recommended, last, *early]
+
+    try:
+        recommended, last, *early = asyncio.run(search_and_ask())
+    finally:
+        may_load.set()
+
+    assert recommended.json()["fallback"] is None
+    assert [(each.status_code, each.headers["Retry-After"]) for each in early] == [(503, "5")] * 6
+    assert last.json()["items"][0]["item_id"] == "i4"
 
 
 def test_it_can_be_switched_off(find):

@@ -33,10 +33,7 @@ def running(settings_with, publish_day):
     from feature_repo.materialise import open_for_writing
 
     first, second = publish_day(DAY, model=None), publish_day(NEXT_DAY, model=None)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = settings_with(port=port, serving_workers=2, lookup_timeout_ms=20_000)
+    settings = settings_with(port=free_port(), serving_workers=2, lookup_timeout_ms=20_000)
     open_for_writing(settings, Versions(settings).feature, apply=True)
     environment = process_environment(settings) | {f"GRASP_TOKENS_{role}": TOKEN for role in ("SERVE", "OPERATE")}
     process = subprocess.Popen([sys.executable, "-m", "serving.app"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
@@ -45,7 +42,7 @@ def running(settings_with, publish_day):
     reader.start()
     headers = {"Authorization": f"Bearer {TOKEN}"}
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", headers=headers, timeout=60) as client:
             wait_until_ready(client, process, said)
             yield settings, client, process, (first, second), said
     finally:
@@ -54,11 +51,17 @@ def running(settings_with, publish_day):
         process.wait()
 
 
-def wait_until_ready(client: httpx.Client, process: subprocess.Popen, said: list[bytes]) -> None:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_until_ready(client: httpx.Client, process: subprocess.Popen, said: list[bytes], path: str = "/readyz") -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            if client.get("/readyz").status_code == 200:
+            if client.get(path).status_code == 200:
                 return
         except httpx.TransportError:
             pass  # it does not listen yet
@@ -126,6 +129,23 @@ def test_a_worker_that_stands_still_for_a_while_is_not_killed(running):
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children()
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_started_without_make_it_has_one_thread_for_numbers_as_well(settings_with):
+    environment = process_environment(settings_with(port=free_port()))
+    del environment["OMP_NUM_THREADS"]
+
+    with (
+        subprocess.Popen([sys.executable, "-m", "serving.app"], cwd=ROOT, env=environment) as server,
+        httpx.Client(base_url=f"http://127.0.0.1:{environment['GRASP_PORT']}", timeout=60) as client,
+    ):
+        try:
+            wait_until_ready(client, server, [], "/healthz")
+            found = psutil.Process(server.pid).environ()
+        finally:
+            server.kill()
+
+    assert (found["OMP_NUM_THREADS"], found["GRASP_PORT"]) == ("1", environment["GRASP_PORT"])
 
 
 def test_without_tokens_it_does_not_bind_to_other_addresses(settings_with):

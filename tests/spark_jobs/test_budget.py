@@ -16,7 +16,7 @@ NOW = datetime(1998, 3, 29, tzinfo=UTC)
 
 
 def test_a_days_caps_are_halved_between_items_and_users(settings_with):
-    settings = settings_with(llm_budget=75, llm_max_tokens=1001, llm_max_cost=3.0)
+    settings = settings_with(llm_budget=75, llm_max_tokens=1001, llm_max_cost=3.0, llm_output_price=0.4)
 
     assert Caps.of(settings, "item") == Caps(37, 500, 1.5)
     assert Caps.of(settings, "user") == Caps(38, 501, 1.5)

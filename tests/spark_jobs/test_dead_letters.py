@@ -10,6 +10,7 @@ import pytest
 
 from grasp import partitions, tables
 from grasp.partitions import Content
+from grasp.versions import Versions
 from spark_jobs import replays
 from spark_jobs.dead_letters import PAST, QUEUED, REFUSED, DeadLetterError, chosen, find, listed, main, replay
 
@@ -137,14 +138,14 @@ def test_the_list_shortens_counts_and_says_what_it_leaves_out(settings, item_row
     item_rows.pay(DAY, *(item_rows.refused(f"k{n}", reason="url", item_id=f"{n}") for n in range(3)))
     publish(DAY, {"long-identifier-of-an-item": "loop", "0": "url", "1": "url"})
 
-    lines = listed(find(settings, "item"), limit=1).splitlines()
+    lines = listed(find(settings, "item"), 1, ["item", "user"], "m").splitlines()
 
     assert lines[1].split("  ")[0] == "item long-iden..."
     assert "It is a film. It is a film. It is a film..." in lines[1]
     assert lines[1].endswith("facts: long-identifier-of-an-item...")
     assert lines[2] == "... and 2 more (--limit)"
     assert lines[3] == "items: 3 (2 url, 1 loop)"
-    assert lines[4] == "users: none"
+    assert lines[4] == "users: none of the model m"
     assert lines[5].startswith("1 more are of facts that nobody has any more")
     assert max(map(len, lines)) < 170
 
@@ -152,7 +153,7 @@ def test_the_list_shortens_counts_and_says_what_it_leaves_out(settings, item_row
 def test_what_a_model_wrote_is_shown_and_not_obeyed_by_a_terminal(settings, item_rows):
     item_rows.pay(DAY, item_rows.refused("k", output="It is \x1b[2J\u202ea film."))
 
-    said = listed(find(settings, "item"), limit=1)
+    said = listed(find(settings, "item"), 1, ["item", "user"], "m")
     assert "It is [2Ja film." in said
     assert "\x1b" not in said
 
@@ -181,8 +182,9 @@ def run(environment, monkeypatch, capsys):
     return run
 
 
-def test_an_empty_ledger_has_none(run):
-    assert run("list") == "items: none\nusers: none\n"
+def test_an_empty_ledger_has_none_and_whose_is_said(run, settings):
+    none = f"none of the model {Versions(settings).llm}"
+    assert run("list") == f"items: {none}\nusers: {none}\n"
     assert run("replay") == "nothing to replay\n"
 
 
@@ -191,7 +193,7 @@ def test_the_command_reaches_only_what_it_is_told(run, settings, item_rows, rows
     item_rows.pay(DAY, item_rows.refused("a"), item_rows.refused("b", reason="url"))
     users.pay(DAY, users.refused("c"))
 
-    assert "users: none" in run("list", "--entity", "item")
+    assert "users: " not in run("list", "--entity", "item")
     assert "items: 1 will be generated again" in run("replay", "--entity", "item", "--reason", "url")
     assert states(settings) == {"a": ("loop", REFUSED), "b": ("url", QUEUED)}
     assert states(settings, "user") == {"c": ("loop", REFUSED)}

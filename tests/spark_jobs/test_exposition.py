@@ -107,7 +107,7 @@ def test_caps_are_shown_where_there_are_any(settings, settings_with, metrics):
     found = samples(settings)
     assert (found["limit_answers{item}"], found["limit_answers{user}"]) == (37, 38)
     assert not [name for name in found if name.startswith(("limit_calls", "limit_tokens", "limit_cost"))]
-    found = samples(settings_with(llm_max_calls=99, llm_max_tokens=1000, llm_max_cost=3.0))
+    found = samples(settings_with(llm_max_calls=99, llm_max_tokens=1000, llm_max_cost=3.0, llm_output_price=0.4))
     assert (found["limit_calls{item}"], found["limit_calls{user}"]) == (49, 50)
     assert (found["limit_tokens{item}"], found["limit_cost{user}"]) == (500, 1.5)
 
@@ -119,7 +119,7 @@ def test_nothing_described_yet_is_a_file_without_samples(settings):
 def test_the_page_explains_every_metric_and_alerts_on_no_other(settings_with, metrics):
     histories = {name: [("5-9", 1)] for name in ("asked_by_history", "failed_by_history")}
     metrics(DAY, {"entity": "item", "reasons": [("loop", 1)], "answers_per_minute": 1.0, **histories})
-    settings = settings_with(llm_max_calls=99, llm_max_tokens=1000, llm_max_cost=3.0)
+    settings = settings_with(llm_max_calls=99, llm_max_tokens=1000, llm_max_cost=3.0, llm_output_price=0.4)
     shown = {f"grasp_generation_{name.split('{')[0]}" for name in samples(settings)}
     page = (ROOT / "docs" / "observability.md").read_text()
     assert set(re.findall(r"^\| `(grasp_generation_\w+)`", page, re.MULTILINE)) == shown
