@@ -100,12 +100,17 @@ def _description(entity: str) -> Table:
             (
                 "fallback_reason",
                 "string",
-                "why facts were used: what the validator found, hostile_facts, the error of the call, or budget",
+                "why facts were used: what the validator found, on the day or when a user was last asked about; "
+                "hostile_facts, the error of the call, or budget",
             ),
             ("prompt_version", "string", "version of the prompt and of the facts template"),
             ("model_revision", "string", "language model and revision that wrote or would have written it"),
             ("input_hash", "string", "sha256 of the canonical facts the text is built from"),
-            ("activity", "bigint", "interactions of a user when the language model described it; null for all others"),
+            (
+                "activity",
+                "bigint",
+                "interactions of a user when the language model last answered, text or refusal; null for all others",
+            ),
             ("description_hash", "string", "sha256 of the description"),
             COMPUTED_AT,
         ),
@@ -151,7 +156,8 @@ GENERATION_METRICS = Table(
         (
             "num_kept",
             "bigint",
-            "users who keep an earlier text: too little has happened since, or the caps left no room",
+            "users who keep an earlier text: too little has happened since, or the caps left no room; "
+            "an earlier refusal is no text",
         ),
         ("num_described", "bigint", "entities that have a text of the language model, new, found or kept"),
         ("num_answers", "bigint", "texts answered on the day; entities with equal facts share one"),

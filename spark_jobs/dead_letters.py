@@ -4,7 +4,8 @@ Reads:   both ledgers, the last descriptions
 Writes:  with `replay` a request beside the ledger: the next run that meets these facts generates them again
 
 A dead letter is a key whose latest answer was refused, or whose latest call failed. The former stays as it is until
-it is replayed, or the prompt, the model or the facts change; the latter is asked for again by the next run anyway.
+it is replayed, or the prompt, the model or the facts change, a user's by `GRASP_REDESCRIBE_GROWTH`; the latter is asked
+for again by the next run anyway. A user who has other facts when the replay comes is asked about with those.
 Needs no Spark.
 """
 

@@ -23,7 +23,7 @@ from spark_jobs.account import Account, account
 from spark_jobs.attributes import known_values
 from spark_jobs.batch_generate import Batches
 from spark_jobs.budget import Caps, Estimate, affordable, urgency
-from spark_jobs.described import described, kept_texts, of_versions, since, usable
+from spark_jobs.described import described, lasting, of_versions, since, usable
 from spark_jobs.description import Description, ledger_of
 from spark_jobs.generate import GenerationError, Judge, ModelFactory, Prices, Task, generate, listed, staged
 from spark_jobs.generation_metrics import by_history, coverage, record
@@ -142,7 +142,7 @@ class Describing:
         description, ledger = self.description, self.ledger
         prompt_version, model_revision = description.prompt_version, description.model_revision
         asked = account(ledger.folder, ledger.table, prompt_version, model_revision, day=self.day)
-        kept = self._kept().withColumnRenamed(description.id, "entity_id")
+        kept = self._lasting().where("source = 'llm'").withColumnRenamed(description.id, "entity_id")
         today = of_versions(ledger.of_day(self.day), description).withColumnRenamed(description.id, "entity_id")
         covered = coverage(inputs, answers, kept, today.where(F.col("error").isNull()))
         key = (description.subject.entity, prompt_version, model_revision)
@@ -163,18 +163,31 @@ class Describing:
             )
 
     def unpaid(self, inputs: DataFrame) -> DataFrame:
-        """Entities whose facts have no answer yet and whose last text does not do any longer, with their urgency."""
-        described = self._kept().select(
-            F.col(self.description.id).alias("entity_id"), "computed_at", F.col("activity").alias("activity_then")
+        """Entities whose facts have no answer yet and whose last one does not do any longer, with their urgency.
+
+        A refusal does as long as a text would, unless a replay of it was requested.
+        """
+        answered = self._lasting().select(
+            F.col(self.description.id).alias("entity_id"),
+            F.col("activity").alias("activity_then"),
+            F.when(F.col("source") == "llm", F.col("computed_at")).alias("text_since"),
         )
+        replayed = self._replayed(inputs).withColumn("is_replayed", F.lit(True))
         grown = (1 + self.lake.settings.redescribe_growth) * F.col("activity_then")
         return (
             self.ledger.unpaid(inputs)
-            .join(described, "entity_id", "left")
+            .join(answered, "entity_id", "left")
+            .join(replayed, "entity_id", "left")
             .where(~F.col("is_withheld"))  # no text about facts that give orders would be accepted
-            .where(F.col("activity_then").isNull() | (F.col("activity") >= grown))
-            .withColumn("urgency", urgency(F.col("activity"), F.col("computed_at"), end_of(self.day)))
+            .where(F.col("activity_then").isNull() | (F.col("activity") >= grown) | F.col("is_replayed"))
+            .withColumn("urgency", urgency(F.col("activity"), F.col("text_since"), end_of(self.day)))
         )
+
+    def _replayed(self, inputs: DataFrame) -> DataFrame:
+        """The `entity_id` of those whose facts, or whose last answer about other facts, wait to be replayed."""
+        with_these_facts = inputs.join(self.ledger.waiting("generation_key"), "generation_key", "left_semi")
+        with_others = self.ledger.waiting(self.description.id).withColumnRenamed(self.description.id, "entity_id")
+        return with_these_facts.select("entity_id").union(with_others).distinct()
 
     def usable(self, inputs: DataFrame) -> DataFrame:
         """The ledger's answer to each entity, as far as it may change the day."""
@@ -185,12 +198,12 @@ class Describing:
 
     def descriptions(self, inputs: DataFrame, answers: DataFrame) -> DataFrame:
         """The day's row of every entity; unchanged ones keep their `computed_at`."""
-        rows = described(inputs, answers, self.ledger.errors(self.day), self._kept(), self.description)
+        rows = described(inputs, answers, self.ledger.errors(self.day), self._lasting(), self.description)
         before = self.lake.read_latest(self.description.table, self.day)
         return since(rows, before, self.lake.settings.clock(), self.description)
 
-    def _kept(self) -> DataFrame:
-        return kept_texts(self.lake.read_before(self.description.table, self.day), self.description)
+    def _lasting(self) -> DataFrame:
+        return lasting(self.lake.read_before(self.description.table, self.day), self.description)
 
     def report(self) -> None:
         table = self.description.table

@@ -9,7 +9,7 @@ from spark_jobs.description import Description
 from spark_jobs.validation import HOSTILE_FACTS
 
 BUDGET = "budget"  # the fallback reason of an entity that the caps left no room for
-KEPT = "kept"  # a row that has an earlier text; no refusal has this reason
+KEPT = "kept"  # a row that has an earlier text or an earlier refusal; no refusal has this reason
 
 
 def of_versions(rows: DataFrame, description: Description) -> DataFrame:
@@ -20,9 +20,13 @@ def of_versions(rows: DataFrame, description: Description) -> DataFrame:
     )
 
 
-def kept_texts(before: DataFrame, description: Description) -> DataFrame:
-    """Of the descriptions of the last day before, the generated ones that stay until a newer one is paid for."""
-    return of_versions(before, description).where((F.col("source") == "llm") & F.lit(description.is_kept))
+def lasting(before: DataFrame, description: Description) -> DataFrame:
+    """Of the descriptions of the last day before, those that hold until the model answers again.
+
+    They are its texts, and facts where it was refused: only those rows of facts say how much was known then.
+    """
+    is_answer = (F.col("source") == "llm") | F.col("activity").isNotNull()
+    return of_versions(before, description).where(is_answer & F.lit(description.is_kept))
 
 
 def usable(
@@ -31,8 +35,8 @@ def usable(
     """The answer to each entity: all that is paid for, except what would change a day already written.
 
     `until` and `later` are the ledger's latest answers up to the day and after it; the former come first. `written` is
-    what the day holds. It went without a later answer where it has facts for another reason, or an earlier text: it
-    keeps doing so, since running a day again gives the same result.
+    what the day holds. It went without a later answer where it has facts for another reason, or an earlier text or
+    refusal: it keeps doing so, since running a day again gives the same result.
     """
     answer = ["generation_key", F.col("description").alias("llm_description"), "refusal_reason"]
     until, later = until.select(*answer), later.select(*answer)
@@ -50,15 +54,19 @@ def usable(
 
 
 def _without(inputs: DataFrame, written: DataFrame, description: Description) -> DataFrame:
-    """Entities that a written day has no new text of, with why: they have facts, or an earlier text is kept."""
+    """Entities that a written day has no new text of, with why: they have facts, or an earlier answer is kept."""
     is_same = F.col("written_hash") == F.col("input_hash")
-    is_kept = (F.col("source") == "llm") & ~is_same & F.lit(description.is_kept)
-    instead = F.when((F.col("source") == "facts") & is_same, F.col("fallback_reason")).when(is_kept, KEPT)
+    has_facts = (F.col("source") == "facts") & is_same
+    has_text_of_before = (F.col("source") == "llm") & ~is_same & F.lit(description.is_kept)
+    # Facts are the day's own also with an earlier refusal: it shows in how much was known of the user then.
+    was_refused_before = has_facts & (F.col("activity_then") != F.col("activity"))
+    instead = F.when(has_text_of_before | was_refused_before, KEPT).when(has_facts, F.col("fallback_reason"))
     rows = of_versions(written, description).select(
         F.col(description.id).alias("entity_id"),
         "source",
         "fallback_reason",
         F.col("input_hash").alias("written_hash"),
+        F.col("activity").alias("activity_then"),
     )
     return inputs.join(rows, "entity_id").select("entity_id", instead.alias("instead")).where("instead IS NOT NULL")
 
@@ -69,28 +77,34 @@ def described(
     """One row per entity: the accepted text of `answers`, or the one in `kept`, or the facts and why.
 
     Why is what happened on the day, in this order: the text was refused, the call failed (`errors`), the facts are not
-    shown to a model, the caps left no room. `computed_at` is empty where the text is not a kept one.
+    shown to a model. Where nothing did, it is the refusal in `kept`, with what was known then, so that growth adds up;
+    else the caps left no room. `computed_at` is empty where the text is not a kept one.
     """
     accepted = F.col("llm_description").isNotNull()
+    answered_now = accepted | F.col("refusal_reason").isNotNull()
     text = F.coalesce("llm_description", "facts_description")
-    without = F.when(F.col("is_withheld"), HOSTILE_FACTS).otherwise(BUDGET)
+    happened = F.coalesce("refusal_reason", "error", F.when(F.col("is_withheld"), HOSTILE_FACTS))
+    activity = F.when(answered_now & F.lit(description.is_kept), F.col("activity"))
     kept = kept.select(F.col(description.id).alias("entity_id"), F.struct(*kept.columns).alias("kept"))
-    answered = inputs.join(answers, ["entity_id", "generation_key"], "left").join(errors, "generation_key", "left")
+    known = (
+        inputs.join(answers, ["entity_id", "generation_key"], "left")
+        .join(errors, "generation_key", "left")
+        .join(kept, "entity_id", "left")
+    )
     new = F.struct(
         F.col("entity_id").alias(description.id),
         text.alias("description"),
         F.when(accepted, "llm").otherwise("facts").alias("source"),
-        F.when(~accepted, F.coalesce("refusal_reason", "error", without)).alias("fallback_reason"),
+        F.when(~accepted, F.coalesce(happened, "kept.fallback_reason", F.lit(BUDGET))).alias("fallback_reason"),
         F.lit(description.prompt_version).alias("prompt_version"),
         F.lit(description.model_revision).alias("model_revision"),
         F.col("input_hash"),
-        F.when(accepted & F.lit(description.is_kept), F.col("activity")).alias("activity"),
+        F.coalesce(activity, F.when(happened.isNull(), F.col("kept.activity"))).alias("activity"),
         F.sha2(text, 256).alias("description_hash"),
         F.lit(None).cast("timestamp").alias("computed_at"),
     )
-    stays = F.col("kept").isNotNull() & F.col("llm_description").isNull() & F.col("refusal_reason").isNull()
-    row = F.when(stays, F.col("kept")).otherwise(new).alias("row")
-    return answered.join(kept, "entity_id", "left").select(row).select("row.*")
+    stays = (F.col("kept.source") == "llm") & ~answered_now
+    return known.select(F.when(stays, F.col("kept")).otherwise(new).alias("row")).select("row.*")
 
 
 def since(rows: DataFrame, before: DataFrame, now: datetime, description: Description) -> DataFrame:

@@ -59,7 +59,7 @@ class Description:
 
     @property
     def is_kept(self) -> bool:
-        """Whether a text stays until a newer one is paid for.
+        """Whether an answer, be it a text or a refusal, stays until a newer one is paid for.
 
         An item's facts change when something about it is different, so its old text must go; a user's change with
         every click.

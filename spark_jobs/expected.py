@@ -97,7 +97,7 @@ class Work:
 
     num_entities: int
     num_cache_hits: int  # their facts are in the ledger
-    num_kept: int  # users whose history has not grown enough for a new text
+    num_kept: int  # users whose history has not grown enough since the model's last answer, a text or a refusal
     num_new: int  # keys
     num_allowed: int  # keys that what is left of the day's caps leaves room for
     num_a_day: int  # keys of this length that a whole day's caps leave room for

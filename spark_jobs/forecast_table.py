@@ -28,7 +28,7 @@ def as_text(forecasts: Sequence[Forecast]) -> str:
         ("", [f"{each.entity}s" for each in forecasts]),
         ("entities", [f"{each.work.num_entities:,}" for each in forecasts]),
         ("  in the ledger", [f"{each.work.num_cache_hits:,}" for each in forecasts]),
-        ("  text kept, history not grown", [f"{each.work.num_kept:,}" for each in forecasts]),
+        ("  answered, history not grown", [f"{each.work.num_kept:,}" for each in forecasts]),
         ("new keys", [f"{each.work.num_new:,}" for each in forecasts]),
         ("  allowed by the day's caps", [f"{each.work.num_allowed:,}" for each in forecasts]),
         *_expected("of these: ", [each.today for each in forecasts]),

@@ -51,14 +51,29 @@ class Ledger(AppendOnly):
 
     def unpaid(self, inputs: DataFrame) -> DataFrame:
         """Of `inputs`, which have a `generation_key`, those that no call has answered, or that wait to be replayed."""
-        answered = self.rows().where(F.col("error").isNull()).select("generation_key", "generated_at")
-        if requests := replays.files(self.folder):
-            requested = self._lake.spark.read.schema(replays.DDL).parquet(*map(str, requests))
-            requested = requested.groupBy("generation_key").agg(F.max("requested_at").alias("requested_at"))
-            answered = answered.join(requested, "generation_key", "left").where(
-                F.col("requested_at").isNull() | (F.col("generated_at") >= F.col("requested_at"))
-            )
-        return inputs.join(answered.select("generation_key"), "generation_key", "left_anti")
+        answered = self.rows().where(F.col("error").isNull()).select("generation_key")
+        answered = answered.join(self.waiting("generation_key"), "generation_key", "left_anti")
+        return inputs.join(answered, "generation_key", "left_anti")
+
+    def waiting(self, column: str) -> DataFrame:
+        """The values of a column, the key or the entity, that have no answer since a replay of theirs was requested.
+
+        An entity whose facts have changed since the request never has its old key answered again: it waits until it is
+        answered about the new ones.
+        """
+        answered = self.rows().where(F.col("error").isNull())
+        files = replays.files(self.folder)
+        if not files:
+            return answered.where(F.lit(False)).select(column)  # Spark leaves out what is joined with it
+        requests = self._lake.spark.read.schema(replays.DDL).parquet(*map(str, files))
+        requested = answered.join(requests, "generation_key").groupBy(column).agg(F.max("requested_at").alias("at"))
+        return (
+            answered.join(requested, column)
+            .groupBy(column)
+            .agg(F.max("generated_at").alias("answered_at"), F.max("at").alias("requested_at"))
+            .where("answered_at < requested_at")
+            .select(column)
+        )
 
     def spent(self, day: str, prompt_version: str, model_revision: str) -> Spent:
         """What a day paid with this prompt and model, failed calls and repairs included.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spark_jobs.described import usable
+from spark_jobs.described import described, lasting, usable
 from spark_jobs.description import Description
 from spark_jobs.prompts import ITEM, USER
 
@@ -26,7 +26,7 @@ def answers_of(lake):
     def answers_of(subject, *, until=None, later=None, written=None):
         description = kind(subject)
         inputs = lake.spark.createDataFrame(
-            [("a", "key", TODAY)], "entity_id string, generation_key string, input_hash string"
+            [("a", 12, "key", TODAY)], "entity_id string, activity bigint, generation_key string, input_hash string"
         )
         rows = None if written is None else [as_row(description, written)]
         found = usable(
@@ -82,6 +82,54 @@ def test_a_later_refusal_is_no_reason_of_a_day_that_had_another(answers_of):
     assert answers_of(ITEM, later="!loop", written={**FACTS, "fallback_reason": "loop"}) == ["!loop"]
 
 
+def test_a_later_refusal_is_not_taken_for_an_earlier_one_with_the_same_reason(answers_of):
+    earlier, of_the_day = ({**FACTS, "fallback_reason": "loop", "activity": known} for known in (10, 12))
+    assert answers_of(USER, later="!loop", written=earlier) == []
+    assert answers_of(USER, later="!loop", written=of_the_day) == ["!loop"]
+
+
 @pytest.mark.parametrize("written", [None, TEXT, {**FACTS, "fallback_reason": "loop"}])
 def test_what_the_day_was_answered_comes_before_what_a_replay_brought_later(answers_of, written):
     assert answers_of(ITEM, until="!loop", later=NEW, written=written) == ["!loop"]
+
+
+def test_an_earlier_refusal_is_the_reason_of_a_day_on_which_nothing_happened(lake):
+    description = kind(USER)
+    rows = [
+        # id and key, withheld, answer of the day, error of the day
+        ("nothing", False, None, None),
+        ("accepted", False, "a text", None),
+        ("refused", False, "!url", None),
+        ("failed", False, None, "timeout"),
+        ("hostile", True, None, None),
+        ("never asked", False, None, None),
+    ]
+    ids = [row[0] for row in rows]
+    inputs = lake.spark.createDataFrame(
+        [(name, 12, name, TODAY, "facts", hostile) for name, hostile, _, _ in rows],
+        "entity_id string, activity bigint, generation_key string, input_hash string, facts_description string, "
+        "is_withheld boolean",
+    )
+    answers = lake.spark.createDataFrame(
+        [(name, name, *((None, said[1:]) if said[0] == "!" else (said, None))) for name, _, said, _ in rows if said],
+        "entity_id string, generation_key string, llm_description string, refusal_reason string",
+    )
+    errors = lake.spark.createDataFrame(
+        [(name, error) for name, _, _, error in rows if error], "generation_key string, error string"
+    )
+    before = [
+        as_row(description, {**FACTS, "user_id": name, "fallback_reason": "loop", "activity": 10}) for name in ids
+    ]
+    before[-1] = as_row(description, {**FACTS, "user_id": "never asked"})
+    kept = lasting(lake.spark.createDataFrame(before, description.table.ddl), description)
+
+    found = described(inputs, answers, errors, kept, description).collect()
+
+    assert {row.user_id: (row.fallback_reason, row.activity) for row in found} == {
+        "nothing": ("loop", 10),
+        "accepted": (None, 12),
+        "refused": ("url", 12),
+        "failed": ("timeout", None),
+        "hostile": ("hostile_facts", None),
+        "never asked": ("budget", None),
+    }

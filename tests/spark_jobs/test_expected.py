@@ -89,7 +89,7 @@ def test_people_see_both_kinds_side_by_side_and_where_the_numbers_come_from():
 
     assert lines["entities"] == ["2,000", "2,000"]
     assert lines["in the ledger"] == ["500", "500"]
-    assert lines["text kept, history not grown"] == ["300", "300"]
+    assert lines["answered, history not grown"] == ["300", "300"]
     assert lines["new keys"] == ["1,200", "1,000"]
     assert lines["allowed by the day's caps"] == ["600", "0"]
     assert lines["of these: calls"] == ["780", "0"]

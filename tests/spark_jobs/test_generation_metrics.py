@@ -158,6 +158,13 @@ def test_a_text_that_is_kept_is_no_cache_hit(filled):
     assert metrics(filled, NEXT, "user").answers_per_minute is None
 
 
+def test_an_earlier_refusal_is_no_text_that_is_kept(filled):
+    describe_user(filled, DAY, 10, "Alien", 1)
+    describe_user(filled, NEXT, 11, "Jaws", 1)
+    assert covered(metrics(filled, NEXT, "user")) == (1, 0, 0, 0)
+    assert metrics(filled, NEXT, "user").asked_by_history == {}
+
+
 def test_a_replayed_text_counts_on_the_day_it_was_asked_for_again(filled):
     describe_items(filled, DAY, 3)
     folder = partitions.table_path(filled.root, tables.ITEM_GENERATION, None)

@@ -82,6 +82,22 @@ def test_a_replayed_key_is_unpaid_until_it_is_answered_again(ledger, lake):
     assert unpaid(ledger, lake, "a", "b") == []
 
 
+def test_an_entity_waits_for_its_replay_until_it_is_answered_about_whatever_facts(ledger):
+    def waiting():
+        return [each.item_id for each in ledger.waiting("item_id").collect()]
+
+    pay(ledger, DAY, row("a", 0, item_id="x"), row("b", 0, item_id="y"))
+    assert waiting() == []
+    ledger.request_replay(["a"], START + timedelta(minutes=5))
+    assert waiting() == ["x"]
+
+    pay(ledger, NEXT, row("c", 6, item_id="x", description=None, output="", error="timeout"))
+    assert waiting() == ["x"]
+    pay(ledger, NEXT, row("c", 7, item_id="x"))
+    assert waiting() == []
+    assert [each.generation_key for each in ledger.waiting("generation_key").collect()] == ["a"]
+
+
 def test_a_day_knows_what_it_spent_by_prompt_and_model(ledger):
     pay(
         ledger, DAY, row("a", num_attempts=3), row("a", 1, is_repair=True), row("b"), row("c", model_revision="model-2")

@@ -7,7 +7,9 @@ import pytest
 
 from grasp import partitions, tables
 from spark_jobs.budget import Caps
+from spark_jobs.dead_letters import find, replay
 from spark_jobs.describe import FACTS_DDL, describe
+from spark_jobs.forecast import count_work
 from spark_jobs.generate import GenerationError
 from spark_jobs.lake import Lake
 from spark_jobs.llm import Generation
@@ -70,13 +72,26 @@ def filled(lake):
     return lake
 
 
+def facts_of_users(lake, users):
+    """`users`: by id, the number of interactions and the newest titles."""
+    rows = [
+        (
+            user,
+            activity,
+            json.dumps({"attributes": {"occupation": "writer"}, "recent": recent, "favourites": ["Drama"]}),
+        )
+        for user, (activity, recent) in users.items()
+    ]
+    return lake.spark.createDataFrame(rows, FACTS_DDL)
+
+
+def describe_users(lake, day, users, num_keys, make_model):
+    describe(lake, day, USER, facts_of_users(lake, users), caps=Caps(num_keys), make_model=make_model)
+    return {row.user_id: row for row in lake.read(tables.USER_DESCRIPTION, day).collect()}
+
+
 def describe_user(lake, day, activity, recent, num_keys, make_model):
-    """One user, by the number of interactions and the newest titles."""
-    raw = json.dumps({"attributes": {"occupation": "writer"}, "recent": recent, "favourites": ["Drama"]})
-    facts = lake.spark.createDataFrame([("u", activity, raw)], FACTS_DDL)
-    describe(lake, day, USER, facts, caps=Caps(num_keys), make_model=make_model)
-    [row] = lake.read(tables.USER_DESCRIPTION, day).collect()
-    return row
+    return describe_users(lake, day, {"u": (activity, recent)}, num_keys, make_model)["u"]
 
 
 def describe_items(lake, day, titles, num_keys, make_model):
@@ -122,6 +137,81 @@ def test_a_users_text_stays_until_a_new_one_is_paid_for(filled, log):
     before = files_of(filled, tables.USER_DESCRIPTION)
     assert describe_user(filled, NEXT, 30, ["Jaws", "Heat"], 0, no_model) == second
     assert files_of(filled, tables.USER_DESCRIPTION) == before
+
+
+def why(row):
+    """Why a user has facts, and of how many interactions the model's last answer is."""
+    return row.source, row.fallback_reason, row.activity
+
+
+def forecast(lake, day, users):
+    """How many users would not be asked about, and how many keys would be asked for."""
+    work, _ = count_work(lake, day, USER, facts_of_users(lake, users))
+    return work.num_kept, work.num_new
+
+
+def test_a_refused_user_is_asked_about_again_once_the_history_has_grown_enough(filled, log):
+    model = partial(FakeModel, log)
+    first = {"to_good": (10, ["Bad 1"]), "to_bad": (10, ["Bad 2"]), "from_good": (10, ["Heat"])}
+    rows = describe_users(filled, DAY, first, 9, model)
+    assert why(rows["to_good"]) == why(rows["to_bad"]) == ("facts", "refusal", 10)
+    assert why(rows["from_good"]) == ("llm", None, 10)
+
+    second = {"to_good": (11, ["Jaws", "Bad 1"]), "to_bad": (11, ["Alien", "Bad 2"]), "from_good": (12, ["Bad 3"])}
+    assert forecast(filled, NEXT, second) == (2, 1)
+    rows = describe_users(filled, NEXT, second, 9, model)
+    assert why(rows["to_good"]) == why(rows["to_bad"]) == ("facts", "refusal", 10)
+    assert "Jaws" in rows["to_good"].description, "facts are the day's own"
+    assert why(rows["from_good"]) == ("facts", "refusal", 12)
+
+    third = {"to_good": (12, ["Fargo"]), "to_bad": (12, ["Bad 4"]), "from_good": (13, ["Dune"])}
+    assert forecast(filled, LAST, third) == (1, 2)
+    rows = describe_users(filled, LAST, third, 9, model)
+    assert why(rows["to_good"]) == ("llm", None, 12)
+    assert why(rows["to_bad"]) == why(rows["from_good"]) == ("facts", "refusal", 12)
+    assert sorted(asked(log)) == ["Bad 1", "Bad 2", "Bad 3", "Bad 4", "Fargo", "Heat"]
+
+
+def test_a_call_that_failed_is_no_answer_and_the_user_is_asked_about_the_next_day(filled, log):
+    model = partial(FakeModel, log)
+    describe_user(filled, DAY, 10, ["Bad"], 9, model)
+    failed = describe_user(filled, NEXT, 12, ["Jaws", "Bad"], 9, partial(SilentModel, log))
+    assert why(failed) == ("facts", "timeout", None)
+    assert why(describe_user(filled, LAST, 13, ["Fargo", "Jaws"], 9, model)) == ("llm", None, 13)
+
+
+def test_a_replay_asks_about_refused_users_whatever_their_history_and_only_once(filled, log):
+    model = partial(FakeModel, log)
+    # Two with equal facts, paid for as those of `clicked`, who has other facts when the replay comes.
+    describe_users(filled, DAY, {"clicked": (10, ["Bad 1"]), "same": (10, ["Bad 1"]), "v": (10, ["Bad 2"])}, 9, model)
+    letters = find(filled.settings, "user")
+    assert [letter.state for letter in letters] == ["refused", "refused"]
+    replay(filled.settings, letters, limit=None)
+
+    second = {"clicked": (11, ["Jaws", "Bad 1"]), "same": (10, ["Bad 1"]), "v": (11, ["Bad 3", "Bad 2"])}
+    assert forecast(filled, NEXT, second) == (0, 3)
+    rows = describe_users(filled, NEXT, second, 9, model)
+    assert why(rows["clicked"]) == ("llm", None, 11)
+    assert why(rows["same"]) == ("facts", "refusal", 10)
+    assert why(rows["v"]) == ("facts", "refusal", 11)
+    assert sorted(asked(log)) == ["Bad 1", "Bad 1", "Bad 2", "Bad 3; Bad 2", "Jaws; Bad 1"]
+    assert "queued" not in {letter.state for letter in find(filled.settings, "user")}
+
+    third = {"clicked": (12, ["Dune"]), "same": (11, ["Dune", "Bad 1"]), "v": (12, ["Heat"])}
+    rows = describe_users(filled, LAST, third, 9, no_model)
+    assert [why(rows[user])[2] for user in third] == [11, 10, 11]
+
+
+def test_an_earlier_day_that_is_run_again_keeps_the_refusal_it_had(filled, log):
+    model, newest = partial(FakeModel, log), ["Bad too", "Bad"]
+    for day, activity, recent in ((DAY, 10, ["Bad"]), (NEXT, 11, newest), (LAST, 12, newest)):
+        describe_user(filled, day, activity, recent, 9, model)
+    assert asked(log) == ["Bad", "Bad too; Bad"], "on the first day and on the last"
+    before = files_of(filled, tables.USER_DESCRIPTION, tables.USER_GENERATION)
+
+    for day, activity, recent in ((NEXT, 11, newest), (DAY, 10, ["Bad"]), (LAST, 12, newest)):
+        describe_user(filled, day, activity, recent, 9, no_model)
+    assert files_of(filled, tables.USER_DESCRIPTION, tables.USER_GENERATION) == before
 
 
 def test_an_items_text_goes_with_the_facts_it_was_about(filled, log):
