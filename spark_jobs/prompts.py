@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from grasp.versions import PROMPT_VERSIONS
 from spark_jobs.injection import give_orders_together, holds_chat_token, hostile_reason
@@ -28,6 +28,7 @@ NUM_FAVOURITES = 5
 NUM_FAVOURITES_IN_PROMPT = 3
 MAX_ATTRIBUTES = 12
 MAX_VALUE_CHARS = 200
+MAX_READ_CHARS = 10 * MAX_VALUE_CHARS  # of an outside text; what is remembered of a hostile one is no longer, either
 NUM_REMEMBERED = 65536  # texts: names and values of attributes, and titles in histories, come again and again
 MAX_FACTS_BYTES = 3200  # of a prompt; no token is less, so with template, repair and answer it is below 4,096 of them
 
@@ -73,8 +74,8 @@ def load_template(entity: str) -> Template:
 
 def safe(text: str | None) -> str:
     """Outside text as data: one clean line without fence or chat token; empty when it is more than data, or no word."""
-    line = _line(text)
-    return "" if _hostility(text) or not any(map(str.isalnum, line)) else line
+    line, hostility = _read(text)
+    return "" if hostility or not any(map(str.isalnum, line)) else line
 
 
 def item_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
@@ -167,16 +168,21 @@ def _leading(lines: Sequence[str]) -> list[str]:
     return [line for line, end in zip(lines, ends, strict=True) if end <= MAX_FACTS_BYTES]
 
 
-@lru_cache(maxsize=NUM_REMEMBERED)
-def _line(text: str | None) -> str:
-    return " ".join(_DELIMITERS.sub(" ", clean_text(text or "", MAX_VALUE_CHARS)).split())
+class _Outside(NamedTuple):
+    """An outside text: its clean line, and why it is more than data, None when it is not."""
+
+    line: str
+    hostility: str | None
+
+
+def _read(text: str | None) -> _Outside:
+    return _judged((text or "")[:MAX_READ_CHARS])
 
 
 @lru_cache(maxsize=NUM_REMEMBERED)
-def _hostility(text: str | None) -> str | None:
-    """Why an outside text is more than data, None when it is not."""
-    token = holds_chat_token((text or "")[: 10 * MAX_VALUE_CHARS])
-    return "chat_token" if token else hostile_reason(_line(text))
+def _judged(text: str) -> _Outside:
+    line = " ".join(_DELIMITERS.sub(" ", clean_text(text, MAX_VALUE_CHARS)).split())
+    return _Outside(line, "chat_token" if holds_chat_token(text) else hostile_reason(line))
 
 
 def _without_orders(facts: Input, raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
@@ -188,9 +194,9 @@ def _without_orders(facts: Input, raw: Mapping[str, Any], hidden: Collection[str
     """
     shown = sorted((raw.get("attributes") or {}).items())  # in the order of the prompt
     attributes = {name: value for name, value in shown if name not in hidden}
-    own = [raw.get("title"), *attributes.values()]
-    reasons = {_hostility(text) for text in (*attributes, *attributes.values())} - {"link"} | {_hostility(own[0])}
-    if reasons & _ORDERS or give_orders_together([line for line in map(_line, own) if line]):
+    title, values = _read(raw.get("title")), [_read(value) for value in attributes.values()]
+    reasons = {text.hostility for text in (*map(_read, attributes), *values)} - {"link"} | {title.hostility}
+    if reasons & _ORDERS or give_orders_together([text.line for text in (title, *values) if text.line]):
         facts |= {"title": "", "attributes": {}} if "title" in facts else {"attributes": {}}
         reasons.add("instruction")
     return facts | ({"withheld": True} if any(reasons) else {})

@@ -2,7 +2,17 @@
 
 import pytest
 
-from spark_jobs.prompts import ITEM, MAX_FACTS_BYTES, USER, item_input, load_template, messages, user_input
+from spark_jobs.prompts import (
+    ITEM,
+    MAX_FACTS_BYTES,
+    USER,
+    _judged,
+    item_input,
+    load_template,
+    messages,
+    safe,
+    user_input,
+)
 
 TOY_STORY = {"title": "Toy Story", "attributes": {"year": "1995", "genres": "Animation, Children's, Comedy"}}
 
@@ -115,3 +125,12 @@ def test_all_prompts_of_an_entity_share_everything_but_the_facts(subject):
     assert first[0]["role"] == "system"
     assert first[-1] != second[-1]
     assert load_template(subject.entity).examples.count("<facts>") == (len(first) - 2) / 2
+
+
+def test_no_more_of_a_long_text_is_remembered_than_is_read():
+    head = "Heat and " + "dust " * 400
+    _judged.cache_clear()
+
+    lines = {safe(head + "x" * length) for length in (10_000, 20_000, 30_000)}
+
+    assert len(lines) == _judged.cache_info().currsize == 1
