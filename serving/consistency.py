@@ -272,7 +272,9 @@ def _compare_features(
             continue
         skew.num_users += 1
         for name in COMPARED:
-            difference = _difference(getattr(online, name), rows[user_id].get(name))
+            value = getattr(online, name)
+            value = value.tolist() if isinstance(value, np.ndarray) else value
+            difference = _difference(value, rows[user_id].get(name))
             if difference is None:
                 continue
             skew.feature_differences[name] += 1

@@ -73,26 +73,20 @@ class Lookup:
         self._last_good = LastGood(num_last_good)
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
 
-    def get(self, served: Served, user_id: str) -> Found:
-        (found,) = self._wait(self._submit(served, [user_id]), self._deadline(), served, [user_id])
-        return found
-
-    async def get_async(self, served: Served, user_id: str) -> Found:
-        """The same for a route of the event loop: no further thread waits for the one that asks."""
+    async def get(self, served: Served, user_id: str) -> Found:
+        """What is found of one user; the event loop goes on with other requests meanwhile."""
         answer = self._submit(served, [user_id])
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                (row,) = await asyncio.wrap_future(answer)
-        except (TimeoutError, StoreError) as error:
-            return self._without(error, served, [user_id])[0]
-        return self._found(row, served, user_id)
+        await asyncio.wait([asyncio.wrap_future(answer)], timeout=self._timeout_seconds)
+        # An answer that is there by now counts: the loop may have come back to it later than the store was.
+        (found,) = self._wait(answer, time.monotonic(), served, [user_id])
+        return found
 
     def get_many(self, asked: Sequence[tuple[Served, str]]) -> list[Found]:
         """For each release and user what is found, all within one limit of time.
 
         All users of a release are one read: one by one they would share the limit, and the last ones come too late.
         """
-        deadline = self._deadline()
+        deadline = time.monotonic() + self._timeout_seconds
         groups: dict[str, tuple[Served, list[str]]] = {}
         for served, user_id in asked:
             groups.setdefault(served.release_id, (served, []))[1].append(user_id)
@@ -106,52 +100,51 @@ class Lookup:
 
     def probe(self, served: Served) -> Problem | None:
         """Whether the store of a release answers in time."""
-        return self.get(served, PROBE_USER).problem
+        (found,) = self.get_many([(served, PROBE_USER)])
+        return found.problem
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_seconds
-
-    def _submit(self, served: Served, user_ids: list[str]) -> Future[Rows]:
+    def _submit(self, served: Served, user_ids: list[str]) -> Future[Rows | StoreError]:
         return self._threads.submit(self._ask, served, user_ids)
 
-    def _ask(self, served: Served, user_ids: list[str]) -> Rows:
+    def _ask(self, served: Served, user_ids: list[str]) -> Rows | StoreError:
         if self._monotonic() < self._retry_at:
-            raise StoreError("the online store failed again and again; it is left alone for a moment")
+            return StoreError("the online store failed again and again; it is left alone for a moment")
         try:
             rows = served.users.rows(user_ids)
-        except StoreError:
+        except StoreError as error:
             self._num_failures += 1
             if self._num_failures >= NUM_FAILURES:
                 self._retry_at = self._monotonic() + REST_SECONDS
-            raise
+            return error
         self._num_failures = 0
         for user_id, row in zip(user_ids, rows, strict=True):
             if not isinstance(row, StoreError):
                 self._last_good.keep(served.release.manifest.feature_version, user_id, row)
         return rows
 
-    def _wait(self, answer: Future[Rows], deadline: float, served: Served, user_ids: list[str]) -> list[Found]:
+    def _wait(
+        self, answer: Future[Rows | StoreError], deadline: float, served: Served, user_ids: list[str]
+    ) -> list[Found]:
         try:
             rows = answer.result(max(deadline - time.monotonic(), 0))
-        except (TimeoutError, StoreError) as error:
+        except TimeoutError:
             answer.cancel()
-            return self._without(error, served, user_ids)
+            log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
+            return [self._earlier(served, user_id, "store_timeout") for user_id in user_ids]
+        if isinstance(rows, StoreError):
+            log.warning("%s", rows)
+            return [self._earlier(served, user_id, "store_error") for user_id in user_ids]
         return [self._found(row, served, user_id) for user_id, row in zip(user_ids, rows, strict=True)]
 
     def _found(self, row: UserRow | StoreError | None, served: Served, user_id: str) -> Found:
-        return self._without(row, served, [user_id])[0] if isinstance(row, StoreError) else Found(row)
+        if isinstance(row, StoreError):
+            log.warning("%s", row)
+            return self._earlier(served, user_id, "store_error")
+        return Found(row)
 
-    def _without(self, error: TimeoutError | StoreError, served: Served, user_ids: list[str]) -> list[Found]:
-        """What is known of users without the store's answer."""
-        problem: Problem
-        if isinstance(error, TimeoutError):
-            log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
-            problem = "store_timeout"
-        else:
-            log.warning("%s", error)
-            problem = "store_error"
-        version = served.release.manifest.feature_version
-        return [Found(self._last_good.get(version, user_id), problem) for user_id in user_ids]
+    def _earlier(self, served: Served, user_id: str, problem: Problem) -> Found:
+        """What is known of a user without the store's answer."""
+        return Found(self._last_good.get(served.release.manifest.feature_version, user_id), problem)

@@ -1,7 +1,7 @@
 """One release, ready to answer: item side and model in memory, scores and reasons for a user.
 
 Shape suffixes:  N items   T sequence length   D width of a state   S semantic size   Q sampled states
-                 R recommended rows   H different items of the history
+                 R recommended rows   H different items of the history   E evidence of a row
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
@@ -112,8 +112,8 @@ class Release:
 
         `mask_N` marks the rows that may be shown; all when None.
         """
-        history = self.history(user, recent_item_ids)
-        hidden = self.seen(user, recent_item_ids) if exclude_seen else []
+        seen = self.seen(user, recent_item_ids)
+        history, hidden = seen[-MAX_SEQUENCE_LENGTH:], seen if exclude_seen else []
         if user is None or not history or self.model is None:
             return self.popular(k, hidden, mask_N)
         read = self._read(history, user)
@@ -172,7 +172,7 @@ class Release:
             raise ValueError(f"release {self.manifest.release_id} has no model")
         if not history:
             raise ValueError(f"user {user.user_id} has no item that release {self.manifest.release_id} knows")
-        return self._read_vectors(history, np.array(user.semantic_embedding), np.array(user.neighbour_embedding))
+        return self._read_vectors(history, user.semantic_embedding, user.neighbour_embedding)
 
     @torch.inference_mode()
     def _read_vectors(self, history: Sequence[int], semantic_S: np.ndarray, neighbour_S: np.ndarray) -> _Read:
@@ -213,20 +213,22 @@ class Release:
         similarity_RH = vector_RS @ self.items.semantic_NS[seen_H].T
         is_other_RH = seen_H != np.array(recommended, dtype=np.int64)[:, None]
         value_RH = np.where(is_other_RH & (similarity_RH > least_R1), similarity_RH * weight_H, -np.inf)
-        order_RH = np.argsort(-value_RH, axis=1, kind="stable")[:, :NUM_REASONS]
+        order_RE = np.argsort(-value_RH, axis=1, kind="stable")[:, :NUM_REASONS]
+        value_RE, similarity_RE = (np.take_along_axis(each, order_RE, 1) for each in (value_RH, similarity_RH))
+        columns = seen_H[order_RE], weight_H[order_RE], similarity_RE, value_RE > -np.inf
         return [
             [
                 Evidence(
-                    item_id=self.items.ids[seen_H[place]],
-                    title=self.items.title(seen_H[place]),
-                    weight=float(weight_H[place]),
-                    similarity=float(similarity_RH[rank, place]),
-                    is_neighbour=self.items.ids[seen_H[place]] in self.items.neighbour_ids[row],
+                    item_id=self.items.ids[seen],
+                    title=self.items.title(seen),
+                    weight=weight,
+                    similarity=similarity,
+                    is_neighbour=self.items.ids[seen] in self.items.neighbour_ids[row],
                 )
-                for place in order_RH[rank]
-                if value_RH[rank, place] > -np.inf
+                for seen, weight, similarity, counts in zip(*each, strict=True)
+                if counts
             ]
-            for rank, row in enumerate(recommended)
+            for row, *each in zip(recommended, *(column.tolist() for column in columns), strict=True)
         ]
 
 

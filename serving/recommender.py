@@ -72,9 +72,9 @@ class Recommender:
         self._lookup = lookup
         self._telemetry = telemetry
 
-    def recommend(self, request: RecommendationRequest, request_id: str) -> RecommendationResponse:
+    async def recommend(self, request: RecommendationRequest, request_id: str) -> RecommendationResponse:
         chosen = self._choose(self.loaded(), request.user_id, request.release)
-        return self._answer(chosen, self._find(chosen, request.user_id), request, request_id)
+        return self._answer(chosen, await self._find(chosen, request.user_id), request, request_id)
 
     def recommend_batch(self, batch: BatchRequest, request_id: str) -> BatchResponse:
         """One answer for each user, each with a request id of its own, so that outcomes find theirs."""
@@ -91,9 +91,9 @@ class Recommender:
         ]
         return BatchResponse(request_id=request_id, answers=answers)
 
-    def scores(self, request: ScoresRequest, request_id: str) -> ScoresResponse:
+    async def scores(self, request: ScoresRequest, request_id: str) -> ScoresResponse:
         chosen = self._choose(self.loaded(), request.user_id, request.release)
-        basis = self._basis(chosen, self._find(chosen, request.user_id), request.recent_item_ids)
+        basis = self._basis(chosen, await self._find(chosen, request.user_id), request.recent_item_ids)
         release = chosen.served.release
         if basis.is_scored and basis.user:
             scores = release.scores_of(basis.user, request.item_ids, request.recent_item_ids)
@@ -126,9 +126,9 @@ class Recommender:
             raise HTTPException(404, f"release {release_id!r} is not loaded; there are {there}")
         return Chosen(named)
 
-    def _find(self, chosen: Chosen, user_id: str) -> Found:
+    async def _find(self, chosen: Chosen, user_id: str) -> Found:
         with self._telemetry.stage("lookup"):
-            return self._lookup.get(chosen.served, user_id)
+            return await self._lookup.get(chosen.served, user_id)
 
     def _answer(
         self, chosen: Chosen, found: Found, request: RecommendationRequest, request_id: str
@@ -232,10 +232,10 @@ def _stand_in(release: Release, history: list[int], known_at: datetime) -> UserR
         user_id="",
         sequence=[],
         sequence_times=[],
-        semantic_embedding=_unit(own_S).tolist(),
-        neighbour_embedding=near_S.tolist(),
+        semantic_embedding=_unit(own_S),
+        neighbour_embedding=near_S,
         neighbour_ids=[],
-        neighbour_similarities=[],
+        neighbour_similarities=np.zeros(0, np.float32),
         description="",
         source="recent_items",
         is_tail=True,

@@ -1,7 +1,9 @@
 """The addresses of the service, who may ask them, and what they may answer.
 
-Plain functions run in threads, so that what computes or waits holds up nobody else; what does neither, or in threads of
-its own, runs in the event loop (`async`), for a thread that is woken costs more than a short answer.
+What answers about one user or waits for others runs in the event loop (`async`), requests one after another: a pass of
+the ranker takes some milliseconds of the one thread that a worker has for numbers, and passes in several threads only
+take the interpreter from one another (docs/decisions/one-thread-answers.md). Plain functions run in threads of their
+own: a batch, a search through all items, files.
 """
 
 from typing import Annotated, Any
@@ -74,9 +76,9 @@ def about_users(service: Service, access: Access) -> APIRouter:
     router = APIRouter(tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503))
 
     @router.post("/v1/recommendations", response_model=RecommendationResponse, **_guard(access, "serve", "read"))
-    def recommendations(body: RecommendationRequest, request: Request) -> Response:
+    async def recommendations(body: RecommendationRequest, request: Request) -> Response:
         """The best items for a user, each with its reason; with `fallback` when something else stood in."""
-        answer = service.recommender.recommend(body, request_id(request))
+        answer = await service.recommender.recommend(body, request_id(request))
         if _counts_as_shown(body, request):
             service.keep([answer], body.recent_item_ids)
         return Written(answer)
@@ -90,9 +92,9 @@ def about_users(service: Service, access: Access) -> APIRouter:
         return Written(answer)
 
     @router.post("/v1/scores", response_model=ScoresResponse, **_guard(access, "serve", "read"))
-    def scores(body: ScoresRequest, request: Request) -> Response:
+    async def scores(body: ScoresRequest, request: Request) -> Response:
         """Scores of given items for a user, for a caller that ranks by itself."""
-        return Written(service.recommender.scores(body, request_id(request)))
+        return Written(await service.recommender.scores(body, request_id(request)))
 
     @router.post("/v1/outcomes", status_code=202, **_guard(access, "serve"))
     def outcomes(body: OutcomesRequest, request: Request) -> OutcomesResponse:
@@ -120,9 +122,9 @@ def about_features(service: Service, access: Access) -> APIRouter:
         return service.profiles.item(item_id, request_id(request))
 
     @router.get("/v1/users/{user_id:path}/similar", **guard)
-    def similar_users(user_id: UserId, request: Request, k: NumNear = 10) -> SimilarUsersResponse:
+    async def similar_users(user_id: UserId, request: Request, k: NumNear = 10) -> SimilarUsersResponse:
         """The neighbours that the user's features hold."""
-        return service.profiles.similar_users(user_id, k, request_id(request))
+        return await service.profiles.similar_users(user_id, k, request_id(request))
 
     @router.get(
         "/v1/users/{user_id:path}/features", response_model=UserFeaturesResponse, **_guard(access, "serve", "read")
@@ -132,9 +134,9 @@ def about_features(service: Service, access: Access) -> APIRouter:
         return Response(await service.profiles.features(user_id, request_id(request)), media_type="application/json")
 
     @router.get("/v1/users/{user_id:path}", **guard)
-    def user(user_id: UserId, request: Request) -> UserResponse:
+    async def user(user_id: UserId, request: Request) -> UserResponse:
         """A user's features as the online store has them."""
-        return service.profiles.user(user_id, request_id(request))
+        return await service.profiles.user(user_id, request_id(request))
 
     @router.get("/v1/search", **guard)
     async def search(

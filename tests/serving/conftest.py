@@ -103,7 +103,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
 
 
 def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
-    vectors = unit_rows(2, size, seed=7).tolist()
+    vectors = unit_rows(2, size, seed=7)
     return UserRow(
         user_id=user_id,
         sequence=["i3", "i5"],
@@ -111,7 +111,7 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
         semantic_embedding=vectors[0],
         neighbour_embedding=vectors[1],
         neighbour_ids=["u2"],
-        neighbour_similarities=[0.5],
+        neighbour_similarities=np.array([0.5], np.float32),
         description="likes tests",
         source="facts",
         is_tail=False,

@@ -102,7 +102,7 @@ def test_what_was_served_from_the_days_features_is_what_training_gives(served):
 
 def test_one_users_altered_features_are_found_in_features_and_scores(served, capsys):
     row = served.users.users["u2"]
-    altered = [-value for value in row.semantic_embedding]
+    altered = -row.semantic_embedding
     served.users.users["u2"] = replace(row, semantic_embedding=altered, sequence=["i8"])
     for user_id in USERS:
         served.answer(user_id)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from grasp.settings import Settings
@@ -87,7 +88,7 @@ def test_the_history_is_shown_newest_first_like_the_description(capsys):
         source="facts",
         description="newest: film 11",
         neighbour_ids=[],
-        neighbour_similarities=[],
+        neighbour_similarities=np.zeros(0, np.float32),
     )
     _show_user(served, user, {})
     newest = "; ".join(f"film {number}" for number in range(11, 3, -1))

@@ -94,7 +94,7 @@ def start(settings_with, users) -> Iterator[Callable[..., str]]:
         description=f"likes tests {PLANTED}",
         source="llm",
         neighbour_ids=["u2", "gone"],
-        neighbour_similarities=[0.75, 0.5],
+        neighbour_similarities=np.array([0.75, 0.5], np.float32),
     )
     users.users["u2"] = replace(
         users.users["u1"], user_id="u2", description="likes facts", source="facts", is_tail=True

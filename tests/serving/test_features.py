@@ -1,14 +1,16 @@
 """The lookup against a real Feast project on SQLite."""
 
+import asyncio
 import socket
 import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,7 +18,7 @@ from grasp.days import end_of
 from grasp.release import Manifest
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
-from serving.features import FeastUserFeatures, StoreError
+from serving.features import FeastUserFeatures, StoreError, UserRow
 from serving.lookup import Lookup
 
 DAY = "1998-03-01"
@@ -42,6 +44,11 @@ def materialised(settings: Settings) -> Callable[[int], Settings]:
         return settings
 
     return put
+
+
+def plain(row: UserRow) -> dict[str, object]:
+    """The row with its vectors as lists, which can be compared."""
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(row).items()}
 
 
 def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
@@ -76,8 +83,8 @@ def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialise
     assert row is not None
     assert (row.sequence, row.num_interactions, row.is_tail) == (["i2", "i1"], 2, True)
     assert row.sequence_times == [888_700_000, 888_800_000]
-    assert (row.semantic_embedding, row.neighbour_embedding) == ([0.5] * size, [0.25] * size)
-    assert (row.neighbour_ids, row.neighbour_similarities) == (["u2", "u3"], [0.75, 0.5])
+    assert (row.semantic_embedding.tolist(), row.neighbour_embedding.tolist()) == ([0.5] * size, [0.25] * size)
+    assert (row.neighbour_ids, row.neighbour_similarities.tolist()) == (["u2", "u3"], [0.75, 0.5])
     assert (row.description, row.source, row.computed_at) == ("likes tests", "facts", COMPUTED_AT)
     assert (end_of(DAY) - row.event_timestamp).total_seconds() < 1
     assert users.get("stranger") is None
@@ -98,7 +105,8 @@ def test_a_row_is_what_feast_itself_answers(settings, request, store):
     service = feast.get_feature_service(feature_service(version))
     answer = feast.get_online_features(service, [{"user_id": "u1"}]).to_dict(include_event_timestamps=True)
     assert row is not None
-    found = {name: value for name, value in asdict(row).items() if name != "event_timestamp"}
+    found = plain(row)
+    del found["event_timestamp"]
     assert found == {name: answer[name][0] for name in found}
     assert int(row.event_timestamp.timestamp()) == answer["sequence__ts"][0]
     assert FeastUserFeatures(settings, manifest_of(settings)).get("stranger") is None
@@ -120,7 +128,7 @@ def test_many_users_are_one_read_and_a_damaged_row_is_one_users_alone(settings, 
 
     u3, stranger, broken, u1, again = found
     assert [each.source for each in (u3, u1, again)] == ["u3", "u1", "u3"]
-    assert (u3, u1, stranger) == (users.get("u3"), users.get("u1"), None)
+    assert (plain(u3), plain(u1), stranger) == (plain(users.get("u3")), plain(users.get("u1")), None)
     assert isinstance(broken, StoreError) and "lacks description" in str(broken)
 
 
@@ -242,7 +250,7 @@ def test_a_damaged_row_is_a_store_error_and_no_log_names_its_user(settings, capl
     )
     caplog.clear()
 
-    found = Lookup(20, 10).get(served, "user-4711")
+    found = asyncio.run(Lookup(20, 10).get(served, "user-4711"))
 
     assert (found.row, found.problem) == (None, "store_error")
     assert message in caplog.text

@@ -50,7 +50,7 @@ def test_served_scores_equal_offline_scores(load, settings, user, backbone, enha
     )
     model.attach_items(semantic, neighbour)
     padded_BT = torch.tensor([[0] * 98 + [3, 5]])  # as a batch of training is padded; i3 and i5 are items 3 and 5
-    vectors = torch.tensor([user.semantic_embedding]), torch.tensor([user.neighbour_embedding])
+    vectors = [torch.from_numpy(each)[None] for each in (user.semantic_embedding, user.neighbour_embedding)]
     with torch.inference_mode():
         offline = (model.last_state(padded_BT, *vectors) @ model.candidates().T)[0, 1:]
 
@@ -168,7 +168,7 @@ def test_similar_items_are_ordered_by_cosine_without_the_item_itself(load):
 
 def test_features_of_1536_dimensions(load, user):
     release = load(size=1536)
-    wide = np.random.default_rng(3).normal(size=1536).tolist()
+    wide = np.random.default_rng(3).normal(size=1536).astype(np.float32)
 
     assert not release.fits(user)
     wide_user = replace(user, semantic_embedding=wide, neighbour_embedding=wide)
@@ -239,7 +239,7 @@ def with_kernel(load) -> Release:
 
 def test_scores_with_a_kernel_equal_the_models(with_kernel, user):
     history = with_kernel.history(replace(user, sequence=[f"i{number}" for number in (1, 2, 3, 5, 8, 3, 5)]), [])
-    vectors = torch.tensor([user.semantic_embedding]), torch.tensor([user.neighbour_embedding])
+    vectors = [torch.from_numpy(each)[None] for each in (user.semantic_embedding, user.neighbour_embedding)]
     with torch.inference_mode():
         offline = with_kernel.model.scores(torch.tensor([history]) + 1, *vectors)[0, 1:].numpy()
 
