@@ -37,7 +37,7 @@ class Found:
 
 
 class LastGood:
-    """The rows of the users seen last, a bounded number of them. A row is about thirty kilobytes at 384 dimensions."""
+    """The rows of the users seen last, a bounded number of them. A row is about fifteen kilobytes at 384 dimensions."""
 
     def __init__(self, num_users: int) -> None:
         self._num_users = num_users
