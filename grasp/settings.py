@@ -212,7 +212,7 @@ class Settings(BaseModel):
     serving_workers: int = Field(1, ge=1, le=256, description="Processes of the HTTP server, each with a release.")
     lookup_timeout_ms: float = Field(200, gt=0, description="A slower feature lookup gives a named fallback.")
     last_good_users: int = Field(
-        1000, ge=0, description="Users whose last row each worker keeps for when the online store fails; 30 kB each."
+        1000, ge=0, description="Users whose last row each worker keeps for when the online store fails; 15 kB each."
     )
     index_from_items: int = Field(
         200_000,
