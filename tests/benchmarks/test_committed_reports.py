@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import descriptions_report, generation_report, report, speed_report
+from benchmarks import descriptions_report, generation_report, report, serving_report, speed_report
 from grasp.settings import ROOT
 
 DESCRIPTIONS = "python -m benchmarks.descriptions --out docs/benchmarks/descriptions"
 GENERATION = "python -m benchmarks.generation --out docs/benchmarks/generation"
+SERVING = "python -m benchmarks.serving --data $GRASP_DATA/beauty --out docs/benchmarks/serving"
 WRITE_AGAIN = {
     "quality-": report.write,
     "training-speed": speed_report.write,
     "generation": lambda folder: generation_report.write(folder, GENERATION),
+    "serving": lambda folder: serving_report.write(folder, SERVING),
     "descriptions": lambda folder: descriptions_report.write(folder, DESCRIPTIONS),
 }
 REPORTS = [
