@@ -269,7 +269,9 @@ def switch_section(found: Found) -> list[str]:
         f"{found['seconds']:g} s of {found['rate']:g} requests a second: {found['num_errors']:,} of "
         f"{found['num_due']:,} failed. The titles of each release carry a mark of it: {found['num_mixed']:,} answers "
         "named a release that was not in force or held a title of another one. Answers by release: "
-        f"{shares}. A switch had reached every worker after at most {found['slowest_take_up_seconds']:.1f} s.",
+        f"{shares}. A switch had reached every worker after at most {found['slowest_take_up_seconds']:.1f} s. "
+        f"Milliseconds meanwhile: p50 {_at(found, 'p50')}, p99 {_at(found, 'p99')}; publications and workers that load "
+        "share the cores.",
         "",
     ]
 

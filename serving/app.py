@@ -34,6 +34,9 @@ ANSWER_SECONDS = 120
 # What an open service may be called. Otherwise a page from elsewhere, whose own name leads to 127.0.0.1, could have a
 # browser ask it.
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+# For how long a thread that loads a release or answers a batch may keep the interpreter from the event loop, each time
+# that a pass of the ranker wants it back (docs/decisions/one-thread-answers.md). Python's default is ten times as long.
+SWITCH_SECONDS = 0.0005
 IDLE_SECONDS = 75  # longer than proxies keep idle connections (60): none is closed while a request is on its way
 
 
@@ -70,6 +73,7 @@ def create_app(
 def create_configured_app() -> FastAPI:
     """The application of this process's environment; each worker calls it once."""
     configure_logging()
+    sys.setswitchinterval(SWITCH_SECONDS)
     return create_app(Settings.load(), access=Access.from_environment(os.environ))
 
 
