@@ -3,7 +3,7 @@
     python -m benchmarks.serving_lookup [--users 2000] [--requests 1000]
 
 Both are one process on the loopback interface and answer one client, which keeps its connections and asks them in
-turns for the same users. It is a socket and no more: the standard library's client takes .4 ms of its own for an
+turns for the same users. It is a socket and no more: the standard library's client takes 0.4 ms of its own for an
 answer. `feast serve` runs as it comes, but for its access log and for its habit of starting the worker anew after a
 thousand requests, which would count against its p99. Ours is the service as in production, with its log and its
 limits, but for a deadline so late that what a busy machine holds up counts with all of its time, as at Feast's;

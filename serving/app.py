@@ -20,6 +20,7 @@ from serving.body_limit import BodyLimit
 from serving.errors import add_error_handlers
 from serving.explorer import explorer_router
 from serving.features import FeastUserFeatures
+from serving.head_limit import HeadLimit
 from serving.logs import configure_logging
 from serving.request_context import RequestContext
 from serving.routes import about_features, about_itself, about_users
@@ -101,6 +102,8 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.serving_workers,
+        http=HeadLimit,
+        ws="none",
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_worker_healthcheck=ANSWER_SECONDS,

@@ -23,7 +23,7 @@ NUM_FOUND = 4000  # rows that the index is asked for: what its rounding puts out
 SPARE = 2  # times k that must be left of them once what must not be shown is gone, or every item is scored
 LEAST_RECALL, RECALL_AT = 0.98, 100
 NUM_FITTED = 16_384  # rows that the index's 16 values of a coordinate are fitted to
-FEW = 8  # an eighth of the rows is sooner gathered than all are read
+FEW = 12  # a twelfth of the rows is sooner gathered than all are read
 
 log = logging.getLogger("grasp.serving")
 

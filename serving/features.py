@@ -19,7 +19,7 @@ class StoreError(RuntimeError):
     """The online store cannot be opened or did not answer properly; the message says what to check."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
 class UserRow:
     """What the online store knows of a user; see `grasp.tables.USER_FEATURES` for the columns' meaning."""
 
@@ -187,6 +187,8 @@ def _row(
     for name, other in (("sequence", "sequence_times"), ("neighbour_ids", "neighbour_similarities")):
         if other in row and len(row[name]) != len(row[other]):
             return StoreError(f"{name} and {other} of an online row differ in length: materialise its day again")
+    if not all(np.isfinite(value).all() for value in row.values() if isinstance(value, np.ndarray)):
+        return StoreError("an online row holds numbers that are not finite: materialise its day again")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
     return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], **row})

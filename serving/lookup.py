@@ -1,4 +1,4 @@
-"""Ask the online store for users, never longer than the limit, and remember the last good rows for when it fails."""
+"""Ask the online store for users, wait no longer than the limit, and remember the last good rows for when it fails."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +77,9 @@ class Lookup:
     async def get(self, served: Served, user_id: str) -> Found:
         """What is found of one user; the event loop goes on with other requests meanwhile."""
         answer = self._submit(served, [user_id])
-        await asyncio.wait([asyncio.wrap_future(answer)], timeout=self._timeout_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_seconds):
+                await asyncio.wrap_future(answer)
         # An answer that is there by now counts: the loop may have come back to it later than the store was.
         (found,) = self._wait(answer, time.monotonic(), served, [user_id])
         return found
@@ -115,6 +118,7 @@ class Lookup:
         try:
             rows = served.users.rows(user_ids)
         except StoreError as error:
+            log.warning("%s", error)  # here, once a failure: what is answered while the store is left alone is none
             self._num_failures += 1
             if self._num_failures >= NUM_FAILURES:
                 self._retry_at = self._monotonic() + REST_SECONDS
@@ -135,7 +139,6 @@ class Lookup:
             log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
             return [self._earlier(served, user_id, "store_timeout") for user_id in user_ids]
         if isinstance(rows, StoreError):
-            log.warning("%s", rows)
             return [self._earlier(served, user_id, "store_error") for user_id in user_ids]
         return [self._found(row, served, user_id) for user_id, row in zip(user_ids, rows, strict=True)]
 

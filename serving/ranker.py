@@ -113,7 +113,8 @@ class Release:
         `mask_N` marks the rows that may be shown; all when None.
         """
         seen = self.seen(user, recent_item_ids)
-        history, hidden = seen[-MAX_SEQUENCE_LENGTH:], seen if exclude_seen else []
+        history = seen[-MAX_SEQUENCE_LENGTH:]
+        hidden = seen if exclude_seen else []
         if user is None or not history or self.model is None:
             return self.popular(k, hidden, mask_N)
         read = self._read(history, user)

@@ -3,11 +3,12 @@
 What answers about one user or waits for others runs in the event loop (`async`), requests one after another: a pass of
 the ranker takes some milliseconds of the one thread that a worker has for numbers, and passes in several threads only
 take the interpreter from one another (docs/decisions/one-thread-answers.md). Plain functions run in threads of their
-own: a batch, a search through all items, files.
+own: a search through all items, what reads files; and a batch, few at once.
 """
 
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -45,11 +46,12 @@ ItemId = Annotated[
 UserId = Annotated[
     str, Path(max_length=MAX_KEY_CHARS, examples=["196"], description="A user's id; a slash in it is written %2F.")
 ]
+NUM_BATCHES = 2  # that a worker answers at once: their passes take the interpreter from the event loop's
 NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many, at most.")]
 
 
 class Written(Response):
-    """An answer as JSON. FastAPI takes a further thread to look whether a model that is returned is that model."""
+    """An answer as JSON, straight from the model: FastAPI would look first whether it is that model."""
 
     media_type = "application/json"
 
@@ -73,6 +75,7 @@ def _guard(access: Access, *roles: Role) -> dict[str, Any]:
 
 def about_users(service: Service, access: Access) -> APIRouter:
     """What the company's own services ask, request by request."""
+    batches = CapacityLimiter(NUM_BATCHES)
     router = APIRouter(tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503))
 
     @router.post("/v1/recommendations", response_model=RecommendationResponse, **_guard(access, "serve", "read"))
@@ -84,9 +87,10 @@ def about_users(service: Service, access: Access) -> APIRouter:
         return Written(answer)
 
     @router.post("/v1/recommendations/batch", response_model=BatchResponse, **_guard(access, "serve", "read"))
-    def batch(body: BatchRequest, request: Request) -> Response:
+    async def batch(body: BatchRequest, request: Request) -> Response:
         """The same for many users at once; each answer has a request id of its own."""
-        answer = service.recommender.recommend_batch(body, request_id(request))
+        recommend = service.recommender.recommend_batch
+        answer = await to_thread.run_sync(recommend, body, request_id(request), limiter=batches)
         if _counts_as_shown(body, request):
             service.keep(answer.answers)
         return Written(answer)

@@ -234,6 +234,7 @@ def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
     [
         ({"description": None}, "an online row lacks description"),
         ({"sequence_times": [888_700_000]}, "sequence and sequence_times of an online row differ in length"),
+        ({"semantic_embedding": [0.5, 0.5, 0.5, float("nan")]}, "an online row holds numbers that are not finite"),
         ({"neighbour_ids": ["u2"]}, "neighbour_ids and neighbour_similarities of an online row differ in length"),
     ],
 )

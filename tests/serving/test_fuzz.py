@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -41,6 +42,7 @@ class LakeEncoder:
 def url(settings, write_day, make_model, users) -> Iterator[str]:
     """A server with a release, one user and search."""
     write_day(settings)
+    users.users["196"] = replace(users.users["u1"], user_id="196")  # whom the examples of the document ask for
     publish(settings, DAY, choose_model(settings, make_model(settings), None))
     app = create_app(settings, lambda *_: users, search=Search(settings, LakeEncoder))
     listening = socket.create_server(("127.0.0.1", 0))

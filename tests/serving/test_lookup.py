@@ -69,7 +69,7 @@ def get(lookup: Lookup, served: Any, user_id: str) -> Found:
     return asyncio.run(lookup.get(served, user_id))
 
 
-def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user):
+def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user, caplog):
     store, now = FailingStore(user), [100.0]
     served = served_from(store)
     lookup = Lookup(20, 10, lambda: now[0])
@@ -78,6 +78,7 @@ def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user):
 
     assert problems == ["store_error"] * (NUM_FAILURES + 3)
     assert len(store.asked) == NUM_FAILURES
+    assert caplog.text.count("nobody there") == len(caplog.records) == NUM_FAILURES  # not a line for every request
     store.is_broken = False
     now[0] += REST_SECONDS
     assert get(lookup, served, "u1").row == user
