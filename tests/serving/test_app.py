@@ -545,10 +545,19 @@ def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, use
 
 
 @pytest.mark.parametrize("tokens", ["", "serve-0123456789abcdef"])
-def test_a_users_row_and_the_probe_of_the_process_wait_for_no_busy_thread(publish_day, settings_with, users, tokens):
+def test_answers_about_one_user_and_the_probe_of_the_process_wait_for_no_busy_thread(
+    publish_day, settings_with, users, tokens
+):
     publish_day()
     access = Access.from_environment({"GRASP_TOKENS_SERVE": tokens})
     app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users, access=access)
+
+    asked = [
+        ("GET", "/healthz", None),
+        ("GET", "/v1/users/u1/features", None),
+        ("POST", "/v1/recommendations", {"user_id": "u1"}),
+        ("POST", "/v1/scores", {"user_id": "u1", "item_ids": ["i1"]}),
+    ]
 
     async def ask_while_every_thread_is_busy() -> list[int]:
         transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {tokens}"} if tokens else {}
@@ -556,9 +565,9 @@ def test_a_users_row_and_the_probe_of_the_process_wait_for_no_busy_thread(publis
         threads = anyio.to_thread.current_default_thread_limiter()
         threads.total_tokens = 1
         async with app.router.lifespan_context(app), asks, threads, asyncio.timeout(30):
-            return [(await asks.get(path)).status_code for path in ("/healthz", "/v1/users/u1/features")]
+            return [(await asks.request(method, path, json=body)).status_code for method, path, body in asked]
 
-    assert asyncio.run(ask_while_every_thread_is_busy()) == [200, 200]
+    assert asyncio.run(ask_while_every_thread_is_busy()) == [200] * len(asked)
 
 
 @pytest.mark.parametrize(
