@@ -12,10 +12,10 @@ from benchmarks.serving_lookup import COLUMNS, FLOATS
 def test_all_ways_put_every_row_online(settings, require_program):
     require_program("redis-server", "redis-server")
 
-    found = materialise_speed.compare(settings, num_users=20, num_rounds=1)
+    found = materialise_speed.compare(settings, num_users=20, num_rounds=3)
 
     assert found["num_rows"] == 22
-    assert {len(each) for each in found["seconds"].values()} == {1}
+    assert {len(each) for each in found["seconds"].values()} == {3}
     assert set(found["rows_per_second"]) == {"ours", "feast, as it comes", "feast, skip_dedup"}
 
 
