@@ -7,10 +7,11 @@ so it needs no token: it asks for one when the API does.
 from pathlib import Path
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
 FOLDER = Path(__file__).parent / "explorer_page"
 PAGE = "explorer.html"
+ADDRESS = "/explore"
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -30,15 +31,19 @@ HEADERS = {
 
 
 def explorer_router() -> APIRouter:
-    """Routes of the page and its files; a name outside the folder's own list is 404."""
-    router = APIRouter(prefix="/explore", include_in_schema=False)
+    """Routes of the page, where `/` leads to, and its files; a name outside the folder's own list is 404."""
+    router = APIRouter(include_in_schema=False)
     files = {file.name: file for file in FOLDER.iterdir() if file.suffix in MEDIA_TYPES}
 
-    @router.get("")
+    @router.get("/")
+    async def start() -> RedirectResponse:
+        return RedirectResponse(ADDRESS)
+
+    @router.get(ADDRESS)
     def page() -> FileResponse:
         return _response(files[PAGE])
 
-    @router.get("/{name}")
+    @router.get(f"{ADDRESS}/{{name}}")
     def file(name: str) -> FileResponse:
         if name not in files:
             raise HTTPException(404, "the Explorer has no such file")

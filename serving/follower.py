@@ -98,7 +98,7 @@ class ReleaseFollower:
             served = self._held_or_loaded(current(self._releases))
             self.problem = None
         except NoReleaseError as error:
-            self.problem = f"no release: {error}"
+            self.problem = str(error)
         except Exception as error:
             self.problem = f"the release in force was refused: {error}"
             log.exception("%s", self.problem)

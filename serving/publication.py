@@ -166,6 +166,7 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
         },
         published_at=settings.clock().isoformat(),
     )
+    _require_unchanged(settings.releases, manifest, staging)
     items = load_release(staging, manifest).items
     load_catalogue(staging, items)
     num_items, content = len(items.row_of), partitions.read_content(listed)
@@ -188,6 +189,19 @@ def _link_files(files: list[Path], target: Path) -> None:
             os.link(file, target / file.name)
         except OSError:
             shutil.copyfile(file, target / file.name)
+
+
+def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> None:
+    """Raises `ReleaseError` for a file that an earlier release shares and knows by another checksum: it was damaged."""
+    for before in published(releases):
+        for name in before.checksums.keys() & manifest.checksums.keys():
+            shared = folder(releases, before) / name
+            is_same_file = shared.is_file() and shared.samefile(staging / name)
+            if is_same_file and before.checksums[name] != manifest.checksums[name]:
+                raise ReleaseError(
+                    f"{shared} was changed after {before.release_id} was published, and so was the file that it "
+                    f"shares with the lake: run daily_refresh of {manifest.day} with `force`"
+                )
 
 
 def _put_in_place(releases: Path, manifest: Manifest, staging: Path, checkpoint: Checkpoint) -> None:

@@ -156,6 +156,12 @@ class Service:
             users.get(PROBE_USER)  # the first lookup is the slowest; no request should be the one that waits
         except StoreError as error:
             log.warning("%s", error)
+        hours = self.recommender.age_hours(end_of(manifest.day))
+        if hours > self._settings.max_feature_age_hours:
+            limit = self._settings.max_feature_age_hours
+            log.warning(
+                "features of %s are %.0f h old, above GRASP_MAX_FEATURE_AGE_HOURS=%g", manifest.day, hours, limit
+            )
         return Served(release, catalogue, users)
 
     def _infos(self, loaded: Loaded) -> list[ReleaseInfo]:

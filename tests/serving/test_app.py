@@ -119,6 +119,15 @@ def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallb
     assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
 
 
+@pytest.mark.parametrize(("hours", "is_said"), [(48, False), (49, True)])
+def test_a_release_whose_features_are_too_old_is_named_in_the_log(publish_day, serve, caplog, hours, is_said):
+    publish_day()
+
+    serve(now=end_of(DAY) + timedelta(hours=hours))
+
+    assert (f"features of {DAY} are {hours} h old, above GRASP_MAX_FEATURE_AGE_HOURS=48" in caplog.text) == is_said
+
+
 def test_the_oldest_of_a_hundred_items_and_a_recent_one_is_not_shown_to_a_stale_user_either(
     publish_day, serve, users, user
 ):

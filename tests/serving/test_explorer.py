@@ -35,6 +35,12 @@ def test_nothing_else_can_be_fetched(client, name):
     assert client.get(f"/explore/{name}", follow_redirects=False).status_code in (307, 404)
 
 
+def test_the_start_of_the_service_leads_to_the_page(client):
+    response = client.get("/", follow_redirects=False)
+
+    assert (response.status_code, response.headers["location"]) == (307, "/explore")
+
+
 def test_the_page_has_nothing_inline():
     page = (FOLDER / PAGE).read_text()
 

@@ -408,6 +408,19 @@ def test_verify_names_the_damaged_file_and_publishing_again_repairs_it(settings,
     verify(settings)
 
 
+@pytest.mark.parametrize("name", ["items/part-0.parquet", "catalogue/part-0.parquet"])
+def test_bytes_that_changed_in_the_lake_and_its_releases_at_once_are_not_published(settings, write_day, name):
+    write_day(settings)
+    manifest = put(settings)
+    file = folder(settings.releases, manifest) / name
+    with file.open("r+b") as shared:  # under all of its names
+        shared.seek(-1, os.SEEK_END)
+        shared.write(b" ")
+
+    with pytest.raises(ReleaseError, match=f"{name} was changed after {manifest.release_id} was published"):
+        put(settings)
+
+
 def test_any_release_can_be_verified_and_all_of_them(settings, write_day):
     write_day(settings, DAY)
     write_day(settings, NEXT_DAY)
