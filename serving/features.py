@@ -108,7 +108,7 @@ class FeastUserFeatures(UserFeatures):
             answer = self._read(user_ids)
         except DecodeError:
             if len(user_ids) == 1:
-                return [StoreError("an online row cannot be read: materialise its day again")]
+                return [StoreError("an online row cannot be read: materialise its day with --rollback")]
             half = len(user_ids) // 2  # the store does not say whose row it is, and the others' are good
             return self.rows(user_ids[:half]) + self.rows(user_ids[half:])
         except self._errors as error:
@@ -183,12 +183,14 @@ def _row(
     if len(absent) == len(columns):
         return None
     if absent or moment is None:
-        return StoreError(f"an online row lacks {', '.join(absent)}: materialise its day again")
+        return StoreError(f"an online row lacks {', '.join(absent)}: materialise its day with --rollback")
     for name, other in (("sequence", "sequence_times"), ("neighbour_ids", "neighbour_similarities")):
         if other in row and len(row[name]) != len(row[other]):
-            return StoreError(f"{name} and {other} of an online row differ in length: materialise its day again")
+            return StoreError(
+                f"{name} and {other} of an online row differ in length: materialise its day with --rollback"
+            )
     if not all(np.isfinite(value).all() for value in row.values() if isinstance(value, np.ndarray)):
-        return StoreError("an online row holds numbers that are not finite: materialise its day again")
+        return StoreError("an online row holds numbers that are not finite: materialise its day with --rollback")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
     return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], **row})

@@ -26,7 +26,9 @@ def show(settings: Settings, cutoff: str, latest: str) -> None:
     for user_id in three_users(_user_rows(settings, latest)):
         user = lookup.get(user_id)
         if user is None:
-            raise ValueError(f"user {user_id} has features of {latest} but no row online: materialise the day again")
+            raise ValueError(
+                f"user {user_id} has features of {latest} but no row online: materialise the day with --rollback"
+            )
         _show_user(served, user, profiles)
     _show_sources(settings, latest)
     _show_gate(settings, cutoff, latest)
