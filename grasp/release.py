@@ -53,7 +53,10 @@ def read_manifest(file: Path) -> Manifest:
         manifest = Manifest(**json.loads(file.read_text()))
         parse_day(manifest.day)
     except FileNotFoundError:
-        raise NoReleaseError(f"no release at {file}: publish one with `make demo` or the daily refresh") from None
+        raise NoReleaseError(
+            f"no release at {file}: `python -m serving.release list` names those there are; `make demo` or the daily "
+            "refresh publish one"
+        ) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not a release manifest: {error}") from error
     return manifest

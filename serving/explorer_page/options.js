@@ -23,6 +23,12 @@ export function optionsForm(state, releases) {
     field("Seen since, item ids", "recent", { value: state.recent, placeholder: "50, 172" }),
     releases.length > 0 && choice("Release", "release", state.release, "as the service chooses", releases),
     releases.length > 0 && choice("Compare with", "with", state.with, "nothing", releases),
+    releases.length === 1 &&
+      element(
+        "p",
+        { class: "hint" },
+        "To compare, load another release for nobody: python -m serving.experiment start --share 0 --name NAME --release ID",
+      ),
     element(
       "label",
       { class: "check" },

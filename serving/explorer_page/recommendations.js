@@ -64,7 +64,7 @@ function reason(evidence, largest) {
 }
 
 function numbers(evidence) {
-  return `attention ${evidence.weight.toFixed(3)}, similarity ${evidence.similarity.toFixed(2)}`;
+  return `attention ${evidence.weight.toPrecision(2)}, similarity ${evidence.similarity.toFixed(2)}`;
 }
 
 /** What is said above a list that is not the usual one; null when it is. */
