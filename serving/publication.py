@@ -194,7 +194,7 @@ def _link_files(files: list[Path], target: Path) -> None:
 def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> None:
     """Raises `ReleaseError` for a file that an earlier release shares and knows by another checksum: it was damaged."""
     for before in published(releases):
-        for name in before.checksums.keys() & manifest.checksums.keys():
+        for name in sorted(before.checksums.keys() & manifest.checksums.keys()):
             shared = folder(releases, before) / name
             is_same_file = shared.is_file() and shared.samefile(staging / name)
             if is_same_file and before.checksums[name] != manifest.checksums[name]:
