@@ -1,6 +1,7 @@
 """A tiny lake with one or two days, a ranker that was never trained, and users in a dictionary."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from grasp import partitions, tables
@@ -195,3 +198,24 @@ def decision(tmp_path: Path) -> Callable[..., Path]:
         return file
 
     return write
+
+
+@pytest.fixture
+def run_server() -> Iterator[Callable[..., int]]:
+    """`run_server(app)`: the port of an application in a thread of its own, until the test ends."""
+    running = []
+
+    def run(app: FastAPI, **config: Any) -> int:
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", **config))
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        running.append((server, thread))
+        while not server.started:
+            assert thread.is_alive(), "the server ended before it began"
+            time.sleep(0.02)
+        return int(server.servers[0].sockets[0].getsockname()[1])
+
+    yield run
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(10)

@@ -1,17 +1,14 @@
 """The Explorer in a real browser, with real clicks and keys, over the real application and a store of a few users."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
@@ -87,7 +84,7 @@ def put(settings, write_day, make_model) -> Callable[..., str]:
 
 
 @pytest.fixture
-def start(settings_with, users) -> Iterator[Callable[..., str]]:
+def start(settings_with, users, run_server) -> Callable[..., str]:
     """`start()`: address of the page of an application that runs in this process."""
     users.users["u1"] = replace(
         users.users["u1"],
@@ -99,19 +96,14 @@ def start(settings_with, users) -> Iterator[Callable[..., str]]:
     users.users["u2"] = replace(
         users.users["u1"], user_id="u2", description="likes facts", source="facts", is_tail=True
     )
-    running = []
 
     def run(access: Access | None = None, **changed: object) -> str:
         settings = settings_with(lookup_timeout_ms=5000, **changed)
         search = Search(settings, open_encoder=lambda _: KnowsTheTexts(app))
         app = create_app(settings, lambda *_: users, poll_seconds=0.05, access=access, search=search)
-        server = running_server(app)
-        running.append(server)
-        return f"http://127.0.0.1:{server.__enter__()}/explore"
+        return f"http://127.0.0.1:{run_server(app)}/explore"
 
-    yield run
-    for server in running:
-        server.__exit__(None, None, None)
+    return run
 
 
 class KnowsTheTexts:
@@ -123,20 +115,6 @@ class KnowsTheTexts:
     def encode(self, texts: list[str]) -> np.ndarray:
         items = self._app.state.service.follower.loaded.in_force.release.items
         return np.stack([items.semantic_NS[items.row_of[text.removeprefix("about ")]] for text in texts])
-
-
-@contextmanager
-def running_server(app) -> Iterator[int]:
-    """The port of an application in a thread of its own."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server ended before it began"
-        time.sleep(0.02)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join(10)
 
 
 def heading(page: Page):

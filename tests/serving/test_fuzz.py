@@ -1,15 +1,10 @@
 """The service answers whatever its own OpenAPI document lets somebody ask."""
 
-import socket
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 
 from benchmarks.serving_fuzz import fuzz
 from grasp import partitions, tables
@@ -20,7 +15,6 @@ from serving.publication import choose_model, publish
 from serving.search import Search
 
 DAY = "1998-03-01"
-START_SECONDS = 300
 
 pytestmark = pytest.mark.integration
 
@@ -39,23 +33,13 @@ class LakeEncoder:
 
 
 @pytest.fixture
-def url(settings, write_day, make_model, users) -> Iterator[str]:
+def url(settings, write_day, make_model, users, run_server) -> str:
     """A server with a release, one user and search."""
     write_day(settings)
     users.users["196"] = replace(users.users["u1"], user_id="196")  # whom the examples of the document ask for
     publish(settings, DAY, choose_model(settings, make_model(settings), None))
     app = create_app(settings, lambda *_: users, search=Search(settings, LakeEncoder))
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    running = threading.Thread(target=server.run, args=([listening],))
-    running.start()
-    deadline = time.monotonic() + START_SECONDS
-    while not server.started:
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    running.join()
+    return f"http://127.0.0.1:{run_server(app)}"
 
 
 def test_no_made_up_request_breaks_the_service(url):

@@ -1,17 +1,14 @@
 """A head that does not end is refused; whole ones are not, whatever came before on the connection."""
 
 import socket
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 
 from serving.head_limit import MAX_HEAD_BYTES, HeadLimit
 
-START_SECONDS = 60
+PATIENCE_SECONDS = 60
 
 
 async def length(request: Request) -> int:
@@ -19,22 +16,12 @@ async def length(request: Request) -> int:
 
 
 @pytest.fixture
-def client() -> Iterator[socket.socket]:
+def client(run_server) -> Iterator[socket.socket]:
     """A connection to a server that answers with the length of a body."""
     app = FastAPI()
     app.post("/length")(length)
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, http=HeadLimit, log_level="warning"))
-    running = threading.Thread(target=server.run, args=([listening],))
-    running.start()
-    deadline = time.monotonic() + START_SECONDS
-    while not server.started:
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.01)
-    with socket.create_connection(listening.getsockname(), START_SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", run_server(app, http=HeadLimit)), PATIENCE_SECONDS) as connection:
         yield connection
-    server.should_exit = True
-    running.join()
 
 
 def test_a_head_that_does_not_end_is_refused(client):
