@@ -21,10 +21,10 @@ $(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraint
 
 setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data
 	@$(RUN) $(PYTHON) requirements/java.py
-	@$(RUN) $(PYTHON) -m spark_jobs.fetch
+	@$(RUN) $(PYTHON) -m spark_jobs.commands.fetch
 
 demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER runs it on your own data
-	@$(RUN) $(PYTHON) -m serving.demo $(if $(DATA),--data "$(DATA)")
+	@$(RUN) $(PYTHON) -m serving.showcase.demo $(if $(DATA),--data "$(DATA)")
 
 test: setup ## the whole test-suite
 	@$(RUN) $(PYTHON) -m pytest -n 2 --dist loadfile
@@ -37,7 +37,7 @@ check: $(INSTALLED) ## ruff, mypy, import rules and the fast tests
 	@$(RUN) $(PYTHON) -m pytest -q -n 2 -m "not spark and not models and not integration and not e2e"
 
 serve: $(INSTALLED) ## HTTP server for the release in force
-	@$(RUN) $(PYTHON) -m serving.app
+	@$(RUN) $(PYTHON) -m serving.http.app
 
 airflow: setup ## Airflow with its UI, both DAGs loaded
 	@$(RUN) bash -c 'echo "[grasp] Airflow UI: http://$$AIRFLOW__API__HOST:$$AIRFLOW__API__PORT, no login needed; Ctrl-C ends it"; exec airflow standalone'

@@ -21,7 +21,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from dags.tasks import RELEASE, ModuleTask, SparkJob
-from grasp import partitions, release, tables
+from grasp import manifest as release
+from grasp import partitions, tables
 from grasp.days import DayNotOverError, age_hours, require_ended
 from grasp.progress import say
 from grasp.settings import Settings
@@ -115,7 +116,7 @@ def daily_refresh() -> None:
         module("feature_repo.quality", "check_quality", ["--day", DAY], stage="check_quality"),
         is_fresh(DAY),
         module("feature_repo.materialise", "materialise", ["--day", DAY]),
-        module("serving.release", "publish", ["publish", "--day", DAY]),
+        module("serving.releases.manage", "publish", ["publish", "--day", DAY]),
         announce(DAY),
     )
 

@@ -5,7 +5,7 @@ retraining is `GRASP_RETRAIN_EVERY_DAYS` old.
 
 * `day`: last day of the interactions the model is judged on; its features are what is served.
 * `cutoff`: the day whose features the model trains with (default: `GRASP_EVALUATION_DAYS` before `day`).
-* `recipe`: a name from `training/recipes.py`.
+* `recipe`: a name from `training/fitting/recipes.py`.
 * `force`: train although a retraining is recent.
 
 A model that does not beat popularity and the current model stays unpublished; that is a result, not a failure.
@@ -19,8 +19,8 @@ from airflow.sdk import Param, chain, dag, task
 from dags.tasks import RELEASE, ModuleTask
 from grasp import partitions, tables
 from grasp.days import parse_day, plus_days
+from grasp.manifest import PUBLISHED_FILE
 from grasp.progress import say
-from grasp.release import PUBLISHED_FILE
 from grasp.settings import Settings
 from grasp.versions import Versions
 
@@ -67,7 +67,9 @@ def choose_cutoff(settings: Settings, cutoff: str | None, day: str) -> str | Non
     params={
         "day": Param(None, type=["null", "string"], format="date", description="UTC day, YYYY-MM-DD"),
         "cutoff": Param(None, type=["null", "string"], format="date", description="training cutoff, YYYY-MM-DD"),
-        "recipe": Param("sasrec_grasp", type="string", pattern="^[a-z0-9_]+$", description="training/recipes.py"),
+        "recipe": Param(
+            "sasrec_grasp", type="string", pattern="^[a-z0-9_]+$", description="training/fitting/recipes.py"
+        ),
         "force": Param(False, type="boolean", description="Train although a retraining is recent"),
     },
     doc_md=__doc__,
@@ -96,11 +98,11 @@ def retrain() -> None:
 
     chain(
         plan(),
-        module("training.dataset", "build_training_set", dates),
+        module("training.build_training_set", "build_training_set", dates),
         module("feature_repo.quality", "check_training_set", ["--day", day, "--suite", "training"]),
         module("training.train", "train", [*dates, "--recipe", "{{ params.recipe }}"]),
         module("training.promote", "promote", dates),
-        module("serving.release", "publish", ["publish", "--day", day, "--decision", decision]),
+        module("serving.releases.manage", "publish", ["publish", "--day", day, "--decision", decision]),
     )
 
 

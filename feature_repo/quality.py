@@ -133,7 +133,9 @@ def measure_training_set(settings: Settings, day: str) -> dict[str, "Measured"]:
     for name in ("users", "items", "events"):
         file = folder / f"{name}.parquet"
         if not file.exists():
-            raise FileNotFoundError(f"{file} is missing: run python -m training.dataset --day {day} --cutoff DAY")
+            raise FileNotFoundError(
+                f"{file} is missing: run python -m training.build_training_set --day {day} --cutoff DAY"
+            )
         result[name] = measures.measure(f"training_{name}", measures.read_rows(file))
         _require(result[name], file, TRAINING_COLUMNS[name])
     cutoff = pd.to_datetime(result["users"].rows["event_timestamp"], utc=True).max()

@@ -2,7 +2,7 @@
 
 `Settings.load()` is called once at the start of every command. A missing, wrong or misspelt variable raises
 `SettingsError` with the variable's name before any work is done. What a training run *is* lives in
-`training/recipes.py`, what a feature *means* in `grasp/tables.py` and `feature_repo/features.py`.
+`training/fitting/recipes.py`, what a feature *means* in `grasp/tables.py` and `feature_repo/features.py`.
 """
 
 import difflib

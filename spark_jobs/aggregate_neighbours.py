@@ -17,8 +17,9 @@ from pyspark.sql import functions as F
 
 from grasp import partitions, tables
 from grasp.progress import say
-from spark_jobs.embedding_table import Embeddings, read_embeddings
-from spark_jobs.lake import Lake, run
+from spark_jobs.job import run
+from spark_jobs.storage.lake import Lake
+from spark_jobs.vectors.embedding_table import Embeddings, read_embeddings
 
 ENTITIES = {
     "item": (tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS, tables.ITEM_NEIGHBOUR_FEATURES),

@@ -20,7 +20,8 @@ from grasp import tables
 from grasp.days import end_of
 from grasp.progress import say
 from grasp.tables import MAX_SEQUENCE_LENGTH, Table
-from spark_jobs.lake import Lake, run
+from spark_jobs.job import run
+from spark_jobs.storage.lake import Lake
 
 HEAD_SHARE = 0.2  # of the items
 MIN_HEAD_INTERACTIONS = 9  # of a user

@@ -9,10 +9,11 @@ from pyspark.sql import functions as F
 
 from grasp import tables
 from grasp.days import end_of
-from spark_jobs.budget import Caps
-from spark_jobs.describe import describe
-from spark_jobs.lake import Lake, run
-from spark_jobs.prompts import ITEM
+from spark_jobs.generation.budget import Caps
+from spark_jobs.generation.describe_entities import describe
+from spark_jobs.generation.prompts import ITEM
+from spark_jobs.job import run
+from spark_jobs.storage.lake import Lake
 
 
 def item_facts(items: DataFrame, interactions: DataFrame, day: str) -> DataFrame:

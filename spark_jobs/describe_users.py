@@ -11,11 +11,12 @@ from pyspark.sql import functions as F
 
 from grasp import tables
 from grasp.days import end_of
-from spark_jobs.attributes import attribute_values
-from spark_jobs.budget import Caps
-from spark_jobs.describe import describe
-from spark_jobs.lake import Lake, run
-from spark_jobs.prompts import NUM_FAVOURITES, NUM_RECENT, USER
+from spark_jobs.generation.attributes import attribute_values
+from spark_jobs.generation.budget import Caps
+from spark_jobs.generation.describe_entities import describe
+from spark_jobs.generation.prompts import NUM_FAVOURITES, NUM_RECENT, USER
+from spark_jobs.job import run
+from spark_jobs.storage.lake import Lake
 
 
 def user_facts(

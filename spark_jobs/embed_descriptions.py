@@ -22,12 +22,13 @@ from grasp.progress import say
 from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import collection
-from spark_jobs.embedding_table import embedding_batches
-from spark_jobs.encoder import load_encoder
-from spark_jobs.lake import Lake, run
-from spark_jobs.openai_encoder import EncoderServer, load_server_encoder
-from spark_jobs.text_vectors import MakeEncoder, TextVectors
-from spark_jobs.vectors import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vectors
+from spark_jobs.job import run
+from spark_jobs.models.encoder import load_encoder
+from spark_jobs.models.encoder_http import EncoderServer, load_server_encoder
+from spark_jobs.storage.lake import Lake
+from spark_jobs.vectors.embedding_table import embedding_batches
+from spark_jobs.vectors.milvus import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vectors
+from spark_jobs.vectors.text_vectors import MakeEncoder, TextVectors
 
 ENTITIES = {
     "item": (tables.ITEM_DESCRIPTION, tables.ITEM_EMBEDDING),

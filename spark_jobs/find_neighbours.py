@@ -20,10 +20,11 @@ from grasp import partitions, tables
 from grasp.progress import say
 from grasp.tables import Table
 from grasp.versions import collection
-from spark_jobs.embedding_table import read_embeddings
-from spark_jobs.lake import Lake, run
-from spark_jobs.neighbours import Catalogue, MilvusBackend, exact_backend
-from spark_jobs.vectors import VectorStore, open_vectors
+from spark_jobs.job import run
+from spark_jobs.storage.lake import Lake
+from spark_jobs.vectors.embedding_table import read_embeddings
+from spark_jobs.vectors.milvus import VectorStore, open_vectors
+from spark_jobs.vectors.nearest_neighbours import Catalogue, MilvusBackend, exact_backend
 
 ENTITIES = {
     "item": (tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS),

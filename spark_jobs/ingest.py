@@ -23,9 +23,10 @@ from pyspark.sql import types as T
 from grasp import tables
 from grasp.days import end_of, plus_days, require_ended, start_of
 from grasp.progress import say
-from spark_jobs import source
-from spark_jobs.lake import Lake, run
-from spark_jobs.text import clean_text
+from spark_jobs.job import run
+from spark_jobs.source import reader as source
+from spark_jobs.storage.lake import Lake
+from spark_jobs.validation.clean_text import clean_text
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # earlier times are mistakes, such as 0 or a two-digit year
 

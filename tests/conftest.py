@@ -63,7 +63,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     from pyspark.sql import SparkSession
 
-    from spark_jobs.lake import spark_session
+    from spark_jobs.job import spark_session
 
     builder = SparkSession.builder.master("local[2]").config("spark.sql.shuffle.partitions", "2")
     builder.config("spark.sql.warehouse.dir", str(tmp_path_factory.mktemp("warehouse"))).getOrCreate()
@@ -74,7 +74,7 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
 
 @pytest.fixture
 def lake(spark: object, settings: Settings) -> object:
-    from spark_jobs.lake import Lake
+    from spark_jobs.storage.lake import Lake
 
     return Lake(spark, settings)
 
@@ -132,7 +132,7 @@ def missing() -> Callable[[str], NoReturn]:
 @pytest.fixture(scope="session")
 def redis(require_program: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Redis on a free port, for the whole run; `on_redis` empties it."""
-    from benchmarks.redis_server import redis_server
+    from benchmarks.core.redis_server import redis_server
 
     require_program("redis-server", "redis-server")
     with redis_server(tmp_path_factory.mktemp("redis")) as address:
@@ -153,7 +153,7 @@ def on_redis(redis: str, empty_redis: Callable[[], None], tmp_path: Path) -> Cal
 
     Spark is left out, being slow to start; further arguments replace keys of the configuration.
     """
-    from benchmarks.redis_server import production_without_spark
+    from benchmarks.core.redis_server import production_without_spark
 
     def change(settings: Settings, **configuration: object) -> Settings:
         empty_redis()

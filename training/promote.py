@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from grasp import release
+from grasp import manifest as release
 from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
-from training import dataset
-from training.artefact import LoadedRanker, OtherFormatError, load_ranker
-from training.dataset import TrainingSet
-from training.evaluate import (
+from training.command import arguments, check_days
+from training.data import training_set as training_sets
+from training.data.training_set import TrainingSet
+from training.evaluation.evaluate import (
     Event,
     Interval,
     groups,
@@ -38,6 +38,7 @@ from training.evaluate import (
     rank_events,
     ranker_scorer,
 )
+from training.model.artefact import LoadedRanker, OtherFormatError, load_ranker
 from training.train import CANDIDATE_FILE
 
 DECISION_FILE = "decision.json"
@@ -141,8 +142,8 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
     if not (home / CANDIDATE_FILE).is_file():
         raise FileNotFoundError(f"no candidate in {home}: run python -m training.train --day {day}")
     folder = home / json.loads((home / CANDIDATE_FILE).read_text())["model"]
-    dataset.require(dataset.folder(settings, day), cutoff)
-    training_set, candidate = dataset.load(dataset.folder(settings, day)), load_ranker(folder)
+    training_sets.require(training_sets.training_set_folder(settings, day), cutoff)
+    training_set, candidate = training_sets.load(training_sets.training_set_folder(settings, day)), load_ranker(folder)
     if candidate.metadata.cutoff != cutoff:
         raise ValueError(f"{folder} was trained with the cutoff {candidate.metadata.cutoff}, not {cutoff}")
     decided = _decided_before(settings, home, folder)
@@ -185,11 +186,11 @@ def _decided_before(settings: Settings, home: Path, folder: Path) -> Decision | 
 
 
 def main(arguments_given: Any = None) -> None:
-    given = dataset.arguments(__doc__).parse_args(arguments_given)
+    given = arguments(__doc__).parse_args(arguments_given)
     started = time.monotonic()
     try:
         settings = Settings.load()
-        dataset.check_days(given.day, given.cutoff)
+        check_days(given.day, given.cutoff)
         decision = promote(settings, given.day, given.cutoff)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

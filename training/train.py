@@ -22,23 +22,23 @@ from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feature_service, file_sha256
-from training import dataset
-from training.dataset import TrainingSet
-from training.recipes import DEFAULT, RECIPES, TrainConfig
+from training.command import arguments, check_days
+from training.data.training_set import SCHEMAS, TrainingSet, load, require, training_set_folder
+from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig
 
 if TYPE_CHECKING:
-    from training.artefact import Metadata
-    from training.fit import Fitted, Progress
+    from training.fitting.fit import Fitted, Progress
+    from training.model.artefact import Metadata
 
 CANDIDATE_FILE = "candidate.json"
 SAY_EVERY = 5  # epochs
 
 
-def inputs_fingerprint(training_set_folder: Path, recipe: TrainConfig, seed: int, cutoff: str) -> str:
+def inputs_fingerprint(source: Path, recipe: TrainConfig, seed: int, cutoff: str) -> str:
     """sha256 over everything the weights depend on."""
     here = Path(__file__).parent
     code = {str(file.relative_to(here)): file_sha256(file) for file in sorted(here.rglob("*.py"))}
-    data = {name: file_sha256(training_set_folder / f"{name}.parquet") for name in dataset.SCHEMAS}
+    data = {name: file_sha256(source / f"{name}.parquet") for name in SCHEMAS}
     return digest([code, data, asdict(recipe), seed, cutoff])
 
 
@@ -47,7 +47,7 @@ def save(fitted: "Fitted", training_set: TrainingSet, target: Path, metadata: "M
 
     For example `sasrec-grasp-1998-02-28-1a2b3c4d`.
     """
-    from training.artefact import WEIGHTS_FILE, save_ranker
+    from training.model.artefact import WEIGHTS_FILE, save_ranker
 
     config = fitted.ranker.config
     with tempfile.TemporaryDirectory(dir=target) as made:
@@ -81,11 +81,11 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
     import mlflow
     import torch
 
-    from training.artefact import Metadata
-    from training.fit import fit
+    from training.fitting.fit import fit
+    from training.model.artefact import Metadata
 
     torch.set_num_threads(settings.num_threads)
-    training_set = dataset.load(dataset.folder(settings, day))
+    training_set = load(training_set_folder(settings, day))
     feature_version = Versions(settings).feature
     mlflow.set_tracking_uri(settings.mlflow_uri)
     if mlflow.get_experiment_by_name("ranker") is None:
@@ -117,17 +117,17 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
 
 
 def main(arguments_given: Any = None) -> None:
-    parser = dataset.arguments(__doc__)
+    parser = arguments(__doc__)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default=DEFAULT)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments_given)
     started = time.monotonic()
     try:
         settings = Settings.load()
-        dataset.check_days(given.day, given.cutoff)
-        dataset.require(dataset.folder(settings, given.day), given.cutoff)
+        check_days(given.day, given.cutoff)
+        require(training_set_folder(settings, given.day), given.cutoff)
         config, folder = RECIPES[given.recipe](), settings.home / "training" / given.day
-        inputs = inputs_fingerprint(dataset.folder(settings, given.day), config, given.seed, given.cutoff)
+        inputs = inputs_fingerprint(training_set_folder(settings, given.day), config, given.seed, given.cutoff)
         ledger_file = folder / "trained.json"
         ledger = json.loads(ledger_file.read_text()) if ledger_file.exists() else {}
         name = ledger.get(inputs)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.datasets import BenchmarkData
-from training.dataset import TrainingSet
+from benchmarks.data.datasets import BenchmarkData
+from training.data.training_set import TrainingSet
 
 NUM_ITEMS, NUM_USERS = 12, 8
 

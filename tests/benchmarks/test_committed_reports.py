@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import descriptions_report, generation_report, report, serving_report, speed_report
+from benchmarks.descriptions import report as descriptions_report
+from benchmarks.generation import report as generation_report
+from benchmarks.quality import report
+from benchmarks.serving import report as serving_report
+from benchmarks.training_speed import report as speed_report
 from grasp.settings import ROOT
 
 DESCRIPTIONS = "python -m benchmarks.descriptions --out docs/benchmarks/descriptions"

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from grasp.settings import ROOT
-from training.dataset import TrainingSet
-from training.enhancers import ENHANCERS
-from training.fit import Fitted, fit
-from training.recipes import plain
+from training.data.training_set import TrainingSet
+from training.fitting.fit import Fitted, fit
+from training.fitting.recipes import plain
+from training.model.enhancers import ENHANCERS
 
 PAGE = ROOT / "docs" / "adding-a-model.md"
 SEQUENCES = [[1, 2, 3, 4, 5], [2, 3, 1], [4, 5, 6], [6, 1, 2, 3]]
@@ -66,7 +66,7 @@ def test_the_class_of_the_page_is_fitted_over_every_backbone(followed, backbone)
     assert fitted.num_epochs == 2
     assert fitted.metrics["hr@20"] == 1  # six items, all ranked
     assert all(weights.isfinite().all() for weights in fitted.ranker.state_dict().values())
-    assert type(fitted.ranker.enhancer).__module__ != "training.enhancers.ids"
+    assert type(fitted.ranker.enhancer).__module__ != "training.model.enhancers.ids"
 
 
 def test_it_keeps_the_rules_that_the_page_states(followed):

@@ -19,7 +19,7 @@ import pytest
 from grasp.days import end_of, start_of
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
-from serving.demo import StageTime, run_dag
+from serving.showcase.demo import StageTime, run_dag
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
 NUM_USERS, NUM_ITEMS, LLM_BUDGET = 60, 200, 6
@@ -138,7 +138,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folders: tuple[Path
     environment = process_environment(settings)
     subprocess.run(["airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
     run.times["cutoff"] = run.refresh(CUTOFF)
-    server = subprocess.Popen([sys.executable, "-m", "serving.app"], cwd=ROOT, env=environment)
+    server = subprocess.Popen([sys.executable, "-m", "serving.http.app"], cwd=ROOT, env=environment)
     stop = threading.Event()
     base = f"http://127.0.0.1:{settings.port}"
     asking = threading.Thread(target=ask_until, args=(run, base, stop))

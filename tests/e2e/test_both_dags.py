@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from grasp import partitions, release, stages, tables
+from grasp import manifest as release
+from grasp import partitions, stages, tables
 from grasp.days import end_of
 from grasp.versions import Versions, collection, feast_project, feature_service
 
@@ -32,7 +33,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 def milvus_rows(run) -> dict[str, dict[str, list[float]]]:
     """Every vector behind the two aliases, by entity and id."""
-    from spark_jobs.vectors import open_vectors
+    from spark_jobs.vectors.milvus import open_vectors
 
     versions = Versions(run.settings)
     found = {}

@@ -22,7 +22,7 @@ from grasp.days import end_of
 from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
-from serving.features import StoreError, UserFeatures, UserRow
+from serving.lookup.online_store import StoreError, UserFeatures, UserRow
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 ITEM_IDS = [f"i{number}" for number in range(1, 9)]
@@ -84,9 +84,9 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
     """`make_model(settings)`: the folder of a saved, untrained ranker over `ITEM_IDS`."""
     import torch
 
-    from training.artefact import Metadata, save_ranker
-    from training.config import RankerConfig
-    from training.model import Ranker
+    from training.model.artefact import Metadata, save_ranker
+    from training.model.config import RankerConfig
+    from training.model.ranker import Ranker
 
     def make(
         settings: Settings,
@@ -152,7 +152,7 @@ def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]
 
     Every title begins with `mark`.
     """
-    from serving.publication import choose_model, publish
+    from serving.releases.publication import choose_model, publish
 
     def put(day: str = DAY, model: str | None = "tiny-ranker", mark: str = "Title", **changed: object) -> str:
         write_day(settings, day, mark=mark)
@@ -168,7 +168,7 @@ def serve(settings_with, users) -> Iterator[Callable[..., TestClient]]:
 
     It looks for another release only when told: `client.app.state.service.check()`.
     """
-    from serving.app import create_app
+    from serving.http.app import create_app
 
     clients = []
 

@@ -16,7 +16,7 @@ from grasp import partitions, tables
 from grasp.settings import Settings
 from grasp.tables import Table
 from grasp.versions import Versions
-from spark_jobs.shards import Shards, ShardWriter
+from spark_jobs.storage.shards import Shards, ShardWriter
 
 PROGRAM = Path(__file__).with_name("fault_server.py")
 START = datetime.datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,7 +7,7 @@ from pyspark.testing import assertDataFrameEqual
 from grasp import tables
 from spark_jobs import aggregate_neighbours
 from spark_jobs.aggregate_neighbours import aggregate, mean_pool
-from spark_jobs.embedding_table import Embeddings
+from spark_jobs.vectors.embedding_table import Embeddings
 
 DAY = "1998-03-01"
 VECTORS = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], dtype=np.float32)

@@ -7,7 +7,7 @@ import pytest
 from grasp import tables
 from spark_jobs import build_features
 from spark_jobs.build_features import IncompleteFeaturesError, item_popularity, user_sequences
-from spark_jobs.lake import Lake
+from spark_jobs.storage.lake import Lake
 
 pytestmark = pytest.mark.spark
 

@@ -11,8 +11,8 @@ import pytest
 from grasp import partitions, tables
 from grasp.versions import collection
 from spark_jobs import embed_descriptions
-from spark_jobs.lake import Lake
-from spark_jobs.vectors import open_vectors
+from spark_jobs.storage.lake import Lake
+from spark_jobs.vectors.milvus import open_vectors
 
 pytestmark = pytest.mark.spark
 

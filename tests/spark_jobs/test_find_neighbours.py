@@ -9,8 +9,8 @@ from grasp import tables
 from grasp.versions import collection
 from spark_jobs import find_neighbours
 from spark_jobs.find_neighbours import QUERIES_PER_BLOCK
-from spark_jobs.lake import Lake
-from spark_jobs.vectors import open_vectors
+from spark_jobs.storage.lake import Lake
+from spark_jobs.vectors.milvus import open_vectors
 
 pytestmark = pytest.mark.spark
 

@@ -9,7 +9,7 @@ from grasp import partitions, tables
 from grasp.days import DayNotOverError, start_of
 from spark_jobs import ingest
 from spark_jobs.ingest import Count, QuarantineError, check_quarantine, judge_interactions, refuse_repeated
-from spark_jobs.source import SourceError
+from spark_jobs.source.reader import SourceError
 
 DAY, NEXT = "1998-02-20", "1998-02-28"
 NOON, NEXT_NOON = 887_976_000, 888_667_200  # 12:00 UTC of the two days; the clock of tests is 1998-03-02
@@ -30,7 +30,7 @@ def reasons(lake, day=DAY):
 
 
 def lenient(spark, settings_with):
-    from spark_jobs.lake import Lake
+    from spark_jobs.storage.lake import Lake
 
     return Lake(spark, settings_with(max_quarantine_share=1))
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from grasp.days import end_of
-from training.config import RankerConfig
-from training.dataset import TrainingSet, arrange, split_events
-from training.model import Ranker
-from training.recipes import TrainConfig, recipe
+from training.data.training_set import TrainingSet, arrange, split_events
+from training.fitting.recipes import TrainConfig, recipe
+from training.model.config import RankerConfig
+from training.model.ranker import Ranker
 
 CUTOFF = "1998-02-28"
 SEQUENCES = {"a": ["1", "2", "3", "4", "5", "new", "6"], "b": ["2", "3", "1"], "c": ["4", "5"]}

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from grasp import release
-from training import dataset, promote, train
-from training.artefact import Metadata, load_ranker
-from training.evaluate import Interval
-from training.fit import fit
+from grasp import manifest as release
+from training import promote, train
+from training.data import training_set as training_sets
+from training.evaluation.evaluate import Interval
+from training.fitting.fit import fit
+from training.fitting.recipes import RECIPES
+from training.model.artefact import Metadata, load_ranker
 from training.promote import decide
-from training.recipes import RECIPES
 
 DAY, CUTOFF = "1998-04-22", "1998-02-28"
 ABOVE, AROUND, NOTHING = Interval(0.02, 0.01, 0.03), Interval(0.01, 0.0, 0.03), Interval(*[float("nan")] * 3)
@@ -40,7 +41,7 @@ def trained(frames, settings, monkeypatch):
     """A home with a training set and a candidate; its settings are in the environment."""
     for variable, value in settings.variables().items():
         monkeypatch.setenv(variable, value)
-    dataset.write(dataset.folder(settings, DAY), frames, "x", CUTOFF)
+    training_sets.write(training_sets.training_set_folder(settings, DAY), frames, "x", CUTOFF)
     home = settings.home / "training" / DAY
     (home / "candidate.json").write_text(json.dumps({"model": make_model(home, frames, seed=0).name}))
     return settings
@@ -50,7 +51,7 @@ def make_model(target: Path, frames, seed: int, feature_version: str = "v1") -> 
     config = replace(
         RECIPES["sasrec_grasp"](), max_epochs=1, ranker=(("width", 8), ("max_length", 5), ("dropout", 0.0))
     )
-    training_set = dataset.arrange(frames)
+    training_set = training_sets.arrange(frames)
     metadata = Metadata("", "ranker", feature_version, "sasrec_grasp", DAY, CUTOFF, seed, {})
     return train.save(fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
 
@@ -110,7 +111,7 @@ def test_a_model_of_other_features_is_named_as_not_comparable(trained, frames, t
 
 def test_a_model_of_an_earlier_version_is_named_as_not_comparable(trained, frames, tmp_path, monkeypatch):
     with monkeypatch.context() as earlier:
-        earlier.setattr("training.artefact.FORMAT", 1)
+        earlier.setattr("training.model.artefact.FORMAT", 1)
         other = make_model(tmp_path, frames, seed=1)
     put_in_force(trained, other, other.name)
 
@@ -155,7 +156,7 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_todays_items(tra
         "events": frames["events"][frames["events"]["split"] != "test"],
     }
     loaded = load_ranker(make_model(tmp_path, smaller, seed=1))
-    training_set = dataset.arrange(frames)
+    training_set = training_sets.arrange(frames)
 
     found = promote.judge(training_set, promote.questions(training_set, "test"), [loaded])
 
@@ -165,7 +166,7 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_todays_items(tra
 def test_when_nobody_came_back_the_model_is_refused(trained, frames):
     events = frames["events"]
     only_before = frames | {"events": events[events["split"] != "test"]}
-    dataset.write(dataset.folder(trained, DAY), only_before, "x", CUTOFF)
+    training_sets.write(training_sets.training_set_folder(trained, DAY), only_before, "x", CUTOFF)
 
     assert "nothing to judge by" in run_promote(trained)["reason"]
 

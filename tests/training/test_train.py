@@ -1,9 +1,10 @@
 import json
 
-from training import dataset, train
-from training.artefact import Metadata, load_ranker
-from training.fit import fit
-from training.recipes import RECIPES
+from training import train
+from training.data import training_set as training_sets
+from training.fitting.fit import fit
+from training.fitting.recipes import RECIPES
+from training.model.artefact import Metadata, load_ranker
 from training.train import inputs_fingerprint, save
 
 
@@ -22,14 +23,14 @@ def test_equal_weights_are_saved_under_an_equal_name(training_set, tiny, tmp_pat
 
 
 def test_a_changed_training_set_recipe_or_seed_is_trained_again(frames, tiny, tmp_path):
-    dataset.write(tmp_path, frames, "x", "1998-02-28")
+    training_sets.write(tmp_path, frames, "x", "1998-02-28")
     before = inputs_fingerprint(tmp_path, tiny("sasrec"), 0, "1998-02-28")
 
     assert inputs_fingerprint(tmp_path, tiny("sasrec"), 0, "1998-02-28") == before
     assert inputs_fingerprint(tmp_path, tiny("sasrec"), 1, "1998-02-28") != before
     assert inputs_fingerprint(tmp_path, tiny("gru4rec"), 0, "1998-02-28") != before
     frames["items"]["popularity"] += 1
-    dataset.write(tmp_path, frames, "x", "1998-02-28")
+    training_sets.write(tmp_path, frames, "x", "1998-02-28")
     assert inputs_fingerprint(tmp_path, tiny("sasrec"), 0, "1998-02-28") != before
 
 
@@ -38,7 +39,7 @@ def test_the_command_trains_tracks_and_then_skips(frames, tiny, settings, monkey
         monkeypatch.setenv(variable, value)
     config = tiny("sasrec_grasp")
     monkeypatch.setitem(RECIPES, "sasrec_grasp", lambda: config)
-    dataset.write(dataset.folder(settings, "1998-04-22"), frames, "x", "1998-02-28")
+    training_sets.write(training_sets.training_set_folder(settings, "1998-04-22"), frames, "x", "1998-02-28")
 
     train.main(["--day", "1998-04-22", "--cutoff", "1998-02-28"])
     train.main(["--day", "1998-04-22", "--cutoff", "1998-02-28"])

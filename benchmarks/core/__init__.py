@@ -1,0 +1,1 @@
+"""What every report needs: measurements, machine, command, Markdown, plots, the summary of figures."""

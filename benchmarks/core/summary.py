@@ -1,0 +1,102 @@
+"""The figures a benchmark was made for, each beside its goal.
+
+    python -m benchmarks.core.summary
+
+Reads:   docs/benchmarks/*/summary.json, which every benchmark command writes beside its report
+Prints:  one table of all figures
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.core.machine import commit, machine
+from grasp.files import write_json
+from grasp.settings import ROOT
+
+SUMMARY_FILE = "summary.json"
+REPORTS = ROOT / "docs" / "benchmarks"
+DIGITS = 5  # significant ones of a stored value
+
+
+@dataclass(frozen=True)
+class Goal:
+    bound: float
+    direction: Literal["at least", "at most"] = "at least"
+
+    def is_met(self, value: float | None) -> bool:
+        """Never by a value that was not measured."""
+        if value is None:
+            return False
+        return value >= self.bound if self.direction == "at least" else value <= self.bound
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`value` None (or not finite): not measured yet."""
+
+    value: float | None
+    goal: Goal
+
+
+def write_summary(
+    folder: Path,
+    command: str,
+    figures: Mapping[str, Figure],
+    measured_on: Mapping[str, Any] | None = None,
+    measured_at: str | None = None,
+) -> None:
+    """Write `summary.json`; machine and commit are this process's own unless the figures were measured elsewhere."""
+    write_json(
+        folder / SUMMARY_FILE,
+        {
+            "machine": dict(measured_on or machine()),
+            "command": command,
+            "commit": measured_at or commit(),
+            "figures": {name: _as_json(figure) for name, figure in figures.items()},
+        },
+    )
+
+
+def _as_json(figure: Figure) -> dict[str, Any]:
+    is_measured = figure.value is not None and math.isfinite(figure.value)
+    value = figure.value if is_measured else None
+    # Judged before it is shortened: 0.04996 shown as 0.05 does not reach 0.05.
+    shown = None if value is None else float(f"{value:.{DIGITS}g}")
+    return {"value": shown, "goal": figure.goal.bound, "met": figure.goal.is_met(value)}
+
+
+def table(reports: Path) -> str:
+    """All summaries below a folder as one aligned table, with a count at the end."""
+    rows = [
+        (file.parent.name, name, *(_shown(found[key]) for key in ("value", "goal", "met")))
+        for file in sorted(reports.glob(f"*/{SUMMARY_FILE}"))
+        for name, found in json.loads(file.read_text())["figures"].items()
+    ]
+    if not rows:
+        return f"no figures below {reports} yet"
+    lines = [("report", "figure", "value", "goal", "met"), *rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*text, f"{sum(row[-1] == 'yes' for row in rows)} of {len(rows)} goals met"])
+
+
+def _shown(value: float | bool | None) -> str:
+    if value is None:
+        return "-"
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.core.summary", description="all figures and their goals"
+    ).parse_args()
+    print(table(REPORTS))
+
+
+if __name__ == "__main__":
+    main()

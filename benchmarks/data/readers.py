@@ -1,0 +1,189 @@
+"""Read what benchmarks measure on: a folder of the data contract, or LLM-ESR's id-only file.
+
+Plain rows without Spark. Order is the data contract's (docs/data.md): by time, then by `row_number` or, without it, by
+place in the file.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.core.invocation import MOVIELENS
+from grasp.progress import say
+from grasp.settings import Settings
+from spark_jobs.commands import fetch
+from spark_jobs.source import movielens
+from spark_jobs.source import reader as source
+from spark_jobs.source.reader import SourceError, SourceTable
+from spark_jobs.source.sample import rows_of
+from spark_jobs.validation.clean_text import clean_text
+
+ID_FILES = ("inter.txt", "inter.txt.gz")
+MAX_NAME_CHARS = 60  # of a fact's name, as in ingestion
+MOST_CATEGORIES = 0.05  # distinct ones per item; more are brands
+
+Facts = dict[str, Any]  # `title` and `attributes`, a text by name: what a description is built from
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it was read. Items count from 1."""
+
+    name: str
+    files: tuple[Path, ...]
+    item_ids: list[str]
+    items: list[Facts] | None  # None for data without texts
+    categories: list[str]  # one per item, empty where none is known
+    user_ids: list[str]
+    profiles: list[Facts]
+    sequences: list[np.ndarray]  # items of each user, oldest first
+
+
+def read(folder: Path) -> Source:
+    """Read a folder. Raises `FileNotFoundError` without it, `SourceError` for what does not keep its format."""
+    found = [folder / name for name in ID_FILES if (folder / name).is_file()]
+    return _read_ids(found[0]) if found else _read_contract(folder)
+
+
+def movielens_folder(settings: Settings) -> Path:
+    """MovieLens-100K as a folder of the data contract, fetched unless `make setup` or an earlier call did."""
+    place = settings.home / "source" / "movielens-100k"
+    if not place.exists():
+        fetch.make_once(place, fetch.MOVIELENS, settings.home / "downloads", movielens.convert)
+    return place
+
+
+def source_folder(data: str, settings: Settings) -> Path:
+    """`movielens` is fetched; anything else is a folder. Raises `FileNotFoundError` naming one that is missing."""
+    if data == MOVIELENS:
+        return movielens_folder(settings)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--data {folder} is no folder; docs/data.md says where the public data comes from")
+    return folder
+
+
+def _read_ids(file: Path) -> Source:
+    """`user item` per line, in time order, ids from 1 to the highest one."""
+    sequences: dict[str, list[int]] = {}
+    for number, line in enumerate(source.lines_of(file), start=1):
+        parts = line.split()
+        if len(parts) != 2 or not parts[1].isdigit() or parts[1] == "0":
+            raise SourceError(f"{file}, line {number}: expected a user and an item, a number from 1, got {line!r}")
+        sequences.setdefault(parts[0], []).append(int(parts[1]))
+    num_items = max((max(items) for items in sequences.values()), default=0)
+    return Source(
+        file.parent.name,
+        (file,),
+        [str(item) for item in range(1, num_items + 1)],
+        None,
+        [""] * num_items,
+        list(sequences),
+        [{} for _ in sequences],
+        [np.array(items, np.int64) for items in sequences.values()],
+    )
+
+
+def _read_contract(folder: Path) -> Source:
+    interactions, items = source.require(folder, "interactions"), source.require(folder, "items")
+    users = source.find(folder, "users")
+    facts, lists = _facts_of(items), _lists_of(items)
+    profiles = _facts_of(users) if users else {}
+    item_index = {item_id: index for index, item_id in enumerate(facts, start=1)}
+    sequences = _sequences(interactions, item_index)
+    return Source(
+        folder.name,
+        tuple(file for table in (interactions, items, users) if table for file in _files_of(table)),
+        list(facts),
+        list(facts.values()),
+        main_categories([lists[item_id] for item_id in facts]),
+        list(sequences),
+        [profiles.get(user_id, {}) for user_id in sequences],
+        list(sequences.values()),
+    )
+
+
+def _files_of(table: SourceTable) -> list[Path]:
+    return [table.path] if table.path.is_file() else sorted(table.path.glob("**/[!._]*.parquet"))
+
+
+def _facts_of(table: SourceTable) -> dict[str, Facts]:
+    """Title and attributes by id; the first row of a repeated id stays."""
+    key, result = source.REQUIRED[table.name][0], dict[str, Facts]()
+    for row in rows_of(table):
+        values = {clean_text(name, MAX_NAME_CHARS): clean_text(as_text(row[name])) for name in row if name != key}
+        known = {name: value for name, value in values.items() if name and value}
+        title = known.pop("title", "") if table.name == "items" else ""
+        result.setdefault(str(row[key]), {"title": title, "attributes": known})
+    return result
+
+
+def as_text(value: object) -> str:
+    """A fact as ingestion reads it: lists joined with ', ', what is neither text nor list as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(as_text(each) for each in value if each is not None)
+    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _lists_of(items: SourceTable) -> dict[str, list[str]]:
+    """The first fact of each item that is a list: its categories."""
+    result: dict[str, list[str]] = {}
+    for row in rows_of(items):
+        lists = [value for name, value in row.items() if isinstance(value, list)]
+        result.setdefault(str(row["item_id"]), [as_text(each) for each in lists[0]] if lists else [])
+    return result
+
+
+def main_categories(lists: Sequence[Sequence[str]]) -> list[str]:
+    """One category for each item, empty where there is none: the first of its list that is no brand.
+
+    Some catalogues begin a list with a brand and go on from the widest category to the narrowest one, as Beauty does.
+    They are told by their many first values; a brand then is what never stands behind another value.
+    """
+    if len({values[0] for values in lists if values}) <= MOST_CATEGORIES * len(lists):
+        return [values[0] if values else "" for values in lists]
+    later = {value for values in lists for value in values[1:]}
+    return [next((value for value in values if value in later), "") for values in lists]
+
+
+def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Items of each user in order, a repeated row (same user, item and time) once."""
+    rows: dict[str, list[tuple[float, float, int]]] = {}
+    num_left_out = 0
+    for user_id, item_id, moment, place in _timed_rows(table):
+        if item_id in item_index:
+            rows.setdefault(user_id, []).append((moment, place, item_index[item_id]))
+        else:
+            num_left_out += 1
+    if num_left_out:
+        say(f"{table.path.name}: {num_left_out:,} interactions with items that are not among the items left out")
+    return {user_id: _in_order(of_user) for user_id, of_user in rows.items()}
+
+
+def _timed_rows(table: SourceTable) -> Iterator[tuple[str, str, float, float]]:
+    for position, row in enumerate(rows_of(table), start=1):
+        place = float(str(row.get("row_number") or position))
+        yield str(row["user_id"]), str(row["item_id"]), _seconds(row["timestamp"]), place
+
+
+def _seconds(value: object) -> float:
+    """Unix seconds of a number, a text or a parquet time (without a zone, UTC)."""
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, date):
+        return datetime.combine(value, time.min, UTC).timestamp()
+    return float(str(value))
+
+
+def _in_order(rows: Sequence[tuple[float, float, int]]) -> np.ndarray:
+    seen: dict[tuple[float, int], None] = {}
+    for moment, _, item in sorted(rows, key=lambda row: row[:2]):
+        seen.setdefault((moment, item))
+    return np.array([item for _, item in seen], np.int64)

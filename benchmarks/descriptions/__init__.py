@@ -1,0 +1,1 @@
+"""What the small model's descriptions are worth."""

@@ -1,0 +1,1 @@
+"""What describing costs and survives."""

@@ -1,0 +1,1 @@
+"""Ranking quality of every system on one data set."""

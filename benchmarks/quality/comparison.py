@@ -1,0 +1,192 @@
+"""Who is better than whom, and how surely: means over seeds, paired intervals by user, the figures with a goal."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.core.summary import Figure, Goal
+from benchmarks.quality.results import Results
+from benchmarks.quality.rows import SAMPLED, FinishedRow, Row
+from training.evaluation.evaluate import Interval, interval
+
+FILTERED, UNFILTERED = "filtered", "unfiltered"
+NDCG, HR = "ndcg@10", "hr@10"
+GROUPS = ("tail items", "tail users", "head items", "head users")
+OVERALL = "overall"
+GRASP = "sasrec_grasp"
+KERNEL = "kernel"  # the addition that GRASP as it serves comes with, and every rival is shown with
+LLM_ESR = "sasrec_llm_esr"
+
+
+@dataclass(frozen=True)
+class System:
+    """One line of a table: everything that was finished of it, seed by seed."""
+
+    rows: tuple[FinishedRow, ...]
+
+    @property
+    def row(self) -> Row:
+        return self.rows[0].row
+
+    @property
+    def label(self) -> str:
+        addition = self.row.addition.replace("_", "-")
+        name = f"{self.row.model}, {self.row.ablation}" if self.row.ablation else self.row.model
+        return name if addition == "none" else f"{name} + {addition}"
+
+    @property
+    def is_main(self) -> bool:
+        """As it is meant to be: nothing corrupted, no switch turned."""
+        return not self.row.corruption and not self.row.ablation
+
+    @property
+    def is_rival(self) -> bool:
+        """Trained on clean data, and not GRASP; a rival with a switch of GRASP's is one too."""
+        return not self.row.corruption and bool(self.row.backbone) and self.row.enhancer != "grasp"
+
+    def values(self, protocol: str, metric: str, group: str = OVERALL) -> list[float]:
+        return [each.value(protocol, metric, group) for each in self.rows]
+
+    def mean(self, protocol: str, metric: str, group: str = OVERALL) -> float:
+        return float(np.mean(self.values(protocol, metric, group)))
+
+    def deviation(self, protocol: str, metric: str, group: str = OVERALL) -> float | None:
+        """Standard deviation over seeds; None for a single one."""
+        found = self.values(protocol, metric, group)
+        return float(np.std(found, ddof=1)) if len(found) > 1 else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`difference` of own and rival, per event and averaged over each one's seeds before users are drawn."""
+
+    difference: Interval
+    rival_mean: float
+
+    @property
+    def ratio(self) -> Interval:
+        """Own over rival. The rival's mean counts as known: the interval is that of the difference, rescaled."""
+        found = (self.difference.mean, self.difference.low, self.difference.high)
+        if not self.rival_mean:
+            return Interval(math.nan, math.nan, math.nan)
+        return Interval(*(1 + each / self.rival_mean for each in found))
+
+    @property
+    def verdict(self) -> str:
+        if self.difference.low > 0:
+            return "better"
+        return "worse" if self.difference.high < 0 else "undecided"
+
+
+def systems(results: Results) -> list[System]:
+    """The finished rows, those that differ only in their seed together; best NDCG@10 in the full ranking first."""
+    found: dict[tuple[object, ...], list[FinishedRow]] = {}
+    for each in results.rows():
+        row = each.row
+        found.setdefault((row.model, row.addition, row.corruption, row.ablation), []).append(each)
+    return sorted((System(tuple(rows)) for rows in found.values()), key=lambda one: -one.mean(FILTERED, NDCG))
+
+
+def find(
+    among: Sequence[System], model: str, addition: str = "none", *, corruption: float = 0.0, ablation: str = ""
+) -> System | None:
+    """The system of a model, by default as it is, or None when no row of it is finished."""
+    wanted = (model, addition, corruption, ablation)
+    return next(
+        (one for one in among if (one.row.model, one.row.addition, one.row.corruption, one.row.ablation) == wanted),
+        None,
+    )
+
+
+def best_rival(among: Sequence[System], addition: str = "none") -> System | None:
+    """The trained system other than GRASP with the highest NDCG@10 in the full ranking.
+
+    With the kernel also counts who has STAR instead.
+    """
+    additions = (KERNEL, "star") if addition == KERNEL else (addition,)
+    rivals = [one for one in among if one.is_rival and one.row.addition in additions]
+    return max(rivals, key=lambda one: one.mean(FILTERED, NDCG), default=None)
+
+
+def per_event(results: Results, system: System, protocol: str, metric: str, group: str = OVERALL) -> np.ndarray:
+    """A metric of the test events of a group, averaged over the system's seeds."""
+    values = np.mean([results.per_event(each.row.row_id, protocol, metric) for each in system.rows], axis=0)
+    return values[results.groups()[group]]
+
+
+def compare(
+    results: Results, own: System, rival: System, protocol: str, *, metric: str = NDCG, group: str = OVERALL
+) -> Comparison:
+    """Paired by user; one test event per user."""
+    found = [per_event(results, each, protocol, metric, group) for each in (own, rival)]
+    difference = interval(found[0] - found[1], np.arange(len(found[0])))
+    return Comparison(difference, float(found[1].mean()) if len(found[1]) else math.nan)
+
+
+def figures(results: Results) -> dict[str, Figure]:
+    """The figures with a goal, Beauty's names and bounds. A figure whose rows are missing has no value.
+
+    Figures named `_over_` are ratios of means over seeds; sampled ones are means over the negative draws. GRASP is
+    meant with its history kernel; `over_best_rival_full` sets it against rivals without, `_with_kernel_full` against
+    rivals with one.
+    """
+    among = systems(results)
+    grasp, llm_esr = find(among, GRASP, KERNEL), find(among, LLM_ESR)
+    tried = {
+        "sasrec_strong_full_ndcg10": (_mean(find(among, "sasrec"), NDCG), 0.050),
+        "grasp_full_ndcg10": (_mean(grasp, NDCG), 0.068),
+        "grasp_full_hr10": (_mean(grasp, HR), 0.115),
+        "grasp_over_star_full": (_ratio(grasp, find(among, "star"), FILTERED), 1.15),
+        "grasp_over_best_rival_full": (_ratio(grasp, best_rival(among), FILTERED), 1.10),
+        "grasp_over_best_rival_with_kernel_full": (_ratio(grasp, best_rival(among, KERNEL), FILTERED), 1.05),
+        "grasp_over_llmesr_sampled_overall": (_ratio(grasp, llm_esr, SAMPLED), 1.15),
+        "grasp_over_llmesr_sampled_tail_users": (_ratio(grasp, llm_esr, SAMPLED, "tail users"), 1.11),
+        "grasp_over_llmesr_sampled_tail_items": (_ratio(grasp, llm_esr, SAMPLED, "tail items"), 1.40),
+        "grasp_over_llmesr_maxcos_sampled": (_ratio(grasp, find(among, LLM_ESR, "max_cosine"), SAMPLED), 1.08),
+        "corruption_100_over_backbone_low": (_corruption_low(results, among), 0.98),
+    }
+    return {name: Figure(value, Goal(bound, "at least")) for name, (value, bound) in tried.items()}
+
+
+def like_for_like(among: Sequence[System]) -> dict[str, str]:
+    """GRASP's NDCG@10 over a rival's, both without and both with the history kernel, by what is compared."""
+    asked = [
+        ("the best other trained system, full ranking", best_rival, FILTERED, OVERALL),
+        ("LLM-ESR, sampled", _llm_esr, SAMPLED, OVERALL),
+        ("LLM-ESR, sampled, tail users", _llm_esr, SAMPLED, "tail users"),
+        ("LLM-ESR, sampled, tail items", _llm_esr, SAMPLED, "tail items"),
+    ]
+    found = {}
+    for name, rival_of, protocol, group in asked:
+        ratios = [
+            _ratio(find(among, GRASP, addition), rival_of(among, addition), protocol, group)
+            for addition in ("none", KERNEL)
+        ]
+        told = [
+            f"{ratio:.3f} {sides} kernel" for ratio, sides in zip(ratios, ("without", "with"), strict=True) if ratio
+        ]
+        if told:
+            found[name] = ", ".join(told)
+    return found
+
+
+def _llm_esr(among: Sequence[System], addition: str) -> System | None:
+    return find(among, LLM_ESR, addition)
+
+
+def _mean(system: System | None, metric: str) -> float | None:
+    return system.mean(FILTERED, metric) if system else None
+
+
+def _ratio(own: System | None, rival: System | None, protocol: str, group: str = OVERALL) -> float | None:
+    if own is None or rival is None or not rival.mean(protocol, NDCG, group):
+        return None
+    return own.mean(protocol, NDCG, group) / rival.mean(protocol, NDCG, group)
+
+
+def _corruption_low(results: Results, among: Sequence[System]) -> float | None:
+    """Lower end of the interval of GRASP without kernel on nothing but corrupted inputs, over its backbone alone."""
+    own, backbone = find(among, GRASP, corruption=1.0, ablation="no_kernel"), find(among, "sasrec")
+    return compare(results, own, backbone, FILTERED).ratio.low if own and backbone else None

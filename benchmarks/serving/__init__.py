@@ -1,0 +1,1 @@
+"""Latency, load, release switches and soak of the service."""

@@ -1,0 +1,90 @@
+"""A Milvus server of one's own for a while, filled with the items of a release.
+
+The server is the PyPI package `milvus`, the binary without Docker, in a virtual environment below GRASP_HOME that is
+made when it is first needed (81 MB).
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.core.redis_server import free_port
+from benchmarks.serving.place import STOP_SECONDS, stop
+from benchmarks.serving.release import Subject
+from grasp.processes import end_with_parent
+from grasp.progress import say
+from grasp.settings import Settings
+from grasp.versions import Versions, collection
+from spark_jobs.vectors.milvus import open_vectors
+
+PACKAGES = ("milvus==2.3.5", "setuptools<81")
+ENVIRONMENT, FINISHED = "milvus-server-venv", "installed"
+SERVER = """
+import sys
+from milvus import default_server
+default_server.set_base_dir(sys.argv[1])
+default_server.listen_port = int(sys.argv[2])
+default_server.start()
+print("ready", flush=True)
+sys.stdin.read()
+default_server.stop()
+"""
+
+
+@contextmanager
+def milvus_server(
+    home: Path, folder: Path, stop_seconds: float = STOP_SECONDS
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The server's address, and what stops it before the block ends. One that takes longer to stop is killed.
+
+    Raises `ValueError` when it cannot be installed or does not start.
+    """
+    port = free_port()
+    command = [str(installed_python(home)), "-c", SERVER, str(folder), str(port)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
+    ) as server:
+
+        def end() -> None:
+            if server.stdin and not server.stdin.closed:
+                stop(server, stop_seconds, ask=server.stdin.close)
+
+        try:
+            if not server.stdout or server.stdout.readline() != "ready\n":
+                raise ValueError("the Milvus server did not start")
+            yield f"http://127.0.0.1:{port}", end
+        finally:
+            end()
+
+
+def fill(settings: Settings, of: Subject) -> None:
+    """Write the items' vectors to the collection that a release of these settings names."""
+    data = of.data.training_set
+    name = collection("item", Versions(settings).embedding)
+    with open_vectors(settings) as store:
+        store.ensure_collection(name, data.item_semantic.shape[1])
+        store.upsert(name, data.item_ids, data.item_semantic, ["made for a benchmark"] * len(data.item_ids))
+
+
+def installed_python(home: Path) -> Path:
+    """Python of the server's environment, made if it is missing; a marker file says that it is finished.
+
+    Raises `ValueError` with what pip said when it cannot be installed.
+    """
+    environment = home / ENVIRONMENT
+    python = environment / "bin" / "python"
+    if not (environment / FINISHED).exists():
+        say(f"installing {PACKAGES[0]} into {environment}")
+        install = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES]
+        for command in ([sys.executable, "-m", "venv", "--clear", str(environment)], install):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise ValueError(f"{PACKAGES[0]} cannot be installed: {done.stderr.strip()[-300:]}")
+        (environment / FINISHED).touch()
+    return python

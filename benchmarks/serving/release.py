@@ -1,0 +1,190 @@
+"""A release of benchmark data without Spark: the day's tables, a ranker, its publication, and further releases of it.
+
+The ranker is the default recipe, trained for a few epochs only: how long an answer takes depends on shapes, not on
+quality. Titles begin with a mark of their release ("r1|A title"), so that an answer that mixed two would show it.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.data import readers
+from benchmarks.data.datasets import BenchmarkData, from_facts, training_items
+from benchmarks.data.made_up_features import ARROW_TYPES
+from benchmarks.data.vectors import nearest
+from benchmarks.serving.load import mark_of
+from grasp import partitions, tables
+from grasp.days import end_of, start_of
+from grasp.manifest import Manifest
+from grasp.partitions import Content
+from grasp.progress import say
+from grasp.settings import Settings
+from grasp.tables import MAX_SEQUENCE_LENGTH, Table
+from grasp.versions import Versions, digest, feature_service, file_sha256
+from serving.releases.publication import choose_model, publish
+from training.fitting.fit import fit
+from training.fitting.recipes import DEFAULT, RECIPES
+from training.model.artefact import CHECKSUMS_FILE, Metadata
+from training.train import progress_lines, save
+
+DAY = "2026-01-05"
+FIRST = 1  # number of the release that every part finds in force
+NUM_EPOCHS = 2
+NUM_NEIGHBOURS = 10
+SECONDS_BETWEEN = 600  # of a user's interactions, whose times are made up: benchmark data is in order, without times
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is released: the data, the texts and titles of its items, and where its neighbours are kept."""
+
+    data: BenchmarkData
+    item_facts: list[readers.Facts]
+    item_texts: list[str]
+    user_texts: list[str]
+    neighbours: Path
+
+
+def subject(folder: Path, data: BenchmarkData, cache: Path, hidden_attributes: Sequence[str]) -> Subject:
+    """Titles and texts of loaded data, from the folder that it was loaded from. Raises `ValueError` without texts."""
+    source = readers.read(folder)
+    if source.items is None:
+        raise ValueError(f"{folder} has no texts: a release needs titles and descriptions")
+    train = training_items(source.sequences, data.training_set.splits)
+    of_items, of_users = from_facts(source, train, hidden_attributes)
+    return Subject(data, source.items, of_items, of_users, cache / "neighbours")
+
+
+def settings_of(settings: Settings, place: Path, **changed: Any) -> Settings:
+    """The settings of a service of its own below `place`, whose clock stands an hour after the features' day."""
+    own = {"home": place, "lake": place / "lake", "releases": place / "releases", "milvus_uri": f"{place}/milvus.db"}
+    clock = end_of(DAY) + timedelta(hours=1)
+    return settings.model_copy(update=own | {"now": clock, "max_feature_age_hours": 48.0} | changed)
+
+
+def write_lake(settings: Settings, of: Subject) -> None:
+    """Write the day's catalogue and users; what is there already stays. Item features are those of a release."""
+    if partitions.read_content(_place(settings, tables.USER_FEATURES)) is None:
+        _write(settings, tables.ITEMS, _catalogue(of))
+        _write(settings, tables.USER_FEATURES, _users(settings, of))
+
+
+def train(settings: Settings, of: Subject, num_epochs: int = NUM_EPOCHS) -> Path:
+    """Folder of the ranker, trained once for each recipe. Raises `ValueError` when the loss is not finite."""
+    versions = Versions(settings)
+    config = replace(RECIPES[DEFAULT](), max_epochs=num_epochs)
+    target = settings.home / "training" / f"{DEFAULT}-{num_epochs}-{versions.feature}-{digest(asdict(config))[:8]}"
+    found = sorted(target.glob(f"*/{CHECKSUMS_FILE}"))
+    if found:
+        return found[0].parent
+    target.mkdir(parents=True, exist_ok=True)
+    say(f"training {DEFAULT} for {num_epochs} epochs")
+    torch.set_num_threads(settings.num_threads)
+    fitted = fit(of.data.training_set, config, 0, progress_lines(config))
+    service = feature_service(versions.feature)
+    metadata = Metadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics)
+    return save(fitted, of.data.training_set, target, metadata)
+
+
+def publish_marked(settings: Settings, of: Subject, model: Path, number: int) -> Manifest:
+    """Put a release in force whose titles carry the mark of this number; the same number is the same release."""
+    _write(settings, tables.ITEM_FEATURES, _items(settings, of, number))
+    return publish(settings, DAY, choose_model(settings, model, None))
+
+
+def _place(settings: Settings, table: Table) -> Path:
+    version = Versions(settings).of(table.versioned_by)
+    return partitions.partition_path(settings.lake, table, version, DAY)
+
+
+def _write(settings: Settings, table: Table, columns: Mapping[str, Sequence[Any] | pa.Array]) -> None:
+    """Replace the day of a table. Stamped with a hash of its file: pyarrow writes equal rows alike."""
+    arrays = {}
+    for column in table.columns:
+        given = columns[column.name]
+        arrays[column.name] = given if isinstance(given, pa.Array) else pa.array(given, ARROW_TYPES[column.type])
+    target = _place(settings, table)
+    staged = target.with_name(f".staged-{target.name}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    file, rows = staged / "part-0.parquet", pa.table(arrays)
+    pq.write_table(rows, file)
+    partitions.write_content(staged, Content(rows.num_rows, f"{rows.num_rows}:{file_sha256(file)[:16]}"))
+    partitions.put_in_place(staged, target)
+
+
+def _catalogue(of: Subject) -> dict[str, Sequence[Any]]:
+    return {
+        "item_id": of.data.training_set.item_ids,
+        "title": [each["title"] for each in of.item_facts],
+        "attributes": [list(each["attributes"].items()) for each in of.item_facts],
+    }
+
+
+def _items(settings: Settings, of: Subject, number: int) -> dict[str, Any]:
+    data = of.data.training_set
+    return {
+        "item_id": data.item_ids,
+        "title": [f"{mark_of(number)}|{each['title']}" for each in of.item_facts],
+        "popularity": data.popularity.tolist(),
+        "is_tail": data.item_is_tail.astype(int).tolist(),
+        **_shared(settings, "item", of.item_texts),
+        **_vectors(data.item_ids, data.item_semantic, data.item_neighbour, of.neighbours),
+    }
+
+
+def _users(settings: Settings, of: Subject) -> dict[str, Any]:
+    """What users had at the end of the day, targets of training and test included."""
+    data = of.data.training_set
+    newest = [items[-MAX_SEQUENCE_LENGTH:] for items in data.sequences]
+    begins = int(start_of(DAY).timestamp())
+    return {
+        "user_id": data.user_ids,
+        "sequence": [[data.item_ids[item - 1] for item in items] for items in newest],
+        "sequence_times": [[begins + SECONDS_BETWEEN * place for place in range(len(items))] for items in newest],
+        "num_interactions": [len(items) for items in data.sequences],
+        "is_tail": data.user_is_tail.astype(int).tolist(),
+        **_shared(settings, "user", of.user_texts),
+        **_vectors(data.user_ids, data.user_semantic, data.user_neighbour, of.neighbours),
+    }
+
+
+def _shared(settings: Settings, entity: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Columns that both feature tables have."""
+    versions, num = Versions(settings), len(texts)
+    return {
+        "event_timestamp": [end_of(DAY)] * num,
+        "computed_at": [end_of(DAY)] * num,
+        "description": texts,
+        "source": ["facts"] * num,
+        "prompt_version": [versions.prompt(entity)] * num,
+        "model_revision": [versions.llm] * num,
+        "embedding_version": [versions.embedding] * num,
+        "feature_version": [versions.feature] * num,
+    }
+
+
+def _vectors(ids: Sequence[str], own: np.ndarray, mean: np.ndarray, cache: Path) -> dict[str, Any]:
+    near = nearest(ids, own, cache)[:, :NUM_NEIGHBOURS]
+    rows = [of_one[of_one >= 0] for of_one in near]
+    return {
+        "semantic_embedding": _lists(own),
+        "neighbour_embedding": _lists(mean),
+        "neighbour_ids": [[ids[row] for row in of_one] for of_one in rows],
+        "neighbour_similarities": [(own[of_one] @ own[place]).tolist() for place, of_one in enumerate(rows)],
+    }
+
+
+def _lists(matrix: np.ndarray) -> pa.Array:
+    """Rows of a matrix as lists of four-byte floats."""
+    num, width = matrix.shape
+    offsets = np.arange(0, num * width + 1, width, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(matrix, np.float32).reshape(-1))

@@ -1,0 +1,228 @@
+"""A long load while stores die and a corrupt release is published: no 5xx, no growing memory, no untrue label."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+from benchmarks.core.redis_server import RedisServer
+from benchmarks.serving.load import OK, Load, started
+from benchmarks.serving.place import RunningService
+from benchmarks.serving.release import DAY
+from benchmarks.serving.truth import (
+    CORRUPT,
+    MILVUS_STOPPED,
+    NONE,
+    REDIS_BACK,
+    REDIS_KILLED,
+    RESTORED,
+    ROLLED_BACK,
+    STEPS,
+    Phase,
+    Searched,
+    Truth,
+    is_true,
+    is_true_search,
+    labels,
+    memory_growth,
+    thinned,
+)
+from grasp.environment import process_environment
+from grasp.files import write_json
+from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, current, folder
+from grasp.progress import say
+from grasp.settings import ROOT, Settings
+from serving.releases.manage import rollback
+
+SAMPLE_SECONDS = 5.0  # between two looks at the workers' memory, and two searches
+RESTORE = ("-m", "feature_repo.materialise", "--day", DAY, "--rollback")  # the one command that brings features back
+QUERIES = ("something for dry skin", "a quiet evening", "a present for a friend")
+NUM_SHOWN = 5
+SERVER_ERROR = 500  # the first status of these
+
+MEMORY = frozenset({("memory", NONE)})
+MILVUS_GONE = frozenset({("memory", "milvus_error"), ("memory", "milvus_timeout")})
+MILVUS = MILVUS_GONE | {("milvus", NONE)}  # a server that is there may be slow; then it is left alone for a while
+
+
+def soak(
+    service: RunningService,
+    redis: RedisServer,
+    bodies: Sequence[str],
+    rate: float,
+    seconds: float,
+    *,
+    stop_milvus: Callable[[], None] | None,
+) -> dict[str, Any]:
+    """Load the service and do each step in its time; `stop_milvus` where a server is searched.
+
+    The release and the features of before are there again afterwards.
+    """
+    settings = service.settings
+    good = current(settings.releases)
+    corrupt = _corrupt(good)
+    actions: dict[str, Callable[[], object]] = {
+        REDIS_KILLED: redis.kill,
+        REDIS_BACK: redis.start,
+        RESTORED: lambda: _restore(settings),
+        CORRUPT: lambda: _put_in_force(settings, good, corrupt),
+        ROLLED_BACK: lambda: rollback(settings, good.release_id),
+    }
+    if stop_milvus:
+        actions[MILVUS_STOPPED] = stop_milvus
+    try:
+        seen = _observe(service, bodies, rate, seconds, actions)
+    finally:
+        if current(settings.releases).release_id == corrupt.release_id:
+            rollback(settings, good.release_id)
+        shutil.rmtree(folder(settings.releases, corrupt), ignore_errors=True)
+    return {
+        **seen.load.summary(),
+        "rate": rate,
+        "num_workers": settings.serving_workers,
+        "has_milvus": stop_milvus is not None,
+        **_answers(seen, good.release_id, settings.lookup_timeout_ms / 1000),
+        **_states(seen, seconds),
+    }
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """What `/readyz` said."""
+
+    reason: str | None  # why the service is not ready
+    problem: str | None  # why a release was refused
+
+
+class Watch:
+    """Looks at the workers' memory and asks a search, every few seconds."""
+
+    def __init__(self, service: RunningService, searches: bool) -> None:
+        self.samples: list[tuple[float, dict[int, float]]] = []
+        self.searches: list[Searched] = []
+        self._service, self._asks = service, searches
+
+    def until(self, start: float, end: float) -> None:
+        """Until so many seconds after the start."""
+        while (left := start + end - time.monotonic()) > 0:
+            self.samples.append((time.monotonic() - start, self._service.worker_megabytes()))
+            if self._asks:
+                self.searches.append(self._search())
+            time.sleep(min(SAMPLE_SECONDS, left))
+
+    def _search(self) -> Searched:
+        query = urlencode({"q": QUERIES[len(self.searches) % len(QUERIES)], "k": 5})
+        sent = time.monotonic()
+        status, text = self._service.get(f"/v1/search?{query}")
+        found = json.loads(text) if status else {}
+        return Searched(sent, time.monotonic(), status, found.get("backend", NONE), found.get("fallback") or NONE)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a service while the steps were done."""
+
+    load: Load
+    phases: list[Phase]  # a step each
+    readiness: dict[str, Readiness]  # at the end of each phase
+    watch: Watch
+
+
+def _observe(
+    service: RunningService,
+    bodies: Sequence[str],
+    rate: float,
+    seconds: float,
+    actions: Mapping[str, Callable[[], object]],
+) -> Seen:
+    """Load the service and do the steps that have an action in their time, the first one, which is calm, without."""
+    has_milvus = MILVUS_STOPPED in actions
+    calm, *others = STEPS
+    steps = [calm, *(step for step in others if step.name in actions)]
+    ends = [step.share * seconds for step in steps[1:]] + [seconds]
+    watch = Watch(service, service.settings.search)
+    phases: list[Phase] = []
+    readiness: dict[str, Readiness] = {}
+    with started(service.url, bodies, rate, seconds) as running:
+        for step, end in zip(steps, ends, strict=True):
+            say(f"soak: {step.name}")
+            begins = time.monotonic()
+            if step is not calm:
+                actions[step.name]()
+            truth = Truth(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
+            phases.append(Phase(step.name, truth, begins, time.monotonic()))
+            watch.until(running.start, end)
+            readiness[step.name] = _readiness(service)
+        return Seen(running.result(), phases, readiness, watch)
+
+
+def _answers(seen: Seen, release_id: str, timeout_seconds: float) -> dict[str, Any]:
+    """What a measurement keeps of the answers and searches: how many there were, and which were untrue."""
+    answers, searches = seen.load.answers, seen.watch.searches
+    untrue = [answer for answer in answers if not is_true(answer, seen.phases, release_id, timeout_seconds)]
+    untrue_searches = [found for found in searches if not is_true_search(found, seen.phases)]
+    statuses = [answer.status for answer in answers] + [found.status for found in searches]
+    return {
+        "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
+        "num_searches": len(searches),
+        "num_searches_by_milvus": sum(each.backend == "milvus" for each in searches),
+        "num_failed_searches": sum(each.status != OK for each in searches),
+        "num_untrue": len(untrue) + len(untrue_searches),
+        "untrue": [[each.release, each.fallback, each.store_problem] for each in untrue[:NUM_SHOWN]],
+        "untrue_searches": [[each.backend, each.fallback] for each in untrue_searches[:NUM_SHOWN]],
+        "labels": labels(answers, seen.phases),
+    }
+
+
+def _states(seen: Seen, seconds: float) -> dict[str, Any]:
+    """What a measurement keeps of the service's own state: its readiness, how long it took to restore, its memory."""
+    took = {phase.name: phase.done - phase.begins for phase in seen.phases}
+    return {
+        "corrupt_release_refused": seen.readiness[CORRUPT].problem is not None,
+        "readiness": {name: found.reason or "ready" for name, found in seen.readiness.items()},
+        "restore_seconds": took[RESTORED],
+        "memory_growth": memory_growth(seen.watch.samples, seconds),
+        "worker_megabytes": thinned(seen.watch.samples),
+    }
+
+
+def _readiness(service: RunningService) -> Readiness:
+    status, text = service.get("/readyz")
+    found = json.loads(text) if status else {"reason": text, "problem": None}
+    return Readiness(found["reason"], found["problem"])
+
+
+def _searches(step: str, has_milvus: bool) -> frozenset[tuple[str, str]]:
+    if not has_milvus:
+        return MEMORY
+    return MILVUS_GONE if step == MILVUS_STOPPED else MILVUS
+
+
+def _restore(settings: Settings) -> None:
+    """Raises `ValueError` with what the command said when it failed."""
+    command = [sys.executable, *RESTORE]
+    done = subprocess.run(
+        command, cwd=ROOT, env=process_environment(settings), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"python {' '.join(RESTORE)} failed: {(done.stdout + done.stderr)[-500:]}")
+
+
+def _corrupt(good: Manifest) -> Manifest:
+    """The manifest of a release of which one file is not what it was when it was published."""
+    name = next(iter(good.checksums))
+    return replace(good, checksums=good.checksums | {name: "0" * 64})
+
+
+def _put_in_force(settings: Settings, good: Manifest, manifest: Manifest) -> None:
+    """What a publication writes last, without its checks: a release that was damaged on the way."""
+    place = folder(settings.releases, manifest)
+    shutil.copytree(folder(settings.releases, good), place, dirs_exist_ok=True)
+    content = asdict(manifest)
+    write_json(place / MANIFEST_FILE, content)
+    write_json(settings.releases / CURRENT_FILE, content)

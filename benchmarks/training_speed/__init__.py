@@ -1,0 +1,1 @@
+"""Training speed beside RecBole's and RecTools' SASRec."""

@@ -1,0 +1,71 @@
+"""The release manifest: the one document that says which data, versions and model belong together.
+
+`serving/releases/publication.py` puts it in force last and atomically.
+Every reader starts from `current(settings.releases)`.
+
+    <releases>/current.json            the manifest in force (replaced by rename)
+    <releases>/<release id>/manifest.json
+    <releases>/<release id>/items/     the item side: parquet of `item_features`, complete and unchanging
+    <releases>/<release id>/catalogue/ parquet of `items`: the attributes; absent in releases of before
+    <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; absent for `popular`
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from grasp.days import parse_day
+from grasp.versions import digest
+
+CURRENT_FILE = "current.json"
+MANIFEST_FILE = "manifest.json"
+PUBLISHED_FILE = "published.json"  # beside a promotion decision: which release followed from it
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one release consists of. `model` is None for a release that recommends what is popular."""
+
+    day: str  # the day of the features
+    feature_version: str
+    embedding_version: str
+    collections: dict[str, str]  # entity -> Milvus collection
+    feature_service: str
+    model: str | None  # name of the trained model, for example "sasrec-grasp-1998-04-22-1a2b3c4d"
+    checksums: dict[str, str] = field(default_factory=dict)  # file below the release folder -> sha256
+    published_at: str = ""  # by the one clock; no part of the identity
+
+    @cached_property  # every answer of the service names it
+    def release_id(self) -> str:
+        """Day and a hash of the content: the same content is the same release, whenever it is published."""
+        content = asdict(self)
+        content.pop("published_at")
+        return f"{self.day}-{digest(content)[:10]}"
+
+
+class NoReleaseError(FileNotFoundError):
+    """Nothing has been published yet, or a named release does not exist."""
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Raises `NoReleaseError` when the file is missing and `ValueError` naming it when it is no manifest."""
+    try:
+        manifest = Manifest(**json.loads(file.read_text()))
+        parse_day(manifest.day)
+    except FileNotFoundError:
+        raise NoReleaseError(
+            f"no release at {file}: `grasp release list` names them; `make demo` or `grasp refresh` publishes one"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not a release manifest: {error}") from error
+    return manifest
+
+
+def current(releases: Path) -> Manifest:
+    """The manifest in force; raises `NoReleaseError` before the first publication."""
+    return read_manifest(releases / CURRENT_FILE)
+
+
+def folder(releases: Path, manifest: Manifest) -> Path:
+    return releases / manifest.release_id

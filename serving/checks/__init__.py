@@ -1,0 +1,1 @@
+"""Served answers replayed against the offline side."""

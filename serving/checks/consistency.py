@@ -1,0 +1,342 @@
+"""Replay served requests against the offline side.
+
+    python -m serving.checks.consistency --day D [--sample N] [--log FOLDER]
+
+Reads:   the served requests of the day (see `LOG_COLUMNS`), user_features and the releases they were answered from,
+         and the online store
+Writes:  nothing; prints what differs and ends with 1 when more of it does than the limits allow
+
+Two things can drift apart although each looks well by itself. *Features*: what the online store holds of a user and
+what the lake holds of that user and day. *Scores*: what was served and what training's own scorer
+(`training.evaluation.evaluate`, the one that chose and judged the model) gives for the offline features.
+
+Features can be compared only while the online store still holds the day that was served. Users whose row has moved on
+are counted, not compared.
+"""
+
+import argparse
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from grasp import partitions, tables
+from grasp.days import day_argument, end_of
+from grasp.manifest import MANIFEST_FILE, Manifest, folder, read_manifest
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from grasp.tables import MAX_SEQUENCE_LENGTH
+from serving.lookup.online_store import FeastUserFeatures, StoreError, UserFeatures, UserRow
+from serving.ranking.items import ItemSide, load_items
+from serving.ranking.loaded_release import check_files
+from training.data.training_set import TrainingSet
+from training.evaluation.evaluate import Event, ranker_scorer
+from training.model.artefact import LoadedRanker, load_ranker
+
+LOG_FOLDER = "served_requests"  # below the lake
+LOG_COLUMNS = (
+    "request_id",
+    "user_id",
+    "release_id",
+    "feature_day",
+    "recent_item_ids",
+    "item_ids",
+    "scores",
+    "fallback",
+    "served_at",
+)
+SCORED = (None, "last_good")  # fallbacks whose scores are the model's, from a whole row of the user's features
+DEFAULT_SAMPLE = 1000
+MAX_SCORE_DIFFERENCE = 1e-4
+MAX_NUMBER_DIFFERENCE = 1e-6  # of a feature: both sides hold floats of four bytes
+COMPARED = tuple(
+    each.name
+    for each in fields(UserRow)
+    if each.name not in ("user_id", "event_timestamp", "computed_at")  # computed_at: Feast keeps whole seconds
+)
+OpenUsers = Callable[[Settings, Manifest], UserFeatures]
+
+
+class SkewError(ValueError):
+    """Online and offline differ by more than the limit, or nothing was left to tell."""
+
+
+@dataclass(frozen=True)
+class ServedRequest:
+    """One answer as it was logged. `scores` belong to `item_ids`, best first."""
+
+    request_id: str
+    user_id: str
+    release_id: str
+    feature_day: str
+    recent_item_ids: list[str]
+    item_ids: list[str]
+    scores: list[float]
+    fallback: str | None
+    served_at: datetime
+
+
+@dataclass
+class Skew:
+    """What was compared, and what of it differs."""
+
+    num_requests: int = 0  # in the sample
+    num_fallbacks: int = 0  # of these, answered without the user's features: nothing to compare
+    num_gone: int = 0  # of these, whose release or offline features are no longer there
+    num_scored: int = 0
+    num_score_differences: int = 0  # requests with a score off by more than MAX_SCORE_DIFFERENCE
+    max_score_difference: float = 0.0
+    num_order_differences: int = 0  # requests whose items come in another order offline
+    num_users: int = 0  # whose online row is of the day that was served
+    num_moved_on: int = 0  # whose online row is of another day, or gone
+    feature_differences: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # column -> users
+    max_feature_differences: dict[str, float] = field(default_factory=dict)  # column -> largest absolute difference
+    examples: list[str] = field(default_factory=list)
+    users_with_differences: set[str] = field(default_factory=set)
+
+    @property
+    def share_of_requests(self) -> float:
+        """Scored requests whose scores or order differ."""
+        return max(self.num_score_differences, self.num_order_differences) / max(self.num_scored, 1)
+
+    @property
+    def share_of_users(self) -> float:
+        return len(self.users_with_differences) / max(self.num_users, 1)
+
+
+def check(
+    settings: Settings,
+    day: str,
+    log: Path,
+    *,
+    num: int = DEFAULT_SAMPLE,
+    limit: float = 0.0,
+    open_users: OpenUsers = FeastUserFeatures,
+) -> Skew:
+    """Compare a sample of a day's requests and say what was found.
+
+    Raises `SkewError` when a larger share of requests or users than `limit` differs, or when all that the model
+    answered belongs to releases or days that are gone.
+    """
+    skew = compare(settings, choose(read_requests(log, day), num), open_users)
+    for line in report(skew):
+        say(f"consistency {day}: {line}")
+    if max(skew.share_of_requests, skew.share_of_users) > limit:
+        raise SkewError(f"online and offline differ, more than --limit {limit:g} allows")
+    if skew.num_gone and not skew.num_scored:
+        raise SkewError("nothing could be compared: the releases or days that answered are gone")
+    return skew
+
+
+def read_requests(place: Path, day: str) -> list[ServedRequest]:
+    """The served requests of a day; raises `FileNotFoundError` without any, `ValueError` for other columns."""
+    files = sorted((place / f"day={day}").glob("**/*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"no served requests of {day} in {place}: is GRASP_LOG_REQUESTS on?")
+    requests = []
+    for file in files:
+        missing = set(LOG_COLUMNS) - set(pq.read_schema(file).names)
+        if missing:
+            raise ValueError(f"{file} is no log of served requests: it lacks {', '.join(sorted(missing))}")
+        rows = pq.ParquetFile(file).read(columns=list(LOG_COLUMNS)).to_pylist()
+        requests += [ServedRequest(**{**row, "recent_item_ids": row["recent_item_ids"] or []}) for row in rows]
+    return requests
+
+
+def choose(requests: Sequence[ServedRequest], num: int, seed: int = 0) -> list[ServedRequest]:
+    """`num` of the requests, the same ones each time."""
+    ordered = sorted(requests, key=lambda each: each.request_id)
+    return ordered if len(ordered) <= num else random.Random(seed).sample(ordered, num)  # noqa: S311 - no secret
+
+
+def compare(settings: Settings, requests: Iterable[ServedRequest], open_users: OpenUsers = FeastUserFeatures) -> Skew:
+    """Compare requests with the offline side; raises `StoreError` when the online store does not answer."""
+    skew = Skew()
+    groups: dict[tuple[str, str], list[ServedRequest]] = defaultdict(list)
+    for each in requests:
+        skew.num_requests += 1
+        if each.fallback not in SCORED:
+            skew.num_fallbacks += 1
+        else:
+            groups[each.release_id, each.feature_day].append(each)
+    for (release_id, day), of_group in sorted(groups.items()):
+        manifest_file = settings.releases / release_id / MANIFEST_FILE
+        if not manifest_file.is_file():
+            skew.num_gone += len(of_group)
+            continue
+        manifest = read_manifest(manifest_file)
+        offline = _offline_rows(settings, manifest, day, {each.user_id for each in of_group})
+        known = [each for each in of_group if each.user_id in offline]
+        skew.num_gone += len(of_group) - len(known)
+        if known:
+            _compare_scores(skew, _load(settings, manifest), known, offline)
+            _compare_features(skew, open_users(settings, manifest), day, {each.user_id for each in known}, offline)
+    return skew
+
+
+@dataclass(frozen=True)
+class _Offline:
+    """A release as training reads it: its items, and its ranker with none attached yet."""
+
+    items: ItemSide
+    loaded: LoadedRanker
+
+
+def _load(settings: Settings, manifest: Manifest) -> _Offline:
+    place = folder(settings.releases, manifest)
+    check_files(place, manifest)
+    loaded = load_ranker(place / "model")
+    return _Offline(load_items(place / "items", manifest.feature_version, loaded.vocabulary), loaded)
+
+
+def _offline_rows(settings: Settings, manifest: Manifest, day: str, user_ids: set[str]) -> dict[str, dict[str, Any]]:
+    """The users' rows of the lake; empty when the day is no longer there."""
+    partition = partitions.partition_path(settings.lake, tables.USER_FEATURES, manifest.feature_version, day)
+    if partitions.read_content(partition) is None:
+        return {}
+    wanted = pa.array(sorted(user_ids))
+    rows = pq.read_table(partition, partitioning=None, filters=pc.field("user_id").isin(wanted))
+    return {row["user_id"]: row for row in rows.to_pylist()}
+
+
+def _compare_scores(
+    skew: Skew, offline: _Offline, requests: Sequence[ServedRequest], rows: dict[str, dict[str, Any]]
+) -> None:
+    """Score the requests as training does, and hold every served item's score and place against it."""
+    users = sorted({each.user_id for each in requests})
+    training_set = _training_set(offline.items, users, rows)
+    score = ranker_scorer(offline.loaded.ranker, offline.loaded.vocabulary, training_set)
+    user_of = {user_id: number for number, user_id in enumerate(users)}
+    item_of = {item_id: number for number, item_id in enumerate(training_set.item_ids, 1)}
+    for each in requests:
+        sequence = [*rows[each.user_id]["sequence"], *each.recent_item_ids]
+        history = [item_of[item_id] for item_id in sequence if item_id in item_of][-MAX_SEQUENCE_LENGTH:]
+        if not history or any(item_id not in item_of for item_id in each.item_ids):
+            skew.num_score_differences += 1
+            _remember(skew, f"request {each.request_id}: its user or an item of its answer is not in the release")
+            skew.num_scored += 1
+            continue
+        scores_N = score([Event(user_of[each.user_id], np.array(history), 0)])[0]
+        replayed = scores_N[[item_of[item_id] - 1 for item_id in each.item_ids]]
+        _judge(skew, each, replayed)
+
+
+def _judge(skew: Skew, request: ServedRequest, replayed: np.ndarray) -> None:
+    """An order differs when an item stands above one that scores higher offline by more than rounding."""
+    difference = float(np.abs(np.array(request.scores) - replayed).max(initial=0.0))
+    rises = float(np.diff(replayed).max(initial=0.0))
+    skew.num_scored += 1
+    skew.max_score_difference = max(skew.max_score_difference, difference)
+    if not difference <= MAX_SCORE_DIFFERENCE:
+        skew.num_score_differences += 1
+        _remember(skew, f"request {request.request_id} of user {request.user_id}: a score is off by {difference:.2g}")
+    if not rises <= MAX_SCORE_DIFFERENCE:
+        skew.num_order_differences += 1
+        _remember(skew, f"request {request.request_id} of user {request.user_id}: the order is another offline")
+
+
+def _training_set(items: ItemSide, user_ids: list[str], rows: dict[str, dict[str, Any]]) -> TrainingSet:
+    """Items and users as training holds them; nothing of it but ids and vectors is read to score."""
+    available = np.flatnonzero(items.available_N)
+    semantic, neighbour = (
+        np.array([rows[user_id][name] for user_id in user_ids], np.float32)
+        for name in ("semantic_embedding", "neighbour_embedding")
+    )
+    return TrainingSet(
+        item_ids=[items.ids[row] for row in available],
+        item_semantic=items.semantic_NS[available],
+        item_neighbour=items.neighbour_NS[available],
+        popularity=items.popularity_N[available],
+        item_is_tail=np.zeros(len(available), dtype=bool),
+        user_ids=user_ids,
+        user_semantic=semantic,
+        user_neighbour=neighbour,
+        user_is_tail=np.zeros(len(user_ids), dtype=bool),
+        sequences=[np.zeros(0, np.int64)] * len(user_ids),
+        splits=[np.zeros(0, str)] * len(user_ids),
+    )
+
+
+def _compare_features(
+    skew: Skew, users: UserFeatures, day: str, user_ids: set[str], rows: dict[str, dict[str, Any]]
+) -> None:
+    for user_id in sorted(user_ids):
+        online = users.get(user_id)
+        if online is None or online.event_timestamp.replace(microsecond=0) != end_of(day).replace(microsecond=0):
+            skew.num_moved_on += 1
+            continue
+        skew.num_users += 1
+        for name in COMPARED:
+            value = getattr(online, name)
+            value = value.tolist() if isinstance(value, np.ndarray) else value
+            difference = _difference(value, rows[user_id].get(name))
+            if difference is None:
+                continue
+            skew.feature_differences[name] += 1
+            skew.users_with_differences.add(user_id)
+            skew.max_feature_differences[name] = max(skew.max_feature_differences.get(name, 0.0), difference)
+            _remember(skew, f"user {user_id}: {name} online is not what the lake holds of {day}")
+
+
+def _difference(online: Any, offline: Any) -> float | None:
+    """None for equal values, else the largest absolute difference; infinite where there is no such number."""
+    if online == offline or (not online and not offline):  # features of before there were times: [] and no column
+        return None
+    try:
+        left, right = np.array(online, np.float64), np.array(offline, np.float64)
+    except (TypeError, ValueError):
+        return float("inf")
+    if left.shape != right.shape:
+        return float("inf")
+    difference = float(np.abs(left - right).max(initial=0.0))
+    return None if difference <= MAX_NUMBER_DIFFERENCE else difference
+
+
+def _remember(skew: Skew, example: str, most: int = 10) -> None:
+    if len(skew.examples) < most:
+        skew.examples.append(example)
+
+
+def report(skew: Skew) -> list[str]:
+    """What was found, line by line."""
+    lines = [
+        f"{skew.num_requests:,} requests: {skew.num_scored:,} scored again, {skew.num_fallbacks:,} were fallbacks, "
+        f"{skew.num_gone:,} of a release or day that is gone",
+        f"scores: {skew.num_score_differences:,} requests differ by more than {MAX_SCORE_DIFFERENCE:g} "
+        f"(largest {skew.max_score_difference:.2g}), {skew.num_order_differences:,} have another order",
+        f"features: {len(skew.users_with_differences):,} of {skew.num_users:,} users differ; the online store has "
+        f"moved on from {skew.num_moved_on:,} others",
+    ]
+    for name, num in sorted(skew.feature_differences.items()):
+        lines.append(f"feature {name}: {num:,} users, largest difference {skew.max_feature_differences[name]:.3g}")
+    return lines + skew.examples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.checks.consistency", description=(__doc__ or "").split(":")[0]
+    )
+    parser.add_argument("--day", type=day_argument, required=True, help="UTC day the requests were served on")
+    parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="requests that are replayed, at most")
+    parser.add_argument("--log", type=Path, help=f"folder of the log; {LOG_FOLDER} in the lake by default")
+    parser.add_argument("--limit", type=float, default=0.0, help="share of requests or users that may differ")
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.load()
+        log = arguments.log or settings.lake / LOG_FOLDER
+        check(settings, arguments.day, log, num=arguments.sample, limit=arguments.limit)
+    except (SettingsError, ValueError, FileNotFoundError, StoreError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Refuse a request line and headers that are too large for the memory."""
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.http.body_limit import MAX_BODY_BYTES
+
+MAX_HEAD_BYTES = MAX_BODY_BYTES  # far more than any proxy passes on
+
+
+class HeadLimit(HttpToolsProtocol):
+    """uvicorn's protocol, whose parser keeps a head that does not end for as long as the client goes on.
+
+    What is read at once is less than the limit: no head that is whole, or follows a body, is refused.
+    """
+
+    _is_in_head = False
+    _num_head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._is_in_head or self.transport.is_closing():
+            return
+        self._num_head_bytes += len(data)
+        if self._num_head_bytes > MAX_HEAD_BYTES:
+            self.send_400_response(f"request line and headers are larger than {MAX_HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        self._is_in_head, self._num_head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        super().on_headers_complete()

@@ -1,0 +1,1 @@
+"""One online read of a user, with a time limit and the last good row."""

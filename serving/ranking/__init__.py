@@ -1,0 +1,1 @@
+"""A release in memory: items, candidates, scores with reasons."""

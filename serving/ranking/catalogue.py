@@ -1,0 +1,91 @@
+"""What a release knows of its items beyond what the ranker reads: texts, neighbours and categories, in memory.
+
+Shape suffix:  N items of the release, row by row as in `ItemSide`
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from serving.ranking.items import ItemSide
+
+MAX_CATEGORY_CHARS = 40  # a longer attribute value is a text
+_NO_WORD = re.compile(r"[\d\W]*")  # years, prices, nothing at all
+_COLUMNS = ("item_id", "description", "source", "is_tail", "neighbour_ids", "neighbour_similarities")
+
+
+class Catalogue:
+    """Rows are those of the item side; an item that the release lacks has neither text nor category."""
+
+    def __init__(self, items: ItemSide, features: pa.Table, attributes: dict[str, list[tuple[str, str]]]) -> None:
+        self._features = features
+        self._position_of = {item_id: index for index, item_id in enumerate(features["item_id"].to_pylist())}
+        self._items = items
+        self._categories_of: dict[int, list[str]] = {}
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for item_id, pairs in attributes.items():
+            row = items.row_of.get(item_id)
+            if row is None:
+                continue
+            self._categories_of[row] = found = _categories(pairs)
+            for category in found:
+                rows_of[category].append(row)
+        self._rows_of = {category: np.array(rows) for category, rows in rows_of.items()}
+
+    def text(self, row: int) -> tuple[str, str]:
+        """Description and who wrote it, llm or facts."""
+        return self._value(row, "description"), self._value(row, "source")
+
+    def is_tail(self, row: int) -> bool:
+        return bool(self._value(row, "is_tail"))
+
+    def neighbours(self, row: int) -> list[tuple[int, float]]:
+        """Rows and similarities of the neighbours that the release has, nearest first."""
+        pairs = zip(self._value(row, "neighbour_ids"), self._value(row, "neighbour_similarities"), strict=True)
+        return [(self._items.row_of[each], similarity) for each, similarity in pairs if each in self._items.row_of]
+
+    def categories(self, row: int) -> list[str]:
+        return self._categories_of.get(row, [])
+
+    def in_categories(self, categories: Iterable[str]) -> np.ndarray:
+        """Which rows have at least one of the categories, (N,) of bool; nobody has one that is not known."""
+        wanted_N = np.zeros(len(self._items.ids), dtype=bool)
+        for category in categories:
+            if category in self._rows_of:
+                wanted_N[self._rows_of[category]] = True
+        return wanted_N
+
+    def _value(self, row: int, column: str) -> Any:
+        return self._features[column][self._position_of[self._items.ids[row]]].as_py()
+
+
+def _categories(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    values = (value for _, joined in pairs for value in joined.split(", "))
+    return list(dict.fromkeys(v for v in values if len(v) <= MAX_CATEGORY_CHARS and not _NO_WORD.fullmatch(v)))
+
+
+def load_catalogue(folder: Path, items: ItemSide, hidden_attributes: Collection[str] = ()) -> Catalogue:
+    """The catalogue of a release folder. Releases of before have no attributes: their items have no categories."""
+    features = _read(folder / "items", _COLUMNS)
+    attributes = {}
+    if (folder / "catalogue").is_dir():
+        listed = _read(folder / "catalogue", ("item_id", "attributes"))
+        for item_id, pairs in zip(listed["item_id"].to_pylist(), listed["attributes"].to_pylist(), strict=True):
+            attributes[item_id] = [(name, value) for name, value in pairs or [] if name not in hidden_attributes]
+    return Catalogue(items, features, attributes)
+
+
+def _read(folder: Path, columns: Iterable[str]) -> pa.Table:
+    """One contiguous table; raises `ValueError` naming the folder when a column is missing."""
+    tables = [pq.ParquetFile(file).read(columns=list(columns)) for file in sorted(folder.glob("*.parquet"))]
+    table = pa.concat_tables(tables).combine_chunks() if tables else pa.table({})
+    missing = set(columns) - set(table.column_names)
+    if missing:
+        raise ValueError(f"{folder} lacks the columns {', '.join(sorted(missing))}")
+    return table

@@ -1,0 +1,1 @@
+"""How a release comes about, is put in force and rolled back."""

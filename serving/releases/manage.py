@@ -1,0 +1,234 @@
+"""Releases: publish one, go back to one, look at them.
+
+    python -m serving.releases.manage publish --day 1998-04-22 [--model FOLDER | --decision FILE]
+    python -m serving.releases.manage rollback [--to RELEASE_ID]
+    python -m serving.releases.manage restore-day 1998-04-21 [--release RELEASE_ID]
+    python -m serving.releases.manage status | list | show RELEASE_ID | verify [RELEASE_ID | --all]
+
+A release ties one day's features, their versions and a model together; `publication.py` says how it comes about.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from grasp.days import age_hours, day_argument
+from grasp.environment import process_environment
+from grasp.files import write_json
+from grasp.manifest import (
+    CURRENT_FILE,
+    MANIFEST_FILE,
+    PUBLISHED_FILE,
+    Manifest,
+    NoReleaseError,
+    current,
+    folder,
+    read_manifest,
+)
+from grasp.progress import say
+from grasp.settings import ROOT, Settings, SettingsError
+from grasp.versions import Versions
+from serving.ranking.loaded_release import check_files, load_release
+from serving.releases.in_force import ReleaseError, current_or_none, earlier, lock, named, published, put_in_force
+from serving.releases.publication import choose_model, publish
+from training.model.artefact import load_ranker
+
+PutOnline = Callable[[Settings, str], None]  # puts a day's features online, whatever is there
+
+
+def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
+    """Put an earlier release in force again: the named one, or the one that was in force before this one.
+
+    A named one replaces even a `current.json` that cannot be read.
+    """
+    with lock(settings.releases):
+        before = _name_of(current_or_none(settings.releases) if release_id else current(settings.releases))
+        if release_id:
+            manifest = named(published(settings.releases), release_id)
+        elif known := earlier(settings.releases, before):
+            manifest = known[-1]
+        else:
+            raise ReleaseError(f"no release was in force before {before}")
+        check_files(folder(settings.releases, manifest), manifest)
+        put_in_force(settings.releases, manifest)
+    say(f"release: {manifest.release_id} is in force again (was {before})")
+    say(
+        f"release: user features stay as they are; to take them back to {manifest.day} as well: "
+        f"python -m serving.releases.manage restore-day {manifest.day} --release {manifest.release_id}"
+    )
+    return manifest
+
+
+def restore_day(
+    settings: Settings, day: str, release_id: str | None = None, put_online: PutOnline | None = None
+) -> Manifest:
+    """Go back to a day as a whole: its features online, and its last release (or the named one) in force.
+
+    The release is checked first, so that nothing moves towards one that cannot be served. Then the features, which may
+    fail half-way, and the manifest last: until then the release in force goes on with rows of one feature version, each
+    with its day. Raises `ReleaseError` or `ValueError`; then the release in force is the one before, and the same
+    command may be run again.
+    """
+    with lock(settings.releases):
+        before = _name_of(current_or_none(settings.releases))
+        of_day = [each for each in published(settings.releases) if each.day == day]
+        if not of_day:
+            raise ReleaseError(f"no release of {day}; `python -m serving.releases.manage list` shows those there are")
+        manifest = named(of_day, release_id) if release_id else of_day[-1]
+        version = Versions(settings).feature
+        if manifest.feature_version != version:
+            raise ReleaseError(
+                f"{manifest.release_id} has features {manifest.feature_version}, the settings make {version}: set them "
+                f"as they were, or put the release alone in force: rollback --to {manifest.release_id}"
+            )
+        load_release(folder(settings.releases, manifest), manifest)
+        (put_online or _materialise)(settings, day)
+        put_in_force(settings.releases, manifest)
+    say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before})")
+    hours = age_hours(day, settings.clock())
+    if hours > settings.max_feature_age_hours:
+        say(
+            f"release: these features are {hours:.0f} h old, more than GRASP_MAX_FEATURE_AGE_HOURS="
+            f"{settings.max_feature_age_hours:g}: everyone gets popular items as long as they count as stale"
+        )
+    return manifest
+
+
+def _name_of(manifest: Manifest | None) -> str:
+    return manifest.release_id if manifest else "one that cannot be read"
+
+
+def _materialise(settings: Settings, day: str) -> None:
+    """In a process of its own: materialisation belongs to the feature repository, which serving does not import."""
+    command = [sys.executable, "-m", "feature_repo.materialise", "--day", day, "--rollback"]
+    result = subprocess.run(command, cwd=ROOT, env=process_environment(settings), check=False)
+    if result.returncode:
+        raise ReleaseError(f"the features of {day} are not online whole: the release in force stays; run this again")
+
+
+def verify(settings: Settings, release_id: str | None = None) -> Manifest:
+    """Load a release as serving would, checksums first: the named one, or the one in force.
+
+    Raises `ValueError` naming what is damaged, and `NoReleaseError` when there is no such release.
+    """
+    manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE) if release_id else None
+    if manifest is None:
+        manifest = current(settings.releases)
+    elif manifest.release_id != release_id:
+        raise ValueError(f"the manifest in {settings.releases / str(release_id)} was changed: publish its day again")
+    load_release(folder(settings.releases, manifest), manifest)
+    return manifest
+
+
+def verify_all(settings: Settings) -> dict[str, str | None]:
+    """What is wrong with each release on disk, None for a whole one, and with the one in force (`current.json`)."""
+    places = [file.parent.name for file in sorted(settings.releases.glob(f"[!.]*/{MANIFEST_FILE}"))]
+    return {CURRENT_FILE: _problem(settings, None)} | {name: _problem(settings, name) for name in places}
+
+
+def _problem(settings: Settings, release_id: str | None) -> str | None:
+    try:
+        verify(settings, release_id)
+    except (ValueError, NoReleaseError) as error:
+        return str(error)
+    return None
+
+
+def _describe(settings: Settings, manifest: Manifest) -> str:
+    hours = round(age_hours(manifest.day, settings.clock()), 1) + 0.0  # never -0.0
+    return (
+        f"{manifest.release_id}: day {manifest.day} ({hours:.1f} h old), features {manifest.feature_version}, "
+        f"model {manifest.model or 'popular'}, published {manifest.published_at}"
+    )
+
+
+def _show(settings: Settings, release_id: str) -> None:
+    """The manifest, and what of it lies on the disk."""
+    manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
+    place = folder(settings.releases, manifest)
+    say(f"release: {_describe(settings, manifest)}")
+    say(f"release: in force: {'yes' if _name_of(current_or_none(settings.releases)) == release_id else 'no'}")
+    for name in ("feature_service", "embedding_version"):
+        say(f"release: {name} {getattr(manifest, name)}")
+    for entity, name in sorted(manifest.collections.items()):
+        say(f"release: Milvus collection of {entity}s {name}")
+    for name, checksum in sorted(manifest.checksums.items()):
+        file = place / name
+        size = f"{file.stat().st_size:,} bytes" if file.is_file() else "missing"
+        say(f"release: {name} {size}, sha256 {checksum}")
+    if manifest.model:
+        metadata = load_ranker(place / "model").metadata
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metadata.metrics.items()))
+        say(f"release: model by recipe {metadata.recipe}, cutoff {metadata.cutoff}, seed {metadata.seed}; {metrics}")
+
+
+def _verify(settings: Settings, release_id: str | None, every: bool) -> None:
+    """Raises `ReleaseError` after all were looked at."""
+    if not every:
+        say(f"release: {verify(settings, release_id).release_id} is whole")
+        return
+    problems = verify_all(settings)
+    for name, problem in problems.items():
+        say(f"release: {name} {f'is NOT whole: {problem}' if problem else 'is whole'}")
+    num_damaged = sum(problem is not None for problem in problems.values())
+    if num_damaged:
+        raise ReleaseError(f"{num_damaged} of {len(problems)} are not whole")
+
+
+def _run(settings: Settings, arguments: argparse.Namespace) -> None:
+    if arguments.command == "publish":
+        manifest = publish(settings, arguments.day, choose_model(settings, arguments.model, arguments.decision))
+        if arguments.decision:
+            # Until this is there the retraining counts as unfinished and is due again.
+            write_json(arguments.decision.with_name(PUBLISHED_FILE), {"release": manifest.release_id})
+    elif arguments.command == "rollback":
+        rollback(settings, arguments.to)
+    elif arguments.command == "restore-day":
+        restore_day(settings, arguments.day, arguments.release)
+    elif arguments.command == "verify":
+        _verify(settings, arguments.release, arguments.all)
+    elif arguments.command == "show":
+        _show(settings, arguments.release)
+    elif arguments.command == "status":
+        say(f"release: {_describe(settings, current(settings.releases))}")
+    else:
+        in_force = _name_of(current_or_none(settings.releases))
+        for manifest in published(settings.releases):
+            mark = "*" if manifest.release_id == in_force else " "
+            say(f"release: {mark} {_describe(settings, manifest)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.releases.manage", description=(__doc__ or "").split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    publication = commands.add_parser("publish", help="put the features of a day in force")
+    publication.add_argument("--day", type=day_argument, required=True, help="UTC day, YYYY-MM-DD")
+    model = publication.add_mutually_exclusive_group()
+    model.add_argument("--model", type=Path, help="folder of a trained model")
+    model.add_argument("--decision", type=Path, help="decision.json of a training run")
+    back = commands.add_parser("rollback", help="put an earlier release in force again")
+    back.add_argument("--to", help="release id; the one in force before by default")
+    restore = commands.add_parser("restore-day", help="put a day's release in force and its user features online")
+    restore.add_argument("day", type=day_argument, help="UTC day, YYYY-MM-DD")
+    restore.add_argument("--release", help="release id; the last one published of the day by default")
+    commands.add_parser("status", help="the release in force")
+    commands.add_parser("list", help="all releases, oldest first, * in force")
+    shown = commands.add_parser("show", help="what a release consists of")
+    shown.add_argument("release", help="release id")
+    checked = commands.add_parser("verify", help="load a release as serving would, checksums first")
+    which = checked.add_mutually_exclusive_group()
+    which.add_argument("release", nargs="?", help="release id; the one in force by default")
+    which.add_argument("--all", action="store_true", help="every release on disk")
+    arguments = parser.parse_args()
+    try:
+        _run(Settings.load(), arguments)
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

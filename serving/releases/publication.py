@@ -1,0 +1,247 @@
+"""How a release comes about: built beside the others, checked, put in place, and put in force last.
+
+A release is built under a temporary name, loaded as serving would load it, written through to the disk and renamed;
+only then does `current.json` name it. Whatever dies on the way leaves the old release in force.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grasp import partitions, tables
+from grasp.manifest import MANIFEST_FILE, Manifest, folder
+from grasp.progress import say
+from grasp.settings import Settings
+from grasp.versions import Versions, collection, feature_service, file_sha256
+from serving.ranking.catalogue import load_catalogue
+from serving.ranking.loaded_release import check_files, load_release
+from serving.releases.buckets import read_experiment
+from serving.releases.in_force import (
+    Checkpoint,
+    ReleaseError,
+    as_json,
+    current_or_none,
+    earlier,
+    lock,
+    no_checkpoint,
+    published,
+    put_in_force,
+    sync,
+)
+from training.model.artefact import OtherFormatError, load_ranker
+
+NUM_KEPT = 10  # releases that a rollback can reach
+STAGING_PREFIX = ".staging-"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model a release carries (`source` is its folder; both None for `popular`) and why."""
+
+    name: str | None
+    source: Path | None
+    reason: str
+
+
+def publish(
+    settings: Settings,
+    day: str,
+    choose: Callable[[Manifest | None], ModelChoice],
+    checkpoint: Checkpoint = no_checkpoint,
+) -> Manifest:
+    """Publish the features of `day` with the chosen model; returns the manifest in force afterwards.
+
+    `choose` is asked with the manifest in force. The same content again changes nothing, and a day before the one
+    in force is a back-fill that is not published. Raises `ReleaseError` or `MissingPartitionError`; then, and after
+    a crash at any step, the old release stays in force.
+    """
+    with lock(settings.releases):
+        before = current_or_none(settings.releases)
+        if before and day < before.day:
+            say(
+                f"release: {day} is older than the release in force ({before.release_id}): back-filled, not published. "
+                f"A model trained for it can still be served: "
+                f"python -m serving.releases.manage publish --day {before.day} --model FOLDER"
+            )
+            return before
+        # Beside a damaged current.json the last release that was in force says which model goes on.
+        choice = choose(before or next(reversed(earlier(settings.releases, None)), None))
+        say(f"release: model {choice.name or 'popular'}: {choice.reason}")
+        staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
+        try:
+            manifest = _stage(settings, day, choice, staging, checkpoint)
+            if before and before.release_id == manifest.release_id and _is_whole(settings.releases, manifest):
+                say(f"release: {manifest.release_id} is in force already, nothing changed")
+                return before
+            _put_in_place(settings.releases, manifest, staging, checkpoint)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        put_in_force(settings.releases, manifest, checkpoint)
+        _prune(settings.releases, manifest)
+    say(f"release: {manifest.release_id} is in force: day {day}, model {manifest.model or 'popular'}")
+    return manifest
+
+
+def choose_model(
+    settings: Settings, model: Path | None, decision: Path | None
+) -> Callable[[Manifest | None], ModelChoice]:
+    """The named model, the one a promotion decision names, or else the one in force as long as its features match."""
+
+    def choose(before: Manifest | None) -> ModelChoice:
+        if model:
+            return _trained(model, "named by --model")
+        if decision:
+            verdict = _read_decision(decision)
+            if verdict["promoted"]:
+                return _trained(Path(str(verdict["model"])), f"promoted: {verdict['reason']}")
+            say(f"release: the new model is not promoted: {verdict['reason']}")
+        return _keep(settings, before)
+
+    return choose
+
+
+def _trained(source: Path, reason: str) -> ModelChoice:
+    if not source.is_dir():
+        raise ReleaseError(f"no model folder at {source}")
+    return ModelChoice(load_ranker(source).metadata.name, source, reason)
+
+
+def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
+    version = Versions(settings).feature
+    if before is None:
+        return ModelChoice(None, None, "no release carries a model yet")
+    if before.model is None:
+        return ModelChoice(None, None, "the release in force carries no model")
+    if before.feature_version != version:
+        reason = f"{before.model} was trained with features {before.feature_version}, these are {version}: retrain"
+        return ModelChoice(None, None, reason)
+    source = folder(settings.releases, before) / "model"
+    try:
+        load_ranker(source)
+    except OtherFormatError as error:
+        return ModelChoice(None, None, f"{before.model} cannot be kept: {error}")
+    return ModelChoice(before.model, source, "kept from the release in force")
+
+
+def _read_decision(file: Path) -> dict[str, object]:
+    """Raises `ReleaseError` unless the file is `{"model": folder or null, "promoted": bool, "reason": text}`."""
+    try:
+        verdict = json.loads(file.read_text())
+        complete = isinstance(verdict["promoted"], bool) and isinstance(verdict["reason"], str)
+        if not complete or (verdict["promoted"] and not isinstance(verdict["model"], str)):
+            raise TypeError("`promoted` is true or false, `reason` a text, `model` a folder when promoted")
+    except FileNotFoundError:
+        raise ReleaseError(f"no promotion decision at {file}: run retrain first") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ReleaseError(f"{file} is no promotion decision: {error}") from error
+    return verdict
+
+
+def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, checkpoint: Checkpoint) -> Manifest:
+    """Build the whole release in a temporary folder and load it as serving will; returns its manifest."""
+    versions = Versions(settings)
+    partition = partitions.require_partition(settings.lake, tables.ITEM_FEATURES, versions.feature, day)
+    partitions.require_partition(settings.lake, tables.USER_FEATURES, versions.feature, day)
+    listed = partitions.require_partition(settings.lake, tables.ITEMS, None, day)
+    for leftover in settings.releases.glob(f"{STAGING_PREFIX}*"):
+        shutil.rmtree(leftover)
+    _link_files(sorted(partition.glob("*.parquet")), staging / "items")
+    _link_files(sorted(listed.glob("*.parquet")), staging / "catalogue")
+    checkpoint("items staged")
+    if choice.source:
+        _link_files(sorted(path for path in choice.source.iterdir() if path.is_file()), staging / "model")
+    checkpoint("model staged")
+    manifest = Manifest(
+        day=day,
+        feature_version=versions.feature,
+        embedding_version=versions.embedding,
+        collections={entity: collection(entity, versions.embedding) for entity in ("item", "user")},
+        feature_service=feature_service(versions.feature),
+        model=choice.name,
+        checksums={
+            str(path.relative_to(staging)): file_sha256(path) for path in sorted(staging.glob("*/*")) if path.is_file()
+        },
+        published_at=settings.clock().isoformat(),
+    )
+    _require_unchanged(settings.releases, manifest, staging)
+    items = load_release(staging, manifest).items
+    load_catalogue(staging, items)
+    num_items, content = len(items.row_of), partitions.read_content(listed)
+    if content is None or num_items != content.num_rows:
+        raise ReleaseError(
+            f"item_features of {day} has {num_items} items, table items has {content.num_rows if content else 0}: "
+            f"run daily_refresh for {day} again"
+        )
+    checkpoint("verified")
+    (staging / MANIFEST_FILE).write_text(as_json(manifest))
+    checkpoint("manifest written")
+    return manifest
+
+
+def _link_files(files: list[Path], target: Path) -> None:
+    """Hard links keep the release's own copy even when the lake replaces its day; a copy where links cannot reach."""
+    target.mkdir(parents=True)
+    for file in files:
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copyfile(file, target / file.name)
+
+
+def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> None:
+    """Raises `ReleaseError` for a file that an earlier release shares and knows by another checksum: it was damaged."""
+    for before in published(releases):
+        for name in sorted(before.checksums.keys() & manifest.checksums.keys()):
+            shared = folder(releases, before) / name
+            is_same_file = shared.is_file() and shared.samefile(staging / name)
+            if is_same_file and before.checksums[name] != manifest.checksums[name]:
+                raise ReleaseError(
+                    f"{shared} was changed after {before.release_id} was published, and so was the file that it "
+                    f"shares with the lake: run daily_refresh of {manifest.day} with `force`"
+                )
+
+
+def _put_in_place(releases: Path, manifest: Manifest, staging: Path, checkpoint: Checkpoint) -> None:
+    """Write everything through to the disk, then rename. A whole folder of the same id stays as it is."""
+    place = folder(releases, manifest)
+    if _is_whole(releases, manifest):
+        return
+    if place.exists():
+        say(f"release: {place.name} was damaged and is replaced")
+        shutil.rmtree(place)
+    for path in [*staging.rglob("*"), staging]:
+        sync(path)
+    checkpoint("synced")
+    staging.rename(place)
+    sync(releases)
+    checkpoint("in place")
+
+
+def _prune(releases: Path, manifest: Manifest) -> None:
+    """Keep the last `NUM_KEPT` releases, and always the one in force, that before it and an experiment's candidate."""
+    before = earlier(releases, manifest.release_id)[-1:]
+    kept = {manifest.release_id, _candidate(releases), *(each.release_id for each in before)}
+    for old in published(releases)[:-NUM_KEPT]:
+        if old.release_id not in kept:
+            shutil.rmtree(folder(releases, old))
+            say(f"release: {old.release_id} removed, {NUM_KEPT} are kept")
+
+
+def _candidate(releases: Path) -> str | None:
+    try:
+        experiment = read_experiment(releases)
+    except ValueError as error:
+        say(f"release: {error}; no release is kept for it")
+        return None
+    return experiment.release_id if experiment else None
+
+
+def _is_whole(releases: Path, manifest: Manifest) -> bool:
+    try:
+        check_files(folder(releases, manifest), manifest)
+    except ValueError:
+        return False
+    return True

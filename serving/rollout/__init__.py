@@ -1,0 +1,1 @@
+"""Which release answers whom: following the manifest, experiments."""

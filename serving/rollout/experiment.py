@@ -1,0 +1,89 @@
+"""Show another release to a share of the users, and stop again.
+
+    python -m serving.rollout.experiment start --name new-model --release 1998-04-22-0a1b2c3d4e --share 0.1
+    python -m serving.rollout.experiment stop
+    python -m serving.rollout.experiment status
+
+Running servers follow within a second. A share of 0 loads the release so that it can be asked for by name, and shows
+it to nobody. What came of it is question 9 of `docs/analysts.md`.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import asdict
+
+from grasp.files import write_json
+from grasp.manifest import MANIFEST_FILE, current, folder, read_manifest
+from grasp.progress import say
+from grasp.settings import Settings, SettingsError
+from serving.ranking.loaded_release import check_files
+from serving.releases.buckets import EXPERIMENT_FILE, Experiment, read_experiment
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class ExperimentError(ValueError):
+    """An experiment cannot begin; the message says why and what to do."""
+
+
+def start(settings: Settings, name: str, release_id: str, share: float) -> Experiment:
+    """Begin, or change the share of the one that runs under this name with this release.
+
+    Raises `ExperimentError`, or `ValueError` for a damaged release.
+    """
+    if not NAME.fullmatch(name):
+        raise ExperimentError(f"{name!r} is no name: lower-case letters, digits, dot, dash and underscore, at most 64")
+    experiment = Experiment(name, release_id, share)
+    running = read_experiment(settings.releases)
+    if running and (running.name, running.release_id) != (name, release_id):
+        raise ExperimentError(f"{running.name} runs with release {running.release_id}: stop it first")
+    if release_id == current(settings.releases).release_id:
+        raise ExperimentError(f"{release_id} is the release in force: everybody gets it already")
+    manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
+    check_files(folder(settings.releases, manifest), manifest)
+    write_json(settings.releases / EXPERIMENT_FILE, asdict(experiment))
+    say(f"experiment: {describe(experiment)}")
+    return experiment
+
+
+def stop(settings: Settings) -> None:
+    """Everybody gets the release in force again; nothing happens without an experiment."""
+    (settings.releases / EXPERIMENT_FILE).unlink(missing_ok=True)
+    say("experiment: none, everybody gets the release in force")
+
+
+def describe(experiment: Experiment | None) -> str:
+    if experiment is None:
+        return "none, everybody gets the release in force"
+    return f"{experiment.name}: release {experiment.release_id} for {experiment.share:.1%} of the users"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.rollout.experiment", description=(__doc__ or "").split("\n")[0]
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    begin = commands.add_parser("start", help="begin, or change the share of the running one")
+    begin.add_argument("--name", required=True, help="part of how users are divided: a new name divides anew")
+    begin.add_argument(
+        "--release", required=True, help="the candidate, one of `python -m serving.releases.manage list`"
+    )
+    begin.add_argument("--share", type=float, required=True, help="of the users, from 0 to 1")
+    commands.add_parser("stop", help="everybody gets the release in force")
+    commands.add_parser("status", help="what runs")
+    arguments = parser.parse_args()
+    try:
+        settings = Settings.load()
+        if arguments.command == "start":
+            start(settings, arguments.name, arguments.release, arguments.share)
+        elif arguments.command == "stop":
+            stop(settings)
+        else:
+            say(f"experiment: {describe(read_experiment(settings.releases))}")
+    except (SettingsError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The demo, and what it shows at its end."""

@@ -1,0 +1,1 @@
+"""What Prometheus and the lake are told about requests."""

@@ -1,0 +1,1 @@
+"""What people type: forecast, dead letters, fetch."""

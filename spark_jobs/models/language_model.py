@@ -1,0 +1,234 @@
+"""The language model port, and its implementation by transformers; `openai_llm` asks a server instead.
+
+A model folder holds Hugging Face files (config, tokenizer, safetensors) or exactly one GGUF file. Decoding is greedy,
+so one prompt has one answer. All prompts of a job begin with the same instruction and examples: their key/value
+cache is computed once and shared, which makes a generation about three times cheaper.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+Messages = list[dict[str, str]]  # chat messages: role and content
+OUT_OF_BUDGET = "out_of_budget"  # the error of a prompt that was never sent, since the limits left no room
+
+
+class ModelFolderError(ValueError):
+    """The model folder cannot be used; the message names the folder and the setting."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a model wrote for one prompt, and what that cost.
+
+    `seconds` is the prompt's share of its batch's wall time, or the latency of a server's last answer. Tokens are
+    those of all attempts; of one that may have been billed and does not say how many, an estimate by the request's
+    length and the longest answer. `error` says why nothing usable came back; `text` is empty then.
+    """
+
+    text: str
+    num_input_tokens: int
+    num_output_tokens: int
+    seconds: float
+    num_attempts: int = 1
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model may still spend; None is no limit. Calls are attempts, failed ones included."""
+
+    num_calls: int | None = None
+    num_tokens: int | None = None
+
+    def less(self, num_calls: int, num_tokens: int) -> "Limits":
+        """What is left of them after so much; never below nothing."""
+        calls, tokens = (
+            None if limit is None else max(0, limit - spent)
+            for limit, spent in ((self.num_calls, num_calls), (self.num_tokens, num_tokens))
+        )
+        return Limits(calls, tokens)
+
+    def share(self, part: float) -> "Limits":
+        """The part of them that falls to one of several that spend at the same time, rounded down."""
+        calls, tokens = (
+            None if limit is None else math.floor(part * limit) for limit in (self.num_calls, self.num_tokens)
+        )
+        return Limits(calls, tokens)
+
+
+class LanguageModel(Protocol):
+    """Anything that answers chat prompts."""
+
+    def limit(self, limits: Limits) -> None:
+        """What may be spent from now on; a model that costs nothing but time need not count."""
+        ...
+
+    def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
+        """Yield each prompt's place and generation as they finish, in any order.
+
+        Raises for a model that cannot be used at all, never for one prompt: its generation has an `error`.
+        """
+        ...
+
+
+def decoding_parameters(max_new_tokens: int) -> dict[str, object]:
+    """What decides an answer beside model and prompt; belongs to the generation key."""
+    return {"strategy": "greedy", "max_new_tokens": max_new_tokens}
+
+
+def check_model_folder(folder: Path) -> None:
+    """Look at the files without loading them; raises `ModelFolderError` for a missing, doubtful or cut off one."""
+    from safetensors import SafetensorError, safe_open
+
+    weights = sorted(folder.glob("*.safetensors"))
+    try:
+        gguf = _gguf_file(folder)
+        if gguf:
+            _check_gguf(folder / gguf)
+            return
+        json.loads((folder / "config.json").read_text())
+        json.loads((folder / "tokenizer_config.json").read_text())
+        if not weights:
+            raise FileNotFoundError("no *.safetensors and no *.gguf file")
+        for file in weights:
+            with safe_open(file, framework="np") as opened:  # checks the header against the file's length
+                opened.keys()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unusable(folder, error) from error
+
+
+def load_model(folder: Path, max_new_tokens: int, batch_size: int) -> LanguageModel:
+    """The model of this process: loaded by the first call, kept for all later ones with the same arguments."""
+    return _load(folder, max_new_tokens, batch_size)
+
+
+@cache
+def _load(folder: Path, max_new_tokens: int, batch_size: int) -> "TransformersModel":
+    return TransformersModel(folder, max_new_tokens, batch_size)
+
+
+class TransformersModel:
+    """A causal language model on the CPU: float32, one thread, since Spark already runs one worker per core."""
+
+    def __init__(self, folder: Path, max_new_tokens: int, batch_size: int, reuse_prefix: bool = True) -> None:
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+        from transformers.utils.logging import disable_progress_bar
+
+        check_model_folder(folder)
+        torch.set_num_threads(1)
+        disable_progress_bar()
+        source: dict[str, Any] = {"local_files_only": True}
+        if gguf := _gguf_file(folder):
+            source["gguf_file"] = gguf
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **source)
+            # bf16 is a hundred times slower on CPUs without it.
+            self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **source).eval()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise _unusable(folder, error) from error
+        if not self._tokenizer.chat_template:
+            raise ModelFolderError(f"GRASP_LLM: {folder} has no chat template: an instruction-tuned model is needed")
+        end = self._tokenizer.eos_token_id
+        # Made here, not read from the folder: some models ship sampling settings.
+        self._decoding = GenerationConfig(
+            do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end
+        )
+        self._batch_size = batch_size
+        self._reuse_prefix = reuse_prefix
+        self._prefix: tuple[list[int], Any] | None = None  # tokens and key/value cache last used
+
+    def limit(self, limits: Limits) -> None:
+        """Nothing to count: every prompt is one call, and the caller has not asked for more than it may."""
+
+    def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
+        """Answer batch by batch, prompts of like length together; what all of them begin with is computed once."""
+        tokens = [self._tokens(prompt) for prompt in prompts]
+        shared = self._shared_tokens(tokens)
+        by_length = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
+        for start in range(0, len(by_length), self._batch_size):
+            batch = by_length[start : start + self._batch_size]
+            yield from zip(batch, self._generate_batch([tokens[index] for index in batch], shared), strict=True)
+
+    def _tokens(self, messages: Messages) -> list[int]:
+        encoded = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    def _shared_tokens(self, tokens: list[list[int]]) -> list[int]:
+        """What all prompts begin with: instruction and examples; a repair shares them too. At least one is left out."""
+        if not self._reuse_prefix or not tokens:
+            return []
+        first, last = min(tokens), max(tokens)  # what these two share, all share
+        num = next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), None)
+        num = min(len(first), len(last)) if num is None else num
+        return first[: min(num, min(map(len, tokens)) - 1)]
+
+    def _prefix_cache(self, shared: list[int], num_prompts: int, num_more: int) -> Any:
+        """The shared tokens' key/value cache for so many prompts; generation writes so many more tokens into it."""
+        import torch
+        from transformers import DynamicCache
+
+        from spark_jobs.models.prefix_cache import for_batch
+
+        if self._prefix is None or self._prefix[0] != shared:
+            with torch.inference_mode():
+                empty = DynamicCache(config=self._model.config)
+                filled = self._model(torch.tensor([shared]), past_key_values=empty, use_cache=True).past_key_values
+            self._prefix = (shared, filled)
+        return for_batch(self._prefix[1], num_prompts, num_more)
+
+    def _generate_batch(self, batch: list[list[int]], shared: list[int]) -> list[Generation]:
+        """One batch: shared tokens, padding on the left of each prompt's own tokens, then the answers."""
+        import torch
+
+        started = time.monotonic()
+        own = [tokens[len(shared) :] for tokens in batch]
+        width = max(map(len, own))
+        padding = [width - len(tokens) for tokens in own]
+        pad = self._decoding.pad_token_id
+        ids = torch.tensor([shared + [pad] * n + tokens for n, tokens in zip(padding, own, strict=True)])
+        mask = torch.tensor([[1] * len(shared) + [0] * n + [1] * (width - n) for n in padding])
+        cached: dict[str, Any] = {}
+        if shared:
+            num_more = width + self._decoding.max_new_tokens
+            cached["past_key_values"] = self._prefix_cache(shared, len(batch), num_more)
+        with torch.inference_mode():
+            written = self._model.generate(ids, attention_mask=mask, generation_config=self._decoding, **cached)
+        answers = [self._until_end(row[ids.shape[1] :].tolist()) for row in written]
+        seconds = (time.monotonic() - started) / len(batch)
+        return [
+            Generation(self._tokenizer.decode(answer, skip_special_tokens=True), len(tokens), len(answer), seconds)
+            for answer, tokens in zip(answers, batch, strict=True)
+        ]
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        end = self._decoding.eos_token_id
+        return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def _gguf_file(folder: Path) -> str | None:
+    """Name of the folder's only GGUF file, None when it has Hugging Face files instead."""
+    found = sorted(path.name for path in folder.glob("*.gguf"))
+    if len(found) > 1:
+        raise ModelFolderError(f"GRASP_LLM: {folder} holds several GGUF files ({', '.join(found)}): keep one")
+    return found[0] if found else None
+
+
+def _check_gguf(file: Path) -> None:
+    with file.open("rb") as opened:
+        if opened.read(4) != b"GGUF":
+            raise ValueError(f"{file.name} is no GGUF file")
+
+
+def _unusable(folder: Path, error: BaseException) -> ModelFolderError:
+    detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ModelFolderError(
+        f"GRASP_LLM: {folder} holds no usable language model ({detail}): run `make setup` or name another folder"
+    )

@@ -1,0 +1,1 @@
+"""Vectors of texts: stored by hash, searched for neighbours, kept in Milvus."""

@@ -1,0 +1,386 @@
+"""Reading, splitting and vectors on a handful of rows; counts on the real data (GRASP_DATA)."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.data import datasets, readers, vectors
+from benchmarks.data.datasets import BenchmarkData, Inputs, Tail
+from benchmarks.data.readers import main_categories
+from benchmarks.data.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
+from grasp.settings import Settings
+from spark_jobs.source.reader import SourceError
+from training.data.cooccurrence import item_cosine, transitions
+from training.data.training_set import TrainingSet, known_sequences
+from training.fitting.fit import training_sequences
+
+ITEMS = [
+    {"item_id": 11, "asin": "B1", "title": "Red Polish", "kinds": ["OPI", "Makeup", "Nails"]},
+    {"item_id": 12, "title": "Blue Polish", "kinds": ["OPI", "Makeup", "Nails"]},
+    {"item_id": 13, "title": "", "kinds": ["Makeup", "Face"]},
+    {"item_id": 14, "title": "Soap", "kinds": ["Dove", "Bath"]},
+    {"item_id": 15, "title": "Foam", "kinds": ["Bath", "Foams"]},
+    {"item_id": 16, "title": "Cream", "kinds": ["Nivea", "Bath"]},
+]
+# User, item, time: user b took two items on one day, in the order of the file.
+ROWS = [
+    ("b", 12, 5),
+    ("b", 11, 1),
+    ("b", 14, 5),
+    ("a", 11, 1),
+    ("a", 12, 2),
+    ("a", 13, 3),
+    ("a", 14, 4),
+    ("c", 15, 1),
+    ("c", 16, 2),
+    ("d", 13, 1),
+    ("d", 11, 2),
+    ("d", 16, 3),
+]
+
+
+@dataclass
+class HashEncoder:
+    """Equal texts have equal vectors; remembers what it was asked."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        self.asked += texts
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
+        raw = np.stack([np.random.default_rng(seed).normal(size=8) for seed in seeds])
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write_folder(folder: Path, rows: Sequence[tuple[str, int, int]] = ROWS) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["user_id\titem_id\ttimestamp", *(f"{user}\t{item}\t{moment}" for user, item, moment in rows)]
+    (folder / "interactions.tsv").write_text("".join(f"{line}\n" for line in lines))
+    (folder / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in ITEMS))
+    (folder / "users.tsv").write_text("user_id\tage\tgender\toccupation\na\t24\tM\ttechnician\n")
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path: Path, settings: Settings) -> Callable[..., BenchmarkData]:
+    """`load(rows, **options)`: the data set of these rows, with a cache of its own."""
+    encoder = HashEncoder()
+
+    def loaded(rows: Sequence[tuple[str, int, int]] = ROWS, **options: object) -> BenchmarkData:
+        folder = write_folder(tmp_path / "small", rows)
+        given = {"cache": tmp_path / "cache", "settings": settings, "open_encoder": lambda *_: encoder}
+        return datasets.load(folder, **(given | {"inputs": Inputs(k=2)} | options))
+
+    return loaded
+
+
+def lists(sequences: Sequence[np.ndarray]) -> list[list[object]]:
+    return [sequence.tolist() for sequence in sequences]
+
+
+def test_sequences_follow_time_and_then_the_file(load):
+    found = load()
+
+    assert found.training_set.user_ids == ["b", "a", "c", "d"]
+    assert lists(found.training_set.sequences) == [[1, 2, 4], [1, 2, 3, 4], [5, 6], [3, 1, 6]]
+    assert (found.name, found.num_interactions) == ("small", 12)
+
+
+def test_row_numbers_order_what_shares_a_time_and_repeated_rows_count_once(tmp_path):
+    folder = write_folder(tmp_path)
+    (folder / "interactions.tsv").unlink()
+    rows = [("a", 14, 7, 3), ("a", 12, 7, 2), ("a", 12, 7, 9), ("a", 99, 8, 1), ("a", 12, 8, 4)]
+    names = ("user_id", "item_id", "timestamp", "row_number")
+    text = "".join(f"{json.dumps(dict(zip(names, row, strict=True)))}\n" for row in rows)
+    (folder / "interactions.jsonl").write_text(text)
+
+    assert lists(readers.read(folder).sequences) == [[2, 4, 2]]  # item 99 is in no catalogue
+
+
+def test_a_file_of_ids_alone_is_read_in_its_order(tmp_path):
+    (tmp_path / "inter.txt").write_text("7 3\n8 1\n7 1\n7 3\n")
+
+    found = readers.read(tmp_path)
+
+    assert (found.user_ids, found.item_ids) == (["7", "8"], ["1", "2", "3"])
+    assert lists(found.sequences) == [[3, 1, 3], [1]]
+
+
+@pytest.mark.parametrize("line", ["7", "7 0", "7 x", "7 1 1"])
+def test_a_line_that_is_no_user_and_item_is_named(tmp_path, line):
+    (tmp_path / "inter.txt").write_text(f"7 1\n{line}\n")
+
+    with pytest.raises(SourceError, match="line 2: expected a user and an item"):
+        readers.read(tmp_path)
+
+
+def test_the_category_is_the_widest_value_that_is_no_brand():
+    branded = [["OPI", "Makeup", "Nails"], ["Makeup", "Face"], ["Dove", "Bath"], ["Bath"], []]
+
+    assert main_categories(branded) == ["Makeup", "Makeup", "Bath", "Bath", ""]
+
+
+def test_lists_that_begin_with_few_values_begin_with_the_category():
+    assert main_categories([["Action", "Drama"], ["Drama"]] * 20) == ["Action", "Drama"] * 20
+
+
+def test_the_last_two_items_are_targets_and_short_sequences_train():
+    sequences = [np.arange(1, 1 + num) for num in (2, 3, 5)]
+
+    assert lists(datasets.split(sequences, None)) == [
+        ["train", "train"],
+        ["train", "validation", "test"],
+        ["train", "train", "train", "validation", "test"],
+    ]
+    assert lists(datasets.split(sequences, 0))[1] == ["train", "train", "test"]
+
+
+def test_users_drawn_for_validation_are_always_the_same():
+    sequences = [np.arange(3) for _ in range(50)]
+    found = [[part[-2] for part in datasets.split(sequences, 20)] for _ in range(2)]
+
+    assert found[0] == found[1]
+    assert found[0].count("validation") == 20
+
+
+def test_popularity_counts_users_in_training_and_tails_are_cut_below(load):
+    found = load(validation_users=None, tail=Tail(items_before=3, users=2)).training_set
+
+    assert found.popularity.tolist() == [2, 1, 1, 0, 1, 1]  # trained on: b 11, a 11 12, c 15 16, d 13
+    assert found.item_is_tail.tolist() == [False, True, True, True, True, True]
+    assert found.user_is_tail.tolist() == [True, False, True, True]
+    # The groups are the same however many users validate, and may count targets as LLM-ESR does.
+    assert load(validation_users=0, tail=Tail(3, 2)).training_set.item_is_tail.tolist() == found.item_is_tail.tolist()
+    with_targets = load(tail=Tail(3, 2, counts_targets=True)).training_set
+    assert with_targets.item_is_tail.tolist() == [False, False, False, False, True, False]
+
+
+def test_texts_are_the_projects_descriptions_of_facts(tmp_path):
+    source = readers.read(write_folder(tmp_path))
+
+    assert item_texts(source.items, ["asin"])[0] == "Red Polish. kinds: OPI, Makeup, Nails."
+    texts = user_texts(source, [np.array([1]), np.array([1, 2, 3]), np.array([5]), np.array([], np.int64)], ["asin"])
+    assert texts[1] == (
+        "A 24 year old male technician who favours Makeup, Nails, OPI, Face. Recently chose Blue Polish, Red Polish."
+    )
+    assert texts[3] == "A user without known facts."
+
+
+def test_a_text_is_encoded_once_whoever_asks(tmp_path):
+    encoder = HashEncoder()
+    first = TextVectors(tmp_path, lambda: encoder).encode(["one", "two", "one"])
+    second = TextVectors(tmp_path, lambda: encoder).encode(["three", "two"])
+
+    assert sorted(encoder.asked) == ["one", "three", "two"]
+    assert (first[0] == first[2]).all()
+    assert (second[1] == first[1]).all()
+
+
+def test_what_was_encoded_before_an_interruption_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors, "TEXTS_AT_ONCE", 2)
+
+    class Dying(HashEncoder):
+        def encode(self, texts: list[str]) -> np.ndarray:
+            if self.asked:
+                raise RuntimeError("out of memory")
+            return super().encode(texts)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        TextVectors(tmp_path, Dying).encode(["four", "three", "two"])
+    encoder = HashEncoder()
+    TextVectors(tmp_path, lambda: encoder).encode(["four", "three", "two"])
+
+    assert encoder.asked == ["two"]
+
+
+def test_neighbours_exclude_the_item_itself_by_id_and_may_share_its_vector(tmp_path):
+    unit = np.array([[1, 0], [1, 0], [0.8, 0.6], [0, 0]], np.float32)
+
+    near = vectors.nearest(["a", "b", "c", "d"], unit, tmp_path)
+
+    assert near[:, :3].tolist() == [[1, 2, -1], [0, 2, -1], [0, 1, -1], [-1, -1, -1]]  # nothing is near no vector
+    means = neighbour_means(["a", "b", "c", "d"], unit, 2, tmp_path)
+    assert means == pytest.approx(np.array([[0.9, 0.3], [0.9, 0.3], [1, 0], [0, 0]]))
+    assert neighbour_means(["a", "b", "c", "d"], unit, 1, tmp_path)[0] == pytest.approx([1, 0])
+    with pytest.raises(ValueError, match="k must be 1 to 50"):
+        neighbour_means(["a", "b", "c", "d"], unit, 51, tmp_path)
+
+
+def test_searching_neighbours_leaves_torch_its_threads(tmp_path):
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        vectors.nearest(["a", "b"], np.eye(2, dtype=np.float32), tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_kept_neighbours_are_those_of_the_same_vectors(tmp_path, monkeypatch):
+    unit = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8]], np.float32)
+    before = vectors.nearest(["a", "b", "c"], unit, tmp_path)
+    monkeypatch.setattr(vectors, "ExactBackend", None)  # searching again would fail
+
+    assert (vectors.nearest(["a", "b", "c"], unit, tmp_path) == before).all()
+    with pytest.raises(TypeError):
+        vectors.nearest(["a", "b", "c"], -unit, tmp_path)
+
+
+def test_sequence_vectors_bring_together_what_is_taken_together():
+    train = [np.array([1, 2, 3])] * 3 + [np.array([4, 5, 6])] * 3 + [np.array([7])]
+
+    item, user = sequence_vectors(train, 8)
+
+    cosine = item @ item.T
+    assert cosine[0, [1, 2, 3, 4]] == pytest.approx([1, 1, 0, 0], abs=1e-5)
+    assert np.linalg.norm(item, axis=1) == pytest.approx([1] * 6 + [0] * 2)
+    assert (user[0] @ item[0], user[6].tolist()) == (pytest.approx(user[0] @ item[1]), [0] * 7)
+    assert (sequence_vectors(train, 8)[0] == item).all()
+
+
+def test_corruption_moves_whole_rows_of_a_share_and_repeats_by_seed(load):
+    clean, corrupted = load().training_set, load(inputs=Inputs(k=2, corruption=0.5), seed=3).training_set
+
+    moved = (clean.item_semantic != corrupted.item_semantic).any(axis=1)
+    assert 2 <= moved.sum() <= 3  # half of six, of which some may stay by chance
+    assert ((clean.item_neighbour != corrupted.item_neighbour).any(axis=1) == moved).all()
+    pairs = {tuple(row) for row in np.hstack([clean.item_semantic, clean.item_neighbour]).tolist()}
+    assert {tuple(row) for row in np.hstack([corrupted.item_semantic, corrupted.item_neighbour]).tolist()} == pairs
+    assert (
+        load(inputs=Inputs(k=2, corruption=0.5), seed=3).training_set.user_semantic == corrupted.user_semantic
+    ).all()
+    assert (load(inputs=Inputs(k=2, corruption=1), seed=3).training_set.user_semantic != clean.user_semantic).any()
+    with pytest.raises(ValueError, match="share from 0 to 1"):
+        load(inputs=Inputs(k=2, corruption=20))
+
+
+@pytest.mark.parametrize("without_last", [False, True])
+def test_users_can_be_described_without_what_they_train_last(load, without_last):
+    changed = [("a", 15, 2) if row == ("a", 12, 2) else row for row in ROWS]
+    options = {"inputs": Inputs(k=2, without_last=without_last), "validation_users": None}
+    one, other = (load(rows, **options).training_set for rows in (ROWS, changed))
+
+    assert lists(training_sequences(one))[1] == [1, 2] != lists(training_sequences(other))[1]
+    assert (one.user_semantic[1] == other.user_semantic[1]).all() == without_last
+
+
+def test_the_checksum_follows_the_source_and_the_texts(load, monkeypatch):
+    before = load().checksum
+    assert load(inputs=Inputs(k=1)).checksum == before
+    assert load([*ROWS, ("c", 11, 9)]).checksum != before
+
+    monkeypatch.setattr(datasets, "item_texts", lambda items, _: [item["title"] or "nameless" for item in items])
+    assert load().checksum != before
+
+
+def assert_same_inputs(one: TrainingSet, other: TrainingSet) -> None:
+    """Everything a model reads before the validation targets are asked for is the same."""
+    for name in ("item_semantic", "item_neighbour", "user_semantic", "user_neighbour", "popularity", "item_is_tail"):
+        assert (getattr(one, name) == getattr(other, name)).all(), name
+    known, others = known_sequences(one, "validation"), known_sequences(other, "validation")
+    assert lists(known) == lists(others)
+    for kernel in (item_cosine, transitions):
+        assert (kernel(known, len(one.item_ids)) != kernel(others, len(other.item_ids))).nnz == 0
+
+
+def test_a_planted_future_item_changes_nothing_a_model_reads(load):
+    planted = [row for row in ROWS if row not in (("a", 13, 3), ("a", 14, 4), ("d", 16, 3))]
+    planted += [("a", 15, 3), ("a", 16, 4), ("d", 15, 3)]
+
+    one, other = load(validation_users=None).training_set, load(planted, validation_users=None).training_set
+
+    assert lists(one.sequences) != lists(other.sequences)
+    assert_same_inputs(one, other)
+
+
+def test_a_planted_future_item_changes_no_vector_that_is_derived_from_sequences(tmp_path):
+    found = []
+    for name, last in (("one", "1 4\n1 5"), ("other", "1 6\n1 3")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "inter.txt").write_text(f"1 1\n1 2\n1 3\n{last}\n2 3\n2 4\n2 6\n2 5\n3 5\n3 6\n")
+        found.append(datasets.load(tmp_path / name, cache=tmp_path, tail=Tail(), validation_users=None).training_set)
+
+    assert lists(found[0].sequences) != lists(found[1].sequences)
+    assert_same_inputs(*found)
+
+
+def test_a_training_item_does_change_what_a_model_reads(load):
+    """The tests above would pass as well if nothing were ever read."""
+    changed = [("a", 16, 1) if row == ("a", 11, 1) else row for row in ROWS]
+
+    with pytest.raises(AssertionError):
+        assert_same_inputs(load(validation_users=None).training_set, load(changed, validation_users=None).training_set)
+
+
+def test_movielens_that_is_there_is_not_fetched_again(settings):
+    place = settings.home / "source" / "movielens-100k"
+    place.mkdir(parents=True)
+
+    assert readers.movielens_folder(settings) == place
+
+
+@pytest.mark.spark
+def test_users_are_described_as_the_spark_job_does(spark, tmp_path):
+    """The benchmark collects a user's facts without Spark; both must say the same."""
+    from datetime import UTC, datetime
+
+    from spark_jobs.describe_users import user_facts
+
+    source = readers.read(write_folder(tmp_path))
+    items = [
+        (item_id, facts["title"], facts["attributes"])
+        for item_id, facts in zip(source.item_ids, source.items, strict=True)
+    ]
+    interactions = [
+        (user_id, source.item_ids[item - 1], datetime(1998, 1, 1, place, tzinfo=UTC), place)
+        for user_id, sequence in zip(source.user_ids, source.sequences, strict=True)
+        for place, item in enumerate(sequence)
+    ]
+    users = [
+        (user_id, profile.get("attributes", {}))
+        for user_id, profile in zip(source.user_ids, source.profiles, strict=True)
+    ]
+    rows = user_facts(
+        spark.createDataFrame(users, "user_id string, attributes map<string,string>"),
+        spark.createDataFrame(items, "item_id string, title string, attributes map<string,string>"),
+        spark.createDataFrame(interactions, "user_id string, item_id string, event_time timestamp, row_number bigint"),
+        "1998-01-02",
+        holdout=0,
+        hidden=("asin",),
+    ).collect()
+    by_user = {row.entity_id: vectors.USER.to_input(json.loads(row.raw), ("asin",)) for row in rows}
+
+    expected = [vectors.USER.to_facts_description(by_user[user_id]) for user_id in source.user_ids]
+    assert user_texts(source, source.sequences, ("asin",)) == expected
+
+
+def real(name: str) -> readers.Source:
+    if "GRASP_DATA" not in os.environ:
+        pytest.skip("GRASP_DATA is not set (docs/data.md)")
+    return readers.read(Path(os.environ["GRASP_DATA"]) / name)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("name", "tail", "counts", "groups"),
+    [
+        ("beauty", Tail(), (22_363, 12_101, 198_502), (17_240, 3_141)),
+        ("fashion", datasets.LLM_ESR_FASHION, (9_094, 4_722, 34_759), (5_135, 2_591)),
+    ],
+)
+def test_counts_and_groups_are_those_of_the_specification(name, tail, counts, groups):
+    source = real(name)
+
+    assert (len(source.user_ids), len(source.item_ids), sum(map(len, source.sequences))) == counts
+    is_tail = datasets.tail_items(source, tail)
+    num_tail_targets = sum(is_tail[items[-1] - 1] for items in source.sequences)
+    num_tail_users = sum(len(items) - 1 < tail.items_before for items in source.sequences)
+    assert (num_tail_users, num_tail_targets) == groups

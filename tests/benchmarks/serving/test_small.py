@@ -1,0 +1,127 @@
+"""The serving benchmark from end to end in small: a real Redis, the service in processes of its own, wrk."""
+
+import hashlib
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.data import datasets
+from benchmarks.serving import measure as serving
+from benchmarks.serving import release as serving_release
+from benchmarks.serving.measure import Bench
+from grasp import partitions, tables
+from grasp.manifest import folder
+from grasp.versions import Versions
+
+NUM_ITEMS, NUM_USERS, SIZE = 60, 40, 16
+
+
+class HashEncoder:
+    """Equal texts have equal vectors."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts]
+        raw = np.stack([np.random.default_rng(seed).normal(size=SIZE) for seed in seeds])
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Namespace:
+    """The command's arguments for a folder of a few items and users, and for loads of a few seconds."""
+    data = tmp_path / "small"
+    data.mkdir()
+    random = np.random.default_rng(0)
+    items = [{"item_id": f"i{number}", "title": f'A "{number}"', "kinds": ["Tea"]} for number in range(NUM_ITEMS)]
+    (data / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    rows = [
+        f"u{user}\ti{item}\t{place}"
+        for user in range(NUM_USERS)
+        for place, item in enumerate(random.choice(NUM_ITEMS, 8, replace=False))
+    ]
+    (data / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *rows, ""]))
+    given = serving.parser().parse_args(["--data", str(data), "--out", str(tmp_path / "out")])
+    small = {"epochs": 1, "closed_seconds": 2.0, "switch_seconds": 45.0, "soak_minutes": 1.5, "examples": 2}
+    changed = {"data": data, "cache": tmp_path / "cache", "milvus": False}
+    return Namespace(**(vars(given) | small | changed))
+
+
+@pytest.fixture
+def bench(settings_with, given) -> Bench:
+    settings = settings_with(search=False)  # the tiny encoder's folder holds no weights
+    data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=lambda *_: HashEncoder())
+    return Bench(settings, data, given)
+
+
+def test_the_same_number_is_the_same_release_and_every_title_carries_it(settings, given):
+    data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=lambda *_: HashEncoder())
+    at = serving_release.settings_of(settings, settings.home / "place")
+    of = serving_release.subject(given.data, data, given.cache, ())
+    serving_release.write_lake(at, of)
+    model = serving_release.train(at, of, num_epochs=1)
+
+    first, second, again = (serving_release.publish_marked(at, of, model, number) for number in (1, 2, 1))
+
+    assert first == again != second
+    for release, mark in ((first, "r1|"), (second, "r2|")):
+        (file,) = (folder(at.releases, release) / "items").glob("*.parquet")
+        titles = pq.read_table(file)["title"].to_pylist()
+        assert len(titles) == NUM_ITEMS
+        assert all(title.startswith(mark) for title in titles)
+    place = partitions.partition_path(at.lake, tables.USER_FEATURES, Versions(at).feature, serving_release.DAY)
+    rows = pq.read_table(place / "part-0.parquet")
+    assert rows.column_names == list(tables.USER_FEATURES.column_names)
+    assert rows["sequence"][0].as_py() == [
+        data.training_set.item_ids[item - 1] for item in data.training_set.sequences[0]
+    ]
+    assert serving_release.train(at, of, num_epochs=1) == model
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1500)  # minutes of load, and three starts of the service on a machine that may be busy
+def test_the_service_is_asked_switched_and_soaked(bench, require_program):
+    require_program("wrk", "wrk")
+    require_program("redis-server", "redis-server")
+
+    found = bench.recommend()
+    assert found["num_errors"] == 0
+    assert found["num_answered"] > 10
+    assert set(found["stage_milliseconds"]) >= {"lookup", "scoring"}
+
+    found = bench.switch()
+    assert (found["num_errors"], found["num_mixed"]) == (0, 0), found
+    assert len(found["answers_by_release"]) == 3
+
+    found = bench.soak(lambda: 20.0)
+    assert (found["num_5xx"], found["num_untrue"]) == (0, 0), found
+    assert found["corrupt_release_refused"]
+    assert set(found["labels"]["features restored"]) >= {"none"}
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1500)
+def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settings_with, given, require_program):
+    require_program("wrk", "wrk")
+    require_program("redis-server", "redis-server")
+    kinds = ("million", "lookup", "open_loop", "fuzz")
+    tiny = {"catalogue_items": 6000, "lookup_users": 20, "lookup_requests": 5, "open_seconds": 2.0, "rate": 20.0}
+    given = Namespace(**(vars(given) | tiny | {"only": kinds, "workers": 1, "examples": 1, "command": "it"}))
+
+    serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
+
+    measured = (given.out / "measurements.jsonl").read_bytes()
+    of_kind = {each["kind"]: each["found"] for each in map(json.loads, measured.splitlines())}
+    assert list(of_kind) == list(kinds)
+    assert of_kind["fuzz"]["failures"] == ["Server error: GET /v1/search"]  # a 503, as search is switched off here
+    found = json.loads((given.out / "summary.json").read_text())["figures"]
+    assert (found["fuzz_5xx"]["value"], found["fuzz_violations"]["value"]) == (1, 0)
+    assert found["lookup_speedup_over_feast_http"]["value"] > 0
+    assert (found["million_recall_at_100"]["value"], found["open_loop_errors"]["value"]) == (None, None)  # too small
+    report = (given.out / "report.md").read_text()
+    for section in ("## A catalogue of 6,000 items", "## A user's features", "## 20 requests a second", "## Made-up"):
+        assert section in report
+    serving.run_all(given, settings_with(search=False), lambda *_: HashEncoder())
+    assert (given.out / "measurements.jsonl").read_bytes() == measured

@@ -1,0 +1,37 @@
+"""The manifest is named by what it says."""
+
+import dataclasses
+import json
+
+import pytest
+
+from grasp import manifest as release
+from grasp.manifest import Manifest, NoReleaseError
+
+MANIFEST = Manifest("1998-03-01", "v1_a", "minilm_b", {"item": "item_embedding_b"}, "ranker_v1_a", None)
+
+
+def test_the_time_of_publication_is_no_part_of_the_identity():
+    assert dataclasses.replace(MANIFEST, published_at="now").release_id == MANIFEST.release_id
+    assert dataclasses.replace(MANIFEST, model="sasrec").release_id != MANIFEST.release_id
+
+
+def test_without_a_release_the_error_says_how_to_get_one(tmp_path):
+    with pytest.raises(NoReleaseError, match="make demo"):
+        release.current(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"day": "1998-03-01"',
+        b"\xff",
+        b"[1]",
+        json.dumps(dataclasses.asdict(MANIFEST) | {"day": "1998-03-41"}).encode(),
+        json.dumps(dataclasses.asdict(MANIFEST) | {"day": 7}).encode(),
+    ],
+)
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    (tmp_path / release.CURRENT_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=r"current\.json is not a release manifest"):
+        release.current(tmp_path)

@@ -1,0 +1,185 @@
+"""Search by meaning: Milvus when it answers, memory when it does not, and never with another encoder."""
+
+import asyncio
+import threading
+import time
+
+import anyio.to_thread
+import httpx
+import numpy as np
+import pytest
+
+from serving.answers.search import RETRY_SECONDS, MilvusServer, Search, SearchError, open_encoder
+from serving.http.app import create_app
+
+SERVER = "http://milvus.example.com:19530"
+
+
+class FakeEncoder:
+    """Knows the release's descriptions; any other text is the description of the item it names last."""
+
+    def __init__(self, vectors: dict[str, np.ndarray]) -> None:
+        self.vectors = vectors
+        self.num_texts = 0
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        self.num_texts += len(texts)
+        return np.stack([self.vectors[f"about {text.split()[-1]}"] for text in texts])
+
+
+class FakeMilvus:
+    """A client whose collection holds items of the release and one that is gone from it."""
+
+    def __init__(self) -> None:
+        self.delay_seconds = 0.0
+        self.is_down = False
+        self.asked: list[dict] = []
+
+    def search(self, collection: str, **given: object) -> list[list[dict]]:
+        from pymilvus.exceptions import MilvusException
+
+        self.asked.append({"collection": collection, **given})
+        time.sleep(self.delay_seconds)
+        if self.is_down:
+            raise MilvusException(message="no channel to the server")
+        return [[{"id": each, "distance": 0.9} for each in ("gone", "i7", "i2")]]
+
+
+@pytest.fixture
+def encoder(settings, publish_day) -> FakeEncoder:
+    publish_day()
+    from grasp.manifest import current, folder
+    from serving.ranking.loaded_release import load_release
+
+    manifest = current(settings.releases)
+    items = load_release(folder(settings.releases, manifest), manifest).items
+    return FakeEncoder({f"about {item_id}": items.semantic_NS[row] for item_id, row in items.row_of.items()})
+
+
+@pytest.fixture
+def find(serve, settings_with, encoder):
+    """`find(milvus)`: a function that searches a running application, over a fake client if one is given."""
+
+    def over(milvus: FakeMilvus | None = None, monotonic=time.monotonic, **changed):
+        changed = {"milvus_uri": SERVER, "search_timeout_ms": 300, **changed} if milvus else changed
+        settings = settings_with(**changed)
+        server = MilvusServer(settings, lambda: milvus, monotonic) if milvus else None  # type: ignore[arg-type]
+        client = serve(searcher=Search(settings, lambda _: encoder, server), **changed)
+        return lambda query, k=3: client.get("/v1/search", params={"q": query, "k": k})
+
+    return over
+
+
+def test_memory_is_searched_where_there_is_no_server(find):
+    answer = find()("something like i4").json()
+
+    assert (answer["backend"], answer["fallback"]) == ("memory", None)
+    assert answer["items"][0] == {"item_id": "i4", "title": "Title i4", "similarity": pytest.approx(1, abs=1e-5)}
+    assert len(answer["items"]) == 3
+
+
+def test_a_server_is_asked_in_the_releases_collection_without_a_filter(find):
+    milvus = FakeMilvus()
+
+    answer = find(milvus)('" or id != "x" i4').json()
+
+    assert (answer["backend"], answer["fallback"]) == ("milvus", None)
+    assert [each["item_id"] for each in answer["items"]] == ["i7", "i2"]
+    (asked,) = milvus.asked
+    assert asked["collection"].startswith("item_embedding_")
+    assert "filter" not in asked and "expr" not in asked and "id !=" not in str(asked)
+
+
+def test_a_server_that_is_down_is_left_alone_for_a_while_and_then_asked_again(find):
+    milvus, now = FakeMilvus(), [0.0]
+    search = find(milvus, lambda: now[0])
+    milvus.is_down = True
+    answers = [search("i4").json() for _ in range(2)]
+    assert [(each["backend"], each["fallback"]) for each in answers] == [("memory", "milvus_error")] * 2
+    assert answers[0]["items"][0]["item_id"] == "i4"
+    assert len(milvus.asked) == 1
+
+    milvus.is_down = False
+    now[0] += RETRY_SECONDS
+
+    assert search("i4").json()["backend"] == "milvus"
+
+
+def test_a_slow_server_is_not_waited_for(find):
+    milvus = FakeMilvus()
+    milvus.delay_seconds = 2.0
+
+    answer = find(milvus)("i4").json()
+
+    assert (answer["backend"], answer["fallback"]) == ("memory", "milvus_timeout")
+
+
+def test_the_encoder_is_checked_against_the_release_once(find, encoder):
+    search = find()
+
+    for _ in range(3):
+        assert search("i4").status_code == 200
+
+    assert encoder.num_texts == 3 + 3
+
+
+def test_another_encoder_is_refused(find, encoder):
+    encoder.vectors = {text: np.roll(vector, 1) for text, vector in encoder.vectors.items()}
+
+    response = find()("i4")
+
+    assert response.status_code == 503
+    assert response.json()["detail"].startswith("GRASP_ENCODER is not the encoder that release")
+
+
+def test_searches_that_wait_for_the_encoder_hold_up_nobody_and_are_told_when_to_come_back(
+    publish_day, settings_with, users, encoder
+):
+    may_load = threading.Event()
+
+    def load_slowly(_):
+        may_load.wait(20)
+        return encoder
+
+    settings = settings_with(lookup_timeout_ms=20_000)
+    app = create_app(settings, lambda *_: users, search=Search(settings, load_slowly, answer_seconds=0.5))
+
+    async def search_and_ask() -> list[httpx.Response]:
+        asks = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        anyio.to_thread.current_default_thread_limiter().total_tokens = 2
+        async with app.router.lifespan_context(app), asks, asyncio.timeout(60):
+            searches = [asyncio.create_task(asks.get("/v1/search", params={"q": "i4"})) for _ in range(6)]
+            recommended = await asks.post("/v1/recommendations", json={"user_id": "u1"})
+            early = [await search for search in searches]
+            may_load.set()
+            while (last := await asks.get("/v1/search", params={"q": "i4"})).status_code != 200:
+                pass
+            return [recommended, last, *early]
+
+    try:
+        recommended, last, *early = asyncio.run(search_and_ask())
+    finally:
+        may_load.set()
+
+    assert recommended.json()["fallback"] is None
+    assert [(each.status_code, each.headers["Retry-After"]) for each in early] == [(503, "5")] * 6
+    assert last.json()["items"][0]["item_id"] == "i4"
+
+
+def test_it_can_be_switched_off(find):
+    response = find(search=False)("i4")
+
+    assert (response.status_code, response.json()["detail"]) == (503, "search is switched off (GRASP_SEARCH)")
+
+
+def test_a_folder_without_an_encoder_is_named(settings):
+    with pytest.raises(SearchError, match="GRASP_ENCODER="):
+        open_encoder(settings)
+
+
+@pytest.mark.models
+def test_the_real_encoder_gives_unit_vectors(settings_with, model_folders):
+    vectors = open_encoder(settings_with(encoder=str(model_folders[1]))).encode(["a space adventure", "war"])
+
+    assert vectors.shape == (2, 384)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-4)

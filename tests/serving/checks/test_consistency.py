@@ -1,0 +1,225 @@
+"""What was served is what the offline side gives, and planted skew is found by name."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from grasp import partitions, tables
+from grasp.manifest import Manifest, folder
+from grasp.partitions import Content
+from grasp.settings import Settings
+from grasp.versions import Versions
+from serving.checks import consistency
+from serving.checks.consistency import LOG_FOLDER, SkewError, check, choose, read_requests
+from serving.lookup.online_store import UserRow
+from serving.ranking.loaded_release import load_release
+from serving.releases.publication import choose_model, publish
+
+DAY, SERVED_ON = "1998-03-01", "1998-03-02"
+USERS = ("u1", "u2", "u3")
+
+
+class Served:
+    """A release with a model, its users in the lake and online, and the log of what they were given."""
+
+    def __init__(self, settings: Settings, users: Any, manifest: Manifest) -> None:
+        self.settings = settings
+        self.users = users
+        self.manifest = manifest
+        self.release = load_release(folder(settings.releases, manifest), manifest)
+        self.log = settings.lake / LOG_FOLDER
+        self.rows: list[dict[str, Any]] = []
+
+    def answer(self, user_id: str, recent: tuple[str, ...] = (), **changed: Any) -> None:
+        items = self.release.recommend(self.users.get(user_id), 5, recent)
+        row = {
+            "request_id": f"request-{len(self.rows)}",
+            "user_id": user_id,
+            "release_id": self.manifest.release_id,
+            "feature_day": DAY,
+            "recent_item_ids": list(recent),
+            "item_ids": [each.item_id for each in items],
+            "scores": [each.score for each in items],
+            "fallback": None,
+            "served_at": datetime(1998, 3, 2, 12, tzinfo=UTC),
+        }
+        self.rows.append(row | changed)
+        place = self.log / f"day={SERVED_ON}"
+        place.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(self.rows), place / "part-0.parquet")
+
+    def check(self, **options: Any) -> consistency.Skew:
+        return check(self.settings, SERVED_ON, self.log, open_users=lambda *_: self.users, **options)
+
+
+@pytest.fixture
+def served(settings: Settings, write_day: Callable[..., None], make_model: Callable[..., Path], users: Any) -> Served:
+    write_day(settings)
+    known = users.users["u1"]
+    for number, user_id in enumerate(USERS):
+        users.users[user_id] = replace(known, user_id=user_id, sequence=["i3", "i5", f"i{number + 1}"][-2:])
+    write_users(settings, list(users.users.values()))
+    manifest = publish(settings, DAY, choose_model(settings, make_model(settings), None))
+    return Served(settings, users, manifest)
+
+
+def write_users(settings: Settings, users: list[UserRow]) -> None:
+    place = partitions.partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
+    schema = pa.schema(
+        {
+            "is_tail": pa.int64(),
+            "semantic_embedding": pa.list_(pa.float32()),
+            "neighbour_embedding": pa.list_(pa.float32()),
+            "neighbour_similarities": pa.list_(pa.float32()),
+        }
+    )
+    rows = pa.Table.from_pylist([asdict(each) for each in users])
+    for name in schema.names:
+        column = rows[name].cast(schema.field(name).type)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    pq.write_table(rows, place / "part-0.parquet")
+    partitions.write_content(place, Content(rows.num_rows, "users"))
+
+
+def test_what_was_served_from_the_days_features_is_what_training_gives(served):
+    for user_id in USERS:
+        served.answer(user_id)
+    served.answer("u1", recent=("i7", "an item nobody has"))
+
+    skew = served.check()
+
+    assert (skew.num_requests, skew.num_scored, skew.num_users) == (4, 4, 3)
+    assert skew.max_score_difference < 1e-5
+    assert (skew.num_score_differences, skew.num_order_differences, dict(skew.feature_differences)) == (0, 0, {})
+
+
+def test_one_users_altered_features_are_found_in_features_and_scores(served, capsys):
+    row = served.users.users["u2"]
+    altered = -row.semantic_embedding
+    served.users.users["u2"] = replace(row, semantic_embedding=altered, sequence=["i8"])
+    for user_id in USERS:
+        served.answer(user_id)
+
+    with pytest.raises(SkewError, match="online and offline differ"):
+        served.check()
+    said = capsys.readouterr().out
+    assert "1 of 3 users differ" in said
+    assert "feature semantic_embedding: 1 users, largest difference" in said
+    assert "feature sequence: 1 users, largest difference inf" in said
+    assert "scores: 1 requests differ" in said
+    assert "user u2: semantic_embedding online is not what the lake holds of 1998-03-01" in said
+
+
+def test_a_score_that_is_off_is_found_beyond_the_tolerance_only(served):
+    served.answer("u1")
+    (row,) = served.rows
+    served.answer("u1", scores=[score + 5e-5 for score in row["scores"]])
+    assert served.check().num_score_differences == 0
+    served.answer("u1", scores=[score + 2e-4 for score in row["scores"]])
+
+    skew = served.check(limit=0.5)
+
+    assert (skew.num_score_differences, skew.num_order_differences) == (1, 0)
+    assert skew.max_score_difference == pytest.approx(2e-4, rel=1e-2)
+
+
+def test_another_order_is_found(served):
+    served.answer("u1")
+    (row,) = served.rows
+    served.answer("u1", item_ids=row["item_ids"][::-1], scores=row["scores"][::-1])
+
+    skew = served.check(limit=1.0)
+
+    assert (skew.num_score_differences, skew.num_order_differences) == (0, 1)
+
+
+def test_a_user_the_online_store_has_moved_on_from_is_counted_and_not_compared(served):
+    served.answer("u1")
+    row = served.users.users["u1"]
+    later = row.event_timestamp + timedelta(days=1)
+    served.users.users["u1"] = replace(row, description="newer", event_timestamp=later)
+
+    skew = served.check()
+
+    assert (skew.num_moved_on, skew.num_users, skew.num_scored) == (1, 0, 1)
+
+
+def test_fallbacks_and_what_is_gone_are_counted(served):
+    served.answer("u1")
+    served.answer("u1", fallback="stale_features")
+    served.answer("u1", fallback="last_good")
+    served.answer("u1", release_id="1998-02-01-0000000000")
+    served.answer("u1", feature_day="1998-02-01")
+
+    skew = served.check()
+
+    assert (skew.num_requests, skew.num_scored, skew.num_fallbacks, skew.num_gone) == (5, 2, 1, 2)
+
+
+def test_a_check_that_compared_nothing_does_not_pass(served):
+    served.answer("u1", release_id="1998-02-01-0000000000")
+
+    with pytest.raises(SkewError, match="nothing could be compared"):
+        served.check()
+
+
+def test_a_sample_is_the_same_each_time(served):
+    for _ in range(3):
+        served.answer("u1")
+    requests = read_requests(served.log, SERVED_ON)
+
+    assert [each.request_id for each in choose(requests, 5)] == ["request-0", "request-1", "request-2"]
+    assert choose(requests, 2) == choose(requests[::-1], 2)
+    assert served.check(num=2).num_requests == 2
+
+
+def test_a_day_without_a_log_and_another_table_are_named(served, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no served requests of 1998-03-02"):
+        read_requests(tmp_path, SERVED_ON)
+    (tmp_path / f"day={SERVED_ON}").mkdir()
+    pq.write_table(pa.table({"user_id": ["u1"]}), tmp_path / f"day={SERVED_ON}" / "part-0.parquet")
+    with pytest.raises(ValueError, match="no log of served requests: it lacks fallback, feature_day"):
+        read_requests(tmp_path, SERVED_ON)
+
+
+def test_the_command_ends_with_an_error(settings, monkeypatch):
+    for name, value in settings.variables().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["consistency", "--day", SERVED_ON])
+
+    with pytest.raises(SystemExit, match="error: no served requests of 1998-03-02"):
+        consistency.main()
+
+
+@pytest.mark.integration
+def test_features_altered_in_the_online_store_itself_are_found(served, settings):
+    """The real lookup, through Feast: the store's row of u2 is overwritten behind materialisation's back."""
+    import pandas as pd
+
+    from feature_repo.materialise import open_for_writing
+    from serving.lookup.online_store import FeastUserFeatures
+
+    version = Versions(settings).feature
+    store = open_for_writing(settings, version, apply=True)
+    others = {"prompt_version": "p", "model_revision": "m", "embedding_version": "e", "feature_version": version}
+    rows = [asdict(served.users.users[user_id]) | others for user_id in USERS]
+    for row in rows:
+        row["is_tail"] = int(row["is_tail"])
+    rows[1]["sequence"] = ["i8", "i1"]
+    store.write_to_online_store("user_features", pd.DataFrame(rows))
+    served.users = FeastUserFeatures(settings, served.manifest)
+    for user_id in USERS:
+        served.answer(user_id)
+
+    skew = served.check(limit=1.0)
+
+    assert skew.users_with_differences == {"u2"}
+    assert dict(skew.feature_differences) == {"sequence": 1}
+    assert skew.num_score_differences == 1

@@ -1,0 +1,629 @@
+"""The HTTP application: answers, named fallbacks, limits, and how it follows the manifest."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
+
+from grasp.days import end_of
+from grasp.manifest import current, folder
+from serving.http.access import Access
+from serving.http.app import create_app, main
+from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
+from serving.lookup.online_store import StoreError
+from serving.releases.manage import rollback
+from serving.releases.publication import choose_model, publish
+from serving.rollout.follower import RETRY_SECONDS, ReleaseFollower
+from serving.schemas import UserFeaturesResponse
+
+DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+
+
+def ask(client: TestClient, user_id: str = "u1", **more: object) -> dict:
+    response = client.post("/v1/recommendations", json={"user_id": user_id, **more})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_known_user_gets_items_with_reasons_from_a_named_release(publish_day, serve):
+    release_id = publish_day()
+
+    answer = ask(serve(), k=3)
+
+    assert (answer["fallback"], answer["release"], answer["model"]) == (None, release_id, "tiny-ranker")
+    assert (answer["feature_day"], answer["feature_age_hours"]) == (DAY, 0.0)
+    assert len(answer["items"]) == 3
+    assert all(each["title"].startswith("Title ") and each["reason"] for each in answer["items"])
+    assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+
+
+def test_one_lookup_per_request(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    before = users.num_lookups
+
+    ask(client)
+
+    assert users.num_lookups == before + 1
+
+
+@pytest.mark.parametrize(("index_from_items", "is_indexed"), [(300, True), (301, False)])
+def test_a_catalogue_is_searched_by_an_index_from_the_number_of_the_settings(
+    settings, write_day, make_model, serve, caplog, index_from_items, is_indexed
+):
+    caplog.set_level("INFO", "grasp.serving")
+    item_ids = [f"i{number}" for number in range(300)]
+    write_day(settings, item_ids=item_ids)
+    publish(settings, DAY, choose_model(settings, make_model(settings, item_ids=item_ids, width=16), None))
+
+    answer = ask(serve(index_from_items=index_from_items), k=20)
+
+    assert ("index of 300 items" in caplog.text) == is_indexed
+    assert (answer["fallback"], len(answer["items"])) == (None, 20)
+
+
+def test_a_release_is_taken_up_while_the_store_is_down(publish_day, serve, users):
+    publish_day()
+    users.is_broken = True
+    client = serve()
+    assert ask(client)["fallback"] == "store_error"
+
+    users.is_broken = False
+
+    assert ask(client)["fallback"] is None
+
+
+def test_seen_items_come_back_when_asked(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), k=100, exclude_seen=False)
+
+    assert {each["item_id"] for each in answer["items"]} >= {"i3", "i5"}
+
+
+def test_recent_items_are_used_and_unknown_ones_counted(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), k=100, recent_item_ids=["i1", "nonsense", "gone"])
+
+    assert answer["num_unknown_recent_items"] == 2
+    assert "i1" not in {each["item_id"] for each in answer["items"]}
+
+
+def test_an_unknown_user_gets_popular_items_and_is_told(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), "stranger", k=2)
+
+    assert answer["fallback"] == "unknown_user"
+    assert [each["reason"] for each in answer["items"]] == ["popular: 80 users", "popular: 70 users"]
+
+
+@pytest.mark.parametrize(("age", "fallback"), [(timedelta(hours=48), None), (timedelta(hours=48.01), "stale_features")])
+def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallback):
+    publish_day()
+
+    answer = ask(serve(now=end_of(DAY) + age, max_feature_age_hours=48))
+
+    assert answer["fallback"] == fallback
+    assert answer["feature_age_hours"] == pytest.approx(age.total_seconds() / 3600, abs=0.01)
+    assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+
+
+@pytest.mark.parametrize(("hours", "is_said"), [(48, False), (49, True)])
+def test_a_release_whose_features_are_too_old_is_named_in_the_log(publish_day, serve, caplog, hours, is_said):
+    publish_day()
+
+    serve(now=end_of(DAY) + timedelta(hours=hours))
+
+    assert (f"features of {DAY} are {hours} h old, above GRASP_MAX_FEATURE_AGE_HOURS=48" in caplog.text) == is_said
+
+
+def test_the_oldest_of_a_hundred_items_and_a_recent_one_is_not_shown_to_a_stale_user_either(
+    publish_day, serve, users, user
+):
+    publish_day()
+    users.users["u1"] = replace(user, sequence=["i1", *["i2"] * 99], sequence_times=[0] * 100)
+
+    answer = ask(serve(now=end_of(DAY) + timedelta(hours=49)), k=8, recent_item_ids=["i3"])
+
+    assert answer["fallback"] == "stale_features"
+    assert {each["item_id"] for each in answer["items"]} == {"i4", "i5", "i6", "i7", "i8"}
+
+
+def test_a_slow_store_is_not_waited_for(publish_day, serve, users):
+    publish_day()
+    client = serve(lookup_timeout_ms=50)
+    users.delay_seconds = 1.0
+
+    started = time.monotonic()
+    answer = ask(client)
+
+    assert answer["fallback"] == "store_timeout"
+    assert time.monotonic() - started < 0.8
+    assert client.get("/readyz").json()["reason"] == "store_timeout"
+
+
+def test_a_broken_store_gives_popular_items_and_is_not_ready(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    users.is_broken = True
+
+    assert ask(client)["fallback"] == "store_error"
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_vectors_of_another_width_are_a_store_error(publish_day, serve, users):
+    publish_day()
+    users.users["u1"] = replace(users.users["u1"], semantic_embedding=np.ones(1, np.float32))
+
+    assert ask(serve())["fallback"] == "store_error"
+
+
+def test_a_user_whose_items_are_all_gone_has_no_history(publish_day, serve, users):
+    publish_day()
+    users.users["u1"] = replace(users.users["u1"], sequence=["gone"])
+
+    assert ask(serve())["fallback"] == "no_history"
+
+
+def test_a_popular_release_names_itself(publish_day, serve):
+    publish_day(model=None)
+
+    answer = ask(serve(), k=2)
+
+    assert (answer["fallback"], answer["model"]) == ("no_model", None)
+    assert [each["item_id"] for each in answer["items"]] == ["i1", "i2"]
+
+
+def test_without_a_release_it_lives_but_says_why_it_cannot_answer(serve):
+    client = serve()
+
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").json()["reason"].startswith("no release")
+    response = client.post("/v1/recommendations", json={"user_id": "u1"})
+    assert (response.status_code, response.json()["detail"][:10]) == (503, "no release")
+
+
+def test_similar_items(publish_day, serve):
+    release_id = publish_day(model=None)
+
+    answer = serve().get("/v1/items/i2/similar", params={"k": 3}).json()
+
+    assert (answer["title"], answer["release"]) == ("Title i2", release_id)
+    similarities = [each["similarity"] for each in answer["items"]]
+    assert len(similarities) == 3 and similarities == sorted(similarities, reverse=True)
+    assert "i2" not in {each["item_id"] for each in answer["items"]}
+
+
+def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
+    publish_day()
+
+    response = serve().get("/v1/items/a%2Fb/similar")
+
+    assert response.status_code == 404
+    assert response.json()["detail"].startswith("item 'a/b' is not in release")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"user_id": "u1", "k": 201}, "body.k"),
+        ({"user_id": "u1", "k": 0}, "body.k"),
+        ({"user_id": ""}, "body.user_id"),
+        ({"user_id": "u" * 257}, "body.user_id"),
+        ({"user_id": 7}, "body.user_id"),
+        ({}, "body.user_id"),
+        ({"user_id": "u1", "recent_item_ids": ["i1"] * 101}, "body.recent_item_ids"),
+        ({"user_id": "u1", "n": 3}, "body.n"),
+        ({"user_id": "\ud800"}, "body.user_id"),
+        ({"user_id": "u1", "\ud800": 1}, "body"),
+    ],
+)
+def test_a_wrong_request_is_named(publish_day, serve, body, field):
+    publish_day()
+
+    response = serve().post(
+        "/v1/recommendations", content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+
+    assert response.status_code == 422
+    assert [each["field"] for each in response.json()["detail"]] == [field]
+
+
+@pytest.mark.parametrize(("k", "status"), [(2.0, 200), (2.5, 422), ("2", 422), (True, 422)])
+def test_a_whole_number_may_have_a_point_and_nothing_else_passes_for_one(publish_day, serve, k, status):
+    publish_day()
+
+    assert serve().post("/v1/recommendations", json={"user_id": "u1", "k": k}).status_code == status
+
+
+def test_a_body_that_is_no_text_is_refused(publish_day, serve):
+    publish_day()
+
+    response = serve().post(
+        "/v1/recommendations", content=b'{"user_id": "\xff"}', headers={"content-type": "application/json"}
+    )
+
+    assert response.status_code == 400
+    assert set(response.json()) == {"detail", "request_id"}
+
+
+@pytest.mark.parametrize("path", ["/v1/items/{}", "/v1/items/{}/similar", "/v1/users/{}", "/v1/users/{}/features"])
+def test_an_id_in_an_address_is_as_long_as_one_in_a_body(publish_day, serve, path):
+    publish_day()
+    client = serve()
+
+    assert client.get(path.format("i" * 256)).status_code == 404
+    assert client.get(path.format("i" * 257)).status_code == 422
+
+
+def test_similar_refuses_an_oversize_k(publish_day, serve):
+    publish_day()
+
+    assert serve().get("/v1/items/i1/similar", params={"k": 201}).status_code == 422
+
+
+@pytest.mark.parametrize("is_announced", [True, False])  # by a content-length
+def test_a_large_body_is_refused(publish_day, serve, is_announced):
+    publish_day()
+    body = b'{"user_id": "' + b"u" * MAX_BODY_BYTES + b'"}'
+
+    response = serve().post(
+        "/v1/recommendations",
+        content=body if is_announced else iter([body[:1000], body[1000:]]),
+        headers={"content-type": "application/json"},
+    )
+
+    assert response.status_code == 413
+    assert "larger than" in response.json()["detail"]
+
+
+def test_a_new_release_is_taken_up_while_running(publish_day, serve):
+    first = publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    assert ask(client)["release"] == first
+
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+    assert ask(client)["model"] == "better"
+
+
+def test_a_folder_that_cannot_be_looked_at_for_a_while_ends_no_following(publish_day, serve, settings, caplog):
+    first = publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    assert ask(client)["release"] == first
+    aside = settings.releases.rename(settings.releases.with_name("aside"))
+    settings.releases.write_text("a file where the folder belongs")
+    wait_until(lambda: "could not be looked at" in caplog.text)
+
+    settings.releases.unlink()
+    aside.rename(settings.releases)
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+
+
+def test_a_rollback_is_followed(publish_day, serve, settings):
+    first = publish_day(DAY)
+    publish_day(NEXT_DAY)
+    client = serve()
+    rollback(settings)
+
+    client.app.state.service.check()  # type: ignore[attr-defined]
+
+    assert ask(client)["release"] == first
+
+
+def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, serve, settings):
+    first = publish_day(DAY)
+    client = serve()
+    publish_day(NEXT_DAY, model="broken")
+    weights = folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"ruin")
+
+    client.app.state.service.check()  # type: ignore[attr-defined]
+
+    assert ask(client)["release"] == first
+    ready = client.get("/readyz")
+    assert ready.status_code == 200
+    assert "model.safetensors does not match its checksum" in ready.json()["problem"]
+
+
+@pytest.mark.parametrize("damaged", ["model/model.safetensors", "../current.json"])
+def test_a_worker_that_starts_beside_a_corrupt_release_takes_the_nearest_earlier_one_that_loads(
+    publish_day, serve, settings, damaged
+):
+    publish_day(DAY, model="oldest")
+    good = publish_day(DAY, model="good")
+    for model in ("broken", "broken as well"):
+        publish_day(NEXT_DAY, model=model)
+        place = folder(settings.releases, current(settings.releases))
+        (place / "model" / "vocabulary.json").unlink()
+    (place / damaged).unlink()
+    (place / damaged).write_text("{")
+
+    client = serve()
+
+    assert ask(client)["release"] == good
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["release"]) == (200, good)
+    assert "was refused" in ready.json()["problem"]
+
+
+def test_a_refused_release_opens_no_store(publish_day, settings):
+    opened = []
+    publish_day()
+    (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
+
+    with TestClient(create_app(settings, lambda *given: opened.append(given), 3600.0), "http://localhost") as client:
+        assert "model.safetensors is missing" in client.get("/readyz").json()["problem"]
+
+    assert opened == []
+
+
+def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings):
+    first = publish_day(DAY)
+    client = serve()
+    (settings.releases / "current.json").write_text("{")
+
+    client.app.state.service.check()  # type: ignore[attr-defined]
+
+    assert ask(client)["release"] == first
+    assert "is not a release manifest" in client.get("/readyz").json()["problem"]
+
+
+def test_a_refused_release_is_tried_again_only_after_a_while(settings, publish_day):
+    publish_day()
+    now, attempts = [0.0], []
+
+    def load(manifest: object) -> None:
+        attempts.append(manifest)
+        raise StoreError("the store is down")
+
+    follower = ReleaseFollower(settings.releases, load, lambda: now[0])  # type: ignore[arg-type]
+    follower.check()
+    follower.check()
+    assert len(attempts) == 1
+    now[0] += RETRY_SECONDS
+    follower.check()
+    assert len(attempts) == 2
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        time.sleep(0.02)
+
+
+def test_a_visitor_is_answered_from_what_they_just_looked_at(publish_day, serve):
+    publish_day()
+
+    answer = ask(serve(), "stranger", recent_item_ids=["i1", "i4"])
+
+    assert answer["fallback"] == "recent_items_only"
+    assert not {"i1", "i4"} & {each["item_id"] for each in answer["items"]}
+    assert any(each["evidence"] for each in answer["items"])
+
+
+def test_a_user_seen_before_is_answered_from_the_last_good_row_while_the_store_is_down(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    before = ask(client)
+    users.is_broken = True
+
+    answer = ask(client)
+    assert (answer["fallback"], answer["store_problem"]) == ("last_good", "store_error")
+    assert answer["items"] == before["items"]
+
+    users.is_broken = False
+    assert (ask(client)["fallback"], ask(client)["store_problem"]) == (None, None)
+
+
+def test_a_row_that_came_too_late_is_the_last_good_one_next_time(publish_day, serve, users):
+    publish_day()
+    client = serve(lookup_timeout_ms=100)
+    users.delay_seconds = 0.5
+
+    assert ask(client)["fallback"] == "store_timeout"
+    wait_until(lambda: ask(client)["fallback"] == "last_good")
+
+
+@pytest.mark.parametrize("user_id", ["u1", "stranger"])
+def test_filters_hold_for_the_model_and_for_what_stands_in(publish_day, serve, user_id):
+    publish_day()
+    client = serve()
+
+    allowed = ask(client, user_id, k=200, allow_item_ids=["i2", "i6", "i7", "gone"], deny_item_ids=["i7"])
+    comedies = ask(client, user_id, k=200, categories=["Comedy", "nonsense"], exclude_seen=False)
+    nothing = ask(client, user_id, categories=["nonsense"])
+
+    assert {each["item_id"] for each in allowed["items"]} == {"i2", "i6"}
+    assert {each["item_id"] for each in comedies["items"]} == {"i1", "i3", "i5", "i7"}
+    assert nothing["items"] == []
+
+
+def test_scores_are_those_of_the_recommendations(publish_day, serve):
+    publish_day()
+    client = serve()
+    shown = {each["item_id"]: each["score"] for each in ask(client, k=3)["items"]}
+
+    answer = client.post("/v1/scores", json={"user_id": "u1", "item_ids": [*shown, "gone"]}).json()
+
+    scores = {each["item_id"]: each["score"] for each in answer["scores"]}
+    assert scores.pop("gone") is None
+    assert scores == pytest.approx(shown, abs=1e-5)
+
+
+def test_scores_of_a_stranger_are_numbers_of_users(publish_day, serve):
+    publish_day()
+
+    answer = serve().post("/v1/scores", json={"user_id": "stranger", "item_ids": ["i2", "gone"]}).json()
+
+    assert answer["fallback"] == "unknown_user"
+    assert [each["score"] for each in answer["scores"]] == [70, None]
+
+
+def test_a_batch_answers_everyone_in_order_as_one_by_one(publish_day, serve, users):
+    publish_day()
+    client = serve()
+
+    body = {"user_ids": ["stranger", "u1"], "k": 2}
+    before = users.num_lookups
+    batch = client.post("/v1/recommendations/batch", json=body, headers={"X-Request-ID": "batch-0001"}).json()
+
+    assert users.num_lookups == before + 1
+    assert [each["request_id"] for each in batch["answers"]] == ["batch-0001.0", "batch-0001.1"]
+    assert [each["items"] for each in batch["answers"]] == [
+        ask(client, "stranger", k=2)["items"],
+        ask(client, k=2)["items"],
+    ]
+
+
+def test_an_item_is_shown_with_its_text_categories_and_neighbours(publish_day, serve):
+    release_id = publish_day()
+
+    item = serve().get("/v1/items/i1").json()
+
+    assert (item["description"], item["source"], item["popularity"], item["is_tail"]) == ("about i1", "llm", 80, False)
+    assert item["categories"] == ["Comedy", "War"]
+    assert item["neighbours"] == [{"item_id": "i8", "title": "Title i8", "similarity": 0.5}]
+    assert (item["day"], item["release"]) == (DAY, release_id)
+
+
+def test_a_user_is_shown_with_their_history_and_neighbours(publish_day, serve):
+    publish_day()
+    client = serve()
+
+    user = client.get("/v1/users/u1").json()
+
+    assert (user["description"], user["source"], user["day"], user["num_interactions"]) == (
+        "likes tests",
+        "facts",
+        DAY,
+        2,
+    )
+    assert [each["title"] for each in user["history"]] == ["Title i3", "Title i5"]
+    assert [each["at"] for each in user["history"]] == ["1998-02-28T21:06:40Z", "1998-03-02T00:53:20Z"]
+    assert user["neighbours"] == [{"user_id": "u2", "similarity": 0.5}]
+    assert client.get("/v1/users/u1/similar").json()["users"] == user["neighbours"]
+
+
+def test_a_user_who_is_unknown_is_404_and_one_who_cannot_be_looked_up_503(publish_day, serve, users):
+    publish_day()
+    client = serve()
+
+    assert client.get("/v1/users/stranger").status_code == 404
+    users.is_broken = True
+    assert client.get("/v1/users/stranger/similar").status_code == 503
+    assert client.get("/v1/users/u1").status_code == 503
+    users.is_broken = False
+    assert client.get("/v1/users/u1").json()["fallback"] is None
+    users.is_broken = True
+    assert client.get("/v1/users/u1").json()["fallback"] == "last_good"
+
+
+def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, user):
+    release_id = publish_day()
+    client = serve()
+
+    response = client.get("/v1/users/u1/features")
+
+    answer = UserFeaturesResponse.model_validate_json(response.content)
+    for name, value in vars(user).items():
+        given = getattr(answer, name)
+        assert np.array_equal(np.float32(given), value) if isinstance(value, np.ndarray) else given == value
+    assert (answer.release, answer.fallback, answer.store_problem) == (release_id, None, None)
+    assert answer.request_id == response.headers["X-Request-ID"]
+    assert client.get("/v1/users/stranger/features").status_code == 404
+    users.is_broken = True
+    assert client.get("/v1/users/u1/features").json()["fallback"] == "last_good"
+
+
+@pytest.mark.parametrize("tokens", ["", "serve-0123456789abcdef"])
+def test_answers_about_one_user_and_the_probe_of_the_process_wait_for_no_busy_thread(
+    publish_day, settings_with, users, tokens
+):
+    publish_day()
+    access = Access.from_environment({"GRASP_TOKENS_SERVE": tokens})
+    app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users, access=access)
+
+    asked = [
+        ("GET", "/healthz", None),
+        ("GET", "/v1/users/u1/features", None),
+        ("POST", "/v1/recommendations", {"user_id": "u1"}),
+        ("POST", "/v1/scores", {"user_id": "u1", "item_ids": ["i1"]}),
+    ]
+
+    async def ask_while_every_thread_is_busy() -> list[int]:
+        transport, headers = httpx.ASGITransport(app), {"Authorization": f"Bearer {tokens}"} if tokens else {}
+        asks = httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
+        threads = anyio.to_thread.current_default_thread_limiter()
+        threads.total_tokens = 1
+        async with app.router.lifespan_context(app), asks, threads, asyncio.timeout(30):
+            return [(await asks.request(method, path, json=body)).status_code for method, path, body in asked]
+
+    assert asyncio.run(ask_while_every_thread_is_busy()) == [200] * len(asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_kept"), [("visit-0001.a", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)]
+)
+def test_a_well_formed_request_id_is_kept_and_said_twice(publish_day, serve, given, is_kept):
+    publish_day()
+
+    response = serve().get("/v1/items/nobody", headers={"X-Request-ID": given})
+
+    assert response.headers["X-Request-ID"] == response.json()["request_id"]
+    assert (response.json()["request_id"] == given) == is_kept
+
+
+def test_a_body_that_does_not_come_is_not_waited_for():
+    async def nothing() -> dict:
+        await asyncio.sleep(60)
+        return {}
+
+    async def app(scope, receive, send) -> None:
+        await receive()
+
+    with pytest.raises(HTTPException) as error:
+        asyncio.run(BodyLimit(app, max_seconds=0.05)({"type": "http"}, nothing, None))  # type: ignore[arg-type]
+    assert error.value.status_code == 408
+
+
+def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_no_detail(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    client._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
+    users.users = None  # type: ignore[assignment]
+
+    response = client.get("/v1/users/u1", headers={"X-Request-ID": "visit-0001"})
+
+    assert response.status_code == 500
+    assert response.json() == {"detail": "internal error", "request_id": "visit-0001"}
+    assert response.headers["X-Request-ID"] == "visit-0001"
+
+
+@pytest.mark.parametrize(("argument", "code", "said"), [("--help", 0, "GRASP_PORT"), ("--port=9", 2, "unrecognized")])
+def test_the_command_helps_and_starts_no_server_for_what_it_does_not_know(monkeypatch, capsys, argument, code, said):
+    monkeypatch.setattr("sys.argv", ["app", argument])
+    monkeypatch.setenv("GRASP_HOME", "")  # without the help this is what it ends with
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == code
+    assert said in "".join(capsys.readouterr())

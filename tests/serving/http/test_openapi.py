@@ -1,0 +1,104 @@
+"""What the service says of itself holds: every documented example, and requests that nobody would send."""
+
+import hypothesis
+import numpy as np
+import pydantic
+import pytest
+import schemathesis
+from schemathesis import GenerationMode
+
+from serving import schemas as api
+from serving.answers.search import Search
+from serving.http.access import Access
+from serving.http.app import create_app
+
+TOKEN = "all-roles-0123456789abcdef"
+ACCESS = {f"GRASP_TOKENS_{role}": TOKEN for role in ("SERVE", "READ", "OPERATE")}
+MODELS = [each for each in vars(api).values() if isinstance(each, type) and issubclass(each, pydantic.BaseModel)]
+
+OPERATIONS = [
+    ("POST", "/v1/recommendations"),
+    ("POST", "/v1/recommendations/batch"),
+    ("POST", "/v1/scores"),
+    ("POST", "/v1/outcomes"),
+    ("GET", "/v1/items/{item_id}"),
+    ("GET", "/v1/items/{item_id}/similar"),
+    ("GET", "/v1/users/{user_id}"),
+    ("GET", "/v1/users/{user_id}/similar"),
+    ("GET", "/v1/users/{user_id}/features"),
+    ("GET", "/v1/search"),
+    ("GET", "/v1/releases"),
+    ("GET", "/metrics"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+]
+
+
+class AnyText:
+    """Encodes every text as the release's descriptions are: the first axis will do where nothing is compared."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.tile(np.eye(6, dtype=np.float32)[0], (len(texts), 1))
+
+
+@pytest.fixture
+def application(settings_with, users, monkeypatch):
+    monkeypatch.setattr("serving.answers.search.LEAST_COSINE", -1)
+    settings = settings_with(lookup_timeout_ms=5000)
+    search = Search(settings, lambda _: AnyText())
+    return create_app(settings, lambda *_: users, 3600.0, Access.from_environment(ACCESS), search)
+
+
+@pytest.fixture
+def described(publish_day, application):
+    publish_day()
+    return schemathesis.openapi.from_asgi("/openapi.json", application)
+
+
+@pytest.mark.parametrize("mode", GenerationMode)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_no_request_leaves_the_description_or_ends_in_a_server_error(described, method, path, mode):
+    @hypothesis.given(case=described[path][method].as_strategy(generation_mode=mode))
+    @hypothesis.settings(
+        max_examples=10,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+        derandomize=True,
+        database=None,
+    )
+    def check(case):
+        case.call_and_validate(headers={"Authorization": f"Bearer {TOKEN}"})
+
+    try:
+        check()
+    except hypothesis.errors.Unsatisfiable:
+        assert mode is GenerationMode.NEGATIVE  # nothing about it can be wrong
+
+
+def test_every_operation_is_tried(application):
+    paths = application.openapi()["paths"]
+
+    assert {(method.upper(), path) for path, operations in paths.items() for method in operations} == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_an_example_is_one(model):
+    for example in (model.model_config.get("json_schema_extra") or {}).get("examples", []):
+        model.model_validate(example)
+
+
+def test_every_endpoint_has_an_example_and_names_its_errors(application):
+    description = application.openapi()
+    bodies = description["components"]["schemas"]
+
+    for path, operations in description["paths"].items():
+        for method, operation in operations.items():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {}).get("application/json")
+                named = content and content["schema"].get("$ref", "").rpartition("/")[2]
+                assert not named or named == "Health" or "examples" in bodies[named], f"{method} {path} {status}"
+            if path.startswith("/v1/"):
+                assert {"401", "403", "503"} <= set(operation["responses"]), f"{method} {path}"
+            if method == "post":
+                assert {"400", "404", "408", "413", "422"} <= set(operation["responses"]), path

@@ -1,0 +1,97 @@
+"""The best candidates, with every item scored and with an index."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from serving.ranking.candidates import NOTHING, Additions, Candidates, Index, indexed
+from serving.ranking.items import top
+
+NUM, WIDTH, K = 6000, 16, 20
+
+
+@pytest.fixture(scope="module")
+def table() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(NUM, WIDTH)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def states() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(2).normal(size=(5, WIDTH)).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def index(table) -> Index:
+    return Index(table.numpy())
+
+
+def added(rows: list[int], values: list[float]) -> Additions:
+    return Additions(torch.tensor(rows), torch.tensor(values))
+
+
+def by_sorting(table, state, additions, hidden, shown, k) -> list[tuple[int, float]]:
+    scores = (table @ state).numpy().astype(np.float64)
+    for row, value in zip(additions.row_L.tolist(), additions.value_L.tolist(), strict=True):
+        scores[row] += value
+    allowed = [row for row in range(NUM) if row not in hidden and (shown is None or shown[row])]
+    return [(row, scores[row]) for row in sorted(allowed, key=lambda row: (-scores[row], row))[:k]]
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+@pytest.mark.parametrize("share_shown", [None, 0.9, 0.3, 0.01])
+def test_best_is_what_sorting_all_gives(table, states, index, with_index, share_shown):
+    random = np.random.default_rng(3)
+    shown = None if share_shown is None else random.random(NUM) < share_shown
+    candidates = Candidates(table, index if with_index else None)
+    for state in states:
+        worst = int((table @ state).argmin())  # nothing an index finds: the kernel alone brings it up
+        additions = added([worst, 7, worst, 8], [60.0, 0.5, 60.0, -9.0])
+        hidden = [row for row, _ in top((table @ state).numpy(), 5)]
+
+        best = candidates.best(K, state, additions, hidden, shown)
+
+        expected = by_sorting(table, state, additions, set(hidden), shown, K)
+        assert [row for row, _ in best] == [row for row, _ in expected]
+        assert [score for _, score in best] == pytest.approx([score for _, score in expected], abs=1e-4)
+
+
+def test_when_most_that_is_found_is_hidden_every_item_is_scored(table, states, index):
+    order = torch.argsort(-(table @ states[0]))
+    shown = np.ones(NUM, dtype=bool)
+    shown[order[:4500].numpy()] = False  # all that an index finds, a quarter of the catalogue left
+
+    best = Candidates(table, index).best(K, states[0], NOTHING, (), shown)
+
+    assert [row for row, _ in best] == order[4500 : 4500 + K].tolist()
+
+
+def test_scores_of_some_rows_are_those_of_all(table, states):
+    candidates, additions = Candidates(table), added([3, 9, 3, 11], [1.0, 2.0, 4.0, 8.0])
+    rows = np.array([0, 3, 9, 10, NUM - 1])
+
+    some = candidates.scores_of(rows, states[0], additions)
+
+    np.testing.assert_allclose(some, candidates.scores(states[0], additions)[rows], atol=1e-5)
+    assert candidates.scores_of(np.array([], dtype=np.int64), states[0], additions).shape == (0,)
+
+
+def test_an_index_serves_only_if_it_finds_enough(table, states, caplog):
+    caplog.set_level(logging.INFO, "grasp.serving")
+    assert indexed(table, states).index is not None
+    assert "recall@100" in caplog.text
+
+    outlying = table.clone()
+    outlying[:16] *= 1e4  # sixteen values for a coordinate then tell the others apart no more
+    assert indexed(outlying, states).index is None
+    assert "every item is scored" in caplog.text
+
+
+def test_ties_are_broken_by_row():
+    scores = np.array([1.0, 3.0, -np.inf, 3.0, 2.0, 3.0, 2.0], dtype=np.float32)
+
+    assert [row for row, _ in top(scores, 2)] == [1, 3]
+    assert [row for row, _ in top(scores, 4)] == [1, 3, 5, 4]
+    assert [row for row, _ in top(scores, 50)] == [1, 3, 5, 4, 6, 0]
+    assert top(np.array([]), 3) == []

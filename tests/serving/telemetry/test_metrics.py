@@ -1,0 +1,136 @@
+"""Prometheus and the log: what they tell of a request, and what they never tell."""
+
+import json
+import logging
+import os
+import re
+
+import pytest
+
+from serving.http.logs import JsonFormatter
+from serving.http.request_context import request_id_of
+from serving.telemetry.metrics import MULTIPROCESS_VARIABLE, STAGES, _forget_dead_workers
+
+
+def sample(text: str, name: str, **labels: str) -> float | None:
+    """The value of one sample of the exposition format; label order does not count."""
+    for line in text.splitlines():
+        found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
+        if found and dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) == labels:
+            return float(found[2])
+    return None
+
+
+def ask(client, user_id="u1", **more):
+    return client.post("/v1/recommendations", json={"user_id": user_id, **more}).json()
+
+
+def test_requests_stages_fallbacks_and_releases_are_counted(publish_day, serve, users):
+    release_id = publish_day()
+    client = serve()
+    ask(client)
+    ask(client, "stranger")
+    users.is_broken = True
+    ask(client)
+
+    text = client.get("/metrics").text
+
+    assert sample(text, "grasp_http_requests_total", route="/v1/recommendations", status="200") == 3
+    assert sample(text, "grasp_http_request_seconds_count", route="/v1/recommendations") == 3
+    for fallback, num in (("none", 1), ("unknown_user", 1), ("last_good", 1)):
+        assert sample(text, "grasp_answers_total", release=release_id, bucket="none", fallback=fallback) == num
+    assert sample(text, "grasp_store_problems_total", problem="store_error") == 1
+    assert sample(text, "grasp_feature_age_hours_count") == 3
+    assert sample(text, "grasp_release_loaded", release=release_id, model="tiny-ranker", role="in_force") == 1
+    assert sample(text, "grasp_release_day_timestamp_seconds") == pytest.approx(888_796_800, abs=1)
+    assert sample(text, "grasp_stage_seconds_count", stage="lookup") == 3
+    assert all(sample(text, "grasp_stage_seconds_count", stage=stage) is not None for stage in STAGES)
+
+
+@pytest.mark.parametrize(("filters", "num"), [({}, 1), ({"categories": ["Comedy"]}, 2)])
+def test_filters_are_timed_where_there_are_any(publish_day, serve, filters, num):
+    publish_day()
+    client = serve()
+
+    ask(client, **filters)
+
+    assert sample(client.get("/metrics").text, "grasp_stage_seconds_count", stage="post") == num
+
+
+def test_one_process_counts_for_itself_whatever_feast_sets_when_it_is_imported(
+    publish_day, serve, tmp_path, monkeypatch
+):
+    publish_day()
+    client = serve()
+    monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(tmp_path))
+    ask(client)
+
+    text = client.get("/metrics").text
+
+    assert sample(text, "grasp_http_requests_total", route="/v1/recommendations", status="200") == 1
+
+
+def test_a_release_that_is_no_longer_loaded_is_shown_as_such(publish_day, serve):
+    first = publish_day("1998-03-01")
+    client = serve()
+    publish_day("1998-03-02", model="better")
+    client.app.state.service.check()
+
+    text = client.get("/metrics").text
+
+    assert sample(text, "grasp_release_loaded", release=first, model="tiny-ranker", role="in_force") == 0
+
+
+def test_addresses_are_counted_by_template_so_that_ids_are_no_labels(publish_day, serve):
+    publish_day()
+    client = serve()
+    client.get("/v1/items/i1")
+    client.get("/no/such/address/u1")
+
+    text = client.get("/metrics").text
+
+    assert sample(text, "grasp_http_requests_total", route="/v1/items/{item_id}", status="200") == 1
+    assert sample(text, "grasp_http_requests_total", route="none", status="404") == 1
+    assert "/u1" not in text
+
+
+def test_the_log_has_a_line_a_request_without_ids_queries_or_tokens(publish_day, serve, caplog):
+    publish_day()
+    client = serve()
+    caplog.set_level(logging.INFO)
+    secret = "secret-0123456789abcdef"
+
+    client.get("/v1/search", params={"q": "my secret wish"}, headers={"Authorization": f"Bearer {secret}"})
+    client.get("/v1/users/u1", headers={"X-Request-ID": "visit-0001"})
+
+    lines = [json.loads(JsonFormatter().format(each)) for each in caplog.records if each.name == "grasp.serving.access"]
+    assert [(each["route"], each["status"]) for each in lines] == [("/v1/search", 503), ("/v1/users/{user_id}", 200)]
+    assert not re.search(r"wish|secret|\bu1\b", json.dumps(lines))
+
+
+def test_a_line_is_one_json_object_with_the_request_it_belongs_to():
+    record = logging.LogRecord("grasp", logging.WARNING, "", 0, "two\nlines %s", ("here",), None)
+    token = request_id_of.set("visit-0001")
+    try:
+        line = JsonFormatter().format(record)
+    finally:
+        request_id_of.reset(token)
+
+    assert "\n" not in line
+    assert json.loads(line)["message"] == "two\nlines here"
+    assert json.loads(line)["request_id"] == "visit-0001"
+
+
+def test_a_dead_workers_own_state_is_forgotten_and_what_it_counted_is_not(tmp_path):
+    dead, alive = 2**22 + 1, os.getpid()  # beyond the largest process id of Linux
+    for pid in (dead, alive):
+        for kind in ("gauge_livemax", "counter"):
+            (tmp_path / f"{kind}_{pid}.db").touch()
+
+    _forget_dead_workers(tmp_path)
+
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"counter_{dead}.db",
+        f"counter_{alive}.db",
+        f"gauge_livemax_{alive}.db",
+    }

@@ -1,0 +1,165 @@
+"""The forecast counts what a run would do, by the same frames, and changes nothing."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from grasp import tables
+from grasp.partitions import MissingPartitionError
+from spark_jobs.commands import forecast as forecast_module
+from spark_jobs.commands.forecast import Speed, forecast_day, main
+from spark_jobs.describe_items import day_facts as item_day_facts
+from spark_jobs.describe_users import day_facts as user_day_facts
+from spark_jobs.generation.budget import Caps
+from spark_jobs.generation.describe_entities import describe
+from spark_jobs.generation.expected_cost import Work
+from spark_jobs.generation.prompts import ITEM, USER
+from spark_jobs.models.language_model import Generation
+from spark_jobs.storage.lake import Lake
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws", "5": "Jaws"}  # 4 and 5 share a key
+
+
+TEXT = "A drama for viewers who enjoy Heat, Alien, Fargo or Jaws and want more."
+
+
+class FakeModel:
+    """Its text is u1's to the letter, and of no use for anyone else."""
+
+    def limit(self, limits):
+        pass
+
+    def generate(self, prompts):
+        for place, _ in enumerate(prompts):
+            yield place, Generation(TEXT, 100, 20, 1.0)
+
+
+def no_model():
+    raise AssertionError("a model was made although nothing is to be generated")
+
+
+@pytest.fixture
+def filled(lake):
+    """Two days; u1 has one interaction more on the second, u2 one instead of none."""
+    events = [("u1", "1", DAY), ("u1", "2", DAY), ("u1", "3", DAY), ("u1", "4", DAY), ("u1", "5", DAY)]
+    events += [("u1", "2", NEXT), ("u2", "3", NEXT)]
+    timed = [
+        (user, item, datetime.fromisoformat(f"{day}T10:00:00").replace(tzinfo=UTC), number)
+        for number, (user, item, day) in enumerate(events)
+    ]
+    for day in (DAY, NEXT):
+        items = [(key, title, {"genres": "Drama"}) for key, title in CATALOGUE.items()]
+        users = [("u1", {"age": "24"}), ("u2", {"age": "30"})]
+        interactions = [row for row in timed if row[2].date().isoformat() == day]
+        lake.write(tables.ITEMS, lake.spark.createDataFrame(items, tables.ITEMS.ddl), day)
+        lake.write(tables.USERS, lake.spark.createDataFrame(users, tables.USERS.ddl), day)
+        lake.write(tables.INTERACTIONS, lake.spark.createDataFrame(interactions, tables.INTERACTIONS.ddl), day)
+    return lake
+
+
+def describe_day(lake, day, num_items, num_users, make_model=FakeModel):
+    describe(lake, day, ITEM, item_day_facts(lake, day), caps=Caps(num_items), make_model=make_model)
+    describe(lake, day, USER, user_day_facts(lake, day), caps=Caps(num_users), make_model=make_model)
+
+
+def work(lake, day):
+    return {each.entity: each.work for each in forecast_day(lake, day, Speed())}
+
+
+@pytest.mark.spark
+def test_the_forecast_is_what_the_run_then_does(filled, settings_with):
+    lake = Lake(filled.spark, settings_with(llm_budget=3))  # one item, two users
+    assert work(lake, DAY) == {"item": Work(5, 0, 0, 4, 1, 1), "user": Work(2, 0, 0, 2, 2, 2)}
+
+    describe_day(lake, DAY, 1, 2)
+    before = {path: path.stat().st_mtime_ns for path in lake.root.glob("**/*.parquet")}
+    # u1's sixth interaction is a fifth more; u2's first one gives no reason to wait.
+    assert work(lake, NEXT) == {"item": Work(5, 1, 0, 3, 1, 1), "user": Work(2, 0, 0, 2, 2, 2)}
+    patient = Lake(filled.spark, settings_with(llm_budget=3, redescribe_growth=0.5))
+    assert work(patient, NEXT)["user"] == Work(2, 0, 1, 1, 1, 1)
+    assert work(lake, DAY)["item"] == Work(5, 1, 0, 3, 0, 1), "the day has spent its budget"
+    assert {path: path.stat().st_mtime_ns for path in lake.root.glob("**/*.parquet")} == before
+
+    describe_day(patient, NEXT, 1, 2)
+    paid = {
+        entity: patient.read(table, NEXT).select("generation_key").distinct().count()
+        for entity, table in (("item", tables.ITEM_GENERATION), ("user", tables.USER_GENERATION))
+    }
+    assert paid == {"item": 1, "user": 1}
+
+
+@pytest.mark.spark
+def test_a_day_that_was_not_ingested_says_so(lake):
+    with pytest.raises(MissingPartitionError, match="items has no partition for 1998-03-01"):
+        forecast_day(lake, DAY, Speed())
+
+
+@pytest.fixture
+def run(environment, monkeypatch, capsys):
+    """The command in this process, on the temporary home; returns what it prints."""
+
+    def run(*arguments, **settings):
+        for name, value in {**environment, **settings}.items():
+            monkeypatch.setenv(name, value)
+        main(arguments)
+        return capsys.readouterr().out
+
+    return run
+
+
+COMPANY = ("--items", "1200000", "--users", "100000")
+PAID = {"GRASP_LLM_BUDGET": "4000000", "GRASP_LLM_INPUT_PRICE": "0.5", "GRASP_LLM_OUTPUT_PRICE": "1.5"}
+
+
+def test_a_companys_scale_needs_no_data_and_no_spark(run, monkeypatch):
+    monkeypatch.setattr(forecast_module, "_session", no_model)
+    speed = ("--seconds-per-answer", "2", "--parallelism", "64")
+    found = json.loads(run(*COMPANY, *speed, "--new-share", "0.1", "--json", **PAID))
+
+    assert (found["item"]["num_cache_hits"], found["item"]["num_new"], found["item"]["num_allowed"]) == (
+        1_080_000,
+        120_000,
+        120_000,
+    )
+    assert found["user"]["num_new"] == 10_000
+    assert found["item"]["rates"]["source"] == "estimate"
+    assert found["item"]["today"]["hours"] == pytest.approx(120_000 * 2 * 2 / 64 / 3600)  # each with its repair
+    tokens = found["item"]["today"]
+    assert tokens["cost"] == pytest.approx(0.5e-6 * tokens["num_input_tokens"] + 1.5e-6 * tokens["num_output_tokens"])
+
+
+def test_its_caps_are_those_of_the_settings(run):
+    found = json.loads(run(*COMPANY, "--json", GRASP_LLM_BUDGET="75"))
+    assert (found["item"]["num_allowed"], found["user"]["num_allowed"]) == (37, 38)
+    assert found["item"]["num_days"] == 32_433
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "give either --day, or --items and --users"),
+        (("--day", DAY, "--items", "5"), "give either --day, or --items and --users"),
+        (("--items", "5", "--new-share", "1.5"), "1.5 is no share"),
+        (("--items", "-5"), "-5 is no count"),
+        (("--items", "5", "--parallelism", "0"), "0 is not above 0"),
+        (("--day", "yesterday"), "'yesterday' is not a day"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong(run, capsys, arguments, complaint):
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_wrong_setting_ends_it_by_name(run):
+    with pytest.raises(SystemExit, match="GRASP_LLM_BUDGET"):
+        run(*COMPANY, GRASP_LLM_BUDGET="many")
+
+
+def test_the_ledger_is_asked_where_it_holds_enough(item_rows, run):
+    item_rows.pay(DAY, *(item_rows.accepted(f"key {number}", 2 * number) for number in range(20)))
+    text = run("--items", "1000", GRASP_LLM_BUDGET="75")
+    assert "items: means of 20 keys in the ledger: 1.00 calls a key, 0% asked again, 2.00 s an answer, 1.0 at" in text
+    assert "today in all: 37 texts, 4,440 tokens" in text

@@ -1,0 +1,331 @@
+"""Batch files: whatever happens in between, each text is submitted and paid for once, and ends up in the ledger."""
+
+import json
+import multiprocessing
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from grasp import tables
+from grasp.versions import Versions
+from spark_jobs.generation.batch_files import pending
+from spark_jobs.generation.batch_generation import BatchError, Batches
+from spark_jobs.generation.budget import Caps
+from spark_jobs.generation.ledger import Ledger, Spent
+from spark_jobs.generation.live_generation import Judge, Prices
+from spark_jobs.generation.prompts import ITEM, item_input, messages
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+TITLES = ["Heat", "Alien", "Fargo", "Jaws"]
+AMPLE = Caps(99)
+KEY = "sk-very-secret"
+GOOD = "Heat is a film for viewers who enjoy the drama, and it goes well with other dramas."
+
+
+@dataclass
+class Place:
+    """As much of a lake as a ledger needs without Spark."""
+
+    root: Path
+    versions: Versions
+
+
+class FileLedger(Ledger):
+    """Its rows read without Spark."""
+
+    def read(self, day=DAY):
+        files = sorted((self.folder / f"day={day}").glob("*.parquet"))
+        return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
+
+    def spent(self, day, prompt_version, model_revision):
+        rows = [row for row in self.read(day) if row["prompt_version"] == prompt_version]
+        tokens = sum(row["num_input_tokens"] + row["num_output_tokens"] for row in rows)
+        keys = {row["generation_key"] for row in rows if row["error"] is None}
+        return Spent(len(keys), len(rows), tokens, sum(row["cost"] for row in rows))
+
+
+@pytest.fixture
+def batches_with(settings_with, model_server):
+    """`batches_with(prompt="item-2", caps=Caps(9), llm_batch_patience_hours=0)`: the batches of one ledger."""
+
+    def batches(prompt="item-1", caps=AMPLE, max_requests=50_000, **changed):
+        at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1}
+        settings = settings_with(**at | {"llm_batch_files": True, "llm_batch_patience_hours": 0.5} | changed)
+        judge = Judge(ITEM, prompt, "model-1", Prices(settings.llm_input_price, settings.llm_output_price), frozenset())
+        ledger = FileLedger(Place(settings.lake, Versions(settings)), tables.ITEM_GENERATION)
+        return Batches(ledger, (prompt, "model-1"), lambda: judge, caps, settings, max_requests)
+
+    return batches
+
+
+def facts(title):
+    return item_input({"title": title, "attributes": {"genres": "Drama"}}, ())
+
+
+def key(title):
+    """How the server tells prompts apart."""
+    return messages(ITEM, facts(title))[-1]["content"]
+
+
+def lay(batches, titles=TITLES, day=DAY, left=AMPLE):
+    work = [{"generation_key": title, "entity_id": title, "canonical": json.dumps(facts(title))} for title in titles]
+    batches.lay(day, work, left)
+
+
+def outcomes(batches, day=DAY):
+    """What the ledger says about each title, answer by answer."""
+    found = {}
+    for row in batches.ledger.read(day):
+        found.setdefault(row["item_id"], []).append(row["error"] or row["refusal_reason"] or "accepted")
+    return found
+
+
+def accepted(*titles):
+    return {title: ["accepted"] for title in titles}
+
+
+def test_every_text_is_a_row_of_the_ledger_and_the_batch_is_forgotten(batches_with, model_server):
+    batches = batches_with(llm_input_price=2.0, llm_output_price=10.0)
+    lay(batches)
+    batches.wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    rows = batches.ledger.read()
+    assert {(row["num_attempts"], row["num_input_tokens"], row["cost"]) for row in rows} == {(1, 100, 0.0004)}
+    assert all(row["description"].startswith(f"{row['item_id']} is a film") for row in rows)
+    assert pending(batches.folder) == []
+    assert model_server.seen()["num_batches"] == 1
+
+
+def test_a_run_without_patience_says_that_the_batch_goes_on_and_the_next_one_reads_it(batches_with, model_server):
+    batches = batches_with(llm_batch_patience_hours=0)
+    lay(batches)
+    with pytest.raises(BatchError, match=r"1 batch \(batch-0\) with 4 texts: .* goes on there, and the same command"):
+        batches.wait()
+    assert outcomes(batches) == {}
+    assert batches.reserved(DAY).num_keys == 4
+
+    batches_with().wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    assert batches.reserved(DAY) == Spent()
+    assert model_server.seen()["num_batches"] == 1
+
+
+def test_a_run_killed_between_upload_and_batch_is_continued(batches_with, model_server):
+    lay(batches_with())
+    model_server.script(hold_batches=True)
+    run = multiprocessing.get_context("fork").Process(target=batches_with().wait)
+    run.start()
+    give_up_at = time.monotonic() + 300
+    while "file-0" not in {batch.file_id for batch in pending(batches_with().folder)}:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    run.kill()
+    run.join()
+    model_server.script(hold_batches=False)
+
+    batches = batches_with()
+    batches.wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    seen = model_server.seen()
+    assert (seen["num_files"], seen["num_batches"]) == (1, 1)
+
+
+def test_a_batch_whose_id_got_lost_is_found_again(batches_with, model_server):
+    batches = batches_with()
+    lay(batches)
+    model_server.script(lose_batch=True)
+    with pytest.raises(BatchError, match="connection"):
+        batches.wait()
+
+    batches.wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    assert model_server.seen()["num_batches"] == 1
+
+
+def test_a_run_killed_before_the_batch_is_forgotten_adds_its_rows_once(batches_with):
+    batches = batches_with()
+    lay(batches)
+    [batch] = pending(batches.folder)
+    shutil.copytree(batch.folder, before := batches.folder.parent / "before")
+    batches.wait()
+    before.rename(batch.folder)
+    (batches.folder / ".half-made").mkdir()
+
+    batches.wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    assert list(batches.folder.iterdir()) == []
+
+
+def test_what_came_before_a_batch_expired_is_kept_and_the_rest_is_unanswered(batches_with, model_server):
+    model_server.script(batch_end="expired")
+    batches = batches_with()
+    lay(batches)
+    batches.wait()
+
+    assert outcomes(batches) == accepted("Heat", "Alien") | {"Fargo": ["timeout"], "Jaws": ["timeout"]}
+    assert pending(batches.folder) == []
+
+
+def test_a_batch_that_failed_altogether_leaves_everything_unanswered(batches_with, model_server, capsys):
+    model_server.script(batch_end="failed")
+    batches = batches_with()
+    lay(batches)
+    batches.wait()
+
+    assert outcomes(batches) == {title: ["rejected"] for title in TITLES}
+    said = capsys.readouterr().out
+    assert "failed (invalid_json_line), 0 of" in said
+    assert "very-secret" not in said
+
+
+def test_failures_have_their_codes(batches_with, model_server):
+    model_server.script(
+        prompts={
+            key("Alien"): [{"kind": "status", "status": 400}],
+            key("Fargo"): [{"kind": "status", "status": 500}],
+            key("Jaws"): [{"kind": "wrong_model"}],
+        }
+    )
+    batches = batches_with()
+    lay(batches)
+    batches.wait()
+
+    found = {"Alien": ["rejected"], "Fargo": ["server_error"], "Jaws": ["wrong_model"]}
+    assert outcomes(batches) == accepted("Heat") | found
+    assert [row["num_input_tokens"] for row in batches.ledger.read() if row["item_id"] == "Jaws"] == [100]  # billed
+
+
+def test_a_refused_text_is_repaired_by_a_batch_of_its_own(batches_with, model_server):
+    model_server.script(
+        prompts={
+            key("Heat"): [{"kind": "answer", "text": "Too short."}],
+            key("Jaws"): [{"kind": "refusal"}],
+        },
+        default={"kind": "answer", "text": GOOD},
+    )
+    batches = batches_with()
+    lay(batches, ["Heat", "Jaws"])
+    batches.wait()
+
+    assert outcomes(batches) == {"Heat": ["too_short", "accepted"], "Jaws": ["refusal"]}
+    assert [row["is_repair"] for row in batches.ledger.read()] == [False, False, True]
+    assert model_server.seen()["num_batches"] == 2
+
+
+@pytest.mark.parametrize(("caps", "repaired"), [(Caps(9, num_calls=2), False), (Caps(9, num_calls=3), True)])
+def test_repairs_stay_within_the_caps(batches_with, model_server, caps, repaired):
+    model_server.script(prompts={key("Heat"): [{"kind": "answer", "text": "Too short."}]})
+    batches = batches_with(caps=caps)
+    lay(batches, ["Heat", "Jaws"])
+    batches.wait()
+
+    assert len(outcomes(batches)["Heat"]) == (2 if repaired else 1)
+
+
+@pytest.mark.parametrize("left", [Caps(3), Caps(99, num_calls=3), Caps(99, num_tokens=2500), Caps(99, cost=2.5)])
+def test_no_more_is_submitted_than_the_caps_allow(batches_with, model_server, left):
+    batches = batches_with(llm_input_price=1000.0, llm_output_price=1000.0)
+    lay(batches, [f"Film {number}" for number in range(20)], left=left)
+
+    most = batches.reserved(DAY)
+    assert left.allow(most)
+    assert 0 < most.num_keys <= 3
+
+
+def test_work_beyond_one_batch_is_several(batches_with, model_server):
+    batches = batches_with(max_requests=3)
+    lay(batches)
+    batches.wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    assert model_server.seen()["num_batches"] == 2
+
+
+def test_a_batch_belongs_to_the_day_that_submitted_it(batches_with):
+    batches = batches_with()
+    lay(batches, ["Heat"])
+    lay(batches, ["Jaws"], day=NEXT)
+    assert (batches.reserved(DAY).num_keys, batches.reserved(NEXT).num_keys) == (1, 1)
+
+    batches.wait()
+
+    assert outcomes(batches) == accepted("Heat")
+    assert outcomes(batches, NEXT) == accepted("Jaws")
+
+
+def test_a_look_that_fails_is_no_reason_to_give_up(batches_with, model_server):
+    batches = batches_with()
+    lay(batches)
+    model_server.script(failing_looks=1)
+    batches.wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+
+
+def test_a_batch_that_the_server_has_no_more_is_named_with_its_folder(batches_with, model_server):
+    batches = batches_with(llm_batch_patience_hours=0)
+    lay(batches)
+    with pytest.raises(BatchError):
+        batches.wait()
+    model_server.call("/forget", {})
+
+    with pytest.raises(BatchError, match=r"batch-0 could not be read: rejected \(status 404\); .* remove .*-first"):
+        batches.wait()
+
+
+def test_what_another_prompt_paid_for_is_read_but_not_waited_for(batches_with, model_server):
+    earlier = batches_with(llm_batch_patience_hours=0)
+    lay(earlier, ["Heat"])
+    with pytest.raises(BatchError):
+        earlier.wait()
+    model_server.script(batch_end="in_progress")
+    later = batches_with(prompt="item-2")
+
+    later.wait()
+    assert outcomes(later) == {}
+    assert later.reserved(DAY) == Spent()
+    model_server.script(batch_end="completed")
+    later.wait()
+
+    assert [(row["item_id"], row["prompt_version"]) for row in later.ledger.read()] == [("Heat", "item-1")]
+
+
+def test_what_nobody_wants_any_more_is_not_submitted(batches_with, model_server):
+    lay(batches_with())
+    batches_with(prompt="item-2").wait()
+
+    assert pending(batches_with().folder) == []
+    assert model_server.seen()["num_files"] == 0
+
+
+def test_texts_at_another_server_are_not_paid_for_here(batches_with, model_server):
+    batches = batches_with(llm_batch_patience_hours=0)
+    lay(batches)
+    with pytest.raises(BatchError):
+        batches.wait()
+
+    with pytest.raises(BatchError, match=r"another server than GRASP_LLM_URL names: set it back .* remove .*_batches"):
+        batches_with(llm_url="http://127.0.0.1:9/v1").wait()
+
+    batches_with(llm_batch_files=False).wait()  # the setting is about what is submitted
+    assert outcomes(batches) == accepted(*TITLES)
+
+
+def test_a_server_that_is_not_there_says_so_without_the_key(batches_with, monkeypatch):
+    monkeypatch.setenv("GRASP_LLM_API_KEY", KEY)
+    batches = batches_with(llm_url="http://127.0.0.1:9/v1")
+    lay(batches)
+    with pytest.raises(BatchError, match="could not be submitted: connection") as error:
+        batches.wait()
+    assert KEY not in str(error.getrepr(style="long", showlocals=True))
+    [batch] = pending(batches.folder)
+    assert (batch.file_id, batch.batch_id) == ("", "")

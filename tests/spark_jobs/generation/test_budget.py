@@ -1,0 +1,114 @@
+"""Who is described first, and what the caps allow."""
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+from pyspark.sql import functions as F
+
+from spark_jobs.generation.budget import (
+    BYTES_PER_TOKEN,
+    Caps,
+    Estimate,
+    affordable,
+    counted_bytes,
+    most_tokens,
+    urgency,
+)
+from spark_jobs.generation.ledger import Spent
+from spark_jobs.generation.prompts import MAX_FACTS_BYTES
+from spark_jobs.models.language_model import Limits
+
+FREE = Estimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
+NOW = datetime(1998, 3, 29, tzinfo=UTC)
+
+
+def test_a_days_caps_are_halved_between_items_and_users(settings_with):
+    settings = settings_with(llm_budget=75, llm_max_tokens=1001, llm_max_cost=3.0, llm_output_price=0.4)
+
+    assert Caps.of(settings, "item") == Caps(37, 500, 1.5)
+    assert Caps.of(settings, "user") == Caps(38, 501, 1.5)
+    assert Caps.of(settings_with(llm_budget=0), "item") == Caps(0)
+    assert Caps.of(settings_with(llm_budget=5, llm_max_calls=9), "user") == Caps(3, num_calls=5)
+
+
+def test_a_model_counts_tokens_where_a_day_counts_money(settings_with):
+    priced = settings_with(llm_input_price=2.0, llm_output_price=10.0)
+
+    assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits(priced) == Limits(7, 400)
+    assert Caps(9, num_tokens=300, cost=0.004).limits(priced) == Limits(None, 300)
+    assert Caps(9, cost=0.004).limits(settings_with()) == Limits()  # nothing costs anything
+    assert Caps(9).limits(priced) == Limits()
+
+
+def test_what_is_spent_is_taken_off_and_never_below_nothing():
+    assert Caps(10, 1000, 2.0).left(Spent(4, 9, 300, 0.5)) == Caps(6, 700, 1.5)
+    assert Caps(10, 1000, 2.0).left(Spent(40, 90, 3000, 5.0)) == Caps(0, 0, 0.0)
+    assert Caps(10).left(Spent(4, 9, 300, 0.5)) == Caps(6)
+
+
+def test_caps_allow_what_exceeds_none_of_them():
+    caps = Caps(2, num_tokens=300, cost=0.5)
+
+    assert caps.allow(Spent(1, 9, 200, 0.25) + Spent(1, 9, 100, 0.25))
+    assert not caps.allow(Spent(3))
+    assert not caps.allow(Spent(num_tokens=301))
+    assert not caps.allow(Spent(cost=0.51))
+    assert not Caps(2, num_calls=1).allow(Spent(num_calls=2))
+
+
+def frame(spark, rows):
+    return spark.createDataFrame(rows, "generation_key string, entity_id string, canonical string, urgency double")
+
+
+@pytest.mark.spark
+def test_the_most_urgent_come_first_and_equal_facts_are_asked_for_once(lake):
+    unpaid = frame(
+        lake.spark,
+        [
+            ("k1", "a", "x", 1.0),
+            ("k2", "b", "x", 9.0),
+            ("k1", "c", "x", 5.0),
+            ("k3", "d", "x", 5.0),
+            ("k4", "e", "x", 0.0),
+        ],
+    )
+    found = affordable(unpaid, Caps(3), FREE).orderBy("number").collect()
+
+    assert [(row.number, row.generation_key, row.entity_id) for row in found] == [
+        (0, "k2", "b"),
+        (1, "k1", "c"),
+        (2, "k3", "d"),
+    ]
+
+
+@pytest.mark.spark
+def test_tokens_and_cost_are_kept_by_estimates_that_are_too_high(lake):
+    unpaid = frame(lake.spark, [(f"k{number}", f"{number}", "x" * 300, 9.0 - number) for number in range(4)])
+
+    # A prompt is (300 + 300) / 3 = 200 tokens at most, an answer 50.
+    assert affordable(unpaid, Caps(9, num_tokens=749), FREE).count() == 2
+    assert affordable(unpaid, Caps(9, num_tokens=750), FREE).count() == 3
+    priced = Estimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
+    assert affordable(unpaid, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
+    assert affordable(unpaid, Caps(9, cost=18.0), priced).count() == 3
+
+
+@pytest.mark.spark
+def test_every_byte_that_is_not_ascii_may_be_a_token(lake):
+    texts = {"x" * 300: 100, "é" * 30: 60, "寿司x" * 10: 64, "x" * 299 + "😀": 104, "寿" * 2000: MAX_FACTS_BYTES}
+    frame = lake.spark.createDataFrame([(text,) for text in texts], "canonical string")
+    counted = frame.select("canonical", counted_bytes(F.col("canonical")).alias("num")).collect()
+    assert {row.canonical: math.ceil(row.num / BYTES_PER_TOKEN) for row in counted} == texts
+    assert [most_tokens(text) for text in texts][:4] == list(texts.values())[:4]
+    assert most_tokens("\ud83d") == 3  # half a character
+
+
+@pytest.mark.spark
+def test_who_was_described_lately_can_wait(lake):
+    rows = [("new", 4.0, None), ("old", 4.0, "1998-01-01"), ("lately", 4.0, "1998-03-22"), ("today", 4.0, "1998-03-29")]
+    found = lake.spark.createDataFrame(rows, "name string, activity double, at string").select(
+        "name", urgency(F.col("activity"), F.to_timestamp("at"), NOW).alias("urgency")
+    )
+
+    assert {row.name: row.urgency for row in found.collect()} == {"new": 4, "old": 4, "lately": 1, "today": 0}

@@ -1,0 +1,106 @@
+"""A day described by batch files: the same tables as by live requests, and no text is asked for twice."""
+
+import pytest
+
+from grasp import tables
+from spark_jobs.commands.dead_letters import find
+from spark_jobs.describe_items import item_facts
+from spark_jobs.generation.batch_generation import BatchError
+from spark_jobs.generation.budget import Caps
+from spark_jobs.generation.describe_entities import describe, real_model
+from spark_jobs.generation.prompts import ITEM
+from spark_jobs.storage.lake import Lake
+
+pytestmark = pytest.mark.spark
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws"}
+
+
+@pytest.fixture
+def describe_day(spark, settings_with, model_server):
+    """`describe_day(day, titles, num_keys)`: the day's item descriptions; a run of its own each time."""
+
+    def described(day, titles, num_keys=99, **changed):
+        at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1, "llm_batch_files": True}
+        lake = Lake(spark, settings_with(**at | {"llm_batch_patience_hours": 0.5} | changed))
+        items = [(key, title, {"genres": "Drama"}) for key, title in titles.items()]
+        lake.write(tables.ITEMS, spark.createDataFrame(items, tables.ITEMS.ddl), day)
+        nothing = spark.createDataFrame([], tables.INTERACTIONS.ddl)
+        facts = item_facts(lake.read(tables.ITEMS, day), nothing, day)
+        describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=real_model(lake.settings))
+        rows = lake.read(tables.ITEM_DESCRIPTION, day).collect()
+        return {row.item_id: (row.source, row.fallback_reason) for row in rows}
+
+    return described
+
+
+def asked(model_server):
+    """How often each title was asked for."""
+    keys = model_server.seen()["requests"].items()
+    return {key.partition("title: ")[2].partition("\n")[0]: num for key, num in keys}
+
+
+def test_a_day_is_described_within_its_caps_and_another_run_submits_nothing(describe_day, model_server):
+    first = describe_day(DAY, CATALOGUE, 3)
+    assert first == describe_day(DAY, CATALOGUE, 3)
+    assert first == {"1": ("llm", None), "2": ("llm", None), "3": ("llm", None), "4": ("facts", "budget")}
+    assert model_server.seen()["num_batches"] == 1
+
+
+def test_inputs_that_change_while_a_batch_goes_on_have_no_text_paid_for_twice(describe_day, model_server, spark):
+    with pytest.raises(BatchError, match="the same command picks it up"):
+        describe_day(DAY, CATALOGUE, llm_batch_patience_hours=0)
+
+    changed = {"1": "Heat", "2": "Aliens", "3": "Fargo", "5": "Solaris"}
+    assert set(describe_day(DAY, changed).values()) == {("llm", None)}
+
+    assert asked(model_server) == dict.fromkeys({*CATALOGUE.values(), "Aliens", "Solaris"}, 1)
+    assert model_server.seen()["num_batches"] == 2
+
+
+def test_a_batch_that_goes_on_is_left_out_of_what_is_submitted_and_counts_against_the_caps(describe_day, model_server):
+    model_server.script(batch_end="in_progress")
+    for num_keys in (3, 3, 4):
+        with pytest.raises(BatchError):
+            describe_day(DAY, CATALOGUE, num_keys, llm_batch_patience_hours=0)
+    assert model_server.seen()["num_batches"] == 2
+
+    model_server.script(batch_end="completed")
+    assert set(describe_day(DAY, CATALOGUE, 4).values()) == {("llm", None)}
+    assert set(asked(model_server).values()) == {1}
+
+
+def test_the_next_day_reads_it_and_the_day_itself_finds_it_paid(describe_day, model_server, spark, settings_with):
+    with pytest.raises(BatchError):
+        describe_day(DAY, CATALOGUE, llm_batch_patience_hours=0)
+    assert set(describe_day(NEXT, CATALOGUE).values()) == {("llm", None)}
+    assert set(describe_day(DAY, CATALOGUE).values()) == {("llm", None)}
+
+    assert model_server.seen()["num_batches"] == 1
+    lake = Lake(spark, settings_with())
+    metrics = {day: lake.read(tables.GENERATION_METRICS, day).first() for day in (DAY, NEXT)}
+    assert (metrics[DAY].num_accepted, metrics[DAY].num_cache_hits) == (4, 0)
+    assert (metrics[NEXT].num_answers, metrics[NEXT].num_cache_hits) == (0, 4)
+
+
+def test_live_requests_leave_alone_what_is_in_a_batch(describe_day, model_server):
+    with pytest.raises(BatchError):
+        describe_day(DAY, CATALOGUE, 3, llm_batch_patience_hours=0)
+
+    assert set(describe_day(DAY, CATALOGUE, 4, llm_batch_files=False).values()) == {("llm", None)}
+    assert asked(model_server) == dict.fromkeys(CATALOGUE.values(), 1)
+
+
+def test_an_expired_batch_is_asked_for_again_and_a_refused_text_is_a_dead_letter(
+    describe_day, model_server, settings_with
+):
+    model_server.script(batch_end="expired", default={"kind": "refusal"})
+    rows = describe_day(DAY, CATALOGUE)
+    assert sorted(rows.values()) == [("facts", "refusal")] * 2 + [("facts", "timeout")] * 2
+
+    model_server.script(batch_end="completed", default={"kind": "answer"})
+    rows = describe_day(DAY, CATALOGUE)
+    assert sorted(rows.values()) == [("facts", "refusal")] * 2 + [("llm", None)] * 2
+    letters = find(settings_with(llm_url=model_server.url, llm_model="test-model"), "item")
+    assert [(letter.reason, letter.state) for letter in letters] == [("refusal", "refused")] * 2

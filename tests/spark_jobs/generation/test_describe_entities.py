@@ -1,0 +1,283 @@
+"""Descriptions: paid once, within the budget, most important first, and never from the future."""
+
+import json
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+from pyspark import cloudpickle
+
+from grasp import partitions, tables
+from spark_jobs.describe_items import item_facts
+from spark_jobs.describe_users import user_facts
+from spark_jobs.generation.budget import Caps
+from spark_jobs.generation.describe_entities import describe, real_model
+from spark_jobs.generation.live_generation import GenerationError
+from spark_jobs.generation.prompts import ITEM, USER
+from spark_jobs.models.language_model import Generation, ModelFolderError
+from spark_jobs.storage.lake import Lake
+
+pytestmark = pytest.mark.spark
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws"}
+HISTORY = [("u1", "2", f"{DAY}T01:00:00"), ("u2", "2", f"{DAY}T02:00:00"), ("u1", "1", f"{DAY}T03:00:00")]
+WRITTEN = (tables.ITEM_DESCRIPTION, tables.ITEM_GENERATION)
+ACCEPTED = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
+
+
+class FakeModel:
+    """Writes a good text for every title, refuses to speak of Alien, and notes in a file what it was asked."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def limit(self, limits):
+        pass
+
+    def generate(self, prompts):
+        with self.log.open("a") as file:
+            file.writelines(json.dumps(prompt[-1]["content"]) + "\n" for prompt in prompts)
+        for place, prompt in reversed(list(enumerate(prompts))):  # as a server may: not in the order asked
+            yield place, Generation(self._answer(prompt[-1]["content"]), 100, 20, 0.1)
+
+    @staticmethod
+    def _answer(asked):
+        named = next(line for line in asked.splitlines() if line.startswith(("title: ", "recent: ")))
+        title = named.split(": ", 1)[1].split(";")[0]
+        return (
+            "Sorry, it is not possible to describe this film for viewers."
+            if title == "Alien"
+            else ACCEPTED.format(title)
+        )
+
+
+class BrokenModel(FakeModel):
+    """Fails when it comes to Jaws, the last one it answers."""
+
+    def generate(self, prompts):
+        for place, generation in super().generate(sorted(prompts, key=lambda prompt: "Jaws" in prompt[-1]["content"])):
+            if "Jaws" in generation.text:
+                raise ModelFolderError("GRASP_LLM: no usable language model")
+            yield place, generation
+
+
+class OverloadedModel(FakeModel):
+    """Has no answer about Jaws, as a server may when it is asked for too much."""
+
+    def generate(self, prompts):
+        for place, generation in super().generate(prompts):
+            lost = "Jaws" in generation.text
+            yield place, Generation("", 0, 0, 0.1, 5, "rate_limited") if lost else generation
+
+
+def no_model():
+    raise AssertionError("a model was made although nothing is to be generated")
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "asked.jsonl"
+
+
+def asked(log):
+    return log.read_text().splitlines() if log.exists() else []
+
+
+def frame(lake, table, rows):
+    return lake.spark.createDataFrame(rows, table.ddl)
+
+
+def items_frame(lake, titles):
+    return frame(lake, tables.ITEMS, [(key, title, {"genres": "Drama"}) for key, title in titles.items()])
+
+
+def users_frame(lake, keys):
+    return frame(lake, tables.USERS, [(key, {"age": "24", "occupation": "writer"}) for key in keys])
+
+
+def interactions_frame(lake, rows):
+    """`rows`: user, item, moment; the order of the rows is the source's."""
+    timed = [
+        (user, item, datetime.fromisoformat(moment).replace(tzinfo=UTC), number)
+        for number, (user, item, moment) in enumerate(rows)
+    ]
+    return frame(lake, tables.INTERACTIONS, timed)
+
+
+@pytest.fixture
+def filled(lake):
+    """Two days of one catalogue; Alien is the most popular item, then Heat."""
+    for day in (DAY, NEXT):
+        lake.write(tables.ITEMS, items_frame(lake, CATALOGUE), day)
+    return lake
+
+
+def describe_items(lake, day, num_keys, make_model=None):
+    facts = item_facts(lake.read(tables.ITEMS, day), interactions_frame(lake, HISTORY), day)
+    describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
+    return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, day).collect()}
+
+
+def facts_of_users(lake, day, rows, holdout=0):
+    users, items = users_frame(lake, ["u1", "u2", "silent"]), items_frame(lake, CATALOGUE)
+    return user_facts(users, items, interactions_frame(lake, rows), day, holdout=holdout, hidden=())
+
+
+def raw_facts(lake, day, rows, holdout=0):
+    return {row.entity_id: json.loads(row.raw) for row in facts_of_users(lake, day, rows, holdout).collect()}
+
+
+def mtimes(lake, day):
+    folders = [partitions.partition_path(lake.root, table, None, day) for table in WRITTEN]
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.iterdir()}
+
+
+def sources(rows):
+    return {key: (row.source, row.fallback_reason) for key, row in rows.items()}
+
+
+def test_the_most_popular_are_paid_for_once_however_often_the_day_runs(filled, log):
+    rows = describe_items(filled, DAY, 2, partial(FakeModel, log))
+    assert sources(rows) == {
+        "1": ("llm", None),
+        "2": ("facts", "refusal"),
+        "3": ("facts", "budget"),
+        "4": ("facts", "budget"),
+    }
+    assert rows["1"].description == ACCEPTED.format("Heat")
+    assert rows["2"].description == "Alien. genres: Drama."
+    before = mtimes(filled, DAY)
+    describe_items(filled, DAY, 2, partial(FakeModel, log))
+    assert mtimes(filled, DAY) == before
+    assert len(asked(log)) == 2
+
+
+def test_a_later_day_pays_for_the_next_ones_and_changes_nothing_before_it(filled, log):
+    describe_items(filled, DAY, 2, partial(FakeModel, log))
+    before = mtimes(filled, DAY)
+    rows = describe_items(filled, NEXT, 2, partial(FakeModel, log))
+    assert sources(rows) == {"1": ("llm", None), "2": ("facts", "refusal"), "3": ("llm", None), "4": ("llm", None)}
+    describe_items(filled, DAY, 2, partial(FakeModel, log))
+    assert mtimes(filled, DAY) == before
+    assert len(asked(log)) == len(set(asked(log))) == 4
+
+
+def test_a_day_filled_in_later_uses_what_was_paid_for_and_needs_no_model(filled, log):
+    describe_items(filled, NEXT, 2, partial(FakeModel, log))
+    rows = describe_items(filled, DAY, 0, no_model)
+    assert sources(rows)["1"] == ("llm", None)
+    assert sources(rows)["3"] == ("facts", "budget")
+
+
+def test_a_raised_budget_pays_for_the_rest_of_the_same_day_and_equal_facts_once(filled, log):
+    filled.write(tables.ITEMS, items_frame(filled, CATALOGUE | {"5": "Fargo"}), DAY)
+    describe_items(filled, DAY, 1, partial(FakeModel, log))
+    rows = describe_items(filled, DAY, 3, partial(FakeModel, log))
+    assert rows["3"].description == rows["5"].description == ACCEPTED.format("Fargo")
+    assert len(asked(log)) == 3
+
+
+def test_unchanged_rows_keep_the_time_they_were_computed_at(filled, settings_with, log):
+    first = describe_items(filled, DAY, 2, partial(FakeModel, log))
+    later = Lake(filled.spark, settings_with(now="1998-03-09T00:00:00Z"))
+    second = describe_items(later, NEXT, 1, partial(FakeModel, log))
+    assert second["1"].computed_at == first["1"].computed_at
+    assert second["3"].computed_at > first["3"].computed_at  # facts gave way to a text
+
+
+def test_a_new_model_has_a_budget_of_its_own_and_the_old_rows_stay(filled, settings, log):
+    old = describe_items(filled, DAY, 2, partial(FakeModel, log))
+    (settings.llm / "config.json").write_text('{"new": true}')
+    new = describe_items(Lake(filled.spark, settings), DAY, 2, partial(FakeModel, log))
+    assert new["1"].model_revision != old["1"].model_revision
+    assert filled.read(tables.ITEM_GENERATION, DAY).count() == len(asked(log)) == 4
+
+
+def test_what_was_paid_for_before_a_failure_is_kept_and_not_paid_again(filled, log):
+    films = {f"{number}": f"Film {number}" for number in range(10, 16)}
+    filled.write(tables.ITEMS, items_frame(filled, films | {"99": "Jaws"}), DAY)
+    with pytest.raises(GenerationError, match=r"^GRASP_LLM: no usable language model$"):
+        describe_items(filled, DAY, 99, partial(BrokenModel, log))
+    num_kept = filled.read(tables.ITEM_GENERATION, DAY).count()
+    assert num_kept >= 1
+    before = len(asked(log))
+    assert sources(describe_items(filled, DAY, 99, partial(FakeModel, log)))["99"] == ("llm", None)
+    assert len(asked(log)) - before == len(films) + 1 - num_kept
+
+
+def test_what_was_not_answered_is_asked_again(filled, log):
+    rows = describe_items(filled, DAY, 9, partial(OverloadedModel, log))
+    assert sources(rows)["4"] == ("facts", "rate_limited")
+    assert {row.item_id: row.error for row in filled.read(tables.ITEM_GENERATION, DAY).collect() if row.error} == {
+        "4": "rate_limited"
+    }
+    assert sources(describe_items(filled, DAY, 9, partial(FakeModel, log)))["4"] == ("llm", None)
+    assert len(asked(log)) == 5
+
+
+def test_a_failed_call_is_the_reason_of_its_day_only(filled, log):
+    describe_items(filled, DAY, 9, partial(OverloadedModel, log))
+    assert sources(describe_items(filled, NEXT, 0, no_model))["4"] == ("facts", "budget")
+    describe_items(filled, NEXT, 9, partial(FakeModel, log))
+    before = mtimes(filled, DAY)
+    assert sources(describe_items(filled, DAY, 9, no_model))["4"] == ("facts", "rate_limited")
+    assert mtimes(filled, DAY) == before
+
+
+def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, settings_with, model_server):
+    settings = settings_with(llm_url=model_server.url, llm_model="test-model", llm_max_attempts=3)
+    served = Lake(filled.spark, settings)
+    model_server.script(numbers=[{"kind": "status", "status": 500}, {"kind": "reset"}])
+    rows = describe_items(served, DAY, 9)
+    assert {row.source for row in rows.values()} == {"llm"}
+    assert rows["2"].description == ACCEPTED.format("Alien")
+    assert rows["2"].model_revision.startswith("test_model-")
+    describe_items(served, DAY, 9)
+    assert sorted(model_server.seen()["answers"].values()) == [1, 1, 1, 1]
+
+
+def test_users_are_described_from_their_profile_and_history(filled, log):
+    facts = facts_of_users(filled, DAY, HISTORY)
+    describe(filled, DAY, USER, facts, caps=Caps(1), make_model=partial(FakeModel, log))
+    rows = {row.user_id: row for row in filled.read(tables.USER_DESCRIPTION, DAY).collect()}
+    assert rows["u1"].source == "llm"
+    assert "recent: Heat; Alien" in json.loads(asked(log)[0])
+    assert rows["u2"].description == "A 24 year old writer who favours Drama. Recently chose Alien."
+    assert rows["silent"].description == "A 24 year old writer."
+
+
+def test_a_future_event_changes_no_earlier_fact(lake):
+    planted = [*HISTORY, ("u1", "4", f"{NEXT}T00:00:00"), ("u2", "3", f"{NEXT}T05:00:00")]
+    assert raw_facts(lake, DAY, planted) == raw_facts(lake, DAY, HISTORY)
+    assert raw_facts(lake, NEXT, planted)["u1"]["recent"] == ["Jaws", "Heat", "Alien"]
+    items = items_frame(lake, CATALOGUE)
+    priorities = {
+        row.entity_id: row.activity for row in item_facts(items, interactions_frame(lake, planted), DAY).collect()
+    }
+    assert priorities == {"1": 1, "2": 2, "3": 0, "4": 0}
+
+
+def test_the_latest_interaction_can_be_held_out(lake):
+    facts = raw_facts(lake, DAY, HISTORY, holdout=1)
+    assert facts["u1"]["recent"] == ["Alien"]
+    assert "recent" not in facts["u2"]
+
+
+def test_equal_times_keep_the_order_of_the_source(lake):
+    rows = [("u1", item, f"{DAY}T01:00:00") for item in ("2", "3", "1")]
+    assert raw_facts(lake, DAY, rows)["u1"]["recent"] == ["Heat", "Fargo", "Alien"]
+
+
+def test_nothing_secret_travels_to_the_workers(settings_with):
+    settings = settings_with(milvus_token="very-secret")
+    assert b"very-secret" not in cloudpickle.dumps(real_model(settings))
+
+
+def test_a_model_is_a_server_where_one_is_named_and_its_key_stays_behind(settings_with, monkeypatch):
+    monkeypatch.setenv("GRASP_LLM_API_KEY", "very-secret")
+    settings = settings_with(llm_url="http://localhost:8000/v1", llm_model="m", llm_requests_per_minute=90)
+    make_model = real_model(settings, num_workers=3)
+    assert make_model.args[0].requests_per_minute == 30
+    assert b"very-secret" not in cloudpickle.dumps(make_model)

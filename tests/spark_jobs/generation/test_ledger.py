@@ -1,0 +1,157 @@
+"""What was paid for is found again, whatever wrote it and however often."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from grasp import partitions, tables
+from spark_jobs.generation.ledger import Ledger, Spent
+from spark_jobs.storage import append_only
+from spark_jobs.storage.shards import ShardWriter
+
+pytestmark = pytest.mark.spark
+
+DAY, NEXT = "1998-03-01", "1998-03-02"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def row(key, minute=0, **changed):
+    found = {
+        "generation_key": key,
+        "item_id": f"item of {key}",
+        "prompt_version": "item-1",
+        "model_revision": "model-1",
+        "output": "text",
+        "description": "text",
+        "refusal_reason": None,
+        "error": None,
+        "is_repair": False,
+        "num_attempts": 1,
+        "num_input_tokens": 100,
+        "num_output_tokens": 20,
+        "cost": 0.5,
+        "seconds": 0.1,
+        "generated_at": START + timedelta(minutes=minute),
+    }
+    return found | changed
+
+
+@pytest.fixture
+def ledger(lake):
+    return Ledger(lake, tables.ITEM_GENERATION)
+
+
+def pay(ledger, day, *rows):
+    with ShardWriter(ledger.shards(day), task=0, max_rows=1) as writer:
+        for each in rows:
+            writer.add(each)
+
+
+def unpaid(ledger, lake, *keys):
+    inputs = lake.spark.createDataFrame([(key,) for key in keys], "generation_key string")
+    return sorted(row.generation_key for row in ledger.unpaid(inputs).collect())
+
+
+def test_a_key_is_paid_for_once_on_whatever_day_and_before_it_is_sealed(ledger, lake):
+    assert unpaid(ledger, lake, "a", "b", "c") == ["a", "b", "c"]
+    pay(ledger, NEXT, row("a"), row("b", description=None, refusal_reason="loop"))
+    pay(ledger, DAY, row("c", description=None, output="", error="timeout"))
+
+    assert unpaid(ledger, lake, "a", "b", "c", "d") == ["c", "d"]  # a call that failed has bought nothing
+    assert ledger.days() == [DAY, NEXT]
+    assert ledger.days(until=DAY) == [DAY]
+
+
+def test_the_latest_answer_of_a_key_counts_and_a_failed_call_is_none(ledger):
+    pay(ledger, DAY, row("a", description=None, refusal_reason="loop"), row("a", 1, description="mended"))
+    pay(ledger, NEXT, row("a", 2, description=None, output="", error="timeout"), row("b", 3))
+
+    assert {each.generation_key: each.description for each in ledger.answers().collect()} == {
+        "a": "mended",
+        "b": "text",
+    }
+    assert [each.generation_key for each in ledger.answers(until=DAY).collect()] == ["a"]
+
+
+def test_a_replayed_key_is_unpaid_until_it_is_answered_again(ledger, lake):
+    pay(ledger, DAY, row("a", 0), row("b", 0))
+    ledger.request_replay(["a"], START + timedelta(minutes=5))
+    assert unpaid(ledger, lake, "a", "b") == ["a"]
+
+    pay(ledger, NEXT, row("a", 6))
+    assert unpaid(ledger, lake, "a", "b") == []
+
+
+def test_an_entity_waits_for_its_replay_until_it_is_answered_about_whatever_facts(ledger):
+    def waiting():
+        return [each.item_id for each in ledger.waiting("item_id").collect()]
+
+    pay(ledger, DAY, row("a", 0, item_id="x"), row("b", 0, item_id="y"))
+    assert waiting() == []
+    ledger.request_replay(["a"], START + timedelta(minutes=5))
+    assert waiting() == ["x"]
+
+    pay(ledger, NEXT, row("c", 6, item_id="x", description=None, output="", error="timeout"))
+    assert waiting() == ["x"]
+    pay(ledger, NEXT, row("c", 7, item_id="x"))
+    assert waiting() == []
+    assert [each.generation_key for each in ledger.waiting("generation_key").collect()] == ["a"]
+
+
+def test_a_day_knows_what_it_spent_by_prompt_and_model(ledger):
+    pay(
+        ledger, DAY, row("a", num_attempts=3), row("a", 1, is_repair=True), row("b"), row("c", model_revision="model-2")
+    )
+    pay(ledger, DAY, row("d", description=None, output="", error="timeout", num_attempts=5, cost=0.0))
+
+    # What no call has answered is no text yet, but its calls and tokens count.
+    assert ledger.spent(DAY, "item-1", "model-1") == Spent(2, 10, 480, 1.5)
+    assert ledger.spent(DAY, "item-1", "model-2") == Spent(1, 1, 120, 0.5)
+    assert ledger.spent(NEXT, "item-1", "model-1") == Spent()
+
+
+def test_sealing_merges_many_files_and_loses_nothing(ledger, monkeypatch):
+    monkeypatch.setattr(append_only, "MAX_FILES", 2)
+    monkeypatch.setattr(append_only, "MERGED_ROWS", 2)
+    pay(ledger, DAY, *(row(key) for key in "abcde"))
+    folder = partitions.partition_path(ledger.folder.parent, ledger.table, None, DAY)
+    ledger.seal(DAY)
+
+    assert sorted(file.name for file in folder.glob("*.parquet")) == [f"merged-0000{part}.parquet" for part in range(3)]
+    assert sorted(each.generation_key for each in ledger.rows().collect()) == list("abcde")
+    assert partitions.read_content(folder).num_rows == 5
+    pay(ledger, DAY, row("f"))
+    ledger.seal(DAY)
+    assert partitions.read_content(folder).num_rows == 6
+
+
+def test_nothing_is_merged_while_tasks_of_a_failed_run_may_still_write(ledger, monkeypatch):
+    monkeypatch.setattr(append_only, "MAX_FILES", 2)
+
+    def run(*keys, fails):
+        with ledger.growing(DAY) as shards:
+            with ShardWriter(shards, task=0, max_rows=1) as writer:
+                for key in keys:
+                    writer.add(row(key))
+            if fails:
+                raise ValueError("the model failed in another task")
+
+    with pytest.raises(ValueError, match="the model failed"):
+        run("a", "b", "c", fails=True)
+    folder = ledger.shards(DAY).folder
+    assert len(list(folder.glob("*.parquet"))) == 3
+    assert partitions.read_content(folder).num_rows == 3
+    run("d", fails=False)
+
+    assert [file.name for file in folder.glob("*.parquet")] == ["merged-00000.parquet"]
+    assert sorted(each.generation_key for each in ledger.rows().collect()) == list("abcd")
+
+
+def test_a_day_of_few_files_is_only_counted(ledger):
+    pay(ledger, DAY, row("a"))
+    before = [file.name for file in ledger.shards(DAY).folder.iterdir()]
+    ledger.seal(DAY)
+
+    assert {file.name for file in ledger.shards(DAY).folder.iterdir()} == {*before, partitions.CONTENT_FILE}
+    ledger.seal(NEXT)  # a day without a row stays without a folder
+    assert ledger.days() == [DAY]

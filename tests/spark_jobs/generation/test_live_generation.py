@@ -1,0 +1,188 @@
+"""A task adds a row for every answer as it comes, and gives a refused text one chance."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from grasp import tables
+from spark_jobs.generation.live_generation import REPAIR_EVERY, Judge, Prices, Task, run_task
+from spark_jobs.generation.prompts import ITEM, item_input, messages
+from spark_jobs.generation.repair import REMEDIES, is_repairable, repair_messages
+from spark_jobs.models.language_model import Generation, Limits
+from spark_jobs.storage.shards import Shards, ShardWriter
+
+GOOD = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
+
+
+class ScriptedModel:
+    """Answers by title: a list of what it says each time it is asked about it; it dies of an exception."""
+
+    def __init__(self, answers):
+        self.answers = {title: list(texts) for title, texts in answers.items()}
+        self.asked = []
+
+    def limit(self, limits):
+        self.limits = limits
+
+    def generate(self, prompts):
+        for place, prompt in reversed(list(enumerate(prompts))):
+            facts = next(message["content"] for message in reversed(prompt) if "<facts>" in message["content"])
+            title = next(line for line in facts.splitlines() if line.startswith("title: ")).removeprefix("title: ")
+            self.asked.append((title, len(prompt)))
+            answer = self.answers[title].pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            yield place, answer if isinstance(answer, Generation) else Generation(answer, 100, 20, 0.5)
+
+
+def work_of(*titles):
+    inputs = [item_input({"title": title, "attributes": {"genres": "Drama"}}, ()) for title in titles]
+    return [
+        {"generation_key": f"key of {title}", "entity_id": title, "canonical": json.dumps(facts)}
+        for title, facts in zip(titles, inputs, strict=True)
+    ]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`run(answers)`: the counts of one attempt, all rows of the task so far, and the model; again, it is a retry."""
+    shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
+    judge = Judge(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
+
+    def run(answers, max_repairs=1, titles=None):
+        model, work = ScriptedModel(answers), work_of(*(titles or answers))
+        task = Task(judge, shards, lambda: model, max_repairs, Limits(num_calls=5), len(work))
+        with ShardWriter(shards, 0) as writer:
+            counts = run_task(task, work, writer)
+        rows = [row for file in shards.files() for row in pq.read_table(file, partitioning=None).to_pylist()]
+        return counts, rows, model
+
+    return run
+
+
+def test_every_answer_is_a_row_of_the_ledger_with_what_it_cost(run):
+    counts, [row], _ = run({"Heat": [GOOD.format("Heat")]})
+
+    assert counts == {"accepted": 1}
+    assert row.keys() == set(tables.ITEM_GENERATION.column_names)
+    assert (row["generation_key"], row["item_id"], row["description"]) == ("key of Heat", "Heat", GOOD.format("Heat"))
+    assert (row["cost"], row["seconds"], row["num_attempts"]) == (pytest.approx((2 * 100 + 10 * 20) / 1e6), 0.5, 1)
+    assert (row["refusal_reason"], row["error"], row["is_repair"]) == (None, None, False)
+    assert row["generated_at"].tzinfo is not None
+
+
+def test_answers_find_their_own_work_whatever_their_order(run):
+    _, rows, _ = run({title: [GOOD.format(title)] for title in ("Heat", "Fargo", "Jaws")})
+
+    assert [(row["item_id"], row["description"]) for row in rows] == [
+        (title, GOOD.format(title)) for title in ("Jaws", "Fargo", "Heat")
+    ]
+
+
+def test_a_refused_text_is_repaired_once_and_both_answers_are_kept(run):
+    counts, rows, model = run({"Heat": ["Too short.", GOOD.format("Heat")], "Jaws": ["No.", "No.", "never asked"]})
+
+    assert counts == {"accepted": 1, "too_short": 1}
+    assert [(row["item_id"], row["is_repair"], row["refusal_reason"]) for row in rows] == [
+        ("Jaws", False, "too_short"),
+        ("Heat", False, "too_short"),
+        ("Heat", True, None),
+        ("Jaws", True, "too_short"),
+    ]
+    plain = model.asked[0][1]
+    assert [length for _, length in model.asked] == [plain, plain, plain + 2, plain + 2]
+
+
+def test_no_text_is_repaired_where_the_settings_say_so(run):
+    counts, rows, _ = run({"Heat": ["Too short."]}, max_repairs=0)
+
+    assert counts == {"too_short": 1}
+    assert len(rows) == 1
+
+
+def test_a_refusal_is_not_asked_again(run):
+    counts, rows, _ = run({"Heat": ["Sorry, it is not possible to describe this film for viewers."]})
+
+    assert counts == {"refusal": 1}
+    assert len(rows) == 1
+
+
+def test_a_call_that_failed_is_a_row_without_a_verdict(run):
+    failed = Generation("", 0, 0, 30.0, num_attempts=5, error="timeout")
+    counts, [row], _ = run({"Heat": [failed]})
+
+    assert counts == {"timeout": 1}
+    assert (row["error"], row["refusal_reason"], row["description"], row["num_attempts"]) == ("timeout", None, None, 5)
+
+
+def test_what_was_not_asked_for_want_of_budget_is_no_row(run):
+    counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [Generation("", 0, 0, 0, 0, "out_of_budget")]})
+
+    assert model.limits == Limits(num_calls=5)
+    assert counts == {"accepted": 1, "out_of_budget": 1}
+    assert [row["item_id"] for row in rows] == ["Heat"]
+
+
+def test_what_a_repair_says_is_data_to_the_chat_template():
+    [_, told, asked] = repair_messages([{"role": "user", "content": "facts"}], "<|im_end|> a text", "loop")
+
+    assert (told["role"], asked["role"]) == ("assistant", "user")
+    assert "<" not in told["content"]
+    assert REMEDIES["loop"] in asked["content"]
+    assert not is_repairable("instruction_in_facts")
+
+
+def test_a_task_that_died_while_it_repaired_goes_on_with_what_is_left_to_repair(run):
+    killed = {
+        "Heat": ["Too short.", GOOD.format("Heat")],
+        "Jaws": ["No.", MemoryError()],
+        "Alien": [GOOD.format("Alien")],
+    }
+    with pytest.raises(MemoryError):
+        run(killed)
+    counts, rows, model = run({"Jaws": [GOOD.format("Jaws")]}, titles=list(killed))
+
+    assert counts == {"accepted": 1}
+    [(title, length)] = model.asked
+    assert (title, length > len(messages(ITEM, item_input({"title": "Jaws"}, ())))) == ("Jaws", True)
+    assert [(row["item_id"], row["is_repair"]) for row in rows if row["refusal_reason"] is None] == [
+        ("Alien", False),
+        ("Heat", True),
+        ("Jaws", True),
+    ]
+    assert run({}, titles=list(killed))[0] == {}
+
+
+def test_repairs_do_not_wait_for_all_of_a_large_task(run):
+    titles = [f"Film {number}" for number in range(REPAIR_EVERY + 1)]
+    answers = {title: [GOOD.format(title)] for title in titles}
+    counts, _, model = run(answers | {titles[0]: ["Too short.", GOOD.format(titles[0])]})
+
+    assert counts == {"accepted": len(titles)}
+    assert [title for title, _ in model.asked[-2:]] == [titles[0], titles[-1]]
+
+
+def test_a_text_that_the_budget_lets_nobody_repair_stays_refused(run):
+    counts, rows, _ = run({"Heat": ["Too short.", Generation("", 0, 0, 0, 0, "out_of_budget")]})
+
+    assert counts == {"too_short": 1}
+    assert len(rows) == 1
+
+
+def test_nothing_to_do_loads_no_model(tmp_path):
+    def no_model():
+        raise AssertionError("a model was made")
+
+    shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
+    task = Task(Judge(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Limits(), 9)
+    assert run_task(task, [], ShardWriter(shards, 0)) == {}
+
+
+def test_a_retried_task_may_spend_what_its_first_attempt_left_of_its_share():
+    share = Limits(num_calls=11, num_tokens=1001).share(0.5)
+
+    assert share == Limits(5, 500)
+    assert share.less(2, 120) == Limits(3, 380)
+    assert share.less(9, 900) == Limits(0, 0)
+    assert Limits().less(9, 900) == Limits()

@@ -1,0 +1,97 @@
+"""The model folder is checked before it is trusted; batches and the shared prefix change no answer."""
+
+import json
+import struct
+
+import pytest
+
+from spark_jobs.generation.prompts import ITEM, item_input, messages
+from spark_jobs.models.language_model import ModelFolderError, TransformersModel, check_model_folder, load_model
+
+
+def prompts(*titles):
+    facts = [item_input({"title": title, "attributes": {"genres": "Comedy, Drama"}}, ()) for title in titles]
+    return [messages(ITEM, each) for each in facts]
+
+
+def in_order(generations):
+    return [generation for _, generation in sorted(generations, key=lambda placed: placed[0])]
+
+
+def make_folder(folder, weights):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def safetensors(num_bytes):
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(num_bytes)
+
+
+def test_whole_weights_are_accepted(tmp_path):
+    check_model_folder(make_folder(tmp_path / "model", safetensors(16)))
+
+
+@pytest.mark.parametrize("weights", [safetensors(7), b"", b"no weights at all"])
+def test_a_corrupt_weight_file_names_folder_and_setting(tmp_path, weights):
+    folder = make_folder(tmp_path / "model", weights)
+    with pytest.raises(ModelFolderError, match=f"GRASP_LLM: {folder} holds no usable language model"):
+        load_model(folder, 8, 1)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "tokenizer_config.json", "model.safetensors"])
+def test_a_missing_file_names_folder_and_setting(tmp_path, missing):
+    folder = make_folder(tmp_path / "model", safetensors(16))
+    (folder / missing).unlink()
+    with pytest.raises(ModelFolderError, match=f"GRASP_LLM: {folder}"):
+        check_model_folder(folder)
+
+
+def test_a_missing_folder_names_folder_and_setting(tmp_path):
+    with pytest.raises(ModelFolderError, match=f"GRASP_LLM: {tmp_path / 'nowhere'}"):
+        check_model_folder(tmp_path / "nowhere")
+
+
+def test_a_file_that_only_looks_like_gguf_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"HTML, not a model")
+    with pytest.raises(ModelFolderError, match=r"model\.gguf is no GGUF file"):
+        check_model_folder(tmp_path)
+
+
+def test_two_gguf_files_are_one_too_many(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelFolderError, match=r"several GGUF files \(a\.gguf, b\.gguf\)"):
+        check_model_folder(tmp_path)
+
+
+@pytest.mark.models
+def test_batches_and_the_shared_prefix_change_no_answer(model_folders):
+    asked = prompts("Heat", "The Lay of the Land", "One Flew Over the Cuckoo's Nest", "187", "Four Rooms")
+    shared = TransformersModel(model_folders[0], max_new_tokens=24, batch_size=3)
+    plain = TransformersModel(model_folders[0], max_new_tokens=24, batch_size=1, reuse_prefix=False)
+    answers, alone = in_order(shared.generate(asked)), in_order(plain.generate(asked))
+    assert [answer.text for answer in answers] == [answer.text for answer in alone]
+    assert [answer.num_input_tokens for answer in answers] == [answer.num_input_tokens for answer in alone]
+    assert all(0 < answer.num_output_tokens <= 24 and answer.seconds > 0 for answer in answers)
+    assert "Heat" in answers[0].text
+    [(_, again)] = shared.generate(asked[:1])
+    assert again.text == answers[0].text  # the prefix cache is not used up
+    assert list(shared.generate([])) == []
+
+
+@pytest.mark.models
+def test_a_batch_is_handed_over_before_the_next_is_begun(model_folders):
+    model = TransformersModel(model_folders[0], max_new_tokens=8, batch_size=1)
+    generations = model.generate(prompts("Heat", "The Lay of the Land"))
+    place, first = next(generations)
+    assert (place, first.num_attempts, first.error) == (0, 1, None)
+    generations.close()  # nobody waits for the second
+
+
+@pytest.mark.models
+def test_a_process_loads_a_model_once(model_folders):
+    assert load_model(model_folders[0], 24, 3) is load_model(model_folders[0], 24, 3)

@@ -1,0 +1,92 @@
+"""A sample is a folder of the contract again: whole users in the source's order, and only what they touched."""
+
+import gzip
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from grasp.settings import ROOT
+from spark_jobs.source.reader import require
+from spark_jobs.source.sample import choose_users, count_qualifying, rows_of, suggest_days, write_sample
+
+DAY = 86_400
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten users with six interactions each on six days, one user with too few; items 0 to 19."""
+    place = tmp_path / "source"
+    place.mkdir()
+    events = [(f"u{user}", user + step, step * DAY) for step in range(6) for user in range(10)]
+    lines = ["user_id\titem_id\ttimestamp", *("\t".join(map(str, event)) for event in [*events, ("once", 0, 0)])]
+    (place / "interactions.tsv.gz").write_bytes(gzip.compress("\n".join([*lines, "broken line"]).encode()))
+    items = [{"item_id": number, "title": f"Item {number}", "tags": ["a", "b"]} for number in range(20)]
+    (place / "items.jsonl").write_text("\n".join([*map(json.dumps, items), "{broken"]))
+    (place / "users.tsv").write_text("user_id\tage\nu1\t20\nonce\t30")
+    return place
+
+
+def test_a_sample_holds_whole_users_and_what_they_touched(folder, tmp_path):
+    found = write_sample(folder, tmp_path / "out", num_users=3, seed=0)
+    assert (found["users"], found["interactions"]) == (3, 18)
+    rows = list(rows_of(require(tmp_path / "out", "interactions")))
+    users = {row["user_id"] for row in rows}
+    assert "once" not in users
+    original = [row for row in rows_of(require(folder, "interactions")) if row["user_id"] in users]
+    assert [(row["user_id"], row["item_id"], row["timestamp"]) for row in rows] == [
+        tuple(row.values()) for row in original
+    ]
+    numbers = [row["row_number"] for row in rows]
+    assert numbers == sorted(set(numbers))
+    items = list(rows_of(require(tmp_path / "out", "items")))
+    assert {str(item["item_id"]) for item in items} == {row["item_id"] for row in rows}
+    assert items[0]["tags"] == ["a", "b"]
+
+
+def test_the_seed_alone_decides_who_is_drawn():
+    ten = Counter({f"u{number}": 5 for number in range(10)} | {"few": 4})
+    turned = Counter(dict(reversed(ten.items())))
+    assert choose_users(ten, 3, seed=0) == choose_users(turned, 3, seed=0) != choose_users(ten, 3, seed=1)
+    assert choose_users(ten, 99, seed=0) == set(ten) - {"few"}
+
+
+def test_the_cutoff_lies_before_the_last_day():
+    assert suggest_days([day * DAY for day in range(11)]) == ("1970-01-09", "1970-01-11")
+    assert suggest_days([0, DAY, DAY, DAY]) == ("1970-01-01", "1970-01-02")
+    with pytest.raises(ValueError, match="no two days"):
+        suggest_days([1, 2])
+
+
+def test_users_qualify_with_five_before_and_one_after_the_cutoff():
+    rows = [{"user_id": "a", "timestamp": second} for second in range(5)]
+    assert count_qualifying(rows, "1970-01-01") == 0
+    assert count_qualifying([*rows, {"user_id": "a", "timestamp": DAY}], "1970-01-01") == 1
+    assert count_qualifying([*rows[1:], {"user_id": "a", "timestamp": DAY}], "1970-01-01") == 0
+
+
+def test_the_last_line_tells_the_days_to_a_program(folder, tmp_path):
+    command = [sys.executable, "-m", "spark_jobs.source.sample", str(folder), str(tmp_path / "out"), "--users", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["cutoff"], found["latest"], found["qualifying_users"]) == ("1970-01-05", "1970-01-06", 4)
+    failed = subprocess.run([*command[:3], "nowhere", "out"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (failed.returncode, "nowhere is no folder" in failed.stderr) == (1, True)
+
+
+def test_parquet_times_become_unix_seconds(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    place = tmp_path / "source"
+    place.mkdir()
+    times = pa.array([day * DAY for day in range(5)], pa.timestamp("s"))
+    pq.write_table(
+        pa.table({"user_id": [7] * 5, "item_id": [1] * 5, "timestamp": times}), place / "interactions.parquet"
+    )
+    pq.write_table(pa.table({"item_id": [1]}), place / "items.parquet")
+    write_sample(place, tmp_path / "out", num_users=1, seed=0)
+    rows = list(rows_of(require(tmp_path / "out", "interactions")))
+    assert [row["timestamp"] for row in rows] == ["0.0", "86400.0", "172800.0", "259200.0", "345600.0"]

@@ -1,0 +1,64 @@
+"""The port that writes Milvus-Lite writes a real Milvus server in the same way.
+
+`benchmarks/serving/milvus_server.py` tells which server.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.serving.milvus_server import installed_python, milvus_server
+from grasp.settings import ROOT
+from spark_jobs.vectors.milvus import open_vectors
+from spark_jobs.vectors.nearest_neighbours import Catalogue, ExactBackend, MilvusBackend
+
+pytestmark = pytest.mark.integration
+
+
+def missing(reason):
+    if os.environ.get("GRASP_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason}, and GRASP_REQUIRE_ALL=1")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def server_uri(tmp_path_factory):
+    home = Path(os.environ.get("GRASP_HOME") or ROOT / ".grasp").resolve()
+    try:
+        installed_python(home)
+    except ValueError as error:
+        missing(str(error))
+    with milvus_server(home, tmp_path_factory.mktemp("milvus")) as (uri, _):
+        yield uri
+
+
+def clustered(num, dimension):
+    random = np.random.default_rng(7)
+    centres = random.normal(size=(num // 50, dimension))
+    vectors = centres[random.integers(len(centres), size=num)] + 0.4 * random.normal(size=(num, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_server_holds_what_lite_holds(server_uri, settings_with):
+    vectors = clustered(1_500, 384)
+    vectors[100:120] = vectors[0]
+    ids = [*(str(i) for i in range(1_498)), "it's", 'say "x"\\']
+    with open_vectors(settings_with(milvus_uri=server_uri)) as store:
+        store.ensure_collection("c_new", 384)
+        for _ in range(2):
+            store.upsert("c_new", ids, vectors, ["h"] * 1_500)
+        store.require_equal("c_new", 1_500, {each: vectors[ids.index(each)] for each in ("7", "it's", 'say "x"\\')})
+        assert set(store.hashes("c_new")) == set(ids)
+
+        store.ensure_collection("c_old", 384)
+        assert [store.switch_alias("c", name) for name in ("c_old", "c_new", "c_new")] == [True, True, False]
+        assert store.count("c") == 1_500
+
+        catalogue = Catalogue(ids, vectors)
+        found = MilvusBackend(store, "c", catalogue).search(ids[:300], vectors[:300], 10)
+        assert found == ExactBackend(catalogue).search(ids[:300], vectors[:300], 10)
+
+        store.delete("c_new", ["it's", "7"])
+        store.require_equal("c_new", 1_498, {"8": vectors[8]})

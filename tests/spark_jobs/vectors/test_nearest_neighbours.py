@@ -1,0 +1,93 @@
+"""Both backends keep one contract: self excluded by id, ties by id, fewer than k from a small catalogue."""
+
+import numpy as np
+import pytest
+
+from spark_jobs.vectors.milvus import open_vectors
+from spark_jobs.vectors.nearest_neighbours import Catalogue, ExactBackend, MilvusBackend
+
+
+def unit(rows):
+    matrix = np.array(rows, dtype=np.float64)
+    return (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(params=["exact", "milvus"])
+def search(request, settings):
+    """`search(ids, vectors, k)`: everyone's neighbours among all."""
+
+    def everyone(ids, vectors, k):
+        catalogue = Catalogue(ids, vectors)
+        if request.param == "exact":
+            return ExactBackend(catalogue).search(ids, vectors, k)
+        with open_vectors(settings) as store:
+            store.ensure_collection("c", vectors.shape[1])
+            store.upsert("c", ids, vectors, ["h"] * len(ids))
+            return MilvusBackend(store, "c", catalogue).search(ids, vectors, k)
+
+    return everyone
+
+
+def test_nearest_first_with_cosines(search):
+    found, similarities = search(["a", "b", "c"], unit([[1, 0], [3, 4], [0, 1]]), 2)
+    assert found == [["b", "c"], ["c", "a"], ["b", "a"]]
+    assert similarities == [[0.6, 0.0], [0.8, 0.6], [0.8, 0.0]]
+
+
+def test_an_entity_is_never_its_own_neighbour_but_its_twin_is(search):
+    found, similarities = search(["b", "a", "c"], unit([[1, 0], [1, 0], [0, 1]]), 1)
+    assert found == [["a"], ["b"], ["a"]]
+    assert similarities[:2] == [[1.0], [1.0]]
+
+
+def test_ties_are_broken_by_id_however_many_there_are(search):
+    ids = [f"{i:03d}" for i in range(99, -1, -1)]
+    found, _ = search([*ids, "query"], unit([[1, 0]] * 100 + [[1, 1]]), 3)
+    assert found[ids.index("050")] == ["000", "001", "002"]
+    assert found[ids.index("001")] == ["000", "002", "003"]
+    assert found[-1] == ["000", "001", "002"]
+
+
+def test_similarities_that_differ_only_beyond_six_digits_are_a_tie(search):
+    angle = 1e-4  # cosine 1 - 5e-9
+    found, _ = search(["q", "z", "a"], unit([[1, 0], [1, 0], [np.cos(angle), np.sin(angle)]]), 2)
+    assert found[0] == ["a", "z"]
+
+
+@pytest.mark.parametrize("num", [1, 2, 4])
+def test_a_small_catalogue_gives_all_it_has(search, num):
+    ids = [str(i) for i in range(num)]
+    found, similarities = search(ids, unit([[1, i] for i in range(num)]), 10)
+    assert [len(row) for row in found] == [len(row) for row in similarities] == [num - 1] * num
+
+
+class ForgetfulStore:
+    """Finds one of many, as an approximate index may."""
+
+    def search(self, name, vectors, k):
+        return [[("b", 0.8)] for _ in vectors]
+
+
+def test_what_milvus_does_not_find_is_not_made_up():
+    catalogue = Catalogue(["a", "b", "c"], unit([[1, 0], [3, 4], [0, 1]]))
+    backend = MilvusBackend(ForgetfulStore(), "c", catalogue)
+    assert backend.search(["a"], catalogue.vectors[:1], 2) == ([["b"]], [[0.6]])
+
+
+def test_the_backends_agree_on_clustered_vectors_with_twins(settings):
+    random = np.random.default_rng(7)
+    centres = random.normal(size=(12, 48))
+    vectors = unit(centres[random.integers(12, size=600)] + 0.4 * random.normal(size=(600, 48)))
+    vectors[100:140] = vectors[0]
+    vectors[300:303] = vectors[1]
+    ids = [str(i) for i in random.permutation(600)]
+    catalogue = Catalogue(ids, vectors)
+    exact = ExactBackend(catalogue).search(ids, vectors, 10)
+    with open_vectors(settings) as store:
+        store.ensure_collection("c", 48)
+        store.upsert("c", ids, vectors, ["h"] * 600)
+        assert MilvusBackend(store, "c", catalogue).search(ids, vectors, 10) == exact
+    similarity = np.round(vectors.astype(np.float64) @ vectors.astype(np.float64).T, 6)
+    for row, entity in enumerate(ids[:50]):
+        others = sorted((-similarity[row, other], ids[other]) for other in range(600) if ids[other] != entity)
+        assert exact[0][row] == [each for _, each in others[:10]]

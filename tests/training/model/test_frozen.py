@@ -1,0 +1,99 @@
+"""A frozen ranker says what the ranker says."""
+
+import itertools
+
+import pytest
+import torch
+
+from training.fitting.recipes import RECIPES, recipe
+from training.model.config import RankerConfig
+from training.model.enhancers.grasp import Grasp
+from training.model.enhancers.ids import Users
+from training.model.frozen import FrozenRanker, folds
+from training.model.ranker import Ranker
+
+NUM_ITEMS, NUM_NEWER, SIZE, MAX_LENGTH = 30, 3, 12, 9
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+def new_ranker(**switches: object) -> Ranker:
+    torch.manual_seed(1)
+    common = {"num_items": NUM_ITEMS, "semantic_size": SIZE}
+    small = {"max_length": MAX_LENGTH, "width": 8, "null_width": 4, "context_width": 8, "num_components": 10}
+    ranker = Ranker(RankerConfig(**(common | switches | small)))
+    with torch.no_grad():
+        for parameter in ranker.parameters():  # nothing stays zero, as it is before training
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        ranker.enhancer.item.weight[0] = 0
+    if ranker.config.num_lenders:
+        ranker.enhancer.lend(torch.randn(NUM_ITEMS, SIZE), torch.randint(0, 9, (NUM_ITEMS,)))
+    ranker.eval().requires_grad_(False)
+    ranker.attach_items(torch.randn(NUM_ITEMS + NUM_NEWER, SIZE), torch.randn(NUM_ITEMS + NUM_NEWER, SIZE))
+    return ranker
+
+
+def assert_same(ranker: Ranker) -> None:
+    frozen, users = FrozenRanker(ranker), Users(torch.randn(1, SIZE), torch.randn(1, SIZE))
+    for length in (1, 2, MAX_LENGTH, MAX_LENGTH + 4):
+        items_T = torch.randint(1, NUM_ITEMS + NUM_NEWER + 1, (length,))
+        views, weights_T = frozen.views(items_T, users)
+        state_D = frozen.state(views)
+        expected_BD = ranker.last_state(items_T[None], users.semantic_BS, users.neighbour_BS)
+        torch.testing.assert_close(state_D, expected_BD[0], **CLOSE)
+        read_1T = items_T[None, -MAX_LENGTH:]
+        if isinstance(ranker.enhancer, Grasp):
+            expected_1T = ranker.history_weights(read_1T, users.semantic_BS, users.neighbour_BS)
+        else:
+            expected_1T = torch.full(read_1T.shape, 1 / read_1T.shape[1])
+        torch.testing.assert_close(weights_T, expected_1T[0], **CLOSE)
+    torch.testing.assert_close(frozen.candidate_ND, ranker.candidates(), **CLOSE)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe(name):
+    chosen = recipe(name)
+    assert_same(new_ranker(**(dict(chosen.ranker) | {"backbone": chosen.backbone, "enhancer": chosen.enhancer})))
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec"])
+@pytest.mark.parametrize("num_heads", [1, 2])
+@pytest.mark.parametrize("user_text", ["described", "mean_of_prefix_items"])
+def test_what_folds(backbone, num_heads, user_text):
+    given = [("sum", "mean"), ("sem", "sem+id"), (True, False), ("mlp", "linear")]
+    for normalise, representation, use_similar, candidate in itertools.product(*given):
+        ranker = new_ranker(
+            backbone=backbone,
+            num_heads=num_heads,
+            user_text=user_text,
+            normalise=normalise,
+            item_representation=representation,
+            use_similar=use_similar,
+            candidate=candidate,
+            use_global=False,
+        )
+        assert folds(ranker.config)
+        assert_same(ranker)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"use_global": True},
+        {"mode": "full"},
+        {"mode": "cross"},
+        {"mode": "gate"},
+        {"activation": "softmax"},
+        {"use_attention": False},
+        {"item_representation": "dual"},
+        {"num_blocks": 1},
+        {"num_blocks": 3},
+    ],
+    ids=str,
+)
+def test_ablations(switches):
+    assert_same(new_ranker(**({"use_global": False} | switches)))
+
+
+def test_what_the_default_recipe_serves_folds():
+    for name in ("sasrec_grasp", "gru4rec_grasp", "bert4rec_grasp", "sasrec_grasp_described"):
+        assert folds(new_ranker(**dict(recipe(name).ranker)).config)

@@ -1,0 +1,122 @@
+"""A training set as training, evaluation and benchmarks read it: numbered users and items, vectors, sequences, splits.
+
+`training/build_training_set.py` makes one from the lake.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from grasp.files import write_json
+from grasp.settings import Settings
+
+INPUTS_FILE = "inputs.json"
+KNOWN = {"validation": ("train",), "test": ("train", "validation")}  # splits whose items are known, by the one asked
+
+TIMESTAMP = pa.timestamp("us", "UTC")
+VECTORS = {"semantic_embedding": pa.list_(pa.float32()), "neighbour_embedding": pa.list_(pa.float32())}
+_AS_OF = {"is_tail": pa.int64(), **VECTORS, "event_timestamp": TIMESTAMP}
+SCHEMAS = {
+    "users": pa.schema({"user_id": pa.string(), "num_interactions": pa.int64(), **_AS_OF}),
+    "items": pa.schema({"item_id": pa.string(), "popularity": pa.int64(), **_AS_OF}),
+    "events": pa.schema(
+        {
+            "user_id": pa.string(),
+            "item_id": pa.string(),
+            "event_time": TIMESTAMP,
+            "row_number": pa.int64(),
+            "split": pa.string(),
+        }
+    ),
+}
+
+
+def training_set_folder(settings: Settings, day: str) -> Path:
+    return settings.home / "training" / day / "training_set"
+
+
+def write(target: Path, frames: dict[str, pd.DataFrame], inputs: str, cutoff: str) -> None:
+    """Write the tables and, last, the fingerprint of what they were built from."""
+    target.mkdir(parents=True, exist_ok=True)
+    (target / INPUTS_FILE).unlink(missing_ok=True)
+    for name, schema in SCHEMAS.items():
+        rows = pa.Table.from_pandas(frames[name][schema.names], schema, preserve_index=False)
+        pyarrow.parquet.write_table(rows.replace_schema_metadata(None), target / f"{name}.parquet")
+    write_json(target / INPUTS_FILE, {"fingerprint": inputs, "cutoff": cutoff})
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set in memory. Items are counted from 1, 0 is padding and stands for an item unknown at the cutoff."""
+
+    item_ids: list[str]
+    item_semantic: np.ndarray  # (N, S), row i for item i + 1
+    item_neighbour: np.ndarray
+    popularity: np.ndarray  # (N,) distinct users before the cutoff
+    item_is_tail: np.ndarray  # (N,)
+    user_ids: list[str]
+    user_semantic: np.ndarray  # (U, S)
+    user_neighbour: np.ndarray
+    user_is_tail: np.ndarray  # (U,)
+    sequences: list[np.ndarray]  # items of each user, oldest first, over all splits
+    splits: list[np.ndarray]  # which split each of them belongs to
+
+
+def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
+    """Each user's items, from 1, that are known when `split` (`validation` or `test`) is asked."""
+    known = KNOWN[split]
+    return [
+        sequence[np.isin(splits, known) & (sequence > 0)]
+        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+
+
+def require(target: Path, cutoff: str) -> None:
+    """Raises `FileNotFoundError` when the training set was never built, `ValueError` when for another cutoff."""
+    if not (target / INPUTS_FILE).is_file():
+        raise FileNotFoundError(f"no training set in {target}: run python -m training.build_training_set")
+    built_for = json.loads((target / INPUTS_FILE).read_text())["cutoff"]
+    if built_for != cutoff:
+        raise ValueError(
+            f"{target} was built for the cutoff {built_for}, not {cutoff}: run python -m training.build_training_set"
+        )
+
+
+def load(target: Path) -> TrainingSet:
+    """Read a training set."""
+    return arrange({name: pyarrow.parquet.read_table(target / f"{name}.parquet").to_pandas() for name in SCHEMAS})
+
+
+def arrange(frames: dict[str, pd.DataFrame]) -> TrainingSet:
+    """Number users and items, stack their vectors and cut the events into one sequence per user."""
+    users, items, events = frames["users"], frames["items"], frames["events"]
+    item_index = pd.Index(items["item_id"]).get_indexer(events["item_id"]) + 1
+    user_index = pd.Index(users["user_id"]).get_indexer(events["user_id"])
+    ends = np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
+    # The row's place breaks no tie here: events are written in order and a stable sort keeps it.
+    order = np.argsort(user_index, kind="stable")
+    return TrainingSet(
+        items["item_id"].tolist(),
+        _stack(items, "semantic_embedding"),
+        _stack(items, "neighbour_embedding"),
+        items["popularity"].to_numpy(),
+        items["is_tail"].to_numpy(dtype=bool),
+        users["user_id"].tolist(),
+        _stack(users, "semantic_embedding"),
+        _stack(users, "neighbour_embedding"),
+        users["is_tail"].to_numpy(dtype=bool),
+        np.split(item_index[order], ends),
+        np.split(events["split"].to_numpy()[order], ends),
+    )
+
+
+def _stack(frame: pd.DataFrame, column: str) -> np.ndarray:
+    vectors: np.ndarray = np.stack([np.asarray(vector, np.float32) for vector in frame[column]])
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{column} of {frame.columns[0].removesuffix('_id')}s holds values that are not finite")
+    return vectors

@@ -1,0 +1,1 @@
+"""How a ranker is fitted: recipes, losses, the training loop, calibration."""

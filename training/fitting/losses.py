@@ -1,0 +1,122 @@
+"""The loss of a batch: each step's next items against items its user never had.
+
+    cross_entropy    against all items
+    sampled_softmax  against uniform negatives shared by the batch
+    bce              one negative per step (SASRec)
+    gbce             shared negatives, the positive's probability to the power of beta (gSASRec, arXiv 2308.07192)
+
+The two softmax losses may have several targets per step: what follows at once, and the items after that, which count
+less the further they are. Where an order is half chance, as within a day of purchases, what comes a little later is as
+good an answer (in the manner of PinnerFormer's dense all-action loss, arXiv 2205.04507, section 3.3).
+
+Shape suffixes:  B batch  T sequence length  V steps with a target  P pairs of a step and a target that follows it
+                 N items  K negatives  D width of a state
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.fitting.recipes import TrainConfig
+from training.model.config import PADDING
+from training.model.ranker import Ranker
+
+MAX_DRAWS = 50  # of a bce negative; only a user who has had nearly everything needs more, and then goes without
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences as the ranker reads them, and what it should have guessed where `valid_BT` is true."""
+
+    user_B: Tensor
+    items_BT: Tensor
+    target_BT: Tensor
+    valid_BT: Tensor
+    known_BT: Tensor  # all training items of the users, padded
+    semantic_BS: Tensor
+    neighbour_BS: Tensor
+
+
+def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
+    """Mean over the steps with a target, and the enhancer's own term."""
+    state_BTD = ranker(batch.items_BT, batch.semantic_BS, batch.neighbour_BS)
+    target_V, state_VD = batch.target_BT[batch.valid_BT], state_BTD[batch.valid_BT]
+    row_V = torch.arange(len(batch.user_B))[:, None].expand_as(batch.items_BT)[batch.valid_BT]
+    num_items = ranker.config.num_items
+    if config.loss == "bce":
+        loss = _bce(ranker, batch, state_VD, target_V, row_V)
+    else:
+        every = config.loss == "cross_entropy" or config.num_negatives >= num_items
+        negative_K = torch.arange(1, num_items + 1) if every else distinct(num_items, config.num_negatives)
+        target_VD, negative_KD = _candidates(ranker, target_V, negative_K)
+        is_own_BK = _own(batch.known_BT, negative_K, num_items)
+        score_VK = (state_VD @ negative_KD.T).masked_fill(is_own_BK[row_V], -torch.inf)
+        if config.loss == "gbce":
+            beta = gbce_power(num_negatives=len(negative_K), num_items=num_items, calibration=config.calibration)
+            positive_V = (state_VD * target_VD).sum(-1)
+            loss = -(beta * F.logsigmoid(positive_V) + F.logsigmoid(-score_VK).sum(1)).mean()
+        else:
+            loss = _softmax(state_VD, target_VD, score_VK.logsumexp(1), batch.valid_BT, config)
+    auxiliary = ranker.enhancer.auxiliary_loss(target_V.unique(), state_BTD[:, -1], batch.user_B)
+    return loss if auxiliary is None else loss + auxiliary
+
+
+def distinct(num_items: int, num_negatives: int) -> Tensor:
+    """Item indices (K,), uniform without repetition."""
+    return torch.randperm(num_items)[:num_negatives] + 1
+
+
+def gbce_power(*, num_negatives: int, num_items: int, calibration: float) -> float:
+    """beta = a (t (1 - 1/a) + 1/a) with a = K / (N - 1) and t the calibration (gSASRec, section 5)."""
+    rate = num_negatives / (num_items - 1)
+    return rate * (calibration * (1 - 1 / rate) + 1 / rate)
+
+
+def _softmax(state_VD: Tensor, target_VD: Tensor, negatives_V: Tensor, valid_BT: Tensor, config: TrainConfig) -> Tensor:
+    """Mean over steps of -log softmax of each target against the negatives, `negatives_V` the log of their sum."""
+    num_steps = valid_BT.shape[1]
+    place_BT = (valid_BT.flatten().cumsum(0) - 1).view_as(valid_BT)  # of a step among those with a target
+    total = torch.zeros(())
+    for distance in range(min(config.num_targets, num_steps)):
+        both = valid_BT[:, : num_steps - distance] & valid_BT[:, distance:]
+        step_P, later_P = place_BT[:, : num_steps - distance][both], place_BT[:, distance:][both]
+        positive_P = (state_VD[step_P] * target_VD[later_P]).sum(-1)
+        loss_P = torch.logaddexp(negatives_V[step_P], positive_P) - positive_P
+        total = total + config.target_decay**distance * loss_P.sum()
+    return total / len(state_VD)
+
+
+def _candidates(ranker: Ranker, target_V: Tensor, negative_K: Tensor) -> tuple[Tensor, Tensor]:
+    """What states are compared with: the targets (V, D) and the shared negatives (K, D)."""
+    # One pass over the items of both: an item of many steps is computed once.
+    item_N, place = torch.cat([target_V, negative_K]).unique(return_inverse=True)
+    candidate_ND = ranker.candidates(item_N)
+    place_V, place_K = place.split([len(target_V), len(negative_K)])
+    return candidate_ND[place_V], candidate_ND[place_K]
+
+
+def _own(known_BT: Tensor, negative_K: Tensor, num_items: int) -> Tensor:
+    """Which negatives a user has had, (B, K)."""
+    column_N = torch.full((num_items + 1,), len(negative_K))
+    column_N[negative_K] = torch.arange(len(negative_K))
+    column_N[PADDING] = len(negative_K)
+    is_own_BK = torch.zeros(len(known_BT), len(negative_K) + 1, dtype=torch.bool)
+    is_own_BK.scatter_(1, column_N[known_BT], value=True)
+    return is_own_BK[:, :-1]
+
+
+def _bce(ranker: Ranker, batch: Batch, state_VD: Tensor, target_V: Tensor, row_V: Tensor) -> Tensor:
+    """One uniform negative per step, drawn again while the user has had it."""
+    negative_V, known_VT = torch.zeros_like(target_V), batch.known_BT[row_V]
+    is_own_V = torch.ones(len(target_V), dtype=torch.bool)
+    for _ in range(MAX_DRAWS):
+        negative_V[is_own_V] = torch.randint(1, ranker.config.num_items + 1, (int(is_own_V.sum()),))
+        is_own_V = (known_VT == negative_V[:, None]).any(1)
+        if not is_own_V.any():
+            break
+    item_N, place = torch.cat([target_V, negative_V]).unique(return_inverse=True)
+    positive_VD, negative_VD = ranker.candidates(item_N)[place].split(len(target_V))
+    positive_V, score_V = (state_VD * positive_VD).sum(-1), (state_VD * negative_VD).sum(-1)
+    return -(F.logsigmoid(positive_V) + F.logsigmoid(-score_V) * ~is_own_V).mean()

@@ -1,0 +1,63 @@
+"""From semantic size to the width of a model.
+
+Shape suffixes:  N items or users  S semantic size  C components
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.config import RankerConfig
+
+SMALLEST_VARIANCE = 1e-2  # of the largest; axes below it hold noise, which whitening would blow up
+
+
+@torch.no_grad()
+def whitening(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Weight (size, S) and bias (size,) of the map onto the first principal components, each of unit variance.
+
+    Sentence vectors lie in a narrow cone: without whitening a few directions drown all others (AlphaFuse,
+    github.com/Hugo-Chinn/AlphaFuse). Components that do not exist, for S below `size`, are zero.
+    """
+    centre_S = vectors_NS.mean(0)
+    centred_NS = vectors_NS - centre_S
+    variance_S, axes_SS = torch.linalg.eigh(centred_NS.T @ centred_NS / len(vectors_NS))
+    variance, axes = variance_S.flip(0)[:size], axes_SS.flip(1)[:, :size]
+    weight = torch.zeros(size, vectors_NS.shape[1])
+    weight[: len(variance)] = (axes / variance.clamp(min=SMALLEST_VARIANCE * variance[0] + 1e-12).sqrt()).T
+    return weight, -weight @ centre_S
+
+
+class Adapter(nn.Module):
+    """Semantic size to `width`: a frozen map onto whitened components, then a trained one, both linear.
+
+    LLM-ESR trains two linear maps; together they are one map of rank `width`. Freezing the first at the components that
+    carry the variance keeps that, lets a catalogue be reduced once (`reduce`) instead of at every step, and leaves a
+    vector of 4,096 numbers as cheap as one of 384.
+    """
+
+    weight_CS: Tensor
+    bias_C: Tensor
+
+    def __init__(self, config: RankerConfig, width: int) -> None:
+        super().__init__()
+        self.register_buffer("weight_CS", torch.eye(config.num_components, config.semantic_size))
+        self.register_buffer("bias_C", torch.zeros(config.num_components))
+        self.map = nn.Linear(config.num_components, width)
+
+    @torch.no_grad()
+    def start_from(self, vectors_NS: Tensor) -> None:
+        """Fit the frozen map to the vectors that the adapter will see; the trained one begins with the largest ones."""
+        weight_CS, bias_C = whitening(vectors_NS, len(self.bias_C))
+        self.weight_CS.copy_(weight_CS)
+        self.bias_C.copy_(bias_C)
+        nn.init.eye_(self.map.weight)
+        nn.init.zeros_(self.map.bias)
+
+    def reduce(self, semantic: Tensor) -> Tensor:
+        """Onto the frozen components, (..., C)."""
+        return F.linear(semantic, self.weight_CS, self.bias_C)
+
+    def forward(self, components: Tensor) -> Tensor:
+        """Reduced vectors (..., C) to (..., width)."""
+        return self.map(components)

@@ -1,0 +1,104 @@
+"""A trained ranker on disk: weights, config, vocabulary, where it comes from, and checksums over all of it."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from grasp.files import write_json
+from grasp.versions import file_sha256
+from training.model.config import RankerConfig
+from training.model.ranker import Ranker
+
+CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE = "config.json", "vocabulary.json", "model.safetensors"
+CHECKSUMS_FILE = "checksums.json"
+FORMAT = 3  # raised when names or shapes of the weights change: a ranker of before must be trained again
+
+
+class OtherFormatError(ValueError):
+    """A sound artefact that another version of this code made, and this one cannot read."""
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Where a trained ranker comes from and what it must be served with."""
+
+    name: str
+    feature_service: str
+    feature_version: str
+    recipe: str
+    day: str
+    cutoff: str  # last day whose interactions it was trained with
+    seed: int
+    metrics: dict[str, float]  # of the validation
+
+
+@dataclass(frozen=True)
+class LoadedRanker:
+    """A verified artefact; `vocabulary[i]` is the item of index i + 1. The items still have to be attached."""
+
+    ranker: Ranker
+    vocabulary: list[str]
+    metadata: Metadata
+
+    @property
+    def config(self) -> RankerConfig:
+        return self.ranker.config
+
+
+def save_ranker(folder: Path, ranker: Ranker, vocabulary: list[str], metadata: Metadata) -> None:
+    """Write weights, config, vocabulary and, last, the checksums that `load_ranker` verifies."""
+    _check_vocabulary(vocabulary, ranker.config, folder / VOCABULARY_FILE)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: weights.contiguous() for name, weights in ranker.state_dict().items()}, folder / WEIGHTS_FILE)
+    write_json(folder / CONFIG_FILE, {"format": FORMAT, "ranker": asdict(ranker.config), "metadata": asdict(metadata)})
+    write_json(folder / VOCABULARY_FILE, vocabulary)
+    files = (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE)
+    write_json(folder / CHECKSUMS_FILE, {name: file_sha256(folder / name) for name in files})
+
+
+def load_ranker(folder: Path) -> LoadedRanker:
+    """Read an artefact in evaluation mode.
+
+    Raises `ValueError` naming the file that is missing, changed or unfit, and `OtherFormatError` for an older artefact.
+    """
+    checksums = _read_json(folder / CHECKSUMS_FILE)
+    for name in (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is missing: the model artefact is incomplete")
+        if not isinstance(checksums, dict) or checksums.get(name) != file_sha256(folder / name):
+            raise ValueError(f"{folder / name} does not match its checksum: the model artefact is corrupt")
+    content = _read_json(folder / CONFIG_FILE)
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise OtherFormatError(
+            f"{folder / CONFIG_FILE} has format {content.get('format', 1)}, this version reads {FORMAT}: run retrain"
+        )
+    try:
+        config, metadata = RankerConfig(**content["ranker"]), Metadata(**content["metadata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / CONFIG_FILE} does not describe a ranker: {error}") from error
+    vocabulary = _read_json(folder / VOCABULARY_FILE)
+    _check_vocabulary(vocabulary, config, folder / VOCABULARY_FILE)
+    ranker = Ranker(config)
+    try:
+        ranker.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+    return LoadedRanker(ranker.eval().requires_grad_(False), vocabulary, metadata)
+
+
+def _check_vocabulary(vocabulary: object, config: RankerConfig, file: Path) -> None:
+    if not isinstance(vocabulary, list) or not all(isinstance(item_id, str) for item_id in vocabulary):
+        raise ValueError(f"{file} is not a list of item ids")
+    if len(set(vocabulary)) != len(vocabulary) or len(vocabulary) != config.num_items:
+        raise ValueError(f"{file} holds {len(set(vocabulary))} distinct items, the config says {config.num_items}")
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error

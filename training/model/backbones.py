@@ -1,0 +1,121 @@
+"""The sequence encoders: SASRec and BERT4Rec (Transformers) and GRU4Rec, as strong as they are known to be.
+
+Shape suffixes:  B batch  T sequence length, oldest first  D model width  H heads  K width of a head
+"""
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.attention import allowed
+from training.model.config import RankerConfig
+from training.model.dropout import Dropout
+
+
+def new_backbone(config: RankerConfig) -> nn.Module:
+    """Inputs (B, T, D) and the mask of items (B, T) to states (B, T, D)."""
+    if config.variant == "legacy":
+        from training.model.llm_esr_backbones import new_legacy_backbone
+
+        return new_legacy_backbone(config)
+    if config.backbone == "gru4rec":
+        return GruBackbone(config)
+    return TransformerBackbone(config, is_causal=config.backbone == "sasrec")
+
+
+class Block(nn.Module):
+    """One pre-norm Transformer block."""
+
+    def __init__(self, config: RankerConfig, hidden: int) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.query_key_value = nn.Linear(config.width, 3 * config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.width, hidden), nn.GELU(), Dropout(config.dropout), nn.Linear(hidden, config.width)
+        )
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, step_BTD: Tensor, allowed_BHTT: Tensor | None, *, is_causal: bool = False) -> Tensor:
+        """`is_causal` instead of the mask where there is no padding."""
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.query_key_value(self.attention_norm(step_BTD)).chunk(3, -1)
+        )
+        # No dropout on the weights: torch would leave its fused kernel, and an epoch would take twice as long.
+        read_BHTK = F.scaled_dot_product_attention(query, key, value, allowed_BHTT, is_causal=is_causal)
+        return self._take(step_BTD, read_BHTK.transpose(1, 2).flatten(-2))
+
+    def last_state(self, step_BTD: Tensor) -> Tensor:
+        """What `forward` gives for the last step alone, (B, 1, D), which reads all others; at inference.
+
+        Keys and values are not computed: q . (W_k x) = (W_k' q) . x, and a mean of values is the value of a mean.
+        """
+        normed_BTD, last_B1D = self.attention_norm(step_BTD), step_BTD[:, -1:]
+        weight, bias = self.query_key_value.weight.chunk(3), self.query_key_value.bias.chunk(3)
+        query_BHK = F.linear(normed_BTD[:, -1], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1))
+        key_HKD, value_HKD = (part.unflatten(0, (self.num_heads, -1)) for part in weight[1:])
+        asked_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD) * query_BHK.shape[-1] ** -0.5
+        mean_BHD = (asked_BHD @ normed_BTD.transpose(1, 2)).softmax(-1) @ normed_BTD
+        read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD)
+        return self._take(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
+
+    def _take(self, step_BTD: Tensor, read_BTD: Tensor) -> Tensor:
+        step_BTD = step_BTD + self.dropout(self.output(read_BTD))
+        return step_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(step_BTD)))
+
+
+class TransformerBackbone(nn.Module):
+    """SASRec (causal) or BERT4Rec (every step sees all others)."""
+
+    def __init__(self, config: RankerConfig, *, is_causal: bool) -> None:
+        super().__init__()
+        self.is_causal = is_causal
+        self.position = nn.Embedding(config.max_length + 2, config.width, padding_idx=0)  # padding, T, and the mask
+        nn.init.normal_(self.position.weight[1:], std=0.02)
+        hidden = config.width if is_causal else 4 * config.width
+        self.blocks = nn.ModuleList(Block(config, hidden) for _ in range(config.num_blocks))
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        # Counted over items alone, so that the amount of padding changes nothing.
+        position_BT = mask_BT.cumsum(1) * mask_BT
+        step_BTD = self.dropout(step_BTD * math.sqrt(step_BTD.shape[-1]) + self.position(position_BT))
+        allowed_BTT = allowed("prefix" if self.is_causal else "full", mask_BT)
+        # Padding reads itself: a row that may read nothing would be NaN.
+        allowed_BTT = allowed_BTT | torch.eye(mask_BT.shape[1], dtype=torch.bool)
+        for block in self.blocks:
+            step_BTD = block(step_BTD, allowed_BTT[:, None])
+        return self.norm(step_BTD)
+
+    def last_state(self, step_BTD: Tensor) -> Tensor:
+        """The state after the last step of sequences without padding, (B, D); at inference."""
+        position_TD = self.position.weight[1 : step_BTD.shape[1] + 1]
+        step_BTD = torch.add(position_TD, step_BTD, alpha=math.sqrt(step_BTD.shape[-1]))
+        for block in self.blocks[:-1]:
+            step_BTD = block(step_BTD, None, is_causal=self.is_causal)
+        return self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))[:, 0]
+
+
+class GruBackbone(nn.Module):
+    """GRU4Rec. Without biases, zeros leave its zero state as it is: padding on the left is inert."""
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.gru = nn.GRU(config.width, config.width, config.num_blocks, bias=False, batch_first=True)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        state_BTD, _ = self.gru(self.dropout(step_BTD) * mask_BT[..., None])
+        return self.norm(state_BTD)
+
+    def last_state(self, step_BTD: Tensor) -> Tensor:
+        """The state after the last step of sequences without padding, (B, D); at inference."""
+        _, state_LBD = self.gru(step_BTD)
+        return self.norm(state_LBD[-1])

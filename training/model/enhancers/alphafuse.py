@@ -1,0 +1,43 @@
+"""AlphaFuse: frozen whitened semantic vectors, and a trained one in the coordinates where meaning says least.
+
+The first coordinates hold the directions of largest variance as they are; in the last `null_width` a trained vector,
+zero at the start, is added (github.com/Hugo-Chinn/AlphaFuse). No adapter; scores are cosines.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.adapter import whitening
+from training.model.config import PADDING, RankerConfig
+from training.model.enhancers.ids import Ids
+
+
+class AlphaFuse(Ids):
+    frozen_ND: Tensor
+    weight_DS: Tensor
+    bias_D: Tensor
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__(config)
+        self.item = nn.Embedding(config.num_items + 1, config.null_width, padding_idx=PADDING)
+        nn.init.zeros_(self.item.weight)
+        self.register_buffer("weight_DS", torch.zeros(config.width, config.semantic_size))
+        self.register_buffer("bias_D", torch.zeros(config.width))
+        self.register_buffer("frozen_ND", torch.zeros(0, config.width), persistent=False)
+
+    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
+        weight_DS, bias_D = whitening(item_NS, self.config.width)
+        self.weight_DS.copy_(weight_DS)
+        self.bias_D.copy_(bias_D)
+
+    def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
+        super().attach_items(semantic_NS, neighbour_NS)
+        # Of unit length on average, so that the backbone's input is as large as it is for trained embeddings.
+        whitened_ND = (semantic_NS.float() @ self.weight_DS.T + self.bias_D) * self.config.width**-0.5
+        self.frozen_ND = F.pad(whitened_ND, (0, 0, 1, 0))
+
+    def ids(self, items: Tensor) -> Tensor:
+        trained = super().ids(items)
+        frozen = self.frozen_ND[items.clamp(min=PADDING)]
+        return frozen + F.pad(trained, (self.config.width - self.config.null_width, 0))

@@ -1,0 +1,198 @@
+"""GRASP: semantic vectors of users, items and their neighbours as context of the trained item embeddings.
+
+What a language model knows enters as input only, through holistic attention on the sequence's side and a small map on
+the candidates'; nothing is trained towards it, so what is wrong about it can be unlearnt. Item embeddings begin as
+whitened meaning, and an item that few have taken borrows from its nearest by meaning, so that what is learnt of them is
+learnt of it too.
+
+    X_t = MLP([I; Z_self; Z_sim; Z_glob])_t + i_t
+    c_x = MLP_c([P E_x; P E'_x])            + i_x
+    i_x = (1 - g_x) e_x + g_x mean of e over the lenders of x,   g_x = sigmoid(b - log interactions of x)
+
+At each step of training some items have nothing but what they borrow (`lent_only`), whatever is known of them: so the
+lenders learn to stand in for one another, as they must for items that are rare or new.
+
+Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  C components
+                 W context width  D model width  M lenders: nearest items by meaning
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data.nearest import nearest
+from training.model.adapter import Adapter
+from training.model.attention import HolisticAttention, allowed, linear, mlp
+from training.model.config import PADDING, RankerConfig
+from training.model.enhancers.ids import Ids, Users
+
+HALF_BORROWED_AT = 3.0  # interactions, when training begins
+LEAST_COUNT = 0.5  # of an item that nobody has taken
+
+
+@dataclass(frozen=True)
+class History:
+    """Sequences of items, and each of their items once: what an item is made of is computed once for all its places."""
+
+    items_BT: Tensor
+    mask_BT: Tensor  # where there is an item to read: the one asked for is no key
+    unique_N: Tensor  # the item asked for counts as padding
+    place_BT: Tensor  # of each item in `unique_N`
+
+    @classmethod
+    def of(cls, items_BT: Tensor) -> "History":
+        unique_N, place_BT = items_BT.clamp(min=PADDING).unique(return_inverse=True)
+        return cls(items_BT, items_BT > PADDING, unique_N, place_BT)
+
+
+class Grasp(Ids):
+    own_NC: Tensor
+    near_NC: Tensor
+    lenders_NM: Tensor
+    log_count_N: Tensor
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__(config)
+        # Trained embeddings begin with length 1, what comes of projected vectors with unit variance: beside each other
+        # the latter would drown the former, and a step of the optimiser would move them eight times as far.
+        self.scale = config.width**-0.5
+        self.item_adapter, self.user_adapter = (Adapter(config, config.context_width) for _ in range(2))
+        self.holistic_attention = HolisticAttention(config)
+        self.candidate = (mlp if config.candidate == "mlp" else linear)(config, 1 + config.use_similar)
+        for name in ("own_NC", "near_NC"):
+            self.register_buffer(name, torch.zeros(0, config.num_components), persistent=False)
+        if config.num_lenders:
+            num_lenders = min(config.num_lenders, config.num_items)
+            self.register_buffer("lenders_NM", torch.zeros(config.num_items + 1, num_lenders, dtype=torch.int32))
+            self.register_buffer("log_count_N", torch.zeros(config.num_items + 1))
+            self.borrow_bias = nn.Parameter(torch.tensor(math.log(HALF_BORROWED_AT)))
+            self._attached_lenders_NM = self.lenders_NM
+        self._projected: tuple[Tensor, Tensor] | None = None
+
+    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
+        self.start_from_components(item_NS)
+        self.item_adapter.start_from(item_NS)
+        self.user_adapter.start_from(user_NS)
+        if self.config.num_lenders:
+            self.lend(item_NS, num_taken_N)
+
+    def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
+        super().attach_items(semantic_NS, neighbour_NS)
+        with torch.no_grad():
+            self.own_NC, self.near_NC = (
+                F.pad(self.item_adapter.reduce(vectors_NS.float()), (0, 0, 1, 0))
+                for vectors_NS in (semantic_NS, neighbour_NS)
+            )
+        if self.config.num_lenders:
+            meaning_NC, num_known = self._meaning(semantic_NS), self.config.num_items
+            newer_NM = _lenders(meaning_NC[num_known:], meaning_NC[:num_known], self.lenders_NM.shape[1])
+            # The buffer itself where nothing is newer: what `lend` and a loaded state write must be seen.
+            self._attached_lenders_NM = torch.cat([self.lenders_NM, newer_NM]) if len(newer_NM) else self.lenders_NM
+        self.forget()
+
+    def lend(self, item_NS: Tensor, num_taken_N: Tensor) -> None:
+        """Who lends to whom, by the vectors of all items, and how often each was taken in training."""
+        own_NC = self._meaning(item_NS)
+        self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
+        self.log_count_N[1:] = num_taken_N.float().clamp(min=LEAST_COUNT).log()
+
+    def _meaning(self, item_NS: Tensor) -> Tensor:
+        """Whitened components; an item without a vector, all zeros, has no nearest one and is nobody's."""
+        return self.item_adapter.reduce(item_NS.float()) * item_NS.any(1, keepdim=True)
+
+    def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
+        history = History.of(items_BT)
+        semantic_BTD = self._enhance(history, users)
+        id_BTD = F.embedding(history.place_BT, self.ids(history.unique_N))
+        # One backbone for two views, as in LLM-ESR, or one view.
+        return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
+
+    def candidates(self, items_N: Tensor) -> Tensor:
+        item_NW, near_NW = self.project(items_N)
+        inputs = [item_NW, near_NW] if self.config.use_similar else [item_NW]
+        semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
+        id_ND = self.ids(items_N)
+        is_dual = self.config.item_representation == "dual"
+        return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
+
+    def ids(self, items_N: Tensor) -> Tensor:
+        """Embeddings of items, each of which should be asked for once: (N, D)."""
+        if self.config.item_representation == "sem":
+            return torch.zeros(len(items_N), self.config.width)
+        if not self.config.num_lenders:
+            return super().ids(items_N)
+        lenders_NM = self._attached_lenders_NM[items_N].long()
+        is_known_N1 = (items_N <= self.config.num_items)[:, None]
+        own_N1 = items_N[:, None] * is_known_N1
+        num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
+        share_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
+        is_lent_N1 = ~is_known_N1
+        if self.training and self.config.lent_only:
+            is_lent_N1 = is_lent_N1 | (torch.rand(share_N1.shape) < self.config.lent_only)
+        share_N1 = share_N1.masked_fill(is_lent_N1, 1) * (num_N1 > 0)
+        lent_share_NM = (share_N1 / num_N1.clamp(min=1)).expand_as(lenders_NM)
+        # One weighed lookup for an item and its lenders: each has a gradient as large as the whole table.
+        rows_NM, weights_NM = torch.cat([own_N1, lenders_NM], 1), torch.cat([1 - share_N1, lent_share_NM], 1)
+        return F.embedding_bag(
+            rows_NM, self.item.weight, per_sample_weights=weights_NM, mode="sum", padding_idx=PADDING
+        )
+
+    def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
+        """How much each item of the history counted in the last state, (B, T): own and similar level together.
+
+        Padding weighs 0.
+        """
+        attention, history = self.holistic_attention, History.of(items_BT)
+        keys: Sequence[Tensor] = [vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N)]
+        weights_BT = torch.zeros(items_BT.shape)
+        levels = (attention.self_attention, attention.similar_attention)
+        for level, query_BQW, keys_BTW in zip(levels, self.asking(history, users), keys, strict=True):
+            if level is not None:
+                last_BQW = attention.ask(query_BQW, keys_BTW)[:, -1:]
+                weights_BHQCT = level.weights(
+                    last_BQW, keys_BTW[:, None], allowed(self.config.mode, history.mask_BT)[:, -1:]
+                )
+                weights_BT = weights_BT + weights_BHQCT.mean(1).flatten(1)
+        return weights_BT
+
+    def forget(self) -> None:
+        self._projected = None
+
+    def _enhance(self, history: History, users: Users) -> Tensor:
+        item_BTW, near_item_BTW = (vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N))
+        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self.asking(history, users), history.mask_BT)
+        return self.scale * enhanced_BTD * (history.items_BT != PADDING)[..., None]
+
+    def asking(self, history: History, users: Users) -> tuple[Tensor, Tensor]:
+        """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
+        if self.config.user_text == "described":
+            reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
+            own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
+            return own, near
+        # A linear map of a mean is the mean of what it maps to.
+        mask_BT1 = history.mask_BT[..., None]
+        num_BT1 = mask_BT1.cumsum(1).clamp(min=1)
+        own, near = (
+            (self.user_adapter(vectors_NC[history.unique_N])[history.place_BT] * mask_BT1).cumsum(1) / num_BT1
+            for vectors_NC in (self.own_NC, self.near_NC)
+        )
+        return own, near
+
+    def project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Own and neighbour vectors of items in context width, (N, W): in inference once for all."""
+        if self.training:
+            return self.item_adapter(self.own_NC[items_N]), self.item_adapter(self.near_NC[items_N])
+        if self._projected is None:
+            with torch.no_grad():
+                self._projected = self.item_adapter(self.own_NC), self.item_adapter(self.near_NC)
+        return self._projected[0][items_N], self._projected[1][items_N]
+
+
+def _lenders(asking_NC: Tensor, known_NC: Tensor, num: int, *, are_same: bool = False) -> Tensor:
+    """The nearest known items (N, M), from 1; 0 for want of one with a cosine above 0."""
+    rows_NM, cosines_NM = nearest(asking_NC, known_NC, num, are_same=are_same)
+    return ((rows_NM + 1) * (cosines_NM > 0)).int()

@@ -1,0 +1,205 @@
+"""A ranker that only answers: what depends on items and weights alone is computed once, and a request pays the rest.
+
+GRASP's projections of items, of the queries that items ask with, and all linear maps up to the hidden layer of its MLP
+fold into one row per item. With sigmoid weights A over the prefix, what is left for a request is
+
+    q_t = mean of the query rows up to t      A_ts = sigmoid(q_t . k_s + bias) for s <= t
+    X = W_2 gelu(hidden rows + A value rows) + id rows
+
+Rankers that do not fold are asked as in training; scores differ from theirs by rounding alone.
+
+Shape suffixes:  T sequence length, oldest first, with the item asked for   N items, row 0 is padding
+                 S semantic size  V views  D width of a state  W context width  M hidden width of GRASP's MLP
+                 G levels times heads  K width of a head
+"""
+
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.attention import Attention
+from training.model.backbones import GruBackbone, TransformerBackbone
+from training.model.config import MASK, PADDING, RankerConfig
+from training.model.enhancers.grasp import Grasp, History
+from training.model.enhancers.ids import Ids, Users
+from training.model.ranker import Ranker
+
+
+class Views(Protocol):
+    """What the backbone reads of one sequence."""
+
+    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+        """Views (V, T, D), and how much each item counted in the last state (T,), None where all count the same."""
+
+
+class FrozenRanker:
+    """One sequence without padding in, one state out. The ranker, its weights and its items must not change after."""
+
+    @torch.no_grad()
+    def __init__(self, ranker: Ranker) -> None:
+        self.config = ranker.config
+        self.kernel = ranker.kernel
+        self.candidate_ND = ranker.candidates()
+        self._ranker = ranker
+        self._views = _views_of(ranker.enhancer)
+
+    @torch.inference_mode()
+    def views(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor]:
+        """Views (V, T, D) of the latest `max_length` items, and how much each of these counts, (items,)."""
+        items_T = items_T[-self.config.max_length :]
+        num_items = len(items_T)
+        if self.config.backbone == "bert4rec":
+            items_T = F.pad(items_T, (0, 1), value=MASK)
+        view_VTD, weights_T = self._views(items_T, users)
+        if self.config.backbone == "bert4rec":
+            view_VTD = torch.cat([view_VTD[:, :-1], view_VTD[:, -1:] + self._ranker.mask], 1)
+        if weights_T is None:
+            return view_VTD, torch.full((num_items,), 1 / num_items)
+        return view_VTD, weights_T[:num_items]
+
+    @torch.inference_mode()
+    def state(self, view_VTD: Tensor) -> Tensor:
+        """What candidates are multiplied with, (D,)."""
+        state_V1D = self._last_state(view_VTD)[:, None]
+        state_D = self._ranker.enhancer.combine(list(state_V1D))[0]
+        return F.normalize(state_D, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_D
+
+    def _last_state(self, view_VTD: Tensor) -> Tensor:
+        backbone = self._ranker.backbone
+        if self.config.variant == "legacy":
+            states_VTD: Tensor = backbone(view_VTD, torch.ones(view_VTD.shape[:2], dtype=torch.bool))
+            return states_VTD[:, -1]
+        return cast(TransformerBackbone | GruBackbone, backbone).last_state(view_VTD)
+
+
+def _views_of(enhancer: Ids) -> Views:
+    if isinstance(enhancer, Grasp) and folds(enhancer.config):
+        return FoldedGrasp(enhancer)
+    if type(enhancer).views is Ids.views:
+        return IdTable(enhancer)
+    return AsTrained(enhancer)
+
+
+class AsTrained:
+    """The enhancer itself."""
+
+    def __init__(self, enhancer: Ids) -> None:
+        self._enhancer = enhancer
+
+    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+        view_VTD = torch.cat(self._enhancer.views(items_T[None], users))
+        if not isinstance(self._enhancer, Grasp):
+            return view_VTD, None
+        return view_VTD, self._enhancer.history_weights(items_T[items_T != MASK][None], users)[0]
+
+
+class IdTable:
+    """Item embeddings, whatever they are made of."""
+
+    def __init__(self, enhancer: Ids) -> None:
+        self._id_ND = enhancer.ids(torch.arange(enhancer.num_items + 1))
+
+    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `Views`
+        return self._id_ND[items_T.clamp(min=PADDING)][None], None
+
+
+def folds(config: RankerConfig) -> bool:
+    """Whether the attention is one of sigmoids over the prefix alone: recipes have it so, ablations need not."""
+    is_prefix = config.mode == "prefix" and config.activation == "sigmoid" and config.use_attention
+    return is_prefix and not config.use_global and config.item_representation != "dual"
+
+
+class FoldedGrasp:
+    """GRASP with one row per item: keys and values of each level and head, hidden, id and, without a description that
+    asks, queries. The row of padding stands for the item asked for: it has no query and no value.
+    """
+
+    def __init__(self, enhancer: Grasp) -> None:
+        config, attention = enhancer.config, enhancer.holistic_attention
+        hidden, last = cast(nn.Linear, attention.mlp[0]), cast(nn.Linear, attention.mlp[-1])
+        items_N = torch.arange(enhancer.num_items + 1)
+        is_item_N1 = (items_N != PADDING)[:, None]
+        self._enhancer = enhancer
+        self._levels = [level for level in (attention.self_attention, attention.similar_attention) if level is not None]
+        self._head_size = config.context_width // config.num_heads
+        self._bias_G = torch.stack([level.bias for level in self._levels]).repeat_interleave(config.num_heads)
+        self._last_MD = enhancer.scale * last.weight.T
+
+        read_NW = enhancer.project(items_N)[: len(self._levels)]
+        own_MW, *answer_MW = hidden.weight.split(config.context_width, 1)
+        pairs = list(zip(self._levels, read_NW, strict=True))
+        parts = {
+            "key": [level.key(keys_NW) for level, keys_NW in pairs],
+            "value": [
+                value_NM * is_item_N1
+                for (level, keys_NW), map_MW in zip(pairs, answer_MW, strict=True)
+                for value_NM in self._values(level, keys_NW, map_MW)
+            ],
+            "hidden": [F.linear(read_NW[0], own_MW, hidden.bias)],
+            "id": [enhancer.ids(items_N) + enhancer.scale * last.bias],
+        }
+        if config.user_text == "mean_of_prefix_items":
+            asking = enhancer.user_adapter(enhancer.own_NC), enhancer.user_adapter(enhancer.near_NC)
+            parts["query"] = [
+                self._query(level, each) * is_item_N1 for level, each in zip(self._levels, asking, strict=False)
+            ]
+        self._widths = {name: sum(part.shape[1] for part in each) for name, each in parts.items()}
+        self._row_NX = torch.cat([part for each in parts.values() for part in each], 1)
+
+        prefix_TT = torch.ones(config.max_length, config.max_length).tril()
+        self._mean_TT = prefix_TT / prefix_TT.sum(1, keepdim=True)
+        self._share_TT = self._mean_TT if config.normalise == "mean" else prefix_TT
+
+    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+        row_TX = self._row_NX[items_T.clamp(min=PADDING)]
+        part = dict(zip(self._widths, row_TX.split(list(self._widths.values()), 1), strict=True))
+        key_TGK, value_TGM = (part[name].unflatten(1, (len(self._bias_G), -1)) for name in ("key", "value"))
+        if "query" in part:
+            query_TGK = (self._steps(self._mean_TT, items_T) @ part["query"]).unflatten(1, (len(self._bias_G), -1))
+            hidden_TM, weights_T = self._asked_by_items(part["hidden"], query_TGK, key_TGK, value_TGM, items_T)
+        else:
+            query_GK = self._described(items_T, users)
+            hidden_TM, weights_T = self._asked_by_user(part["hidden"], query_GK, key_TGK, value_TGM, items_T)
+        view_TD = torch.addmm(part["id"], F.gelu(hidden_TM), self._last_MD)
+        return view_TD[None], weights_T / self._enhancer.config.num_heads
+
+    def _asked_by_items(
+        self, hidden_TM: Tensor, query_TGK: Tensor, key_TGK: Tensor, value_TGM: Tensor, items_T: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Every step has a query of its own, and so weights of its own."""
+        logit_GTT = torch.baddbmm(self._bias_G[:, None, None], query_TGK.transpose(0, 1), key_TGK.permute(1, 2, 0))
+        weights_GTT = logit_GTT.sigmoid_().mul_(self._steps(self._share_TT, items_T))
+        for weights_TT, value_TM in zip(weights_GTT, value_TGM.unbind(1), strict=True):
+            hidden_TM = torch.addmm(hidden_TM, weights_TT, value_TM)
+        return hidden_TM, weights_GTT[:, -1].sum(0)
+
+    def _asked_by_user(
+        self, hidden_TM: Tensor, query_GK: Tensor, key_TGK: Tensor, value_TGM: Tensor, items_T: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """One query: a weight does not depend on the step."""
+        gate_TG = ((key_TGK * query_GK).sum(-1) + self._bias_G).sigmoid_()
+        share_TT = self._steps(self._share_TT, items_T)
+        answer_TM = torch.bmm(gate_TG[:, None], value_TGM).squeeze(1)
+        return torch.addmm(hidden_TM, share_TT, answer_TM), share_TT[-1] * gate_TG.sum(1)
+
+    def _described(self, items_T: Tensor, users: Users) -> Tensor:
+        asking = zip(self._levels, self._enhancer.asking(History.of(items_T[None]), users), strict=False)
+        return torch.cat([self._query(level, each_1QW[0]) for level, each_1QW in asking], 1).view(-1, self._head_size)
+
+    def _query(self, level: Attention, asking_QW: Tensor) -> Tensor:
+        return level.query(asking_QW) * self._head_size**-0.5
+
+    def _values(self, level: Attention, keys_NW: Tensor, answer_MW: Tensor) -> list[Tensor]:
+        """Of each head (N, M): what a weight of 1 adds to the hidden layer."""
+        map_MW = answer_MW @ level.output.weight
+        heads = zip(level.value(keys_NW).split(self._head_size, 1), map_MW.split(self._head_size, 1), strict=True)
+        return [value_NK @ map_MK.T for value_NK, map_MK in heads]
+
+    def _steps(self, share_TT: Tensor, items_T: Tensor) -> Tensor:
+        """What each item counts at each step, (T, T); the item asked for counts nothing and reads what the last did."""
+        num_steps = len(items_T)
+        if self._enhancer.config.backbone != "bert4rec":
+            return share_TT[:num_steps, :num_steps]
+        return F.pad(share_TT[[*range(num_steps - 1), num_steps - 2], : num_steps - 1], (0, 1))

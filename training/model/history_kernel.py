@@ -1,0 +1,138 @@
+"""The history kernel: how near a candidate is to the latest items, by meaning, by order and by who took both.
+
+    score(x) = sum over kinds k of weight_k * sum over the latest items s_j of 0.7^j * R_k(s_j, x),  s_0 the newest
+
+    semantic      cosine of whitened semantic vectors
+    transition    sum over d = 1..5 of 0.6^(d-1) * |x taken d steps after s| / sqrt(|s| |x|)
+    cooccurrence  |users of both| / sqrt(|users of s| * |users of x|)
+
+The form, and the last kind, are STAR's (arXiv 2410.16458). Each R is stored for the nearest items only. The weights are
+chosen on validation once a ranker is fitted (`calibration.py`): docs/decisions/history-kernel.md says why not before.
+
+Shape suffixes:  B batch  T sequence length  J latest items, newest first  N items, row 0 is padding
+                 M stored neighbours  K kinds  L additions of all kinds  S semantic size  C components
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.data.cooccurrence import cosine, item_cosine, occurrences, transitions
+from training.data.nearest import nearest
+from training.model.adapter import whitening
+from training.model.config import PADDING, RankerConfig
+
+KINDS = ("semantic", "transition", "cooccurrence")
+DECAY = 0.7  # of the weight of a history item, by that of the next newer one
+WINDOW, WINDOW_DECAY = 5, 0.6  # steps that a transition may span, and what each further one counts
+NUM_NEWEST = 200  # items of a user that are counted: pairs grow with the square
+NUM_COMPONENTS = 256  # whitened ones whose cosine is the semantic nearness
+
+
+class HistoryKernel(nn.Module):
+    """The stored nearness of items by each kind, and the weights of the kinds; zero until they are calibrated."""
+
+    weights_K: Tensor
+
+    def __init__(self, config: RankerConfig) -> None:
+        super().__init__()
+        self.num_rows, self.num_stored = config.num_items + 1, min(config.kernel_neighbours, config.num_items)
+        for kind in KINDS:
+            self.register_buffer(f"{kind}_ids_NM", torch.zeros(self.num_rows, self.num_stored, dtype=torch.int32))
+            self.register_buffer(f"{kind}_values_NM", torch.zeros(self.num_rows, self.num_stored))
+        self.register_buffer("weights_K", torch.zeros(len(KINDS)))
+        self.length = config.kernel_length
+
+    def start_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
+        """Store the nearest items of each kind; row i of the vectors is item i + 1, sequences hold training items."""
+        num_items = len(semantic_NS)
+        sequences = [items[-NUM_NEWEST:] for items in sequences]
+        components_NC = whitened(torch.from_numpy(semantic_NS))
+        rows_NM, cosines_NM = nearest(components_NC, components_NC, self.num_stored, are_same=True)
+        self._store("semantic", rows_NM + 1, cosines_NM.clamp(min=0))
+        for kind, near_NN in (
+            ("transition", cosine(window_transitions(sequences, num_items), occurrences(sequences, num_items))),
+            ("cooccurrence", item_cosine(sequences, num_items)),
+        ):
+            ids, values = strongest(near_NN, self.num_stored)
+            self._store(kind, torch.from_numpy(ids), torch.from_numpy(values))
+
+    def _store(self, kind: str, ids_NM: Tensor, values_NM: Tensor) -> None:
+        self.get_buffer(f"{kind}_ids_NM")[1:] = ids_NM
+        self.get_buffer(f"{kind}_values_NM")[1:] = values_NM
+
+    def forward(self, items_BT: Tensor, num_items: int) -> Tensor:
+        """Scores of all items by the latest of a sequence, (B, num_items + 1); padding and newer items have none."""
+        score_BN = torch.zeros(len(items_BT), num_items + 1)
+        for weight, (ids_BL, values_BL) in zip(self.weights_K, self._nearest(items_BT), strict=True):
+            score_BN.scatter_add_(1, ids_BL, weight * values_BL)
+        score_BN[:, PADDING] = 0
+        return score_BN
+
+    def additions(self, items_T: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` adds for one sequence without padding, where it adds anything: items and values, both (L,).
+
+        An item may come several times.
+        """
+        latest_J = items_T[-self.length :].flip(-1)
+        known_J = latest_J * (latest_J < self.num_rows)
+        decay_J1 = DECAY ** torch.arange(len(known_J))[:, None]
+        item_L, value_L = (
+            torch.stack([self.get_buffer(f"{kind}_{name}_NM")[known_J] for kind in KINDS]) for name in ("ids", "values")
+        )
+        item_L, value_L = item_L.flatten(), (self.weights_K[:, None, None] * decay_J1 * value_L).flatten()
+        is_item_L = item_L != PADDING
+        return item_L[is_item_L].long(), value_L[is_item_L]
+
+    def parts(self, items_BT: Tensor, num_items: int) -> Tensor:
+        """What each kind says before it is weighed, (K, B, num_items + 1)."""
+        parts_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
+        for part_BN, (ids_BL, values_BL) in zip(parts_KBN, self._nearest(items_BT), strict=True):
+            part_BN.scatter_add_(1, ids_BL, values_BL)
+        parts_KBN[..., PADDING] = 0
+        return parts_KBN
+
+    def _nearest(self, items_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each kind what is stored of the latest items: items and what they are worth, both (B, L)."""
+        latest_BJ = items_BT[:, -self.length :].flip(-1)
+        known_BJ = latest_BJ * ((latest_BJ > PADDING) & (latest_BJ < self.num_rows))
+        decay_J1 = DECAY ** torch.arange(known_BJ.shape[1])[:, None]
+        for kind in KINDS:
+            ids_BJM = self.get_buffer(f"{kind}_ids_NM")[known_BJ].long()
+            values_BJM = decay_J1 * self.get_buffer(f"{kind}_values_NM")[known_BJ]
+            yield ids_BJM.flatten(1), values_BJM.flatten(1)
+
+
+def whitened(semantic_NS: Tensor) -> Tensor:
+    """Onto whitened components: their cosine tells items apart better than that of raw sentence vectors.
+
+    An item without a vector, all zeros, stays without: whitening would make all of them alike.
+    """
+    weight_CS, bias_C = whitening(semantic_NS.float(), min(NUM_COMPONENTS, semantic_NS.shape[1]))
+    return F.linear(semantic_NS.float(), weight_CS, bias_C) * semantic_NS.any(1, keepdim=True)
+
+
+def window_transitions(sequences: Sequence[np.ndarray], num_items: int) -> sparse.csr_matrix:
+    """How often item x came within `WINDOW` steps after item a, further steps counting less: (N, N), row a."""
+    found = sparse.csr_matrix((num_items, num_items))
+    for steps in range(1, WINDOW + 1):
+        found = found + WINDOW_DECAY ** (steps - 1) * transitions(sequences, num_items, steps)
+    found.setdiag(0)  # an item says nothing about itself
+    found.eliminate_zeros()
+    return found
+
+
+def strongest(matrix: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Item indices (from 1, 0 where there are fewer) and values of the k largest entries of each row, (N, k)."""
+    ids = np.zeros((matrix.shape[0], k), np.int32)
+    values = np.zeros((matrix.shape[0], k), np.float32)
+    for row in range(matrix.shape[0]):
+        begin, end = matrix.indptr[row], matrix.indptr[row + 1]
+        order = np.argsort(-matrix.data[begin:end], kind="stable")[:k]
+        ids[row, : len(order)] = matrix.indices[begin:end][order] + 1
+        values[row, : len(order)] = matrix.data[begin:end][order]
+    return ids, values
