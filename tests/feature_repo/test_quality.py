@@ -266,7 +266,7 @@ def test_a_leaking_training_set_is_refused(settings, changed, expected):
 
 
 def test_a_training_set_that_was_never_built_says_how(settings):
-    with pytest.raises(FileNotFoundError, match=r"users\.parquet is missing: run python -m training\.dataset"):
+    with pytest.raises(FileNotFoundError, match=r"users\.parquet is missing: run python -m training\.build_training_set"):
         check_training_set(settings, NEXT)
 
 

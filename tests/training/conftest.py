@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from grasp.days import end_of
-from training.data.training_set import TrainingSet, arrange, split_events
+from training.build_training_set import split_events
+from training.data.training_set import TrainingSet, arrange
 from training.fitting.recipes import TrainConfig, recipe
 from training.model.config import RankerConfig
 from training.model.ranker import Ranker

@@ -123,7 +123,7 @@ def test_what_is_written_is_loaded_and_says_its_cutoff(frames, tmp_path):
 
 
 def test_a_training_set_that_was_never_built_says_how_to_build_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m training\.dataset"):
+    with pytest.raises(FileNotFoundError, match=r"python -m training\.build_training_set"):
         training_sets.require(tmp_path, "1998-02-28")
 
 
