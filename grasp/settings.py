@@ -1,8 +1,8 @@
 """Where things are and how much is allowed: one frozen object, read from `GRASP_*` variables.
 
-`Settings.load()` is called once at the start of every command. A missing, wrong or misspelt variable raises
-`SettingsError` with the variable's name before any work is done. What a training run *is* lives in
-`training/fitting/recipes.py`, what a feature *means* in `grasp/tables.py` and `feature_repo/features.py`.
+`Settings.load()` is called once at the start of every command. A wrong or misspelt variable raises `SettingsError` with
+the variable's name before any work is done. What a training run *is* lives in `training/fitting/recipes.py`, what a
+feature *means* in `grasp/tables.py` and `feature_repo/features.py`.
 """
 
 import difflib
@@ -12,13 +12,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from grasp.addresses import milvus_address, redis_address, server_url
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
-_SERVER = re.compile(r"[^\s:,=]+:\d{1,5}")
 
 # Read by make, the tests and the benchmarks, not by the system itself; keys only by the process that asks a server,
 # tokens only by the one that checks them, so that no list of settings can show or carry them.
@@ -34,34 +44,25 @@ OUTSIDE_SETTINGS = {
     "GRASP_TOKENS_OPERATE",
 }
 
+# What Kubernetes adds to every container for a Service whose name begins with `grasp`.
+_KUBERNETES_NAME = re.compile(r"GRASP_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
+_KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
+
 
 class SettingsError(ValueError):
-    """A `GRASP_*` variable is missing, wrong or unknown; the message names it."""
+    """A `GRASP_*` variable is wrong or unknown; the message names it."""
 
 
 def _complaint(error: Any) -> str:
     """What is wrong with one variable; the value itself only where it can be no secret."""
     name = str(error["loc"][0])
-    got = f" (got {error['input']!r})" if Settings.model_fields[name].repr else ""
-    return f"{PREFIX}{name.upper()}: {error['msg']}{got}"
+    got = f" (got {error['input']!r})" if name not in SECRETS else ""
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()}: {message}{got}"
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    if moment is not None and moment.tzinfo is None:
-        raise ValueError("a time needs its zone, for example 1998-04-22T23:59:59Z")
     return moment.astimezone(UTC) if moment else None
-
-
-def _server_url(url: str) -> str:
-    """No message shows the value, which may hold a secret."""
-    if not url:
-        return url
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("a server is named like https://models.example.com/v1")
-    if parts.username or parts.password or parts.query:
-        raise ValueError("no user, password or query belongs here: a key goes into GRASP_LLM_API_KEY and its like")
-    return url.rstrip("/")
 
 
 def _model_of_server(model: str, info: ValidationInfo) -> str:
@@ -88,31 +89,31 @@ def _encoder_of_server(model: str, info: ValidationInfo) -> str:
     return model
 
 
-def _redis_address(address: str) -> str:
-    """As Feast reads it. No message shows the value, which may hold a password."""
-    servers = [part for part in address.split(",") if "=" not in part]
-    if not servers or not all(_SERVER.fullmatch(server) for server in servers):
-        raise ValueError("a Redis is named host:port, further ones and name=value options after commas")
-    return address
+def _names(value: Any) -> Any:
+    return tuple(value.split(",")) if isinstance(value, str) else value
 
 
-AwareTime = Annotated[datetime | None, AfterValidator(_utc)]
+HttpServer = Annotated[str, AfterValidator(server_url)]
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """All settings. The field `lake` is the variable `GRASP_LAKE`, and so on; descriptions are the help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", validate_default=True, env_prefix=PREFIX, env_ignore_empty=True
+    )
 
-    home: Path = Field(description="Folder for everything the system writes; the only required setting.")
+    home: Path = Field(description="Folder for everything the system writes; `.grasp` in the project when unset.")
     source: Path = Field(description="Folder with interactions, items and optional users (docs/data.md).")
     lake: Path = Field(description="Folder of the day-partitioned parquet tables, seen by every Spark worker.")
     releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
     data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
-    mlflow_uri: str = Field(repr=False, description="MLflow tracking store, as a database URI.")
+    mlflow_uri: SecretStr = Field(description="MLflow tracking store, as a database URI.")
 
-    now: AwareTime = Field(None, description="The clock for ages and freshness; the wall clock when unset.")
+    now: Annotated[AwareDatetime | None, AfterValidator(_utc)] = Field(
+        None, description="The clock for ages and freshness; the wall clock when unset."
+    )
 
     llm: Path = Field(description="Folder of the language model: Hugging Face files or one GGUF file.")
     llm_budget: int = Field(
@@ -134,9 +135,8 @@ class Settings(BaseModel):
     )
     llm_batch_size: int = Field(32, ge=1, le=256, description="Prompts generated together in one Spark worker.")
     llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")
-    llm_url: Annotated[str, AfterValidator(_server_url)] = Field(
+    llm_url: HttpServer = Field(
         "",
-        repr=False,
         description="Base URL of an OpenAI-compatible server (ending in /v1); empty runs GRASP_LLM here.",
     )
     llm_model: Annotated[str, AfterValidator(_model_of_server)] = Field(
@@ -162,13 +162,12 @@ class Settings(BaseModel):
     user_history_holdout: int = Field(
         0, ge=0, description="Latest interactions a user's description must not see; 1 is `train_minus_last`."
     )
-    hidden_attributes: tuple[str, ...] = Field(
+    hidden_attributes: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = Field(
         ("asin", "zip_code", "url", "image"), description="Attributes that never enter a description."
     )
     encoder: Path = Field(description="Folder of the sentence-transformers encoder.")
-    encoder_url: Annotated[str, AfterValidator(_server_url)] = Field(
+    encoder_url: HttpServer = Field(
         "",
-        repr=False,
         description="Base URL of an OpenAI-compatible embeddings server; empty runs GRASP_ENCODER here.",
     )
     encoder_model: Annotated[str, AfterValidator(_encoder_of_server)] = Field(
@@ -177,8 +176,10 @@ class Settings(BaseModel):
     encoder_revision: str = Field("", description="Revision of GRASP_ENCODER_MODEL; change it when its weights do.")
     encoder_batch_size: int = Field(64, ge=1, le=1024, description="Texts encoded together in one Spark worker.")
 
-    milvus_uri: str = Field(description="Milvus server URI, or a folder ending in .db for Milvus-Lite.")
-    milvus_token: str = Field("", repr=False, description="Token of the Milvus server; empty for Milvus-Lite.")
+    milvus_uri: Annotated[str, AfterValidator(milvus_address)] = Field(
+        description="Milvus server URI, or a folder ending in .db for Milvus-Lite."
+    )
+    milvus_token: SecretStr = Field(SecretStr(""), description="Token of the Milvus server; empty for Milvus-Lite.")
     neighbour_backend: Literal["exact", "milvus"] = Field(
         "exact", description="Who searches neighbours: exact (FAISS in memory) or milvus."
     )
@@ -222,19 +223,17 @@ class Settings(BaseModel):
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(500, gt=0, description="A slower Milvus server is searched for in memory.")
     log_requests: bool = Field(True, description="Whether served requests and outcomes are kept in the lake.")
-    redis: Annotated[str, AfterValidator(_redis_address)] = Field(
-        "localhost:6379",
-        repr=False,
-        description="Redis of the production feature store configuration: host:port[,name=value...].",
+    redis: Annotated[SecretStr, AfterValidator(redis_address)] = Field(
+        SecretStr("localhost:6379"),
+        description="Redis of the production feature store: redis://user:password@host:port/db, "
+        "or host:port[,name=value...].",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _fill_places(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Everything that is written lies under `home` unless it is told otherwise."""
-        if not given.get("home"):
-            return given
-        home = Path(given["home"]).expanduser().resolve()
+        home = Path(given.get("home") or ROOT / ".grasp").expanduser().resolve()
         places = {
             "source": home / "source" / "movielens-100k",
             "lake": home / "lake",
@@ -253,25 +252,27 @@ class Settings(BaseModel):
         return places | resolved | {"home": home}
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`Settings(...)` is what it is given; only `load` reads variables."""
+        return (init_settings,)
+
+    @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """Read and validate every `GRASP_*` variable; raises `SettingsError` that names the wrong ones."""
-        environ = os.environ if environ is None else environ
-        given: dict[str, Any] = {}
-        for variable, value in environ.items():
-            if not variable.startswith(PREFIX) or variable in OUTSIDE_SETTINGS or value == "":
-                continue
+        variables = _own_variables(os.environ if environ is None else environ)
+        for variable in variables:
             name = variable.removeprefix(PREFIX).lower()
             if name not in cls.model_fields:
                 near = difflib.get_close_matches(name, cls.model_fields, n=1)
                 hint = f"; did you mean {PREFIX}{near[0].upper()}?" if near else ""
                 raise SettingsError(f"{variable} is not a setting{hint}")
-            given[name] = tuple(value.split(",")) if name == "hidden_attributes" else value
-        if "home" not in given:
-            raise SettingsError(
-                "GRASP_HOME is not set: name the folder the system may write to, e.g. GRASP_HOME=.grasp"
-            )
         try:
-            return cls(**given)
+            return cls(**_Variables(cls, variables)())
         except ValidationError as error:
             raise SettingsError("; ".join(map(_complaint, error.errors()))) from None
 
@@ -280,13 +281,45 @@ class Settings(BaseModel):
         return self.now or datetime.now(UTC)
 
     def variables(self) -> dict[str, str]:
-        """The same settings as `GRASP_*` variables, complete, for child processes and `feature_store.yaml`."""
-        result = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if isinstance(value, tuple):
-                value = ",".join(value)
-            elif isinstance(value, datetime):
-                value = value.isoformat()
-            result[PREFIX + name.upper()] = "" if value is None else str(value)
-        return result
+        """The same settings as `GRASP_*` variables, complete, for child processes and `feature_store.yaml`.
+
+        Secrets are in them: they are for environments, never for a person's eyes.
+        """
+        return {PREFIX + name.upper(): _as_variable(getattr(self, name)) for name in type(self).model_fields}
+
+
+SECRETS = frozenset({"mlflow_uri", "milvus_token", "milvus_uri", "redis", "llm_url", "encoder_url"})
+
+
+class _Variables(EnvSettingsSource):
+    """Reads the variables it is given, where its parent reads those of the process."""
+
+    def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str]) -> None:
+        self._variables = variables
+        super().__init__(settings_cls)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): value for name, value in self._variables.items()}
+
+
+def _own_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are meant as settings: set, and neither anybody else's nor Kubernetes' own."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(PREFIX)
+        and name not in OUTSIDE_SETTINGS
+        and value
+        and not _KUBERNETES_NAME.fullmatch(name)
+        and not (name.endswith("_PORT") and _KUBERNETES_PORT.match(value))
+    }
+
+
+def _as_variable(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return "" if value is None else str(value)

@@ -87,7 +87,7 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
     torch.set_num_threads(settings.num_threads)
     training_set = load(training_set_folder(settings, day))
     feature_version = Versions(settings).feature
-    mlflow.set_tracking_uri(settings.mlflow_uri)
+    mlflow.set_tracking_uri(settings.mlflow_uri.get_secret_value())
     if mlflow.get_experiment_by_name("ranker") is None:
         mlflow.create_experiment("ranker", artifact_location=(settings.home / "mlartifacts").as_uri())
     mlflow.set_experiment("ranker")

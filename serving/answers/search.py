@@ -25,7 +25,7 @@ import numpy as np
 
 from grasp.settings import Settings
 from serving.ranking.items import top
-from serving.rollout.follower import Served
+from serving.rollout.follower import LoadedRelease
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 NUM_PROBED, LEAST_COSINE = 3, 0.99  # of a description's vector in the release and by the encoder at hand
 NUM_SPARE = 100  # hits beyond k, for those that the release does not have
 ENCODER_LOADED = "the encoder of searches is loaded"  # said once by each worker that is searched
-LATE = "searches are not answered in time, as when the encoder is being loaded; ask again"
+LATE_MESSAGE = "searches are not answered in time, as when the encoder is being loaded; ask again"
 RETRY_SECONDS = 10.0  # a server that failed is left alone for as long
 NUM_THREADS = 2  # of searches: one encodes while another waits for Milvus
 ANSWER_SECONDS = 30.0  # a search that has waited for as long, as a rule for the encoder to be loaded, is not answered
 
-Fallback = Literal["milvus_timeout", "milvus_error"]
+SearchFallback = Literal["milvus_timeout", "milvus_error"]
 
 log = logging.getLogger("grasp.serving")
 
@@ -106,7 +106,7 @@ def open_encoder(settings: Settings) -> Encoder:
     return ServerEncoder(settings) if settings.encoder_url else FolderEncoder(settings.encoder)
 
 
-class MilvusServer:
+class MilvusSearch:
     """A server's collections, asked within a limit of time. Raises `TimeoutError` or `ConnectionError`."""
 
     def __init__(
@@ -151,7 +151,7 @@ class MilvusServer:
         from pymilvus import MilvusClient
 
         settings = self._settings
-        return MilvusClient(uri=settings.milvus_uri, token=settings.milvus_token, timeout=self._timeout_seconds)
+        return MilvusClient(uri=settings.milvus_uri, token=settings.milvus_token.get_secret_value(), timeout=self._timeout_seconds)
 
     def _ask(self, collection: str, vector_S: np.ndarray, k: int) -> list[tuple[str, float]]:
         try:
@@ -173,10 +173,10 @@ class MilvusServer:
 
 
 @dataclass(frozen=True)
-class Hits:
+class SearchHits:
     pairs: list[tuple[int, float]]  # rows of the release and cosines, nearest first
     backend: Literal["milvus", "memory"]
-    fallback: Fallback | None = None
+    fallback: SearchFallback | None = None
 
 
 class Search:
@@ -190,7 +190,7 @@ class Search:
         self,
         settings: Settings,
         open_encoder: Callable[[Settings], Encoder] = open_encoder,
-        milvus: MilvusServer | None = None,
+        milvus: MilvusSearch | None = None,
         answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self._settings = settings
@@ -201,59 +201,59 @@ class Search:
         self._lock = threading.Lock()
         self._checked: str | None = None  # the release that the encoder was found to be that of
         is_server = "://" in settings.milvus_uri
-        self._milvus = milvus or (MilvusServer(settings) if is_server else None)
+        self._milvus = milvus or (MilvusSearch(settings) if is_server else None)
 
-    async def find(self, served: Served, query: str, k: int) -> Hits:
+    async def find(self, release: LoadedRelease, query: str, k: int) -> SearchHits:
         """The k items whose descriptions are nearest to the query; raises `SearchError`."""
         if not self._settings.search:
             raise SearchError("search is switched off (GRASP_SEARCH)")
-        answer = self._threads.submit(copy_context().run, self._find, served, query, k)  # its log names the request
+        answer = self._threads.submit(copy_context().run, self._find, release, query, k)  # its log names the request
         try:
             async with asyncio.timeout(self._answer_seconds):
                 return await asyncio.wrap_future(answer)  # one that still waits for a thread is taken back
         except TimeoutError as error:
-            raise SearchLateError(LATE) from error
+            raise SearchLateError(LATE_MESSAGE) from error
 
-    def _find(self, served: Served, query: str, k: int) -> Hits:
-        vector_S = self._encoder_of(served).encode([query])[0]
+    def _find(self, release: LoadedRelease, query: str, k: int) -> SearchHits:
+        vector_S = self._encoder_of(release).encode([query])[0]
         if self._milvus is None:
-            return Hits(_in_memory(served, vector_S, k), "memory")
-        row_of = served.release.items.row_of
+            return SearchHits(_in_memory(release, vector_S, k), "memory")
+        row_of = release.items.row_of
         try:
-            found = self._milvus.search(served.release.manifest.collections["item"], vector_S, k + NUM_SPARE)
+            found = self._milvus.search(release.manifest.collections["item"], vector_S, k + NUM_SPARE)
         except TimeoutError:
-            return Hits(_in_memory(served, vector_S, k), "memory", "milvus_timeout")
+            return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_timeout")
         except ConnectionError:
-            return Hits(_in_memory(served, vector_S, k), "memory", "milvus_error")
-        return Hits([(row_of[each], cosine) for each, cosine in found if each in row_of][:k], "milvus")
+            return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_error")
+        return SearchHits([(row_of[each], cosine) for each, cosine in found if each in row_of][:k], "milvus")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._milvus:
             self._milvus.close()
 
-    def _encoder_of(self, served: Served) -> Encoder:
+    def _encoder_of(self, release: LoadedRelease) -> Encoder:
         """The encoder, once it has shown that it makes the release's vectors."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._open_encoder(self._settings)
                 log.info(ENCODER_LOADED)
-            if self._checked != served.release_id:
-                _require_same(self._encoder, served)
-                self._checked = served.release_id
+            if self._checked != release.release_id:
+                _require_same(self._encoder, release)
+                self._checked = release.release_id
             return self._encoder
 
 
-def _require_same(encoder: Encoder, served: Served) -> None:
+def _require_same(encoder: Encoder, release: LoadedRelease) -> None:
     """Raise `SearchError` unless descriptions of the release get the vectors that they have there."""
-    items = served.release.items
+    items = release.items
     rows = list(items.row_of.values())[:NUM_PROBED]
-    vectors = encoder.encode([served.catalogue.text(row)[0] for row in rows])
+    vectors = encoder.encode([release.catalogue.text(row)[0] for row in rows])
     held = items.semantic_NS[rows]
     if vectors.shape != held.shape or (vectors * held).sum(1).min() < LEAST_COSINE:
-        raise SearchError(f"GRASP_ENCODER is not the encoder that release {served.release_id} was made with")
+        raise SearchError(f"GRASP_ENCODER is not the encoder that release {release.release_id} was made with")
 
 
-def _in_memory(served: Served, vector_S: np.ndarray, k: int) -> list[tuple[int, float]]:
-    items = served.release.items
+def _in_memory(release: LoadedRelease, vector_S: np.ndarray, k: int) -> list[tuple[int, float]]:
+    items = release.items
     return top(np.where(items.available_N, items.semantic_NS @ vector_S, -np.inf), k)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grasp.settings import Settings
-from spark_jobs.models.encoder import require_sound
+from spark_jobs.models.encoder import require_unit_vectors
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -61,7 +61,7 @@ class VectorStore:
 
     def upsert(self, name: str, ids: Sequence[str], vectors: np.ndarray, hashes: Sequence[str]) -> None:
         """Write or overwrite rows; raises `ValueError` naming unsound vectors before anything is written."""
-        require_sound(vectors, ids)
+        require_unit_vectors(vectors, ids)
         for start in range(0, len(ids), WRITE_BATCH):
             part = slice(start, start + WRITE_BATCH)
             rows = [
@@ -160,7 +160,7 @@ def open_vectors(settings: Settings) -> Iterator[VectorStore]:
     folder = _lite_folder(settings)
     uri = str(folder) if folder else settings.milvus_uri
     try:
-        client = MilvusClient(uri=uri, token=settings.milvus_token)
+        client = MilvusClient(uri=uri, token=settings.milvus_token.get_secret_value())
     except MilvusException as error:
         raise ValueError(f"cannot open Milvus at GRASP_MILVUS_URI={settings.milvus_uri}: {error.message}") from error
     try:

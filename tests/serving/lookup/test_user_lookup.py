@@ -1,0 +1,200 @@
+"""The last good rows: how many are kept, and whose are not; a store that fails again and again."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.lookup.online_store import StoreError, UserRow
+from serving.lookup.user_lookup import NUM_FAILURES, REST_SECONDS, LookupResult, LastGoodRows, UserLookup
+
+
+def test_the_users_seen_last_are_kept(user):
+    kept = LastGoodRows(2)
+    for user_id in ("a", "b", "a", "c"):
+        kept.keep("v1", user_id, replace(user, user_id=user_id))
+
+    assert [kept.get("v1", user_id) is not None for user_id in "abc"] == [True, False, True]
+
+
+def test_a_user_whom_the_store_no_longer_knows_is_forgotten(user):
+    kept = LastGoodRows(2)
+    kept.keep("v1", "u1", user)
+    kept.keep("v1", "u1", None)
+
+    assert kept.get("v1", "u1") is None
+
+
+def test_rows_of_two_feature_versions_are_not_mixed(user):
+    kept = LastGoodRows(2)
+    kept.keep("v1", "u1", user)
+
+    assert kept.get("v2", "u1") is None
+
+
+def test_none_may_be_kept(user):
+    kept = LastGoodRows(0)
+    kept.keep("v1", "u1", user)
+
+    assert kept.get("v1", "u1") is None
+
+
+@dataclass
+class FailingStore:
+    """Fails until it is mended; counts how often it was asked."""
+
+    row: UserRow
+    is_broken: bool = True
+    asked: list[list[str]] = field(default_factory=list)
+
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow]:
+        self.asked.append(list(user_ids))
+        if self.is_broken:
+            raise StoreError("nobody there")
+        return [self.row for _ in user_ids]
+
+
+def served_from(store: Any, release_id: str = "r1") -> Any:
+    """A release whose users' features are in the store."""
+
+    return SimpleNamespace(release_id=release_id, users=store, feature_version="v1")
+
+
+def get(lookup: UserLookup, served: Any, user_id: str) -> LookupResult:
+    return asyncio.run(lookup.get(served, user_id))
+
+
+def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user, caplog):
+    store, now = FailingStore(user), [100.0]
+    served = served_from(store)
+    lookup = UserLookup(20, 10, lambda: now[0])
+
+    problems = [get(lookup, served, "u1").problem for _ in range(NUM_FAILURES + 3)]
+
+    assert problems == ["store_error"] * (NUM_FAILURES + 3)
+    assert len(store.asked) == NUM_FAILURES
+    assert caplog.text.count("nobody there") == len(caplog.records) == NUM_FAILURES  # not a line for every request
+    store.is_broken = False
+    now[0] += REST_SECONDS
+    assert get(lookup, served, "u1").row == user
+    lookup.close()
+
+
+def test_failures_between_answers_are_no_reason_to_leave_it_alone(user):
+    store = FailingStore(user)
+    served = served_from(store)
+    lookup = UserLookup(20, 10, lambda: 100.0)
+
+    for number in range(4 * NUM_FAILURES):
+        store.is_broken = number % NUM_FAILURES != 0
+        get(lookup, served, "u1")
+
+    assert len(store.asked) == 4 * NUM_FAILURES
+    lookup.close()
+
+
+@dataclass
+class SlowStore:
+    """Answers once it is let."""
+
+    row: UserRow
+    may_answer: threading.Event = field(default_factory=threading.Event)
+
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow]:
+        self.may_answer.wait()
+        return [self.row for _ in user_ids]
+
+
+@dataclass
+class MixedStore:
+    """Has the rows of some users; an error in the place of a row is given as one."""
+
+    has: dict[str, UserRow | StoreError]
+    asked: list[list[str]] = field(default_factory=list)
+
+    def rows(self, user_ids: Sequence[str]) -> list[UserRow | StoreError | None]:
+        self.asked.append(list(user_ids))
+        return [self.has.get(user_id) for user_id in user_ids]
+
+
+def test_many_users_are_one_read_of_each_release_in_the_order_asked(user):
+    first, second = (MixedStore({"a": replace(user, source=name)}) for name in ("first", "second"))
+    one, other = served_from(first, "r1"), served_from(second, "r2")
+    lookup = UserLookup(20, 10)
+
+    found = lookup.get_many([(one, "a"), (other, "a"), (one, "b"), (one, "a")])
+
+    assert [each.row and each.row.source for each in found] == ["first", "second", None, "first"]
+    assert (first.asked, second.asked) == ([["a", "b", "a"]], [["a"]])
+    lookup.close()
+
+
+def test_a_damaged_row_among_many_is_one_users_error_alone_and_no_reason_to_leave_the_store_alone(user):
+    store = MixedStore({"good": user, "damaged": user})
+    served, asked = served_from(store), ["good", "damaged", "never seen", "stranger"]
+    lookup = UserLookup(20, 10, lambda: 100.0)
+    get(lookup, served, "damaged")
+    store.has |= {"damaged": StoreError("lacks a value"), "never seen": StoreError("lacks a value")}
+
+    for _ in range(2 * NUM_FAILURES):
+        found = lookup.get_many([(served, user_id) for user_id in asked])
+
+    assert found == [
+        LookupResult(user),
+        LookupResult(user, "store_error"),
+        LookupResult(None, "store_error"),
+        LookupResult(None),
+    ]
+    lookup.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "seconds", "problem"), [("slow", 0.05, "store_timeout"), ("failing", 20, "store_error")]
+)
+def test_many_users_without_the_stores_answer_have_each_their_own_earlier_row(user, make, seconds, problem):
+    slow, known = SlowStore(user), served_from(MixedStore({"seen": user}))
+    served = served_from(slow if make == "slow" else FailingStore(user))
+    lookup = UserLookup(seconds, 10)
+    assert any(get(lookup, known, "seen").row for _ in range(100))  # a busy machine may be late as well
+
+    found = lookup.get_many([(served, "stranger"), (served, "seen")])
+
+    slow.may_answer.set()
+    assert found == [LookupResult(None, problem), LookupResult(user, problem)]
+    lookup.close()
+
+
+def test_a_store_that_fails_or_is_late_has_a_name_and_an_earlier_row_stands_in(user):
+    slow, failing = SlowStore(user), FailingStore(user)
+    served = served_from(slow)
+    lookup = UserLookup(0.05, 10)
+
+    assert get(lookup, served, "u1") == LookupResult(None, "store_timeout")
+    slow.may_answer.set()
+    lookup.close()
+
+    lookup = UserLookup(20, 10)
+    assert get(lookup, served, "u1") == LookupResult(user)
+    served.users = failing
+    assert get(lookup, served, "u1") == LookupResult(user, "store_error")
+    lookup.close()
+
+
+def test_an_answer_that_came_while_the_event_loop_was_busy_is_none_that_came_late(user):
+    store = SlowStore(user)
+    lookup = UserLookup(0.2, 10)
+
+    async def ask_and_be_busy() -> LookupResult:
+        asked = asyncio.create_task(lookup.get(served_from(store), "u1"))
+        await asyncio.sleep(0)
+        store.may_answer.set()
+        time.sleep(0.5)
+        return await asked
+
+    assert asyncio.run(ask_and_be_busy()) == LookupResult(user)
+    lookup.close()
