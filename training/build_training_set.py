@@ -27,13 +27,15 @@ import pyarrow.dataset
 
 from grasp import partitions, tables
 from grasp.days import end_of
+from grasp.environment import prepare
 from grasp.feature_store import configuration
+from grasp.preflight import require_feature_store, require_models
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feast_project, feature_service, file_sha256
 from training.command import arguments, check_days
 from training.data import training_set
-from training.data.training_set import INPUTS_FILE, TIMESTAMP, VECTORS, folder, write
+from training.data.training_set import INPUTS_FILE, TIMESTAMP, VECTORS, training_set_folder, write
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -172,7 +174,7 @@ def main(arguments_given: Any = None) -> None:
     try:
         settings = Settings.load()
         check_days(given.day, given.cutoff)
-        inputs, target = fingerprint(settings, given.day, given.cutoff), folder(settings, given.day)
+        inputs, target = fingerprint(settings, given.day, given.cutoff), training_set_folder(settings, given.day)
         if (target / INPUTS_FILE).is_file() and json.loads((target / INPUTS_FILE).read_text())["fingerprint"] == inputs:
             say(f"training set {given.day}: unchanged")
             return
@@ -185,4 +187,5 @@ def main(arguments_given: Any = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare(require_models, require_feature_store)
     main()
