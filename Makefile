@@ -1,4 +1,4 @@
-# Every target is a line or two that call a module; `make` alone lists them.
+# Every target is a line or two that call the command `grasp` or a tool; `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
@@ -6,6 +6,7 @@ export GRASP_HOME ?= $(CURDIR)/.grasp
 GRASP_PYTHON ?= python3.11
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+GRASP := $(VENV)/bin/grasp
 RUN := $(PYTHON) -m grasp.environment
 INSTALLED := $(VENV)/.installed
 WRITTEN := airflow benchmarks data_docs demos downloads feast java jre lake logs metrics milvus* mlflow* models quality releases source stages training
@@ -21,10 +22,10 @@ $(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraint
 
 setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data
 	@$(RUN) $(PYTHON) requirements/java.py
-	@$(RUN) $(PYTHON) -m spark_jobs.commands.fetch
+	@$(GRASP) fetch
 
 demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER runs it on your own data
-	@$(RUN) $(PYTHON) -m serving.showcase.demo $(if $(DATA),--data "$(DATA)")
+	@$(GRASP) demo $(if $(DATA),--data "$(DATA)")
 
 test: setup ## the whole test-suite
 	@$(RUN) $(PYTHON) -m pytest -n 2 --dist loadfile
@@ -37,14 +38,14 @@ check: $(INSTALLED) ## ruff, mypy, import rules and the fast tests
 	@$(RUN) $(PYTHON) -m pytest -q -n 2 -m "not spark and not models and not integration and not e2e"
 
 serve: $(INSTALLED) ## HTTP server for the release in force
-	@$(RUN) $(PYTHON) -m serving.http.app
+	@$(GRASP) serve
 
 airflow: setup ## Airflow with its UI, both DAGs loaded
-	@$(RUN) bash -c 'echo "[grasp] Airflow UI: http://$$AIRFLOW__API__HOST:$$AIRFLOW__API__PORT, no login needed; Ctrl-C ends it"; exec airflow standalone'
+	@$(GRASP) airflow
 
 # The query goes through the environment: the shell must not read its quotes and lines as its own.
 sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs one query
-	@$(RUN) $(PYTHON) -m feature_repo.sql $${QUERY:+"$$QUERY"}
+	@$(GRASP) sql $${QUERY:+"$$QUERY"}
 
 bench: $(INSTALLED) ## quality benchmark, resumable; DATA=FOLDER OUT=FOLDER, else MovieLens-100K
 	@$(RUN) $(PYTHON) -m benchmarks.quality --data "$(or $(DATA),movielens)" --out "$(or $(OUT),$(GRASP_HOME)/quality)"

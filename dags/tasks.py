@@ -14,13 +14,14 @@ from typing import Any
 from airflow.providers.apache.spark.hooks.spark_submit import SparkSubmitHook
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Asset, BaseHook, BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from grasp import stages
 from grasp.environment import process_environment
+from grasp.preflight import Check, of_stage, require
 from grasp.processes import end_with_parent
 from grasp.progress import say
-from grasp.settings import ROOT, Settings
+from grasp.settings import ROOT, Settings, SettingsError
 
 # What `daily_refresh` announces and `retrain` listens to.
 RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
@@ -32,6 +33,15 @@ def skip_if_current(stage: str, day: str, force: str) -> None:
     if force != "True" and stages.is_current(Settings.load(), stage, day):
         say(f"{stage} {day}: inputs unchanged, skipped")
         raise AirflowSkipException(f"{stage} {day}: inputs unchanged")
+
+
+def require_ready(*checks: Check) -> None:
+    """Fail at once, with one line and without further tries, where a setting or what it names is wrong."""
+    try:
+        require(Settings.load(), *checks)
+    except SettingsError as error:
+        say(f"failed: {error}")
+        raise AirflowFailException(str(error)) from None
 
 
 class SparkJob(SparkSubmitOperator):
@@ -57,6 +67,7 @@ class SparkJob(SparkSubmitOperator):
 
     def execute(self, context: Any) -> None:
         skip_if_current(self.job, self.day, self.force)
+        require_ready(*of_stage(self.job))
         # The hook takes a missing connection for YARN; ask first, so that it is an error that says so.
         BaseHook.get_connection("spark_default")
         started = time.monotonic()

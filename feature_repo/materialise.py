@@ -1,21 +1,22 @@
-"""Put one day's features online: `python -m feature_repo.materialise --day D [--rollback]`.
+"""Put one day's features online: `grasp materialise --day D [--rollback]`.
 
 Reads:   user_features, item_features of the day
 Writes:  Feast's registry and online store; `$GRASP_HOME/feast/online-<feature version>.json`
 
-Afterwards the online store holds exactly the day's rows: an entity that the day does not know any more (withdrawn,
-erased, or not yet there on an earlier day) is overwritten with nulls and reads like one that never existed. Which ids
-may be online is known from the JSON file. Where there is none, and on the way back, since a writer on another host may
-have put a later day online, every id of any day of the lake is looked for as well.
+Afterwards the online store holds exactly the day's rows. An entity that is not in the day (withdrawn, erased, or not
+yet known on an earlier day) is overwritten with nulls and reads like one that never existed. The JSON file lists the
+ids that may be online. Without the file, and on a rollback, the ids of all days of the lake are checked as well: a
+writer on another host may have put a later day online.
 
-Feast's stores keep whatever is written last, so the order is guarded here. By the JSON file: a day before the one
-online is left alone, and features older than GRASP_MAX_FEATURE_AGE_HOURS are refused. By the store itself: before the
-first row is written every row online is asked for its time, and a newer one ends the run, which tells of a JSON file
-that was lost or of a writer elsewhere. `--rollback` lifts all three: it puts the named day online whatever is there,
-and so also refills an online store that was lost.
+Feast's stores keep whatever is written last, so this job guards the order:
+* The JSON file names the day online; an earlier day is not written.
+* Features older than GRASP_MAX_FEATURE_AGE_HOURS are refused.
+* Before the first write, the time of every online row is read; a newer row ends the run. It means that the JSON file
+  was lost or that another host writes.
+`--rollback` lifts all three and puts the named day online whatever is there. It also refills a lost online store.
 
 Rows go from parquet to the store in batches (`online_write_batch_size` of the configuration), so memory holds one
-batch and the day's ids. A run that dies is simply run again.
+batch and the day's ids. If a run dies, run it again.
 """
 
 import argparse
@@ -30,11 +31,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.online import forget, read_keys, read_versions, write_rows
-from feature_repo.store import open_store, read_config
+from feature_repo.feast_store import open_store, read_config
+from feature_repo.online_rows import clear_rows, read_keys, read_versions, write_rows
 from grasp import partitions, tables
 from grasp.days import age_hours, day_argument, end_of, start_of
+from grasp.environment import prepare
 from grasp.files import held, write_json
+from grasp.preflight import require_feature_store, require_models
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 VIEWS = (tables.USER_FEATURES, tables.ITEM_FEATURES)
-NUM_PROGRESS_LINES = 10  # at most, for each table
+NUM_PROGRESS_LINES = 10  # at most, per table
 SQLITE_WAIT_SECONDS = 30
 
 
@@ -57,7 +60,7 @@ class NewerOnlineError(ValueError):
 
 
 class IncompleteError(ValueError):
-    """What is to be written or what is online after the write is not what the day holds."""
+    """The rows to write, or the rows online after the write, are not those of the day."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class OnlineState:
     """What the online store of one feature version holds."""
 
     day: str
-    complete: bool  # False while a day is being written, and after a run that died on the way
+    complete: bool  # False while a day is being written, and after a run that died
     hashes: dict[str, str]  # table -> content hash of the day
     definitions: str  # hash of what was registered
     keys: dict[str, list[str]]  # table -> ids that may have a row online
@@ -74,11 +77,11 @@ class OnlineState:
 def materialise(settings: Settings, feature_version: str, day: str, rollback: bool = False) -> bool:
     """Put the day online; returns False when there is nothing to do.
 
-    Raises `StaleFeaturesError`, `NewerOnlineError`, `IncompleteError` or `MissingPartitionError`; then the state file
-    still names the day as incomplete, or was not touched, and the same command may simply be run again.
+    Raises `StaleFeaturesError`, `NewerOnlineError`, `IncompleteError` or `MissingPartitionError`. The state file then
+    says that the day is incomplete, or is unchanged, and the same command may be run again.
     """
     hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
-    # One writer at a time; a second one waits and then finds the work done.
+    # One writer at a time. A second one waits, then finds nothing left to do.
     with held(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
         state = read_state(settings, feature_version)
         if not rollback and state and _is_settled(settings, state, day, hashes):
@@ -90,7 +93,7 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
 
 
 def check_age(settings: Settings, day: str) -> None:
-    """Age is the clock minus the end of the day, which is the event timestamp of its rows."""
+    """Raise `StaleFeaturesError` when the day ended more than GRASP_MAX_FEATURE_AGE_HOURS before the clock."""
     hours = age_hours(day, settings.clock())
     if hours > settings.max_feature_age_hours:
         raise StaleFeaturesError(
@@ -115,12 +118,12 @@ def read_state(settings: Settings, feature_version: str) -> OnlineState | None:
 
 
 def _is_settled(settings: Settings, state: OnlineState, day: str, hashes: dict[str, str]) -> bool:
-    """True, and said, when the online store already holds this day or a later one."""
+    """True when the online store already holds this day or a later one; logs which."""
     if day < state.day:
-        say(f"materialise {day}: {state.day} is online, left alone (--rollback puts {day} online)")
+        say(f"materialise {day}: skipped, {state.day} is online (--rollback puts {day} online)")
         return True
     if day == state.day and state.complete and (state.hashes, state.definitions) == (hashes, _definitions(settings)):
-        say(f"materialise {day}: online already, nothing changed")
+        say(f"materialise {day}: already online, nothing changed")
         return True
     return False
 
@@ -147,17 +150,17 @@ def _write_day(
     if not may_go_back:
         for table in VIEWS:
             _refuse_newer(store, table, [*ids[table.name], *gone[table.name]], day)
-    # Said before the first row is written: after a crash the file names the day and every id that may be online.
+    # Recorded before the first write: after a crash the file names the day and every id that may be online.
     writing = replace(target, complete=False, keys={name: [*ids[name], *gone[name]] for name in ids})
     _write_state(settings, feature_version, writing)
 
     for table in VIEWS:
         partition = partitions.partition_path(settings.lake, table, feature_version, day)
         write_rows(store, table, partition, _progress(day, table, len(ids[table.name])))
-        forget(store, table, gone[table.name], end_of(day))
+        clear_rows(store, table, gone[table.name], end_of(day))
         _check_arrived(store, table, ids[table.name], gone[table.name], (feature_version, int(end_of(day).timestamp())))
-        forgotten = f", {len(gone[table.name])} forgotten" if gone[table.name] else ""
-        say(f"materialise {day}: {table.name} {len(ids[table.name])} rows in, as many online{forgotten}")
+        cleared = f", {len(gone[table.name])} cleared" if gone[table.name] else ""
+        say(f"materialise {day}: {table.name} {len(ids[table.name])} rows written and read back{cleared}")
         view = store.get_feature_view(table.name)
         store.registry.apply_materialization(view, store.project, start_of(day), end_of(day))
     _write_state(settings, feature_version, target)
@@ -165,34 +168,34 @@ def _write_day(
 
 
 def _online_of_any_day(settings: Settings, feature_version: str, store: "FeatureStore", table: Table) -> set[str]:
-    """Ids of all days of the lake that have a row online, whoever wrote it."""
+    """Ids of all days of the lake that have a row online."""
     days = partitions.days(settings.lake, table, feature_version)
-    places = [partitions.partition_path(settings.lake, table, feature_version, each) for each in days]
-    ids = {each for place in places for each in read_keys(place, table)}
+    folders = [partitions.partition_path(settings.lake, table, feature_version, each) for each in days]
+    ids = {each for folder in folders for each in read_keys(folder, table)}
     return {each for each, row in read_versions(store, table, sorted(ids)).items() if row}
 
 
 def open_for_writing(settings: Settings, feature_version: str, apply: bool) -> "FeatureStore":
-    """The store, with the definitions registered when `apply` asks for it."""
+    """Open the store; with `apply`, register the definitions first."""
     from feature_repo.features import definitions  # Feast takes eight seconds to import
 
     store = open_store(settings, feature_version)
     if apply:
         if store.config.online_store.type == "sqlite":
-            _let_readers_read(Path(store.config.online_store.path))
+            _use_write_ahead_log(Path(store.config.online_store.path))
         store.apply(definitions(settings, feature_version, store.config.offline_store.type))
         say(f"materialise: definitions of {feature_version} registered in project {store.project}")
     return store
 
 
-def _let_readers_read(database: Path) -> None:
-    """In SQLite's write-ahead mode, which stays with the file, a writer never blocks serving's reads."""
+def _use_write_ahead_log(database: Path) -> None:
+    """Set SQLite's write-ahead mode, in which a writer never blocks serving's reads. The file keeps the mode."""
     with closing(sqlite3.connect(database, timeout=SQLITE_WAIT_SECONDS)) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _progress(day: str, table: Table, num_rows: int) -> Callable[[int], None]:
-    """Says how far the table is, whenever another tenth is online."""
+    """A function that logs progress after each tenth of the table."""
     num_lines = 0
 
     def say_done(num_done: int) -> None:
@@ -205,7 +208,7 @@ def _progress(day: str, table: Table, num_rows: int) -> Callable[[int], None]:
 
 
 def _refuse_newer(store: "FeatureStore", table: Table, ids: list[str], day: str) -> None:
-    """A row online that is newer than the day, forgotten ones included, ends the run before anything is written."""
+    """Raise `NewerOnlineError`, before anything is written, if a row online is newer than the day, cleared ones too."""
     limit = int(end_of(day).timestamp())
     newer = {each: row[1] for each, row in read_versions(store, table, ids).items() if row and row[1] > limit}
     if newer:
@@ -217,12 +220,12 @@ def _refuse_newer(store: "FeatureStore", table: Table, ids: list[str], day: str)
 
 
 def _check_arrived(store: "FeatureStore", table: Table, ids: list[str], gone: list[str], row: tuple[str, int]) -> None:
-    """Read every id back: each of the day is there with the version and time of `row`, and what is gone is unknown."""
+    """Read every id back. The day's ids must have the version and time of `row`; ids in `gone` must be cleared."""
     online = read_versions(store, table, [*ids, *gone])
     missing = [each for each in ids if online[each] != row]
     if missing:
         raise IncompleteError(
-            f"{table.name}: {len(ids)} rows in, {len(ids) - len(missing)} online; {missing[0]} is missing: "
+            f"{table.name}: {len(ids)} rows written, {len(ids) - len(missing)} online; {missing[0]} is missing: "
             "materialise again"
         )
     left = [each for each in gone if (online[each] or ("", 0))[0]]
@@ -236,19 +239,19 @@ def _content_hash(settings: Settings, table: Table, feature_version: str, day: s
 
 
 def _ids(settings: Settings, table: Table, feature_version: str, day: str) -> list[str]:
-    """Ids of the day's rows; raises `IncompleteError` for a row that is not stamped with the end of the day."""
+    """Ids of the day's rows; raises `IncompleteError` if an event timestamp is not the end of the day."""
     moments = read_keys(partitions.partition_path(settings.lake, table, feature_version, day), table)
-    strange = [each for each, moment in moments.items() if moment != end_of(day)]
-    if strange:
+    wrong = [each for each, moment in moments.items() if moment != end_of(day)]
+    if wrong:
         raise IncompleteError(
-            f"{table.name} of {day}: {len(strange)} of {len(moments)} rows have another event_timestamp than the end "
-            f"of the day, such as {strange[0]}: run build_features for {day} again"
+            f"{table.name} of {day}: {len(wrong)} of {len(moments)} rows have another event_timestamp than the end "
+            f"of the day, such as {wrong[0]}: run build_features for {day} again"
         )
     return list(moments)
 
 
 def _definitions(settings: Settings) -> str:
-    """Hash of everything `features.definitions` and the store's configuration depend on."""
+    """Hash of everything that `features.definitions` and the store's configuration depend on."""
     return digest(
         [
             file_sha256(Path(__file__).with_name("features.py")),
@@ -264,7 +267,7 @@ def _write_state(settings: Settings, feature_version: str, state: OnlineState) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="feature_repo.materialise", description=__doc__)
+    parser = argparse.ArgumentParser(prog="grasp materialise", description=__doc__)
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to put online, YYYY-MM-DD")
     parser.add_argument("--rollback", action="store_true", help="put the day online even over a later one")
     arguments = parser.parse_args()
@@ -277,4 +280,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare(require_models, require_feature_store)
     main()

@@ -1,10 +1,10 @@
-"""The quality gate: `python -m feature_repo.quality --day D [--suite daily|training]`.
+"""The quality gate: `grasp quality --day D [--suite daily|training]`.
 
 Reads:   the day's interactions, generation metrics, descriptions, embeddings and features, or its training set
 Writes:  the Great Expectations project and its report (HTML) under GRASP_DATA_DOCS
 
-Ends with exit code 1 when a critical expectation fails, each of them named with table, column and what was observed.
-Failed warnings are said, and the day goes on. The report shows both, and every earlier day.
+Exit code 1 means that a critical expectation failed. The message names each one with table, column and observed value.
+Failed warnings are logged, and the day goes on. The report shows both, for this day and every earlier one.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from grasp import partitions, stages, tables
 from grasp.days import day_argument, end_of
+from grasp.environment import prepare
+from grasp.preflight import require_models
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
@@ -27,16 +29,15 @@ from grasp.versions import Versions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from feature_repo.gate import Finding
-    from feature_repo.measures import Measured
-    from feature_repo.suites import Suites
+    from feature_repo.expectations import SuitePair
+    from feature_repo.measured_table import MeasuredTable
+    from feature_repo.suite_runner import FailedExpectation
 
 STAGE = "check_quality"
 PER_ENTITY = (
     (tables.ITEM_DESCRIPTION, tables.ITEM_EMBEDDING, tables.ITEM_FEATURES, tables.ITEMS),
     (tables.USER_DESCRIPTION, tables.USER_EMBEDDING, tables.USER_FEATURES, tables.USERS),
 )
-
 
 TRAINING_COLUMNS = {
     "users": ("user_id", "event_timestamp"),
@@ -46,70 +47,70 @@ TRAINING_COLUMNS = {
 
 
 class QualityError(ValueError):
-    """A critical expectation failed; the message names each with table, column and what was observed."""
+    """Critical expectations failed; the message names each with table, column and observed value."""
 
-    def __init__(self, day: str, kind: str, findings: list["Finding"]) -> None:
-        listed = "\n  ".join(str(finding) for finding in findings)
-        super().__init__(f"{day} does not pass the {kind} quality gate, nothing of it goes further:\n  {listed}")
-        self.findings = findings
+    def __init__(self, day: str, kind: str, failed: list["FailedExpectation"]) -> None:
+        listed = "\n  ".join(map(str, failed))
+        super().__init__(f"{day} does not pass the {kind} quality gate and is not used further:\n  {listed}")
+        self.failed = failed
 
 
-def check_day(settings: Settings, day: str) -> list["Finding"]:
+def check_day(settings: Settings, day: str) -> list["FailedExpectation"]:
     """Run the daily suites; returns the failed warnings.
 
     Raises `QualityError` when a critical expectation fails and `MissingPartitionError` when a table has no such day.
     """
     measured = measure_day(settings, day)
     failures = measured[tables.GENERATION_METRICS.name].summary.columns.drop("num_rows")
-    return _judge(settings, day, "daily", measured, _suites().daily(settings, day, list(failures)))
+    return _judge(settings, day, "daily", measured, _expectations().daily_suites(settings, day, list(failures)))
 
 
-def check_training_set(settings: Settings, day: str) -> list["Finding"]:
+def check_training_set(settings: Settings, day: str) -> list["FailedExpectation"]:
     """Run the training suites over the day's training set; raises like `check_day`."""
     measured = measure_training_set(settings, day)
-    return _judge(settings, day, "training", measured, _suites().training())
+    return _judge(settings, day, "training", measured, _expectations().training_suites())
 
 
-def _suites() -> ModuleType:
-    """The suites; Great Expectations, which takes six seconds, is imported here, with its analytics off."""
+def _expectations() -> ModuleType:
+    """Import the suites late: Great Expectations takes six seconds to import. Its analytics are off."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    from feature_repo import suites
+    from feature_repo import expectations
 
-    return suites
+    return expectations
 
 
-def measure_day(settings: Settings, day: str) -> dict[str, "Measured"]:
-    """Every table the daily suites look at, measured and compared with its entity list and the day before."""
-    from feature_repo import measures
+def measure_day(settings: Settings, day: str) -> dict[str, "MeasuredTable"]:
+    """Every table of the daily suites, measured and compared with its entity list and the day before."""
+    from feature_repo import measured_table
 
     result = {}
 
-    def read(table: Table) -> "Measured":
+    def read(table: Table) -> "MeasuredTable":
         version = Versions(settings).of(table.versioned_by)
         folder = partitions.require_partition(settings.lake, table, version, day)
-        found = measures.measure(table.name, measures.read_rows(folder))
-        measures.compare_volume(found, _num_rows_before(settings, table, day))
-        measures.add_ages(found, day, settings.clock())
-        return found
+        measured = measured_table.measure(table.name, measured_table.read_rows(folder))
+        measured_table.compare_volume(measured, _num_rows_before(settings, table, day))
+        measured_table.add_ages(measured, day, settings.clock())
+        return measured
 
-    generation = measures.measure_generation(_generation_metrics(settings, day))
+    generation = measured_table.measure_generation(_generation_metrics(settings, day))
     result[generation.name] = generation
     interactions = result["interactions"] = read(tables.INTERACTIONS)
     for description, embedding, features, entities in PER_ENTITY:
         key = entities.key[0]
         ids = read(entities).rows[key]
-        measures.compare_keys(interactions, key, ids)
+        measured_table.compare_keys(interactions, key, ids)
         for table in (description, embedding, features):
             result[table.name] = read(table)
-            measures.compare_keys(result[table.name], key, ids)
+            measured_table.compare_keys(result[table.name], key, ids)
         texts = result[description.name]
-        measures.add_fallback_share(texts)
-        measures.count_outdated(result[embedding.name], texts, key)
+        measured_table.add_fallback_share(texts)
+        measured_table.count_outdated(result[embedding.name], texts, key)
     return result
 
 
 def _generation_metrics(settings: Settings, day: str) -> "pa.Table":
-    """Rows of the current prompts and model; none for a day that was described before there were metrics."""
+    """Rows of the current prompts and model; none for a day that is older than the metrics table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -122,21 +123,19 @@ def _generation_metrics(settings: Settings, day: str) -> "pa.Table":
     return rows.filter(pa.array(is_current, pa.bool_()))
 
 
-def measure_training_set(settings: Settings, day: str) -> dict[str, "Measured"]:
-    """The three files of a training set, measured against the one cutoff its users share."""
+def measure_training_set(settings: Settings, day: str) -> dict[str, "MeasuredTable"]:
+    """The three files of a training set, measured against its users' common cutoff."""
     import pandas as pd
 
-    from feature_repo import measures
+    from feature_repo import measured_table
 
     folder = settings.home / "training" / day / "training_set"
     result = {}
     for name in ("users", "items", "events"):
         file = folder / f"{name}.parquet"
         if not file.exists():
-            raise FileNotFoundError(
-                f"{file} is missing: run python -m training.build_training_set --day {day} --cutoff DAY"
-            )
-        result[name] = measures.measure(f"training_{name}", measures.read_rows(file))
+            raise FileNotFoundError(f"{file} is missing: run `grasp retrain --day {day} --cutoff DAY`")
+        result[name] = measured_table.measure(f"training_{name}", measured_table.read_rows(file))
         _require(result[name], file, TRAINING_COLUMNS[name])
     cutoff = pd.to_datetime(result["users"].rows["event_timestamp"], utc=True).max()
     for name in ("users", "items"):
@@ -145,19 +144,19 @@ def measure_training_set(settings: Settings, day: str) -> dict[str, "Measured"]:
     events = result["events"]
     is_before = pd.to_datetime(events.rows["event_time"], utc=True) <= cutoff
     events.rows["is_on_its_side"] = is_before == (events.rows["split"] != "test")
-    measures.compare_keys(events, "user_id", result["users"].rows["user_id"])
+    measured_table.compare_keys(events, "user_id", result["users"].rows["user_id"])
     events.summary["days_from_cutoff_to_day"] = (end_of(day) - cutoff) / timedelta(days=1)
     return result
 
 
-def _require(measured: "Measured", file: Path, columns: tuple[str, ...]) -> None:
+def _require(measured: "MeasuredTable", file: Path, columns: tuple[str, ...]) -> None:
     missing = [column for column in columns if column not in measured.rows]
     if missing:
         raise ValueError(f"{file} has no column {', '.join(missing)}")
 
 
 def _num_rows_before(settings: Settings, table: Table, day: str) -> int | None:
-    """Rows of the last day before this one that the table has."""
+    """Number of rows of the table's last day before this one."""
     version = Versions(settings).of(table.versioned_by)
     earlier = [each for each in partitions.days(settings.lake, table, version, until=day) if each < day]
     if not earlier:
@@ -167,29 +166,29 @@ def _num_rows_before(settings: Settings, table: Table, day: str) -> int | None:
 
 
 def _judge(
-    settings: Settings, day: str, kind: str, measured: dict[str, "Measured"], by_table: dict[str, "Suites"]
-) -> list["Finding"]:
-    """Run every suite, say what was found, then let the severities decide."""
-    from feature_repo import gate
+    settings: Settings, day: str, kind: str, measured: dict[str, "MeasuredTable"], by_table: dict[str, "SuitePair"]
+) -> list["FailedExpectation"]:
+    """Run every suite and log the results. Raises `QualityError` for critical ones, returns the failed warnings."""
+    from feature_repo import suite_runner
 
-    checks: list[gate.Check] = []
+    checks: list[suite_runner.Check] = []
     for name, (rows, summary) in by_table.items():
         table = measured[name]
         checks += [(table.name, rows, table.rows), (table.name, summary, table.summary)]
-    outcome = gate.run_checks(settings.data_docs, kind, f"{day}-{kind}", checks)
-    critical = [finding for finding in outcome.findings if finding.is_critical]
-    warnings = [finding for finding in outcome.findings if not finding.is_critical]
+    results = suite_runner.run_checks(settings.data_docs, kind, f"{day}-{kind}", checks)
+    critical = [each for each in results.failed if each.is_critical]
+    warnings = [each for each in results.failed if not each.is_critical]
     for warning in warnings:
         say(f"quality {day}: warning: {warning}")
-    say(f"quality {day}: {outcome.num_expectations} expectations, {len(critical)} failed, {len(warnings)} warnings")
-    say(f"quality {day}: report {outcome.report}")
+    say(f"quality {day}: {results.num_expectations} expectations, {len(critical)} failed, {len(warnings)} warnings")
+    say(f"quality {day}: report {results.report}")
     if critical:
         raise QualityError(day, kind, critical)
     return warnings
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="feature_repo.quality", description=__doc__)
+    parser = argparse.ArgumentParser(prog="grasp quality", description=__doc__)
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to check, YYYY-MM-DD")
     parser.add_argument("--suite", choices=("daily", "training"), default="daily")
     arguments = parser.parse_args(given)
@@ -209,4 +208,5 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare(require_models)
     main()

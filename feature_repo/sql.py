@@ -1,7 +1,7 @@
-"""Every table and feature view as SQL: `python -m feature_repo.sql [QUERY]`, or `make sql`.
+"""Every table and feature view as SQL: `grasp sql [QUERY]`, or `make sql`.
 
-Opens DuckDB in memory over the lake's parquet. A view is named like its table and has its columns and `day`;
-versioned tables show the current version and carry it as `version`. Nothing is ever written to the lake.
+DuckDB in memory reads the lake's parquet. Each view has its table's name, its columns and `day`. A versioned table
+shows the current version, in the column `version`. Nothing is written to the lake.
 """
 
 import argparse
@@ -9,6 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from grasp import partitions, tables
+from grasp.environment import prepare
+from grasp.preflight import require_models
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
 from grasp.versions import Versions
@@ -35,7 +37,7 @@ HELP = "SQL ends with a semicolon; .tables lists the tables, .quit leaves."
 
 
 def connect(settings: Settings) -> "duckdb.DuckDBPyConnection":
-    """A database in memory with one view per table, times in UTC; a table without any day is an empty view."""
+    """A database in memory with one view per table, times in UTC. A table without days is an empty view."""
     import duckdb
 
     connection = duckdb.connect()
@@ -47,8 +49,8 @@ def connect(settings: Settings) -> "duckdb.DuckDBPyConnection":
 
 
 def view(settings: Settings, table: Table, version: str | None) -> str:
-    """The statement that makes a table's view."""
-    source, day = _nothing(table), "NULL::DATE"
+    """The CREATE VIEW statement of a table."""
+    source, day = _empty(table), "NULL::DATE"
     if partitions.days(settings.lake, table, version):
         files = partitions.table_path(settings.lake, table, version) / "day=*" / "*.parquet"
         source, day = f"read_parquet({_quoted(str(files))}, hive_partitioning = true)", "day::DATE"
@@ -63,7 +65,7 @@ def _column(name: str, kind: str) -> str:
     return f'"{name}"::{DUCKDB_TYPES[kind]} AS "{name}"'
 
 
-def _nothing(table: Table) -> str:
+def _empty(table: Table) -> str:
     nulls = ", ".join(f'NULL AS "{column.name}"' for column in table.columns)
     return f"(SELECT {nulls} WHERE false)"
 
@@ -73,7 +75,7 @@ def _quoted(text: str) -> str:
 
 
 def overview(settings: Settings) -> str:
-    """Each table with its meaning and its days, as an analyst first wants to see them."""
+    """Each table with its meaning and its days, one a line."""
     lines = []
     versions = Versions(settings)
     for table in tables.ALL:
@@ -84,11 +86,11 @@ def overview(settings: Settings) -> str:
 
 
 def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection") -> None:
-    """Read statements until `.quit` or the end of the input; a wrong one is said and the next is read.
+    """Read and answer statements until `.quit` or the end of the input; an error is shown and reading goes on.
 
-    Statements from a pipe are answered without a prompt, and the last one needs no semicolon.
+    With a pipe there is no prompt, and the last statement needs no semicolon.
     """
-    import readline  # noqa: F401 - gives input() a history and arrow keys
+    import readline  # noqa: F401 - gives input() history and arrow keys
 
     import duckdb
 
@@ -118,7 +120,7 @@ def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection") -> None:
 
 
 def answer(connection: "duckdb.DuckDBPyConnection", statement: str) -> str:
-    """The result as a table of text; raises `duckdb.Error` for a wrong statement."""
+    """The result as a text table; raises `duckdb.Error` for a wrong statement."""
     result = connection.sql(statement)
     return str(result).rstrip() if result is not None else "done"
 
@@ -129,7 +131,7 @@ def _show(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="make sql", description=__doc__)
+    parser = argparse.ArgumentParser(prog="grasp sql", description=__doc__)
     parser.add_argument("query", nargs="?", help="one statement; without it a prompt opens, or a pipe is read")
     arguments = parser.parse_args()
     try:
@@ -154,4 +156,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare(require_models)
     main()

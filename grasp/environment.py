@@ -1,14 +1,14 @@
-"""Run a command with the settings handed to the tools that read variables of their own.
+"""The environment of our processes: settings, and what Spark, Airflow and the numeric libraries read at their start.
 
-    python -m grasp.environment airflow standalone
-    python -m grasp.environment feast -c feature_repo feature-views list
+    python -m grasp.environment pytest
 
-Settings are validated first; a wrong one ends here, by name, before anything starts.
+runs any command in it. Settings are validated first; a wrong one ends here, by name, before anything starts.
 """
 
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from grasp.settings import ROOT, Settings, SettingsError
@@ -21,14 +21,16 @@ OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
     "FEAST_USAGE": "False",
 }
+IS_SUBMITTED = "PYSPARK_GATEWAY_PORT" in os.environ  # this process is the driver that spark-submit started
+_PREPARED = "_PREPARED_PROCESS"  # id of the process that began again; survives exec, means nothing to a child
 
 
 def process_environment(settings: Settings) -> dict[str, str]:
     """Variables for child processes: all settings, and what Spark, Airflow and the numeric libraries want to know.
 
-    A variable that is set already wins, so that production keeps its own Airflow, Java and Spark connection.
+    A variable that is set already wins, so that production keeps its own Airflow, Java and Spark connection. Taken
+    inside such an environment, the result is the same environment.
     """
-    python_folder = Path(sys.executable).parent
     airflow_url = f"http://127.0.0.1:{settings.airflow_port}"
     spark_connection = {
         "conn_type": "spark",
@@ -53,15 +55,41 @@ def process_environment(settings: Settings) -> dict[str, str]:
     }
     if settings.spark_master.startswith("local"):  # a cluster's executors must reach the driver
         defaults["SPARK_LOCAL_IP"] = "127.0.0.1"
-    present = {name: value for name, value in os.environ.items() if value and name in defaults}
     java_home = settings.home / "java"
-    if "JAVA_HOME" not in os.environ and java_home.exists():
+    if java_home.exists():
         defaults["JAVA_HOME"] = str(java_home)
+    present = {name: value for name, value in os.environ.items() if value and name in defaults}
     ours_first = {
-        "PATH": os.pathsep.join([str(python_folder), os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PATH": _first(str(Path(sys.executable).parent), os.environ.get("PATH", "")),
+        "PYTHONPATH": _first(str(ROOT), os.environ.get("PYTHONPATH", "")),
     }
     return {**os.environ, **defaults, **present, **settings.variables(), **ours_first}
+
+
+def _first(folder: str, path: str) -> str:
+    others = [each for each in path.split(os.pathsep) if each not in ("", folder)]
+    return os.pathsep.join([folder, *others])
+
+
+def prepare(*checks: Callable[[Settings], None]) -> None:
+    """Give this process its environment, and check what it needs (`grasp.preflight`), before it does anything.
+
+    However it was started: the program begins again where a variable is missing, since libraries read them when they
+    are imported. A driver that spark-submit started keeps what it was given. Ends with one line when a setting is wrong
+    or a check fails; a request for help is answered without the checks.
+    """
+    try:
+        settings = Settings.load()
+        if not {"-h", "--help"}.intersection(sys.argv):
+            for check in checks:
+                check(settings)
+    except SettingsError as error:
+        sys.exit(f"error: {error}")
+    environment, this_process = process_environment(settings), str(os.getpid())
+    is_prepared = os.environ.get(_PREPARED) == this_process or environment == dict(os.environ)
+    if not is_prepared and not IS_SUBMITTED:
+        environment[_PREPARED] = this_process
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - this very program
 
 
 def main() -> None:

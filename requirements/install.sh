@@ -23,4 +23,5 @@ if [ -n "${GRASP_TORCH_INDEX:-}" ]; then
 fi
 "$venv/bin/pip" install --progress-bar off -r "$here/base.txt" -r "$here/dev.txt" -c "$here/constraints.txt" 2>&1 |
     { grep --line-buffered -E '^(Collecting|Installing|Successfully|ERROR)' || true; } | sed -u 's/ (from .*//'
+"$venv/bin/pip" install --quiet --no-deps --no-build-isolation --editable "$here/.." # the command `grasp`
 "$venv/bin/pip" check

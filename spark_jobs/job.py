@@ -1,7 +1,6 @@
 """The shell of every job: its day, the settings, the Spark session, the stamp it leaves."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -11,20 +10,24 @@ from pyspark.sql import SparkSession
 
 from grasp import stages
 from grasp.days import day_argument
+from grasp.environment import IS_SUBMITTED, prepare
+from grasp.preflight import of_stage
 from grasp.processes import end_with_parent
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from spark_jobs.storage.lake import Lake
 
 
-def spark_session(name: str) -> SparkSession:
-    """The session of this process; master, memory and tuning come from spark-submit and its configuration."""
-    return (
+def spark_session(name: str, settings: Settings | None = None) -> SparkSession:
+    """The session of this process; spark-submit brings its master and memory, without it `settings` do."""
+    builder = (
         SparkSession.builder.appName(f"grasp.{name}")
         .config("spark.sql.session.timeZone", "UTC")
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", "512")
-        .getOrCreate()
     )
+    if settings and not IS_SUBMITTED:
+        builder = builder.master(settings.spark_master).config("spark.driver.memory", settings.spark_memory)
+    return builder.getOrCreate()
 
 
 def run(main: Callable[[Lake, str], None]) -> None:
@@ -33,15 +36,16 @@ def run(main: Callable[[Lake, str], None]) -> None:
     parser = argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__)
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to work on, YYYY-MM-DD")
     day = parser.parse_args().day
+    prepare(*of_stage(name))
     try:
         settings = Settings.load()
         before = stages.fingerprint(settings, name, day)
     except (SettingsError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    if "PYSPARK_GATEWAY_PORT" in os.environ:  # started by spark-submit: without its JVM there is nothing to finish
+    if IS_SUBMITTED:  # without the JVM of spark-submit there is nothing to finish
         end_with_parent()
     started = time.monotonic()
-    spark = spark_session(name)
+    spark = spark_session(name, settings)
     try:
         main(Lake(spark, settings), day)
     except (ValueError, FileNotFoundError) as error:

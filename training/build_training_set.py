@@ -35,7 +35,7 @@ from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feast_project, feature_service, file_sha256
 from training.command import arguments, check_days
 from training.data import training_set
-from training.data.training_set import INPUTS_FILE, TIMESTAMP, VECTORS, training_set_folder, write
+from training.data.training_set import INPUTS_FILE, TIMESTAMP, VECTOR_COLUMNS, training_set_folder, write_training_set
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -46,7 +46,7 @@ MIN_FOR_TEST = 5  # interactions before the cutoff of a user whose later ones ar
 _FEATURE_TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
 
 
-def split_events(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
+def assign_splits(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
     """Name each interaction `train`, `validation` or `test`, in order of user, time and row number.
 
     Before the cutoff all train, but the last one of a user with three or more is a validation target. After it the
@@ -62,7 +62,7 @@ def split_events(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
     return events[events["split"] != ""].reset_index(drop=True)
 
 
-def join_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: str) -> pd.DataFrame:
+def align_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: str) -> pd.DataFrame:
     """Features in the order of `keys`, exactly one row each.
 
     Feast drops keys whose features are too old or too new and returns rows in another order; both would go unnoticed.
@@ -71,7 +71,7 @@ def join_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: st
     if features[key].duplicated().any():
         raise ValueError(f"Feast returned {features[key].duplicated().sum()} rows twice for {key} as of {day}")
     joined = pd.DataFrame({key: list(keys)}).merge(features, how="left", on=key, validate="one_to_one")
-    missing = joined.loc[joined[list(VECTORS)].isna().any(axis=1), key]
+    missing = joined.loc[joined[list(VECTOR_COLUMNS)].isna().any(axis=1), key]
     if len(missing):
         raise ValueError(
             f"{len(missing)} of {len(joined)} {key}s have no features as of {day}, the first is {missing.iloc[0]!r}: "
@@ -80,7 +80,7 @@ def join_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: st
     return joined
 
 
-def open_store(settings: Settings, feature_version: str) -> "FeatureStore":
+def open_feature_store(settings: Settings, feature_version: str) -> "FeatureStore":
     """The Feast store of one feature version, configured by `GRASP_FEATURE_STORE_YAML`."""
     import yaml
     from feast import FeatureStore, RepoConfig
@@ -95,15 +95,15 @@ def features_as_of(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """User and item features as they were known at the end of the cutoff day, one row per id and in their order."""
     feature_version = Versions(settings).feature
-    store = open_store(settings, feature_version)
+    store = open_feature_store(settings, feature_version)
     service = store.get_feature_service(feature_service(feature_version))
-    item_names = [f"{tables.ITEM_FEATURES.name}:{name}" for name in ("popularity", "is_tail", *VECTORS)]
+    item_names = [f"{tables.ITEM_FEATURES.name}:{name}" for name in ("popularity", "is_tail", *VECTOR_COLUMNS)]
     moment = end_of(cutoff)
     result = []
     for key, keys, features in (("user_id", user_ids, service), ("item_id", item_ids, item_names)):
         entities = pd.DataFrame({key: list(keys), "event_timestamp": moment})
         job = store.get_historical_features(entity_df=entities, features=features)
-        result.append(join_features(keys, key, job.to_df(), cutoff))
+        result.append(align_features(keys, key, job.to_df(), cutoff))
     return result[0], result[1]
 
 
@@ -127,7 +127,7 @@ def _read_partition(settings: Settings, table: tables.Table, day: str) -> pa.Tab
 
 def build(settings: Settings, day: str, cutoff: str) -> dict[str, pd.DataFrame]:
     """The three tables of the training set."""
-    events = split_events(read_interactions(settings, day), end_of(cutoff))
+    events = assign_splits(read_interactions(settings, day), end_of(cutoff))
     user_ids = sorted(events.loc[events["split"] != "test", "user_id"].unique())
     if not user_ids:
         raise ValueError(f"no interaction up to {cutoff}: choose a later cutoff")
@@ -179,7 +179,7 @@ def main(arguments_given: Any = None) -> None:
             say(f"training set {given.day}: unchanged")
             return
         frames = build(settings, given.day, given.cutoff)
-        write(target, frames, inputs, given.cutoff)
+        write_training_set(target, frames, inputs, given.cutoff)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     _say_counts(frames)

@@ -21,24 +21,16 @@ from typing import Any
 import numpy as np
 
 from grasp import manifest as release
+from grasp.environment import prepare
 from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training.command import arguments, check_days
-from training.data import training_set as training_sets
-from training.data.training_set import TrainingSet
-from training.evaluation.evaluate import (
-    Event,
-    Interval,
-    groups,
-    interval,
-    metrics,
-    popularity_scorer,
-    questions,
-    rank_events,
-    ranker_scorer,
-)
-from training.model.artefact import LoadedRanker, OtherFormatError, load_ranker
+from training.data.training_set import TrainingSet, load_training_set, require_training_set, training_set_folder
+from training.evaluation.baselines import distinct_user_popularity
+from training.evaluation.metrics import Interval, bootstrap_interval, event_groups, event_metrics
+from training.evaluation.ranking import Event, evaluation_events, rank_events, ranker_scorer
+from training.model.artefact import ArtefactFormatError, LoadedRanker, load_ranker
 from training.train import CANDIDATE_FILE
 
 DECISION_FILE = "decision.json"
@@ -77,21 +69,21 @@ def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedR
         return None, ""
     try:
         rival = load_ranker(release.folder(settings.releases, manifest) / "model")
-    except OtherFormatError as error:
+    except ArtefactFormatError as error:
         return None, f"{manifest.model} in force cannot be compared: {error}"
     if rival.metadata.feature_version != candidate.metadata.feature_version:
         return None, f"{manifest.model} in force reads features of another version and cannot be compared"
     return rival, ""
 
 
-def judge(
+def evaluate_models(
     training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker]
 ) -> dict[str, dict[str, np.ndarray]]:
     """Every metric of every event, for popularity and each ranker, by name."""
-    found = {POPULARITY: metrics(rank_events(popularity_scorer(training_set), events).filtered)}
+    found = {POPULARITY: event_metrics(rank_events(distinct_user_popularity(training_set), events).filtered)}
     for each in rankers:
         scorer = ranker_scorer(each.ranker, each.vocabulary, training_set)
-        found[each.metadata.name] = metrics(rank_events(scorer, events).filtered)
+        found[each.metadata.name] = event_metrics(rank_events(scorer, events).filtered)
     return found
 
 
@@ -100,7 +92,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Counts, and every metric of every group with its interval, as JSON."""
     users = np.array([event.user for event in events])
-    chosen = {name: rows for name, rows in groups(training_set, events).items() if rows.any()}
+    chosen = {name: rows for name, rows in event_groups(training_set, events).items() if rows.any()}
     return {
         "num_events": len(events),
         "num_users": len(np.unique(users)),
@@ -108,7 +100,10 @@ def summarise(
         "num_events_by_group": {name: int(rows.sum()) for name, rows in chosen.items()},
         "metrics": {
             model: {
-                group: {metric: asdict(interval(values[rows], users[rows])) for metric, values in by_metric.items()}
+                group: {
+                    metric: asdict(bootstrap_interval(values[rows], users[rows]))
+                    for metric, values in by_metric.items()
+                }
                 for group, rows in chosen.items()
             }
             for model, by_metric in found.items()
@@ -142,24 +137,26 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
     if not (home / CANDIDATE_FILE).is_file():
         raise FileNotFoundError(f"no candidate in {home}: run python -m training.train --day {day}")
     folder = home / json.loads((home / CANDIDATE_FILE).read_text())["model"]
-    training_sets.require(training_sets.training_set_folder(settings, day), cutoff)
-    training_set, candidate = training_sets.load(training_sets.training_set_folder(settings, day)), load_ranker(folder)
+    require_training_set(training_set_folder(settings, day), cutoff)
+    training_set, candidate = load_training_set(training_set_folder(settings, day)), load_ranker(folder)
     if candidate.metadata.cutoff != cutoff:
         raise ValueError(f"{folder} was trained with the cutoff {candidate.metadata.cutoff}, not {cutoff}")
     decided = _decided_before(settings, home, folder)
     if decided:
         say(f"promote {day}: {candidate.metadata.name} is in force already")
         return decided
-    events = questions(training_set, "test")
+    events = evaluation_events(training_set, "test")
     if not events:
         for report in ("evaluation.json", "evaluation.md"):
             (home / report).unlink(missing_ok=True)  # of an earlier run
         return Decision(None, False, f"no known user came back between {cutoff} and {day}: nothing to judge by")
     rival, remark = rival_in_force(settings, candidate)
-    found = judge(training_set, events, [candidate, *([rival] if rival else [])])
+    found = evaluate_models(training_set, events, [candidate, *([rival] if rival else [])])
     users = np.array([event.user for event in events])
     own = found[candidate.metadata.name][METRIC]
-    against = {name: interval(own - found[name][METRIC], users) for name in found if name != candidate.metadata.name}
+    against = {
+        name: bootstrap_interval(own - found[name][METRIC], users) for name in found if name != candidate.metadata.name
+    }
     decision = decide(folder, against, remark)
     summary = summarise(training_set, events, found)
     summary |= {"day": day, "cutoff": cutoff, "candidate": candidate.metadata.name, "decision": asdict(decision)}
@@ -201,4 +198,5 @@ def main(arguments_given: Any = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

@@ -18,17 +18,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grasp.environment import prepare
 from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions, digest, feature_service, file_sha256
 from training.command import arguments, check_days
-from training.data.training_set import SCHEMAS, TrainingSet, load, require, training_set_folder
+from training.data.training_set import (
+    SCHEMAS,
+    TrainingSet,
+    load_training_set,
+    require_training_set,
+    training_set_folder,
+)
 from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig
 
 if TYPE_CHECKING:
-    from training.fitting.fit import Fitted, Progress
-    from training.model.artefact import Metadata
+    from training.fitting.training_loop import FittedRanker, ProgressCallback
+    from training.model.artefact import RankerMetadata
 
 CANDIDATE_FILE = "candidate.json"
 SAY_EVERY = 5  # epochs
@@ -42,7 +49,7 @@ def inputs_fingerprint(source: Path, recipe: TrainConfig, seed: int, cutoff: str
     return digest([code, data, asdict(recipe), seed, cutoff])
 
 
-def save(fitted: "Fitted", training_set: TrainingSet, target: Path, metadata: "Metadata") -> Path:
+def save(fitted: "FittedRanker", training_set: TrainingSet, target: Path, metadata: "RankerMetadata") -> Path:
     """Write the artefact below `target`, complete or not at all; equal weights and config give an equal name.
 
     For example `sasrec-grasp-1998-02-28-1a2b3c4d`.
@@ -60,7 +67,7 @@ def save(fitted: "Fitted", training_set: TrainingSet, target: Path, metadata: "M
         return staging.rename(target / name)
 
 
-def progress_lines(config: TrainConfig) -> "Progress":
+def progress_lines(config: TrainConfig) -> "ProgressCallback":
     """A bar for a person at a terminal, a line every few epochs for a log."""
     from tqdm import tqdm
 
@@ -81,11 +88,11 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
     import mlflow
     import torch
 
-    from training.fitting.fit import fit
-    from training.model.artefact import Metadata
+    from training.fitting.training_loop import fit
+    from training.model.artefact import RankerMetadata
 
     torch.set_num_threads(settings.num_threads)
-    training_set = load(training_set_folder(settings, day))
+    training_set = load_training_set(training_set_folder(settings, day))
     feature_version = Versions(settings).feature
     mlflow.set_tracking_uri(settings.mlflow_uri.get_secret_value())
     if mlflow.get_experiment_by_name("ranker") is None:
@@ -100,7 +107,7 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in found.items()}, epoch)
 
         fitted = fit(training_set, config, seed, progress)
-        metadata = Metadata(
+        metadata = RankerMetadata(
             name="",
             feature_service=feature_service(feature_version),
             feature_version=feature_version,
@@ -111,8 +118,8 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             metrics=fitted.metrics,
         )
         folder = save(fitted, training_set, settings.home / "training" / day, metadata)
-        mlflow.set_tags({"model": folder.name, "best_epoch": fitted.epoch})
-    say(f"{folder.name}: best of {fitted.num_epochs} epochs was {fitted.epoch}")
+        mlflow.set_tags({"model": folder.name, "best_epoch": fitted.best_epoch})
+    say(f"{folder.name}: best of {fitted.num_epochs} epochs was {fitted.best_epoch}")
     return folder
 
 
@@ -125,7 +132,7 @@ def main(arguments_given: Any = None) -> None:
     try:
         settings = Settings.load()
         check_days(given.day, given.cutoff)
-        require(training_set_folder(settings, given.day), given.cutoff)
+        require_training_set(training_set_folder(settings, given.day), given.cutoff)
         config, folder = RECIPES[given.recipe](), settings.home / "training" / given.day
         inputs = inputs_fingerprint(training_set_folder(settings, given.day), config, given.seed, given.cutoff)
         ledger_file = folder / "trained.json"
@@ -143,4 +150,5 @@ def main(arguments_given: Any = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

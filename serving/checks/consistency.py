@@ -8,7 +8,7 @@ Writes:  nothing; prints what differs and ends with 1 when more of it does than 
 
 Two things can drift apart although each looks well by itself. *Features*: what the online store holds of a user and
 what the lake holds of that user and day. *Scores*: what was served and what training's own scorer
-(`training.evaluation.evaluate`, the one that chose and judged the model) gives for the offline features.
+(`training.evaluation.ranking`, the one that chose and judged the model) gives for the offline features.
 
 Features can be compared only while the online store still holds the day that was served. Users whose row has moved on
 are counted, not compared.
@@ -31,15 +31,17 @@ import pyarrow.parquet as pq
 
 from grasp import partitions, tables
 from grasp.days import day_argument, end_of
+from grasp.environment import prepare
 from grasp.manifest import MANIFEST_FILE, Manifest, folder, read_manifest
+from grasp.preflight import require_feature_store
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import MAX_SEQUENCE_LENGTH
-from serving.lookup.online_store import FeastUserFeatures, StoreError, UserFeatures, UserRow
+from serving.lookup.online_store import FeastUserStore, StoreError, UserRow, UserStore
 from serving.ranking.items import ItemSide, load_items
-from serving.ranking.loaded_release import check_files
+from serving.ranking.release_ranker import check_files
 from training.data.training_set import TrainingSet
-from training.evaluation.evaluate import Event, ranker_scorer
+from training.evaluation.ranking import Event, ranker_scorer
 from training.model.artefact import LoadedRanker, load_ranker
 
 LOG_FOLDER = "served_requests"  # below the lake
@@ -63,7 +65,7 @@ COMPARED = tuple(
     for each in fields(UserRow)
     if each.name not in ("user_id", "event_timestamp", "computed_at")  # computed_at: Feast keeps whole seconds
 )
-OpenUsers = Callable[[Settings, Manifest], UserFeatures]
+OpenUserStore = Callable[[Settings, Manifest], UserStore]
 
 
 class SkewError(ValueError):
@@ -120,14 +122,14 @@ def check(
     *,
     num: int = DEFAULT_SAMPLE,
     limit: float = 0.0,
-    open_users: OpenUsers = FeastUserFeatures,
+    open_user_store: OpenUserStore = FeastUserStore,
 ) -> Skew:
     """Compare a sample of a day's requests and say what was found.
 
     Raises `SkewError` when a larger share of requests or users than `limit` differs, or when all that the model
     answered belongs to releases or days that are gone.
     """
-    skew = compare(settings, choose(read_requests(log, day), num), open_users)
+    skew = compare(settings, choose(read_requests(log, day), num), open_user_store)
     for line in report(skew):
         say(f"consistency {day}: {line}")
     if max(skew.share_of_requests, skew.share_of_users) > limit:
@@ -158,7 +160,9 @@ def choose(requests: Sequence[ServedRequest], num: int, seed: int = 0) -> list[S
     return ordered if len(ordered) <= num else random.Random(seed).sample(ordered, num)  # noqa: S311 - no secret
 
 
-def compare(settings: Settings, requests: Iterable[ServedRequest], open_users: OpenUsers = FeastUserFeatures) -> Skew:
+def compare(
+    settings: Settings, requests: Iterable[ServedRequest], open_user_store: OpenUserStore = FeastUserStore
+) -> Skew:
     """Compare requests with the offline side; raises `StoreError` when the online store does not answer."""
     skew = Skew()
     groups: dict[tuple[str, str], list[ServedRequest]] = defaultdict(list)
@@ -179,7 +183,7 @@ def compare(settings: Settings, requests: Iterable[ServedRequest], open_users: O
         skew.num_gone += len(of_group) - len(known)
         if known:
             _compare_scores(skew, _load(settings, manifest), known, offline)
-            _compare_features(skew, open_users(settings, manifest), day, {each.user_id for each in known}, offline)
+            _compare_features(skew, open_user_store(settings, manifest), day, {each.user_id for each in known}, offline)
     return skew
 
 
@@ -267,7 +271,7 @@ def _training_set(items: ItemSide, user_ids: list[str], rows: dict[str, dict[str
 
 
 def _compare_features(
-    skew: Skew, users: UserFeatures, day: str, user_ids: set[str], rows: dict[str, dict[str, Any]]
+    skew: Skew, users: UserStore, day: str, user_ids: set[str], rows: dict[str, dict[str, Any]]
 ) -> None:
     for user_id in sorted(user_ids):
         online = users.get(user_id)
@@ -322,9 +326,7 @@ def report(skew: Skew) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.checks.consistency", description=(__doc__ or "").split(":")[0]
-    )
+    parser = argparse.ArgumentParser(prog="grasp consistency", description=(__doc__ or "").split(":")[0])
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day the requests were served on")
     parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="requests that are replayed, at most")
     parser.add_argument("--log", type=Path, help=f"folder of the log; {LOG_FOLDER} in the lake by default")
@@ -339,4 +341,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare(require_feature_store)
     main()

@@ -1,11 +1,11 @@
-"""Releases: publish one, go back to one, look at them.
+"""Publish, roll back, list and verify releases.
 
-    python -m serving.releases.manage publish --day 1998-04-22 [--model FOLDER | --decision FILE]
-    python -m serving.releases.manage rollback [--to RELEASE_ID]
-    python -m serving.releases.manage restore-day 1998-04-21 [--release RELEASE_ID]
-    python -m serving.releases.manage status | list | show RELEASE_ID | verify [RELEASE_ID | --all]
+    grasp release publish --day 1998-04-22 [--model FOLDER | --decision FILE]
+    grasp release rollback [--to RELEASE_ID]
+    grasp release restore-day 1998-04-21 [--release RELEASE_ID]
+    grasp release status | list | show RELEASE_ID | verify [RELEASE_ID | --all]
 
-A release ties one day's features, their versions and a model together; `publication.py` says how it comes about.
+A release is one day's features, their versions and a model. `publication.py` builds it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grasp.days import age_hours, day_argument
-from grasp.environment import process_environment
+from grasp.environment import prepare, process_environment
 from grasp.files import write_json
 from grasp.manifest import (
     CURRENT_FILE,
@@ -30,33 +30,41 @@ from grasp.manifest import (
 from grasp.progress import say
 from grasp.settings import ROOT, Settings, SettingsError
 from grasp.versions import Versions
-from serving.ranking.loaded_release import check_files, load_release
-from serving.releases.in_force import ReleaseError, current_or_none, earlier, lock, named, published, put_in_force
+from serving.ranking.release_ranker import check_files, load_release_ranker
+from serving.releases.in_force import (
+    ReleaseError,
+    current_or_none,
+    find_release,
+    publication_lock,
+    put_in_force,
+    releases_on_disk,
+    rollback_targets,
+)
 from serving.releases.publication import choose_model, publish
 from training.model.artefact import load_ranker
 
-PutOnline = Callable[[Settings, str], None]  # puts a day's features online, whatever is there
+PutOnline = Callable[[Settings, str], None]  # puts a day's features online, also over newer ones
 
 
 def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
-    """Put an earlier release in force again: the named one, or the one that was in force before this one.
+    """Put an earlier release in force again: `release_id`, or by default the one that was in force before.
 
-    A named one replaces even a `current.json` that cannot be read.
+    With `release_id` a damaged `current.json` is replaced too.
     """
-    with lock(settings.releases):
+    with publication_lock(settings.releases):
         before = _name_of(current_or_none(settings.releases) if release_id else current(settings.releases))
         if release_id:
-            manifest = named(published(settings.releases), release_id)
-        elif known := earlier(settings.releases, before):
-            manifest = known[-1]
+            manifest = find_release(releases_on_disk(settings.releases), release_id)
+        elif targets := rollback_targets(settings.releases, before):
+            manifest = targets[-1]
         else:
             raise ReleaseError(f"no release was in force before {before}")
         check_files(folder(settings.releases, manifest), manifest)
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} is in force again (was {before})")
     say(
-        f"release: user features stay as they are; to take them back to {manifest.day} as well: "
-        f"python -m serving.releases.manage restore-day {manifest.day} --release {manifest.release_id}"
+        f"release: the online user features did not change; to take them back to {manifest.day} as well: "
+        f"grasp release restore-day {manifest.day} --release {manifest.release_id}"
     )
     return manifest
 
@@ -64,26 +72,29 @@ def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
 def restore_day(
     settings: Settings, day: str, release_id: str | None = None, put_online: PutOnline | None = None
 ) -> Manifest:
-    """Go back to a day as a whole: its features online, and its last release (or the named one) in force.
+    """Go back to a day: put its features online, and its last release (or `release_id`) in force.
 
-    The release is checked first, so that nothing moves towards one that cannot be served. Then the features, which may
-    fail half-way, and the manifest last: until then the release in force goes on with rows of one feature version, each
-    with its day. Raises `ReleaseError` or `ValueError`; then the release in force is the one before, and the same
-    command may be run again.
+    The steps are in this order:
+    1. Load the release, so that nothing changes when it cannot be served.
+    2. Put the features online. If that fails half-way, the release in force still works: all rows have one feature
+       version, and each row names its day.
+    3. Put the release in force.
+
+    Raises `ReleaseError` or `ValueError`. Then the release in force is the one before; run the same command again.
     """
-    with lock(settings.releases):
+    with publication_lock(settings.releases):
         before = _name_of(current_or_none(settings.releases))
-        of_day = [each for each in published(settings.releases) if each.day == day]
+        of_day = [each for each in releases_on_disk(settings.releases) if each.day == day]
         if not of_day:
-            raise ReleaseError(f"no release of {day}; `python -m serving.releases.manage list` shows those there are")
-        manifest = named(of_day, release_id) if release_id else of_day[-1]
+            raise ReleaseError(f"no release of {day}: `grasp release list` shows all releases")
+        manifest = find_release(of_day, release_id) if release_id else of_day[-1]
         version = Versions(settings).feature
         if manifest.feature_version != version:
             raise ReleaseError(
-                f"{manifest.release_id} has features {manifest.feature_version}, the settings make {version}: set them "
-                f"as they were, or put the release alone in force: rollback --to {manifest.release_id}"
+                f"{manifest.release_id} has features {manifest.feature_version}, the settings make {version}: restore "
+                f"the settings, or roll back the release alone: grasp release rollback --to {manifest.release_id}"
             )
-        load_release(folder(settings.releases, manifest), manifest)
+        load_release_ranker(folder(settings.releases, manifest), manifest)
         (put_online or _materialise)(settings, day)
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before})")
@@ -91,7 +102,7 @@ def restore_day(
     if hours > settings.max_feature_age_hours:
         say(
             f"release: these features are {hours:.0f} h old, more than GRASP_MAX_FEATURE_AGE_HOURS="
-            f"{settings.max_feature_age_hours:g}: everyone gets popular items as long as they count as stale"
+            f"{settings.max_feature_age_hours:g}: they are stale, so everyone gets popular items"
         )
     return manifest
 
@@ -101,15 +112,15 @@ def _name_of(manifest: Manifest | None) -> str:
 
 
 def _materialise(settings: Settings, day: str) -> None:
-    """In a process of its own: materialisation belongs to the feature repository, which serving does not import."""
+    """Run materialisation as a process: it belongs to `feature_repo`, which serving must not import."""
     command = [sys.executable, "-m", "feature_repo.materialise", "--day", day, "--rollback"]
     result = subprocess.run(command, cwd=ROOT, env=process_environment(settings), check=False)
     if result.returncode:
-        raise ReleaseError(f"the features of {day} are not online whole: the release in force stays; run this again")
+        raise ReleaseError(f"not all features of {day} are online: the release in force stays; run this again")
 
 
 def verify(settings: Settings, release_id: str | None = None) -> Manifest:
-    """Load a release as serving would, checksums first: the named one, or the one in force.
+    """Load a release as serving would, checksums first: `release_id`, or by default the one in force.
 
     Raises `ValueError` naming what is damaged, and `NoReleaseError` when there is no such release.
     """
@@ -118,12 +129,12 @@ def verify(settings: Settings, release_id: str | None = None) -> Manifest:
         manifest = current(settings.releases)
     elif manifest.release_id != release_id:
         raise ValueError(f"the manifest in {settings.releases / str(release_id)} was changed: publish its day again")
-    load_release(folder(settings.releases, manifest), manifest)
+    load_release_ranker(folder(settings.releases, manifest), manifest)
     return manifest
 
 
 def verify_all(settings: Settings) -> dict[str, str | None]:
-    """What is wrong with each release on disk, None for a whole one, and with the one in force (`current.json`)."""
+    """The problem of each release on disk and of the one in force (`current.json`); None for an intact one."""
     places = [file.parent.name for file in sorted(settings.releases.glob(f"[!.]*/{MANIFEST_FILE}"))]
     return {CURRENT_FILE: _problem(settings, None)} | {name: _problem(settings, name) for name in places}
 
@@ -145,7 +156,7 @@ def _describe(settings: Settings, manifest: Manifest) -> str:
 
 
 def _show(settings: Settings, release_id: str) -> None:
-    """The manifest, and what of it lies on the disk."""
+    """Print a manifest and the files that belong to it."""
     manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
     place = folder(settings.releases, manifest)
     say(f"release: {_describe(settings, manifest)}")
@@ -165,23 +176,23 @@ def _show(settings: Settings, release_id: str) -> None:
 
 
 def _verify(settings: Settings, release_id: str | None, every: bool) -> None:
-    """Raises `ReleaseError` after all were looked at."""
+    """Print whether releases are intact. Raises `ReleaseError` if any is not."""
     if not every:
-        say(f"release: {verify(settings, release_id).release_id} is whole")
+        say(f"release: {verify(settings, release_id).release_id} is intact")
         return
     problems = verify_all(settings)
     for name, problem in problems.items():
-        say(f"release: {name} {f'is NOT whole: {problem}' if problem else 'is whole'}")
+        say(f"release: {name} {f'is DAMAGED: {problem}' if problem else 'is intact'}")
     num_damaged = sum(problem is not None for problem in problems.values())
     if num_damaged:
-        raise ReleaseError(f"{num_damaged} of {len(problems)} are not whole")
+        raise ReleaseError(f"{num_damaged} of {len(problems)} are damaged")
 
 
 def _run(settings: Settings, arguments: argparse.Namespace) -> None:
     if arguments.command == "publish":
         manifest = publish(settings, arguments.day, choose_model(settings, arguments.model, arguments.decision))
         if arguments.decision:
-            # Until this is there the retraining counts as unfinished and is due again.
+            # Without this file the retraining counts as unfinished and runs again.
             write_json(arguments.decision.with_name(PUBLISHED_FILE), {"release": manifest.release_id})
     elif arguments.command == "rollback":
         rollback(settings, arguments.to)
@@ -195,15 +206,13 @@ def _run(settings: Settings, arguments: argparse.Namespace) -> None:
         say(f"release: {_describe(settings, current(settings.releases))}")
     else:
         in_force = _name_of(current_or_none(settings.releases))
-        for manifest in published(settings.releases):
+        for manifest in releases_on_disk(settings.releases):
             mark = "*" if manifest.release_id == in_force else " "
             say(f"release: {mark} {_describe(settings, manifest)}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.releases.manage", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="grasp release", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     publication = commands.add_parser("publish", help="put the features of a day in force")
     publication.add_argument("--day", type=day_argument, required=True, help="UTC day, YYYY-MM-DD")
@@ -231,4 +240,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

@@ -1,11 +1,11 @@
-"""Show another release to a share of the users, and stop again.
+"""Start and stop an experiment, which shows another release to a share of the users.
 
-    python -m serving.rollout.experiment start --name new-model --release 1998-04-22-0a1b2c3d4e --share 0.1
-    python -m serving.rollout.experiment stop
-    python -m serving.rollout.experiment status
+    grasp experiment start --name new-model --release 1998-04-22-0a1b2c3d4e --share 0.1
+    grasp experiment stop
+    grasp experiment status
 
-Running servers follow within a second. A share of 0 loads the release so that it can be asked for by name, and shows
-it to nobody. What came of it is question 9 of `docs/analysts.md`.
+Running servers follow within a second. With a share of 0 requests can name the release, but it is shown to nobody.
+Question 9 of `docs/analysts.md` shows the results.
 """
 
 import argparse
@@ -13,33 +13,36 @@ import re
 import sys
 from dataclasses import asdict
 
+from grasp.environment import prepare
 from grasp.files import write_json
 from grasp.manifest import MANIFEST_FILE, current, folder, read_manifest
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
-from serving.ranking.loaded_release import check_files
+from serving.ranking.release_ranker import check_files
 from serving.releases.buckets import EXPERIMENT_FILE, Experiment, read_experiment
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class ExperimentError(ValueError):
-    """An experiment cannot begin; the message says why and what to do."""
+    """An experiment cannot start; the message says why and what to do."""
 
 
 def start(settings: Settings, name: str, release_id: str, share: float) -> Experiment:
-    """Begin, or change the share of the one that runs under this name with this release.
+    """Start an experiment, or change the share of the running one with the same name and release.
 
     Raises `ExperimentError`, or `ValueError` for a damaged release.
     """
     if not NAME.fullmatch(name):
-        raise ExperimentError(f"{name!r} is no name: lower-case letters, digits, dot, dash and underscore, at most 64")
+        raise ExperimentError(
+            f"{name!r} is not a name: use up to 64 lower-case letters, digits, dots, dashes, underscores"
+        )
     experiment = Experiment(name, release_id, share)
     running = read_experiment(settings.releases)
     if running and (running.name, running.release_id) != (name, release_id):
         raise ExperimentError(f"{running.name} runs with release {running.release_id}: stop it first")
     if release_id == current(settings.releases).release_id:
-        raise ExperimentError(f"{release_id} is the release in force: everybody gets it already")
+        raise ExperimentError(f"{release_id} is the release in force: all users get it already")
     manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
     check_files(folder(settings.releases, manifest), manifest)
     write_json(settings.releases / EXPERIMENT_FILE, asdict(experiment))
@@ -48,21 +51,19 @@ def start(settings: Settings, name: str, release_id: str, share: float) -> Exper
 
 
 def stop(settings: Settings) -> None:
-    """Everybody gets the release in force again; nothing happens without an experiment."""
+    """End the experiment, if one runs: all users get the release in force again."""
     (settings.releases / EXPERIMENT_FILE).unlink(missing_ok=True)
-    say("experiment: none, everybody gets the release in force")
+    say(f"experiment: {describe(None)}")
 
 
 def describe(experiment: Experiment | None) -> str:
     if experiment is None:
-        return "none, everybody gets the release in force"
+        return "none, all users get the release in force"
     return f"{experiment.name}: release {experiment.release_id} for {experiment.share:.1%} of the users"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.rollout.experiment", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="grasp experiment", description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     begin = commands.add_parser("start", help="begin, or change the share of the running one")
     begin.add_argument("--name", required=True, help="part of how users are divided: a new name divides anew")
@@ -86,4 +87,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 
 from grasp import partitions
 from grasp.days import day_argument
+from grasp.environment import prepare
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
 from spark_jobs.generation import replays
@@ -225,7 +226,7 @@ def _limit(text: str) -> int:
 
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="spark_jobs.commands.dead_letters",
+        prog="grasp dead-letters",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -250,4 +251,5 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from grasp.environment import OFFLINE
+from grasp.environment import OFFLINE, prepare
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.versions import file_sha256
@@ -172,4 +172,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

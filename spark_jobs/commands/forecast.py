@@ -12,16 +12,17 @@ The day has to be ingested. Without data, and without Spark, a catalogue of any 
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from grasp import partitions
 from grasp.days import day_argument
+from grasp.environment import prepare
+from grasp.preflight import require_java
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
 from spark_jobs import describe_items, describe_users
@@ -114,14 +115,6 @@ def _prices(settings: Settings) -> Prices:
     return Prices(settings.llm_input_price, settings.llm_output_price)
 
 
-def _session(settings: Settings) -> SparkSession:
-    """A session on this machine, unless spark-submit has brought one."""
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        builder = SparkSession.builder.master(settings.spark_master)
-        builder.config("spark.driver.memory", settings.spark_memory).getOrCreate()
-    return spark_session("forecast")
-
-
 def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
@@ -145,7 +138,7 @@ def _count(text: str) -> int:
 
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="spark_jobs.commands.forecast", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="grasp forecast", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--day", type=day_argument, help="UTC day that was ingested, YYYY-MM-DD")
     parser.add_argument("--items", type=_count, help="instead of a day: a catalogue of so many items")
@@ -165,7 +158,7 @@ def main(given: Sequence[str] | None = None) -> None:
         if numbers:
             forecasts = forecast_scale(settings, numbers, arguments.new_share, speed)
         else:
-            forecasts = forecast_day(Lake(_session(settings), settings), arguments.day, speed)
+            forecasts = forecast_day(Lake(spark_session("forecast", settings), settings), arguments.day, speed)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     shown = json.dumps(as_json(forecasts), indent=1) if arguments.json else as_text(forecasts)
@@ -173,4 +166,5 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    prepare(require_java)
     main()

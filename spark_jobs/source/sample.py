@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 
 from grasp.days import end_of, plus_days
+from grasp.environment import prepare
 from grasp.progress import say
 from spark_jobs.source import reader as source
 from spark_jobs.source.reader import SourceTable
@@ -150,9 +151,7 @@ def _write_lines(path: Path, rows: Iterable[Row]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m spark_jobs.source.sample", description="A small part of a source folder"
-    )
+    parser = argparse.ArgumentParser(prog="grasp sample", description="A small part of a source folder")
     parser.add_argument("source", type=Path, help="folder of the data contract")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--users", type=int, default=600, help="most users to take")
@@ -172,4 +171,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    prepare()
     main()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import app
 from grasp.settings import OUTSIDE_SETTINGS, ROOT, Settings
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("**/*.md")])
+COMMAND_NAMES = {each.name or each.callback.__name__ for each in app.registered_commands}
 COMMANDS = re.compile(r"```(?:bash|sh)\n(.*?)```", re.DOTALL)
 
 
@@ -27,8 +29,10 @@ def test_every_make_target_and_module_that_is_named_exists(document):
     for line in lines_of(document):
         for target in re.findall(r"(?:^|&& |\w=\S+ )make ([a-z]+)", line):
             assert target in targets(), f"{document.name}: make {target}"
+        for command in re.findall(r"(?:^|[ /;(])grasp ([a-z-]+)", line):
+            assert command in COMMAND_NAMES, f"{document.name}: grasp {command}"
         for module in re.findall(
-            r"python -m ((?:grasp|spark_jobs|feature_repo|training|serving|benchmarks)[.\w]*)", line
+            r"python -m ((?:grasp|spark_jobs|feature_repo|training|serving|benchmarks|cli)[.\w]*)", line
         ):
             assert importlib.util.find_spec(module), f"{document.name}: {module}"
 

@@ -225,7 +225,7 @@ def test_a_failing_module_ends_with_its_last_words(settings: Settings, monkeypat
     from dags.tasks import ModuleTask
 
     task = ModuleTask(
-        task_id="fails", module="serving.showcase.demo", arguments=["--cutoff", "never"], day="1998-03-01"
+        task_id="fails", module="cli.demo", arguments=["--cutoff", "never"], day="1998-03-01"
     )
     with pytest.raises(AirflowException, match=r"(?s)failed with exit code 2.*not a day"):
         task.run_module()

@@ -19,7 +19,7 @@ import pytest
 from grasp.days import end_of, start_of
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
-from serving.showcase.demo import StageTime, run_dag
+from cli.dag_run import StageTime, run_dag
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
 NUM_USERS, NUM_ITEMS, LLM_BUDGET = 60, 200, 6

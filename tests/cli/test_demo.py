@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cli.dag_run import DagError, output_of, run_dag
+from cli.demo import DemoError, plan_folder
+from cli.showcase import _figures, _show_user, _sources, changed_variables, three_users
 from grasp.settings import Settings
-from serving.showcase.demo import DemoError, _output, plan_folder, run_dag
-from serving.showcase.show import _figures, _show_user, _sources, changed_variables, three_users
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
@@ -44,14 +45,14 @@ def test_stage_times_are_read_from_the_progress_lines(settings, tmp_path, monkey
 def test_a_failed_run_ends_with_its_log(settings, tmp_path, monkeypatch):
     fake_airflow(tmp_path, monkeypatch, "expectation expect_x failed", "DagRun Finished: state=failed, run_type=manual")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    with pytest.raises(DemoError, match=r"(?s)daily_refresh failed.*expectation expect_x failed"):
+    with pytest.raises(DagError, match=r"(?s)daily_refresh failed.*expectation expect_x failed"):
         run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
 
 
 def test_a_command_that_dies_names_its_log(settings, tmp_path):
     command = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
-    with pytest.raises(DemoError, match=r"(?s)ended with code 3.*last words"):
-        list(_output(command, settings, tmp_path / "log"))
+    with pytest.raises(DagError, match=r"(?s)ended with code 3.*last words"):
+        list(output_of(command, settings, tmp_path / "log"))
 
 
 def test_what_is_said_at_the_end_gives_the_demo_s_settings_again(settings_with, tmp_path):

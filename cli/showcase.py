@@ -12,8 +12,8 @@ from grasp import partitions, tables
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import Versions
-from serving.lookup.online_store import FeastUserFeatures, UserRow
-from serving.ranking.loaded_release import Release, load_release
+from serving.lookup.online_store import FeastUserStore, UserRow
+from serving.ranking.release_ranker import ReleaseRanker, load_release_ranker
 
 NUM_HISTORY, NUM_NEIGHBOURS, NUM_RECOMMENDATIONS = 8, 3, 10
 
@@ -21,8 +21,8 @@ NUM_HISTORY, NUM_NEIGHBOURS, NUM_RECOMMENDATIONS = 8, 3, 10
 def show(settings: Settings, cutoff: str, latest: str) -> None:
     """Print three users with their recommendations, the descriptions' sources, the gate's word and the next steps."""
     manifest = release.current(settings.releases)
-    served = load_release(release.folder(settings.releases, manifest), manifest)
-    lookup = FeastUserFeatures(settings, manifest)
+    served = load_release_ranker(release.folder(settings.releases, manifest), manifest)
+    lookup = FeastUserStore(settings, manifest)
     profiles = _profiles(settings, latest)
     for user_id in three_users(_user_rows(settings, latest)):
         user = lookup.get(user_id)
@@ -64,8 +64,8 @@ def _profile(user_id: str, profiles: dict[str, dict[str, str]]) -> str:
     return ", ".join(f"{name} {value}" for name, value in profiles.get(user_id, {}).items()) or "no profile known"
 
 
-def _show_user(served: Release, user: UserRow, profiles: dict[str, dict[str, str]]) -> None:
-    latest = [served.items.title(row) for row in reversed(served.known(user.sequence))][:NUM_HISTORY]
+def _show_user(served: ReleaseRanker, user: UserRow, profiles: dict[str, dict[str, str]]) -> None:
+    latest = [served.items.title(row) for row in reversed(served.rows_of(user.sequence))][:NUM_HISTORY]
     say(f"--- user {user.user_id}: {_profile(user.user_id, profiles)}")
     say(f"history: {user.num_interactions} items; the last {len(latest)}, newest first: {'; '.join(latest)}")
     say(f"description (from {user.source}): {user.description}")

@@ -1,0 +1,95 @@
+"""Run a DAG once, here and now: `airflow dags test` with the real tasks, its progress lines shown."""
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from grasp.environment import process_environment
+from grasp.progress import MARK, say
+from grasp.settings import ROOT, Settings
+
+STAGE_TOOK = re.compile(r"stage (\S+) (\S+) took ([\d.]+) s")
+STAGE_SKIPPED = re.compile(r"(\S+) (\S+): inputs unchanged, skipped")
+AIRFLOW_SOURCE = re.compile(r"'?\s+\[(?:airflow|task)")  # what Airflow appends to a line: who logged it, and where
+NUM_TAIL_LINES = 40
+
+
+class DagError(RuntimeError):
+    """A run failed; the message says where its log is and how it ends."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    run: str
+    stage: str
+    seconds: float | None  # None: skipped
+
+
+def new_log(settings: Settings, name: str) -> Path:
+    """A log file for one run of a command."""
+    return settings.home / "logs" / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.log"
+
+
+def migrate(settings: Settings, log: Path) -> None:
+    """Bring Airflow's metadata up to date; makes it on the first run."""
+    for _ in output_of(["airflow", "db", "migrate"], settings, log):
+        continue
+
+
+def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) -> list[StageTime]:
+    """One `airflow dags test`: progress lines are shown, everything goes to the log; returns the stage times."""
+    say(f"--- {dag} {' '.join(f'{key}={value}' for key, value in conf.items())}")
+    command = ["airflow", "dags", "test", dag, "--conf", json.dumps(conf)]
+    times, failed = [], False
+    for line in output_of(command, settings, log):
+        failed = failed or "state=failed" in line
+        if MARK not in line:
+            continue
+        text = AIRFLOW_SOURCE.split(line[line.index(MARK) :])[0].rstrip()
+        print(text, flush=True)  # noqa: T201
+        if found := STAGE_TOOK.search(text):
+            times.append(StageTime(f"{dag} {found[2]}", found[1], float(found[3])))
+        elif found := STAGE_SKIPPED.search(text):
+            times.append(StageTime(f"{dag} {found[2]}", found[1], None))
+    if failed:
+        raise DagError(f"{dag} failed; the end of {log}:\n{_tail(log)}")
+    return times
+
+
+def output_of(command: list[str], settings: Settings, log: Path) -> Iterator[str]:
+    """Lines of a child process, each written to the log as it comes; raises `DagError` when it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        log.open("a") as file,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=process_environment(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            file.write(line)
+            file.flush()
+            yield line
+    if process.returncode:
+        raise DagError(f"{' '.join(command[:4])} ended with code {process.returncode}; {log}:\n{_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-NUM_TAIL_LINES:])
+
+
+def show_times(times: list[StageTime], total: float) -> None:
+    say("--- stage times")
+    for each in times:
+        took = "skipped" if each.seconds is None else f"{each.seconds:6.1f} s"
+        say(f"{each.run:<28} {each.stage:<22} {took:>9}")
+    say(f"whole run {total / 60:.1f} minutes")

@@ -1,1 +1,0 @@
-"""The demo, and what it shows at its end."""
