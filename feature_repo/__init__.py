@@ -1,1 +1,1 @@
-"""Feast: the definitions of the features, their quality gate and their way into the online store."""
+"""Feast: feature definitions, quality checks, materialisation, SQL for analysts."""

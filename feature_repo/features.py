@@ -1,8 +1,8 @@
 """Feast definitions: entities, sources, feature views and the feature service of one feature version.
 
-Generated from `grasp/tables.py`, so that a column is named, typed and explained in one place. A change of meaning
-raises `FEATURE_DEFINITION` in `grasp/versions.py`: the new version gets a project, views and tables of its own beside
-the old ones.
+Generated from `grasp/tables.py`, so that a column is named, typed and explained in one place. When a feature's meaning
+changes, raise `FEATURE_DEFINITION` in `grasp/versions.py`: the new version gets its own project, views and tables
+beside the old ones.
 """
 
 from datetime import timedelta
@@ -30,8 +30,8 @@ FEAST_TYPES: dict[str, FeastType] = {
     "array<bigint>": Array(Int64),
     "timestamp": UnixTimestamp,
 }
-# What a request's one lookup and the training join read of a user. Item features are no part of it: a ranker holds
-# the items of its release in memory, and one service over both entities would ask every request for an item.
+# The user features that a request's lookup and the training join read. Item features are not among them: a ranker holds
+# its release's items in memory, and a service over both entities would require an item in every request.
 RANKER_FEATURES = (
     "sequence",
     "sequence_times",
@@ -50,9 +50,9 @@ RANKER_FEATURES = (
 
 
 def definitions(settings: Settings, feature_version: str, offline_store: str) -> list[Any]:
-    """Everything one feature version registers; `offline_store` is the type named in `feature_store.yaml`.
+    """Everything that one feature version registers; `offline_store` is the type named in `feature_store.yaml`.
 
-    Raises `ValueError` for an offline store these sources were never tried with.
+    Raises `ValueError` for an offline store that is not supported.
     """
     user, item = _entity("user", "Who interacts."), _entity("item", "What can be recommended.")
     sources = [_source(settings, table, feature_version, offline_store) for table in _TABLES]
@@ -81,8 +81,8 @@ def _entity(name: str, description: str) -> Entity:
 
 
 def _source(settings: Settings, table: Table, feature_version: str, offline_store: str) -> DataSource:
-    """All days of one version of a table; the folder's other files and the partition column `day` are ignored."""
-    place = {
+    """All days of one version of a table. Other files of the folder and the partition column `day` are ignored."""
+    arguments = {
         "name": f"{table.name}_lake",
         "path": str(partitions.table_path(settings.lake, table, feature_version)),
         "timestamp_field": EVENT_TIMESTAMP,
@@ -90,16 +90,16 @@ def _source(settings: Settings, table: Table, feature_version: str, offline_stor
         "owner": OWNER,
     }
     if offline_store == "duckdb":
-        return FileSource(file_format=ParquetFormat(), **place)
+        return FileSource(file_format=ParquetFormat(), **arguments)
     if offline_store == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-        return SparkSource(file_format="parquet", **place)
+        return SparkSource(file_format="parquet", **arguments)
     raise ValueError(f"offline store {offline_store!r}: GRASP_FEATURE_STORE_YAML must name duckdb or spark")
 
 
 def _view(table: Table, entity: Entity, source: DataSource, ttl: timedelta, feature_version: str) -> FeatureView:
-    """The view of a feature table: each column once, with its meaning; what is older than `ttl` counts as unknown."""
+    """The view of a feature table: each column with its meaning. Rows older than `ttl` count as unknown."""
     return FeatureView(
         name=table.name,
         entities=[entity],
@@ -123,7 +123,7 @@ def _view(table: Table, entity: Entity, source: DataSource, ttl: timedelta, feat
 
 
 if __name__ == "features":
-    # The `feast` command imports this file by its bare name and looks for objects; our own code calls definitions().
+    # The `feast` command imports this file by its bare name and collects objects. Our own code calls definitions().
     _settings = Settings.load()
     user, item, user_source, item_source, user_features, item_features, ranker = definitions(
         _settings, Versions(_settings).feature, yaml.safe_load(configuration(_settings))["offline_store"]["type"]

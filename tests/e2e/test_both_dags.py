@@ -33,11 +33,11 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 def milvus_rows(run) -> dict[str, dict[str, list[float]]]:
     """Every vector behind the two aliases, by entity and id."""
-    from spark_jobs.vectors.milvus import open_vectors
+    from spark_jobs.vectors.milvus import open_vector_store
 
     versions = Versions(run.settings)
     found = {}
-    with open_vectors(run.settings) as store:
+    with open_vector_store(run.settings) as store:
         for entity in ("item", "user"):
             name = collection(entity, versions.embedding)
             vectors = store.read(name, sorted(store.hashes(name)))
@@ -86,7 +86,7 @@ def test_milvus_holds_the_latest_vectors_behind_the_alias(finished):
 
 
 def test_the_online_store_answers_with_the_latest_day(finished):
-    from feature_repo.store import open_store
+    from feature_repo.feast_store import open_store
 
     version = Versions(finished.settings).feature
     store = open_store(finished.settings, version)

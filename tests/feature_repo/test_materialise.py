@@ -35,7 +35,7 @@ def put(settings, day, rollback=False):
 
 def look_up(settings, ids, features=("description",), view="user_features"):
     """Values of the features for each id, None for an unknown one."""
-    from feature_repo.store import open_store
+    from feature_repo.feast_store import open_store
 
     store = open_store(settings, Versions(settings).feature)
     key = f"{view.removesuffix('_features')}_id"
@@ -68,7 +68,7 @@ def test_all_rows_of_a_day_arrive(two_days, capsys):
     assert put(settings, DAY)
     assert look_up(settings, ["u1", "u2", "u3", "u4"]) == [(f"u{n} on {DAY}",) for n in (1, 2, 3)] + [(None,)]
     assert look_up(settings, ["i1", "i4"], view="item_features") == [(f"i1 on {DAY}",), (f"i4 on {DAY}",)]
-    assert "user_features 3 rows in, as many online" in capsys.readouterr().out
+    assert "user_features 3 rows written and read back" in capsys.readouterr().out
     state = read_state(settings, Versions(settings).feature)
     assert (state.day, state.complete) == (DAY, True)
 
@@ -89,7 +89,7 @@ def test_every_kind_of_value_comes_back_as_it_was(small_lake):
     assert values == {name: offline[name] for name in values}
 
 
-def test_the_next_day_replaces_the_rows_and_forgets_who_is_gone(two_days):
+def test_the_next_day_replaces_the_rows_and_clears_those_of_users_who_left(two_days):
     settings = two_days.settings
     put(settings, DAY)
     two_days.write_features(NEXT, users=["u1", "u4"])
@@ -102,7 +102,7 @@ def test_an_older_day_never_overwrites_a_newer_one(two_days, capsys):
     put(settings, NEXT)
     assert not put(settings, DAY)
     assert look_up(settings, ["u1"]) == [(f"u1 on {NEXT}",)]
-    assert "1998-03-02 is online, left alone" in capsys.readouterr().out
+    assert "skipped, 1998-03-02 is online" in capsys.readouterr().out
 
 
 def test_a_rollback_puts_the_older_day_online_whole(two_days):
@@ -181,7 +181,7 @@ def test_a_second_run_ends_before_feast_is_imported(two_days, environment):
     command = [sys.executable, "-X", "importtime", "-m", "feature_repo.materialise", "--day", DAY]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "materialise 1998-03-01: online already, nothing changed" in result.stdout
+    assert "materialise 1998-03-01: already online, nothing changed" in result.stdout
     assert " feast" not in result.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime - before.ru_utime < 5  # under a second where nothing else runs
@@ -218,7 +218,7 @@ class TestWhatFeastDoesNotGuard:
     """Reasons for our own guards: when one of these fails, Feast has learnt it and the guard may go."""
 
     def test_a_late_write_overwrites_a_newer_value(self, two_days):
-        from feature_repo.store import open_store
+        from feature_repo.feast_store import open_store
 
         settings = two_days.settings
         put(settings, NEXT)
@@ -228,7 +228,7 @@ class TestWhatFeastDoesNotGuard:
         assert look_up(settings, ["u1"]) == [(f"u1 on {DAY}",)]
 
     def test_a_row_without_values_is_skipped_and_the_old_one_stays(self, two_days):
-        from feature_repo.store import open_store
+        from feature_repo.feast_store import open_store
 
         settings = two_days.settings
         put(settings, DAY)

@@ -24,7 +24,7 @@ def put(settings, day, rollback=False):
 
 
 def look_up(settings, ids):
-    from feature_repo.store import open_store
+    from feature_repo.feast_store import open_store
 
     store = open_store(settings, Versions(settings).feature)
     names = [name for name in tables.USER_FEATURES.column_names if name not in ("user_id", "event_timestamp")]
@@ -72,14 +72,12 @@ def test_no_older_value_replaces_a_newer_one_of_another_writer(two_days, redis_s
         put(elsewhere, day)
     with pytest.raises(NewerOnlineError, match="user_features: 4 rows online are newer than 1998-03-01, such as u1"):
         put(redis_settings, DAY)
-    assert look_up(redis_settings, ["u1", "u2"])["description"] == [f"u1 on {NEXT}", None]  # u2 stays forgotten
+    assert look_up(redis_settings, ["u1", "u2"])["description"] == [f"u1 on {NEXT}", None]  # u2 stays cleared
     assert put(redis_settings, DAY, rollback=True)
     assert look_up(redis_settings, ["u1", "u2", "u4"])["description"] == [f"u1 on {DAY}", f"u2 on {DAY}", None]
 
 
-def test_a_user_of_a_later_day_is_forgotten_on_the_way_back_though_another_host_put_them_there(
-    two_days, redis_settings, tmp_path
-):
+def test_a_rollback_clears_a_user_of_a_later_day_that_another_host_wrote(two_days, redis_settings, tmp_path):
     """This host's own state file knows the earlier day alone."""
     elsewhere = redis_settings.model_copy(update={"home": tmp_path / "elsewhere"})
     two_days.write_features(NEXT, users=["u1", "u4"])
@@ -119,7 +117,7 @@ def spark_for_feast(spark):
 @pytest.mark.spark
 def test_the_production_file_works_as_it_is(two_days, redis, empty_redis, spark_for_feast, tmp_path):
     """Spark offline store, SQL registry and Redis together: online, and as of a past moment."""
-    from feature_repo.store import open_store
+    from feature_repo.feast_store import open_store
 
     empty_redis()
     yaml = ROOT / "feature_repo" / "feature_store.production.yaml"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.measures import measure_vectors
+from feature_repo.measured_table import measure_vectors
 from feature_repo.quality import QualityError, check_day, check_training_set, main
 from grasp import stages, tables
 from grasp.days import end_of, start_of
@@ -49,7 +49,7 @@ def failures(check, settings):
     """`table.column` of every critical expectation that fails, and the whole message."""
     with pytest.raises(QualityError) as error:
         check(settings, NEXT)
-    return {f"{finding.table}.{finding.column}" for finding in error.value.findings}, str(error.value)
+    return {f"{finding.table}.{finding.column}" for finding in error.value.failed}, str(error.value)
 
 
 def test_wrong_values_stop_the_day_by_name(two_days):
@@ -266,7 +266,7 @@ def test_a_leaking_training_set_is_refused(settings, changed, expected):
 
 
 def test_a_training_set_that_was_never_built_says_how(settings):
-    with pytest.raises(FileNotFoundError, match=r"users\.parquet is missing: run python -m training\.build_training_set"):
+    with pytest.raises(FileNotFoundError, match=r"users\.parquet is missing: run `grasp retrain --day"):
         check_training_set(settings, NEXT)
 
 

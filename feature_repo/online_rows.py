@@ -1,8 +1,8 @@
-"""A view's rows in the online store: written in batches straight from a day's files, and read back by id.
+"""A view's rows in the online store: written in batches from a day's files, and read back by id.
 
-Keys and values take the form Feast gives them, and Feast's online store writes and reads them. What is left out is
-the way `FeatureStore.materialize` takes to get there: a query that loads the whole day and sorts it for the latest
-row of each key, though a partition holds one row of each. Here one batch is in memory at a time.
+Keys and values have Feast's form, and Feast's online store writes and reads them. `FeatureStore.materialize` is not
+used: it loads the whole day and sorts it for the latest row of each key, but a partition has only one row per key.
+Here one batch is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,21 +20,21 @@ from grasp.tables import Table
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
 
-DEFAULT_BATCH = 1000  # rows, where the configuration names no online_write_batch_size
+DEFAULT_BATCH = 1000  # rows, if the configuration sets no online_write_batch_size
 READ_BATCH = 500  # ids per read
 EVENT_TIMESTAMP = "event_timestamp"
 _UTC = pa.timestamp("us", "UTC")
 
 
 def read_keys(folder: Path, table: Table) -> dict[str, datetime]:
-    """Id and event timestamp of every row of a partition, in the order of the ids."""
+    """Id and event timestamp of every row of a partition, sorted by id."""
     rows = pq.read_table(folder, columns=[table.key[0], EVENT_TIMESTAMP], partitioning=None)
     moments = rows[EVENT_TIMESTAMP].cast(_UTC).to_pylist()
     return dict(sorted(zip(rows[table.key[0]].to_pylist(), moments, strict=True)))
 
 
 def write_rows(store: "FeatureStore", table: Table, folder: Path, say_done: Callable[[int], None]) -> None:
-    """Put every row of a partition online, whatever is there; `say_done` hears how many are, after each batch."""
+    """Overwrite the online rows with every row of a partition; calls `say_done` with the count after each batch."""
     view = store.get_feature_view(table.name)
     size = store.config.materialization_config.online_write_batch_size or DEFAULT_BATCH
     num_done = 0
@@ -44,8 +44,8 @@ def write_rows(store: "FeatureStore", table: Table, folder: Path, say_done: Call
         say_done(num_done)
 
 
-def forget(store: "FeatureStore", table: Table, ids: Sequence[str], moment: datetime) -> None:
-    """Overwrite rows with nulls as of `moment`: they read like rows that never were."""
+def clear_rows(store: "FeatureStore", table: Table, ids: Sequence[str], moment: datetime) -> None:
+    """Overwrite rows with nulls as of `moment`. They then read like rows that never existed."""
     from feast.protos.feast.types.Value_pb2 import Value
 
     view = store.get_feature_view(table.name)
@@ -56,9 +56,9 @@ def forget(store: "FeatureStore", table: Table, ids: Sequence[str], moment: date
 
 
 def read_versions(store: "FeatureStore", table: Table, ids: Sequence[str]) -> dict[str, tuple[str, int] | None]:
-    """Feature version and event timestamp (whole seconds) of each id's online row; None where there is none.
+    """Feature version and event timestamp (whole seconds) of each id's online row; None if there is none.
 
-    A forgotten row has the version "".
+    A cleared row has the version "".
     """
     view = store.get_feature_view(table.name)
     online: dict[str, tuple[str, int] | None] = {}
@@ -66,7 +66,7 @@ def read_versions(store: "FeatureStore", table: Table, ids: Sequence[str]) -> di
         keys = [_entity_key(table, each) for each in batch]
         answers = store.provider.online_read(store.config, view, keys, ["feature_version"])
         for each, (moment, values) in zip(batch, answers, strict=True):
-            # Feast's Redis store answers for a key it does not have with the first second of 1970.
+            # For an unknown key, Feast's Redis store answers with the first second of 1970.
             seconds = int(moment.timestamp()) if moment else 0
             version = values["feature_version"].string_val if values and "feature_version" in values else ""
             online[each] = (version, seconds) if seconds else None
@@ -91,7 +91,7 @@ def _entity_key(table: Table, entity_id: str) -> Any:
 
 
 def _rows(view: "FeatureView", table: Table, batch: pa.RecordBatch) -> list[tuple[Any, dict[str, Any], datetime, None]]:
-    """A batch as Feast's online stores take it: key, values by feature, event timestamp, no creation time."""
+    """A batch in the form of Feast's online stores: key, values by feature, event timestamp, no creation time."""
     from feast.type_map import python_values_to_proto_values
 
     columns = {
@@ -105,7 +105,7 @@ def _rows(view: "FeatureView", table: Table, batch: pa.RecordBatch) -> list[tupl
 
 
 def _values(column: pa.Array) -> list[Any]:
-    """Python values of a column. Lists of numbers go by way of NumPy, which is many times faster than Arrow's own."""
+    """Python values of a column. Lists of floats go through NumPy, many times faster than Arrow's `to_pylist`."""
     if pa.types.is_timestamp(column.type):
         return column.cast(_UTC).to_pylist()
     if not pa.types.is_list(column.type) or not pa.types.is_floating(column.type.value_type):

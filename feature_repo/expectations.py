@@ -1,7 +1,7 @@
-"""What must hold before features go online and before a model trains: the Great Expectations suites.
+"""What must hold before features go online and before a model trains, as Great Expectations suites.
 
-Each table has two: one over its rows, one over its summary (see `measures.py`). `severity` decides: a failed
-*critical* expectation stops the day, a failed *warning* is said and the day goes on.
+Each table has two suites: one over its rows, one over its summary (see `measured_table.py`). A failed *critical*
+expectation stops the day. A failed *warning* is logged and the day goes on.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import great_expectations as gx
 import great_expectations.expectations as gxe
 
-from feature_repo.measures import HISTORY
+from feature_repo.measured_table import HISTORY
 from grasp import tables
 from grasp.days import end_of, start_of
 from grasp.settings import Settings
@@ -18,22 +18,22 @@ from grasp.tables import MAX_SEQUENCE_LENGTH, Table
 from grasp.versions import Versions
 
 NORM_TOLERANCE = 1e-3  # float32 of several hundred dimensions
-USUAL_FALLBACK_SHARE = 0.99  # above it hardly any text was written by the model
-LEAST_SHARE_OF_PREVIOUS_DAY = 0.5  # a state table that lost half its rows has lost its source
+USUAL_FALLBACK_SHARE = 0.99  # above it the model wrote almost no text
+LEAST_SHARE_OF_PREVIOUS_DAY = 0.5  # a state table that loses half its rows has lost its source
 USUAL_STATE_GROWTH = (0.95, 2.0)
 USUAL_DAY_GROWTH = (0.1, 10.0)
-USUAL_REFUSED_SHARE = 0.75  # small models write much that cannot be used
-USUAL_REASON_SHARE = 0.5  # above it one thing is wrong with most texts
+USUAL_REFUSED_SHARE = 0.75  # many texts of small models cannot be used
+USUAL_REASON_SHARE = 0.5  # above it most texts have the same fault
 USUAL_UNANSWERED_SHARE = 0.05
 USUAL_FAILED_CALL_SHARE = 0.2
 
 CRITICAL, WARNING = "critical", "warning"
-Suites = tuple[gx.ExpectationSuite, gx.ExpectationSuite]
+SuitePair = tuple[gx.ExpectationSuite, gx.ExpectationSuite]
 Expectations = list[gxe.Expectation]
 
 
-def suites(name: str, rows: Expectations, summary: Expectations) -> Suites:
-    """The pair of suites of a table: over its rows, over its summary."""
+def suite_pair(name: str, rows: Expectations, summary: Expectations) -> SuitePair:
+    """A table's two suites: one over its rows, one over its summary."""
     return (
         gx.ExpectationSuite(name=name, expectations=rows),
         gx.ExpectationSuite(name=f"{name}_summary", expectations=summary),
@@ -93,17 +93,17 @@ def state_volume() -> Expectations:
     ]
 
 
-def vector(column: str, norms: tuple[float, float], of_norm: str) -> Expectations:
+def vector(column: str, norms: tuple[float, float], norm_meaning: str) -> Expectations:
     return [
         one_of(f"{column}_is_finite", [True], f"every number of {column} is finite and there is at least one"),
-        between(f"{column}_norm", *norms, of_norm),
+        between(f"{column}_norm", *norms, norm_meaning),
     ]
 
 
 UNIT = (1 - NORM_TOLERANCE, 1 + NORM_TOLERANCE)
 
 
-def interactions(settings: Settings, day: str) -> Suites:
+def interactions(settings: Settings, day: str) -> SuitePair:
     table = tables.INTERACTIONS
     rows = [
         *unique(table.key),
@@ -117,10 +117,10 @@ def interactions(settings: Settings, day: str) -> Suites:
         zero("user_id_num_unknown", "every user is in `users`"),
         between("share_of_previous_day", *USUAL_DAY_GROWTH, "not ten times more or fewer than before", WARNING),
     ]
-    return suites(table.name, rows, summary)
+    return suite_pair(table.name, rows, summary)
 
 
-def descriptions(settings: Settings, table: Table, entities: Table) -> Suites:
+def descriptions(settings: Settings, table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     rows = [
         *unique(table.key),
@@ -138,13 +138,13 @@ def descriptions(settings: Settings, table: Table, entities: Table) -> Suites:
         between("fallback_share", 0, USUAL_FALLBACK_SHARE, usual, WARNING),
         *state_volume(),
     ]
-    return suites(table.name, rows, summary)
+    return suite_pair(table.name, rows, summary)
 
 
-def generation(failures: Sequence[str]) -> Suites:
-    """Dead letters, as warnings: a day's texts are replaced by facts, so none of them stops it here.
+def generation(failures: Sequence[str]) -> SuitePair:
+    """Dead letters give only warnings: a text built from facts stands in for each, so they do not stop the day here.
 
-    `failures` names the summary's shares, one for each entity and reason or length of history that the day has.
+    `failures` names the summary's shares: one for each entity and reason, and one for each entity and history length.
     """
     table = tables.GENERATION_METRICS
     rows = [
@@ -156,11 +156,11 @@ def generation(failures: Sequence[str]) -> Suites:
         between("num_rows", 2, 2, "items and users have metrics of the current prompts and model", WARNING),
         *map(failure_share, failures),
     ]
-    return suites(table.name, rows, summary)
+    return suite_pair(table.name, rows, summary)
 
 
 def failure_share(column: str) -> gxe.ExpectColumnMaxToBeBetween:
-    """Of one column of the summary, so that its page shows the share itself."""
+    """A limit for one column of the summary. The report then shows the share itself."""
     most, meaning = USUAL_REASON_SHARE, "at most every other text fails for this one reason"
     if HISTORY in column:
         most, meaning = USUAL_REFUSED_SHARE, "at most three in four of the texts about histories of this length fail"
@@ -169,7 +169,7 @@ def failure_share(column: str) -> gxe.ExpectColumnMaxToBeBetween:
     )
 
 
-def embeddings(table: Table, entities: Table) -> Suites:
+def embeddings(table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     rows = [
         *unique(table.key),
@@ -183,10 +183,10 @@ def embeddings(table: Table, entities: Table) -> Suites:
         zero("num_outdated", "every vector is that of the day's description"),
         *state_volume(),
     ]
-    return suites(table.name, rows, summary)
+    return suite_pair(table.name, rows, summary)
 
 
-def features(settings: Settings, table: Table, entities: Table) -> Suites:
+def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     versions = Versions(settings)
     rows = [
@@ -221,7 +221,7 @@ def features(settings: Settings, table: Table, entities: Table) -> Suites:
         between("semantic_embedding_num_dimensions", 0, 1, "all vectors have one dimension"),
         *state_volume(),
     ]
-    return suites(table.name, rows, summary)
+    return suite_pair(table.name, rows, summary)
 
 
 def _own_features(table: Table) -> Expectations:
@@ -239,8 +239,8 @@ def _own_features(table: Table) -> Expectations:
     ]
 
 
-def daily(settings: Settings, day: str, failures: Sequence[str]) -> dict[str, Suites]:
-    """The suites of a day, by table; `failures` as `generation` takes them."""
+def daily_suites(settings: Settings, day: str, failures: Sequence[str]) -> dict[str, SuitePair]:
+    """The suites of a day, by table; `failures` as in `generation`."""
     return {
         "interactions": interactions(settings, day),
         "generation_metrics": generation(failures),
@@ -253,8 +253,8 @@ def daily(settings: Settings, day: str, failures: Sequence[str]) -> dict[str, Su
     }
 
 
-def training() -> dict[str, Suites]:
-    """The suites of a training set, by file; its cutoff is the event timestamp that its users share."""
+def training_suites() -> dict[str, SuitePair]:
+    """The suites of a training set, by file. All its users share one event timestamp, the cutoff."""
     vectors = [
         *vector("semantic_embedding", UNIT, "every semantic embedding has length one"),
         *vector("neighbour_embedding", (0, UNIT[1]), "a mean of unit vectors is no longer than one"),
@@ -279,7 +279,7 @@ def training() -> dict[str, Suites]:
         between("days_from_cutoff_to_day", 1, None, "the cutoff lies before the day"),
     ]
     return {
-        "users": suites("training_users", [*unique(["user_id"]), known, tail, *vectors], [filled, *one_dimension]),
-        "items": suites("training_items", [*unique(["item_id"]), known, tail, *vectors], [filled, *one_dimension]),
-        "events": suites("training_events", event_rows, event_summary),
+        "users": suite_pair("training_users", [*unique(["user_id"]), known, tail, *vectors], [filled, *one_dimension]),
+        "items": suite_pair("training_items", [*unique(["item_id"]), known, tail, *vectors], [filled, *one_dimension]),
+        "events": suite_pair("training_events", event_rows, event_summary),
     }

@@ -1,8 +1,8 @@
-"""What the gate looks at: a table's rows with their vectors measured, and one row about the table as a whole.
+"""A table as the quality checks see it: its rows with measured vectors, and one summary row.
 
-Great Expectations knows nothing of vectors, and every cell it sees costs time. So each vector becomes three numbers
-(norm, whether finite, dimension), each list its length, and what is true of the table as a whole (counts, shares,
-comparison with other tables) becomes one row, the summary.
+Great Expectations cannot check vectors, and every cell costs it time. So each vector becomes three numbers (norm,
+whether finite, dimension) and each list becomes its length. The summary row holds what is true of the whole table:
+counts, shares, comparisons with other tables.
 """
 
 from collections.abc import Collection
@@ -29,12 +29,12 @@ SPARK_TYPES = {
 VECTOR_SUFFIX = "_embedding"
 SHARE_SUFFIX = "_share"
 HISTORY = "_history_"
-MIN_JUDGED = 20  # texts, before a share of them says anything
+MIN_JUDGED = 20  # texts; a share of fewer is not judged
 
 
 @dataclass(frozen=True)
-class Measured:
-    """`rows` has one row per row of the table, `summary` one row in all."""
+class MeasuredTable:
+    """`rows` has one row per row of the table; `summary` has one row."""
 
     name: str
     rows: pd.DataFrame
@@ -42,12 +42,12 @@ class Measured:
 
 
 def read_rows(folder: Path) -> pa.Table:
-    """All parquet of a partition or of one file, without the columns that are only in its path."""
+    """All parquet of a partition or of one file, without columns that exist only in its path."""
     return pq.read_table(folder, partitioning=None)
 
 
-def measure(name: str, rows: pa.Table) -> Measured:
-    """Measure what every table has: its schema, its number of rows, its vectors and lists."""
+def measure(name: str, rows: pa.Table) -> MeasuredTable:
+    """Measure a table's schema, number of rows, vectors and lists."""
     columns: dict[str, Any] = {}
     summary: dict[str, Any] = {"schema": schema_of(rows.schema), "num_rows": rows.num_rows}
     for field in rows.schema:
@@ -64,11 +64,11 @@ def measure(name: str, rows: pa.Table) -> Measured:
             columns[f"{field.name}_length"] = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
         elif not pa.types.is_map(field.type):
             columns[field.name] = column.to_pandas()
-    return Measured(name, pd.DataFrame(columns), pd.DataFrame([summary]))
+    return MeasuredTable(name, pd.DataFrame(columns), pd.DataFrame([summary]))
 
 
 def measure_vectors(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Norm, whether all numbers are finite, and dimension of each vector; a missing one has dimension 0."""
+    """Norm, finiteness and dimension of each vector; a missing vector has dimension 0."""
     dimensions = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
     values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
     row_of = np.repeat(np.arange(len(dimensions)), dimensions)
@@ -92,40 +92,40 @@ def _spark_type(kind: pa.DataType) -> str:
     return SPARK_TYPES.get(kind, str(kind))
 
 
-# What follows adds to a measured table. A column that is not there adds nothing: the schema expectation names it.
+# The functions below add to a measured table. They skip a missing column: the schema expectation reports it.
 
 
-def compare_keys(measured: Measured, column: str, expected: Collection[str]) -> None:
-    """Add to the summary how many of the expected ids have no row, and how many ids are not expected."""
+def compare_keys(measured: MeasuredTable, column: str, expected: Collection[str]) -> None:
+    """Add to the summary how many expected ids have no row, and how many ids are not expected."""
     if column in measured.rows:
         found, wanted = set(measured.rows[column].dropna()), set(expected)
         measured.summary[f"{column}_num_missing"] = len(wanted - found)
         measured.summary[f"{column}_num_unknown"] = len(found - wanted)
 
 
-def compare_volume(measured: Measured, num_rows_before: int | None) -> None:
-    """Add to the summary the rows as a share of the previous day's; 1 when there is no previous day."""
+def compare_volume(measured: MeasuredTable, num_rows_before: int | None) -> None:
+    """Add to the summary the number of rows divided by the previous day's; 1 without a previous day."""
     share = len(measured.rows) / num_rows_before if num_rows_before else 1.0
     measured.summary["share_of_previous_day"] = share
 
 
-def add_ages(measured: Measured, day: str, now: datetime) -> None:
-    """Add to each row how old it is, and how far its event timestamp lies from the end of its day."""
+def add_ages(measured: MeasuredTable, day: str, now: datetime) -> None:
+    """Add to each row its age in hours, and the distance in seconds of its event timestamp from the end of its day."""
     if "event_timestamp" in measured.rows:
         moments = pd.to_datetime(measured.rows["event_timestamp"], utc=True)
         measured.rows["age_hours"] = (now - moments).dt.total_seconds() / 3600
         measured.rows["seconds_from_end_of_day"] = (moments - end_of(day)).dt.total_seconds()
 
 
-def add_fallback_share(descriptions: Measured) -> None:
+def add_fallback_share(descriptions: MeasuredTable) -> None:
     """Add to the summary the share of descriptions that the language model did not write."""
     if "source" in descriptions.rows:
         is_fallback = descriptions.rows["source"] != "llm"
         descriptions.summary["fallback_share"] = is_fallback.mean() if len(is_fallback) else 0.0
 
 
-def count_outdated(embeddings: Measured, descriptions: Measured, key: str) -> None:
-    """Add to the embeddings' summary how many were made from another text than the day's description."""
+def count_outdated(embeddings: MeasuredTable, descriptions: MeasuredTable, key: str) -> None:
+    """Add to the embeddings' summary how many were made from a text that is not the day's description."""
     column = "description_hash"
     if all({key, column} <= set(each.rows) for each in (embeddings, descriptions)):
         texts, encoded = (each.rows.drop_duplicates(key).set_index(key)[column] for each in (descriptions, embeddings))
@@ -133,12 +133,12 @@ def count_outdated(embeddings: Measured, descriptions: Measured, key: str) -> No
         embeddings.summary["num_outdated"] = int((texts[common] != encoded[common]).sum())
 
 
-def measure_generation(rows: pa.Table) -> Measured:
-    """Dead letters of a day, from its generation metrics of the current prompts and model: one row for each entity.
+def measure_generation(rows: pa.Table) -> MeasuredTable:
+    """Dead letters of a day, one row for each entity, from the generation metrics of the current prompts and model.
 
-    A row has the shares of texts refused, of texts that never came, and of calls that failed; the summary one share
-    for each entity and reason, such as `item_loop_share`, and of what failed for each entity and length of history,
-    such as `user_history_5-9_share`. Shares of fewer than `MIN_JUDGED` texts are 0.
+    A row has three shares: texts refused, texts unanswered, calls failed. The summary has one share for each entity and
+    reason, such as `item_loop_share`, and one share of failed texts for each entity and history length, such as
+    `user_history_5-9_share`. A share of fewer than `MIN_JUDGED` texts is 0.
     """
     shares: list[dict[str, Any]] = []
     summary: dict[str, Any] = {"num_rows": rows.num_rows}
@@ -155,9 +155,9 @@ def measure_generation(rows: pa.Table) -> Measured:
         )
         for reason, num in sorted(dict(row["reasons"] or []).items()):
             summary[f"{row['entity']}_{reason}{SHARE_SUFFIX}"] = num / num_texts if is_judged else 0.0
-        failed = dict(row.get("failed_by_history") or [])  # a day may be older than the column
+        failed = dict(row.get("failed_by_history") or [])  # older days lack the column
         for history, num in sorted(dict(row.get("asked_by_history") or []).items()):
             share = failed.get(history, 0) / num if num >= MIN_JUDGED else 0.0
             summary[f"{row['entity']}{HISTORY}{history}{SHARE_SUFFIX}"] = share
     columns = ["entity", "refused_share", "unanswered_share", "failed_call_share"]
-    return Measured("generation_metrics", pd.DataFrame(shares, columns=columns), pd.DataFrame([summary]))
+    return MeasuredTable("generation_metrics", pd.DataFrame(shares, columns=columns), pd.DataFrame([summary]))

@@ -1,4 +1,4 @@
-"""Run Great Expectations suites over measured tables and build the report: the only code that knows its contexts."""
+"""Run Great Expectations suites over measured tables and build the report. No other code opens its projects."""
 
 import contextlib
 import io
@@ -18,12 +18,12 @@ from great_expectations.datasource.fluent import PandasDatasource
 from great_expectations.datasource.fluent.pandas_datasource import DataFrameAsset
 
 BATCH = "day"
-NUM_EXAMPLES = 3  # unexpected values that a finding shows
+NUM_EXAMPLES = 3  # unexpected values shown for a failed expectation
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One failed expectation."""
+class FailedExpectation:
+    """Where an expectation failed, what it says and what was observed."""
 
     table: str
     column: str
@@ -38,30 +38,30 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run found; `report` is the first page of the Data Docs."""
+class SuiteResults:
+    """The result of one run; `report` is the first page of the Data Docs."""
 
-    findings: list[Finding]
+    failed: list[FailedExpectation]
     num_expectations: int
     report: str
 
 
-Check = tuple[str, gx.ExpectationSuite, pd.DataFrame]  # table, suite, the frame it is about
+Check = tuple[str, gx.ExpectationSuite, pd.DataFrame]  # table, suite, the frame to check
 
 
-def run_checks(project: Path, kind: str, run_name: str, checks: list[Check]) -> Outcome:
+def run_checks(project: Path, kind: str, run_name: str, checks: list[Check]) -> SuiteResults:
     """Validate every frame with its suite, in the Great Expectations project below the folder `project`.
 
-    Results of earlier runs stay in the report; a run of the same name replaces its own. Only this run's pages are
-    rendered, so the work does not grow with the report.
+    The report keeps the results of earlier runs; a run with the same name replaces its old result. Only this run's
+    pages are rendered, so the work does not grow with the report.
     """
     context = _open(project)
     assets = [
         DataFrameAsset(name=suite.name, batch_definitions=[BatchDefinition(name=BATCH)]) for _, suite, _ in checks
     ]
-    # All at once: each change of a data source rewrites the project's configuration.
+    # All assets at once: each change of a data source rewrites the project's configuration.
     source = context.data_sources.add_or_update_pandas(datasource=PandasDatasource(name=kind, assets=assets))
-    findings: list[Finding] = []
+    failed: list[FailedExpectation] = []
     pages: list[Any] = []
     num_expectations = 0
     for table, suite, frame in checks:
@@ -76,27 +76,27 @@ def run_checks(project: Path, kind: str, run_name: str, checks: list[Check]) -> 
         )
         page = ExpectationSuiteIdentifier(name=suite.name)
         pages += [page, ValidationResultIdentifier(page, run_id, result.batch_id)]
-        findings += [_finding(table, each) for each in result.results if not each.success]
+        failed += [_failed_expectation(table, each) for each in result.results if not each.success]
         num_expectations += len(result.results)
     (index,) = context.build_data_docs(resource_identifiers=pages).values()
-    return Outcome(findings, num_expectations, index.removeprefix("file://"))
+    return SuiteResults(failed, num_expectations, index.removeprefix("file://"))
 
 
 def _open(project: Path) -> Any:
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
     project.mkdir(parents=True, exist_ok=True)
-    with contextlib.redirect_stdout(io.StringIO()):  # it greets on first use
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a greeting on first use
         context = gx.get_context(mode="file", project_root_dir=project)
     context.variables.progress_bars = {"globally": False}
     return context
 
 
-def _finding(table: str, result: Any) -> Finding:
-    """What a failed result says; an expectation that could not be computed at all has an exception instead."""
+def _failed_expectation(table: str, result: Any) -> FailedExpectation:
+    """Describe one failed result. An expectation that could not be computed carries an exception instead."""
     config = result.expectation_config
     columns = [config.kwargs.get(name) for name in ("column", "column_A", "column_B")]
     columns += config.kwargs.get("column_list", [])
-    return Finding(
+    return FailedExpectation(
         table=table,
         column=",".join(column for column in columns if column),
         expectation=config.type,

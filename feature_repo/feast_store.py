@@ -1,4 +1,4 @@
-"""Open the feature store of one feature version: `GRASP_FEATURE_STORE_YAML`, with a project of its own."""
+"""Open the Feast store of one feature version: `GRASP_FEATURE_STORE_YAML`, with the version's own project."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,6 @@ def open_store(settings: Settings, feature_version: str) -> "FeatureStore":
     except ValidationError as error:
         raise ValueError(f"{settings.feature_store_yaml}: {without_values(error)}") from None
     repo_config.repo_path = settings.feature_store_yaml.parent
-    # The SQLite store makes its folder, but not the folders above it.
+    # The SQLite store creates its folder, but not the parents.
     Path(settings.home / "feast").mkdir(parents=True, exist_ok=True)
     return FeatureStore(config=repo_config)
