@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from serving.ranking.loaded_release import Evidence, Recommendation
+from serving.ranking.release_ranker import Evidence, Recommendation
 
 MAX_ITEMS = 200  # recommended or similar ones in one answer
 MAX_RECENT = 100
@@ -17,12 +17,12 @@ MAX_QUERY_CHARS = 500
 MAX_KEY_CHARS = 256  # of an id or a category
 
 
-def _whole(number: object) -> object:
+def _json_integer(number: object) -> object:
     """JSON knows one kind of number: 10.0 is the integer 10."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+JsonInteger = Annotated[int, BeforeValidator(_json_integer)]
 Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,79}$", description="Names one answer.")]
 Fallback = Literal[
@@ -59,13 +59,13 @@ def _example(**content: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [content]})
 
 
-class Strict(BaseModel):
+class StrictRequest(BaseModel):
     """A request: what it does not know, it refuses."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class Filters(Strict):
+class Filters(StrictRequest):
     """Which items may be shown. Ids and categories are compared, never parsed."""
 
     allow_item_ids: list[Key] | None = Field(
@@ -83,7 +83,7 @@ class RecommendationRequest(Filters):
     )
 
     user_id: Key
-    k: Whole = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items.")
+    k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items.")
     recent_item_ids: list[Key] = Field(
         [], max_length=MAX_RECENT, description="Items of the running visit, since the features' day; oldest first."
     )
@@ -100,13 +100,13 @@ class BatchRequest(Filters):
     model_config = ConfigDict(extra="forbid") | _example(user_ids=["196", "186"], k=5)
 
     user_ids: list[Key] = Field(min_length=1, max_length=MAX_BATCH)
-    k: Whole = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
+    k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
     is_shown: bool = Field(True, strict=True, description="As for one user.")
 
 
-class ScoresRequest(Strict):
+class ScoresRequest(StrictRequest):
     model_config = ConfigDict(extra="forbid") | _example(user_id="196", item_ids=["172", "50"])
 
     user_id: Key
@@ -115,13 +115,13 @@ class ScoresRequest(Strict):
     release: Key | None = Field(None, description="As for recommendations.")
 
 
-class Outcome(Strict):
+class Outcome(StrictRequest):
     request_id: RequestId = Field(description="`request_id` of the answer that showed the item.")
     item_id: Key
     kind: Literal["click", "purchase"]
 
 
-class OutcomesRequest(Strict):
+class OutcomesRequest(StrictRequest):
     model_config = ConfigDict(extra="forbid") | _example(
         outcomes=[{"request_id": AN_ANSWER["request_id"], "item_id": "172", "kind": "click"}]
     )

@@ -1,1 +1,1 @@
-"""From a request to an answer: recommendations, profiles, search."""
+"""Answer requests: recommendations, profiles of items and users, search."""

@@ -1,4 +1,4 @@
-"""Items and users as the feature views have them, for people who look at one."""
+"""Show one item or one user with the features that the feature views hold."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,8 +8,8 @@ from fastapi import HTTPException
 
 from serving.answers.recommender import Recommender, rounded
 from serving.lookup.online_store import UserRow
-from serving.lookup.timely import Found, Lookup
-from serving.rollout.follower import Served
+from serving.lookup.user_lookup import LookupResult, UserLookup
+from serving.rollout.follower import LoadedRelease
 from serving.schemas import (
     HistoryItem,
     ItemResponse,
@@ -19,21 +19,21 @@ from serving.schemas import (
     SimilarUsersResponse,
     UserResponse,
 )
-from serving.telemetry.metrics import Telemetry
+from serving.telemetry.metrics import Metrics
 
 
 class Profiles:
-    """Reads the release in force."""
+    """Answers from the release in force."""
 
-    def __init__(self, recommender: Recommender, lookup: Lookup, telemetry: Telemetry) -> None:
+    def __init__(self, recommender: Recommender, lookup: UserLookup, metrics: Metrics) -> None:
         self._recommender = recommender
         self._lookup = lookup
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     def item(self, item_id: str, request_id: str) -> ItemResponse:
-        served = self._recommender.loaded().in_force
-        row = _row(served, item_id)
-        items, catalogue = served.release.items, served.catalogue
+        release = self._recommender.loaded().in_force
+        row = _row(release, item_id)
+        items, catalogue = release.items, release.catalogue
         description, source = catalogue.text(row)
         return ItemResponse(
             request_id=request_id,
@@ -44,26 +44,26 @@ class Profiles:
             popularity=int(items.popularity_N[row]),
             is_tail=catalogue.is_tail(row),
             categories=catalogue.categories(row),
-            neighbours=shown(served, catalogue.neighbours(row)),
-            day=served.release.manifest.day,
-            release=served.release_id,
+            neighbours=as_similar_items(release, catalogue.neighbours(row)),
+            day=release.manifest.day,
+            release=release.release_id,
         )
 
     def similar_items(self, item_id: str, k: int, request_id: str) -> SimilarResponse:
-        served = self._recommender.loaded().in_force
-        row = _row(served, item_id)
+        release = self._recommender.loaded().in_force
+        row = _row(release, item_id)
         return SimilarResponse(
             request_id=request_id,
             item_id=item_id,
-            title=served.release.items.title(row),
-            items=shown(served, served.release.items.similar(item_id, k)),
-            release=served.release_id,
+            title=release.items.title(row),
+            items=as_similar_items(release, release.items.similar(item_id, k)),
+            release=release.release_id,
         )
 
     async def user(self, user_id: str, request_id: str) -> UserResponse:
-        served = self._recommender.loaded().in_force
-        found = await self._lookup.get(served, user_id)
-        row = self._known(served, user_id, found)
+        release = self._recommender.loaded().in_force
+        result = await self._lookup.get(release, user_id)
+        row = self._require_row(release, user_id, result)
         return UserResponse(
             request_id=request_id,
             user_id=user_id,
@@ -74,70 +74,70 @@ class Profiles:
             computed_at=row.computed_at,
             is_tail=row.is_tail,
             num_interactions=row.num_interactions,
-            history=_history(served, row),
+            history=_history(release, row),
             neighbours=_similar_users(row),
-            release=served.release_id,
-            fallback="last_good" if found.is_last_good else None,
-            store_problem=found.problem,
+            release=release.release_id,
+            fallback="last_good" if result.is_last_good else None,
+            store_problem=result.problem,
         )
 
     async def similar_users(self, user_id: str, k: int, request_id: str) -> SimilarUsersResponse:
-        served = self._recommender.loaded().in_force
-        found = await self._lookup.get(served, user_id)
-        row = self._known(served, user_id, found)
+        release = self._recommender.loaded().in_force
+        result = await self._lookup.get(release, user_id)
+        row = self._require_row(release, user_id, result)
         return SimilarUsersResponse(
             request_id=request_id,
             user_id=user_id,
             users=_similar_users(row)[:k],
-            release=served.release_id,
-            fallback="last_good" if found.is_last_good else None,
-            store_problem=found.problem,
+            release=release.release_id,
+            fallback="last_good" if result.is_last_good else None,
+            store_problem=result.problem,
         )
 
     async def features(self, user_id: str, request_id: str) -> bytes:
-        """A `UserFeaturesResponse` as JSON: written from the row itself, whose vectors no model has to go through.
+        """A `UserFeaturesResponse` as JSON, written from the row directly: a pydantic model would copy its vectors.
 
-        A float has as many digits as tell it from its neighbours of four bytes, half of those of a Python float.
+        Floats have the digits that a float32 needs, half as many as a Python float.
         """
-        served = self._recommender.loaded().in_force
-        found = await self._lookup.get(served, user_id)
-        row = self._known(served, user_id, found)
+        release = self._recommender.loaded().in_force
+        result = await self._lookup.get(release, user_id)
+        row = self._require_row(release, user_id, result)
         origin = {
             "request_id": request_id,
-            "release": served.release_id,
-            "fallback": "last_good" if found.is_last_good else None,
-            "store_problem": found.problem,
+            "release": release.release_id,
+            "fallback": "last_good" if result.is_last_good else None,
+            "store_problem": result.problem,
         }
         return orjson.dumps(origin | vars(row), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
-    def _known(self, served: Served, user_id: str, found: Found) -> UserRow:
-        """The row. Raises 404 for a user without features, and 503 when the store failed and no earlier row is kept."""
-        if found.problem:
-            self._telemetry.count_store_problem(found.problem)
-        if found.row is not None:
-            return found.row
-        if found.problem:
-            raise HTTPException(503, f"{found.problem}: the online store did not answer")
-        raise HTTPException(404, f"user {user_id!r} has no features in release {served.release_id}")
+    def _require_row(self, release: LoadedRelease, user_id: str, result: LookupResult) -> UserRow:
+        """The row. Raises 404 for a user without features, 503 when the store failed and no last good row is kept."""
+        if result.problem:
+            self._metrics.count_store_problem(result.problem)
+        if result.row is not None:
+            return result.row
+        if result.problem:
+            raise HTTPException(503, f"{result.problem}: the online store did not answer")
+        raise HTTPException(404, f"user {user_id!r} has no features in release {release.release_id}")
 
 
-def shown(served: Served, pairs: list[tuple[int, float]]) -> list[SimilarItem]:
-    """Rows and similarities as a reader sees them."""
-    items = served.release.items
+def as_similar_items(release: LoadedRelease, pairs: list[tuple[int, float]]) -> list[SimilarItem]:
+    """Rows and similarities as items with titles."""
+    items = release.items
     return [
         SimilarItem(item_id=items.ids[row], title=items.title(row), similarity=similarity) for row, similarity in pairs
     ]
 
 
-def _row(served: Served, item_id: str) -> int:
-    row = served.release.items.row_of.get(item_id)
+def _row(release: LoadedRelease, item_id: str) -> int:
+    row = release.items.row_of.get(item_id)
     if row is None:
-        raise HTTPException(404, f"item {item_id!r} is not in release {served.release_id}")
+        raise HTTPException(404, f"item {item_id!r} is not in release {release.release_id}")
     return row
 
 
-def _history(served: Served, user: UserRow) -> list[HistoryItem]:
-    items = served.release.items
+def _history(release: LoadedRelease, user: UserRow) -> list[HistoryItem]:
+    items = release.items
     times: Sequence[int | None] = user.sequence_times or [None] * len(user.sequence)
     return [
         HistoryItem(

@@ -1,4 +1,4 @@
-"""From a request to an answer: whose release, which features, what stands in when something is missing.
+"""Answer a request about a user: choose the release, look up features, and fall back when something is missing.
 
 Shape suffixes:  N items of the release   S semantic size
 """
@@ -17,10 +17,11 @@ from fastapi import HTTPException
 from grasp.days import end_of
 from grasp.settings import Settings
 from serving.lookup.online_store import UserRow
-from serving.lookup.timely import Found, Lookup, Problem
-from serving.ranking.loaded_release import Release
+from serving.lookup.user_lookup import LookupResult, Problem, UserLookup
+from serving.ranking.items import ItemSide
+from serving.ranking.release_ranker import ReleaseRanker
 from serving.releases.buckets import Bucket
-from serving.rollout.follower import Loaded, ReleaseFollower, Served
+from serving.rollout.follower import LoadedRelease, LoadedReleases, ReleaseFollower
 from serving.schemas import (
     BatchRequest,
     BatchResponse,
@@ -32,201 +33,196 @@ from serving.schemas import (
     ScoresRequest,
     ScoresResponse,
 )
-from serving.telemetry.metrics import Telemetry
+from serving.telemetry.metrics import Metrics
 
 log = logging.getLogger("grasp.serving")
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The one release that answers a user, and the user's side of the experiment that chose it."""
+class ReleaseChoice:
+    """The release that answers a user, and the user's bucket in the experiment."""
 
-    served: Served
+    release: LoadedRelease
     experiment: str | None = None
     bucket: Bucket | None = None
 
 
 @dataclass(frozen=True)
-class Basis:
-    """What one answer about a user is made from."""
+class AnswerInputs:
+    """All that an answer about a user is computed from."""
 
-    chosen: Chosen
-    user: UserRow | None  # a stand-in for somebody of whom only recent items are known
-    known_at: datetime
+    choice: ReleaseChoice
+    user: UserRow | None  # made from the recent items with the fallback `recent_items_only`
+    known_at: datetime  # end of the features' day
     age_hours: float
     fallback: Fallback | None
     store_problem: Problem | None
 
     @property
     def is_scored(self) -> bool:
-        """Whether the model answers; else it is popularity."""
+        """Whether the model scores the items; otherwise popularity does."""
         return self.fallback in (None, "last_good", "recent_items_only")
 
 
 class Recommender:
-    """Answers from whatever is loaded. Each answer comes from one release alone."""
+    """Answers from the loaded releases. Each answer comes from one release."""
 
-    def __init__(self, settings: Settings, follower: ReleaseFollower, lookup: Lookup, telemetry: Telemetry) -> None:
+    def __init__(self, settings: Settings, follower: ReleaseFollower, lookup: UserLookup, metrics: Metrics) -> None:
         self._settings = settings
         self._follower = follower
         self._lookup = lookup
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     async def recommend(self, request: RecommendationRequest, request_id: str) -> RecommendationResponse:
-        chosen = self._choose(self.loaded(), request.user_id, request.release)
-        return self._answer(chosen, await self._find(chosen, request.user_id), request, request_id)
+        choice = self._choose(self.loaded(), request.user_id, request.release)
+        return self._answer(choice, await self._look_up(choice, request.user_id), request, request_id)
 
     def recommend_batch(self, batch: BatchRequest, request_id: str) -> BatchResponse:
-        """One answer for each user, each with a request id of its own, so that outcomes find theirs."""
+        """One answer per user. Each has its own request id, which outcomes refer to."""
         loaded = self.loaded()
-        chosen = [self._choose(loaded, user_id, batch.release) for user_id in batch.user_ids]
-        with self._telemetry.stage("lookup"):
-            asked = [(each.served, user_id) for each, user_id in zip(chosen, batch.user_ids, strict=True)]
-            found = self._lookup.get_many(asked)
+        choices = [self._choose(loaded, user_id, batch.release) for user_id in batch.user_ids]
+        with self._metrics.stage("lookup"):
+            asked = [(each.release, user_id) for each, user_id in zip(choices, batch.user_ids, strict=True)]
+            results = self._lookup.get_many(asked)
         shared = batch.model_dump(exclude={"user_ids", "is_shown"})
         requests = [RecommendationRequest(user_id=user_id, **shared) for user_id in batch.user_ids]
         answers = [
             self._answer(*each, f"{request_id}.{place}")
-            for place, each in enumerate(zip(chosen, found, requests, strict=True))
+            for place, each in enumerate(zip(choices, results, requests, strict=True))
         ]
         return BatchResponse(request_id=request_id, answers=answers)
 
     async def scores(self, request: ScoresRequest, request_id: str) -> ScoresResponse:
-        chosen = self._choose(self.loaded(), request.user_id, request.release)
-        basis = self._basis(chosen, await self._find(chosen, request.user_id), request.recent_item_ids)
-        release = chosen.served.release
-        if basis.is_scored and basis.user:
-            scores = release.scores_of(basis.user, request.item_ids, request.recent_item_ids)
+        choice = self._choose(self.loaded(), request.user_id, request.release)
+        inputs = self._inputs(choice, await self._look_up(choice, request.user_id), request.recent_item_ids)
+        if inputs.is_scored and inputs.user:
+            scores = choice.release.ranker.scores_of(inputs.user, request.item_ids, request.recent_item_ids)
         else:
-            rows = [release.items.row_of.get(item_id) for item_id in request.item_ids]
-            scores = [None if row is None else float(release.items.popularity_N[row]) for row in rows]
+            items = choice.release.items
+            rows = [items.row_of.get(item_id) for item_id in request.item_ids]
+            scores = [None if row is None else float(items.popularity_N[row]) for row in rows]
         pairs = zip(request.item_ids, scores, strict=True)
         return ScoresResponse(
-            **_origin(basis, request.user_id, request_id),
+            **_answer_fields(inputs, request.user_id, request_id),
             scores=[ItemScore(item_id=item_id, score=score) for item_id, score in pairs],
         )
 
-    def loaded(self) -> Loaded:
-        """Raises 503 with the reason before the first release."""
+    def loaded(self) -> LoadedReleases:
+        """The loaded releases. Raises 503 with the reason before the first one."""
         if self._follower.loaded is None:
             raise HTTPException(503, self._follower.problem)
         return self._follower.loaded
 
     def age_hours(self, known_at: datetime) -> float:
-        """The clock minus what features may know."""
+        """Age of features that know what happened up to `known_at`."""
         return (self._settings.clock() - known_at).total_seconds() / 3600
 
-    def _choose(self, loaded: Loaded, user_id: str, release_id: str | None) -> Chosen:
+    def _choose(self, loaded: LoadedReleases, user_id: str, release_id: str | None) -> ReleaseChoice:
         if release_id is None:
-            served, bucket = loaded.of_user(user_id)
-            return Chosen(served, loaded.experiment.name if loaded.experiment else None, bucket)
+            release, bucket = loaded.for_user(user_id)
+            return ReleaseChoice(release, loaded.experiment.name if loaded.experiment else None, bucket)
         named = loaded.named(release_id)
         if named is None:
-            there = ", ".join(each.release_id for each in loaded)
-            raise HTTPException(404, f"release {release_id!r} is not loaded; there are {there}")
-        return Chosen(named)
+            available = ", ".join(each.release_id for each in loaded)
+            raise HTTPException(404, f"release {release_id!r} is not loaded; there are {available}")
+        return ReleaseChoice(named)
 
-    async def _find(self, chosen: Chosen, user_id: str) -> Found:
-        with self._telemetry.stage("lookup"):
-            return await self._lookup.get(chosen.served, user_id)
+    async def _look_up(self, choice: ReleaseChoice, user_id: str) -> LookupResult:
+        with self._metrics.stage("lookup"):
+            return await self._lookup.get(choice.release, user_id)
 
     def _answer(
-        self, chosen: Chosen, found: Found, request: RecommendationRequest, request_id: str
+        self, choice: ReleaseChoice, result: LookupResult, request: RecommendationRequest, request_id: str
     ) -> RecommendationResponse:
-        basis = self._basis(chosen, found, request.recent_item_ids)
-        release = chosen.served.release
-        mask_N = self._allowed(chosen.served, request)
-        if basis.is_scored:
-            items = release.recommend(
-                basis.user, request.k, request.recent_item_ids, request.exclude_seen, mask_N=mask_N
-            )
+        inputs = self._inputs(choice, result, request.recent_item_ids)
+        ranker, recent = choice.release.ranker, request.recent_item_ids
+        mask_N = self._allowed(choice.release, request)
+        if inputs.is_scored:
+            items = ranker.recommend(inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N)
         else:
-            hidden = release.seen(basis.user, request.recent_item_ids) if request.exclude_seen else []
-            items = release.popular(request.k, hidden, mask_N=mask_N)
+            hidden = ranker.seen(inputs.user, recent) if request.exclude_seen else []
+            items = ranker.popular(request.k, hidden, mask_N=mask_N)
         return RecommendationResponse(
-            **_origin(basis, request.user_id, request_id),
+            **_answer_fields(inputs, request.user_id, request_id),
             items=items,
-            num_unknown_recent_items=len(request.recent_item_ids) - len(release.known(request.recent_item_ids)),
+            num_unknown_recent_items=len(recent) - len(ranker.rows_of(recent)),
         )
 
-    def _allowed(self, served: Served, filters: Filters) -> np.ndarray | None:
-        """Which rows may be shown; None when all may, which takes no time that would be worth a measurement."""
+    def _allowed(self, release: LoadedRelease, filters: Filters) -> np.ndarray | None:
+        """Which rows may be shown, (N,) of bool; None without filters, which is not worth timing."""
         if filters.allow_item_ids is None and not filters.deny_item_ids and not filters.categories:
             return None
-        with self._telemetry.stage("post"):
-            return _allowed(served, filters)
+        with self._metrics.stage("post"):
+            return _allowed(release, filters)
 
-    def _basis(self, chosen: Chosen, found: Found, recent_item_ids: Sequence[str]) -> Basis:
-        release, manifest = chosen.served.release, chosen.served.release.manifest
-        user, problem = found.row, found.problem
-        if user and not release.fits(user):
+    def _inputs(self, choice: ReleaseChoice, result: LookupResult, recent_item_ids: Sequence[str]) -> AnswerInputs:
+        ranker, manifest = choice.release.ranker, choice.release.manifest
+        user, problem = result.row, result.problem
+        if user and not ranker.fits(user):
             log.error("user features of day %s do not fit release %s", user.event_timestamp, manifest.release_id)
             user, problem = None, "store_error"
         if problem:
-            self._telemetry.count_store_problem(problem)
+            self._metrics.count_store_problem(problem)
         known_at = user.event_timestamp if user else end_of(manifest.day)
         age_hours = self.age_hours(known_at)
-        history = release.history(user, recent_item_ids)
-        fallback = self._fallback(release, user, problem, age_hours, history)
+        history = ranker.history(user, recent_item_ids)
+        fallback = self._fallback(ranker, user, problem, age_hours, history)
         if fallback == "recent_items_only":
-            user = _stand_in(release, history, known_at)
-        self._telemetry.count_answer(manifest.release_id, chosen.bucket, fallback, age_hours)
-        return Basis(chosen, user, known_at, age_hours, fallback, problem)
+            user = _row_from_recent_items(ranker.items, history, known_at)
+        self._metrics.count_answer(manifest.release_id, choice.bucket, fallback, age_hours)
+        return AnswerInputs(choice, user, known_at, age_hours, fallback, problem)
 
     def _fallback(
-        self, release: Release, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
+        self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
     ) -> Fallback | None:
         if user is None:
-            if history and release.model:
+            if history and ranker.model:
                 return "recent_items_only"
             return problem or "unknown_user"
         if age_hours > self._settings.max_feature_age_hours:
             return "stale_features"
-        if release.model is None:
+        if ranker.model is None:
             return "no_model"
         if not history:
             return "no_history"
         return "last_good" if problem else None
 
 
-def _origin(basis: Basis, user_id: str, request_id: str) -> dict[str, Any]:
+def _answer_fields(inputs: AnswerInputs, user_id: str, request_id: str) -> dict[str, Any]:
     """The fields of `Answer`."""
-    manifest = basis.chosen.served.release.manifest
+    manifest = inputs.choice.release.manifest
     return {
         "request_id": request_id,
         "user_id": user_id,
         "release": manifest.release_id,
         "model": manifest.model,
-        "experiment": basis.chosen.experiment,
-        "bucket": basis.chosen.bucket,
-        "feature_day": basis.known_at.date().isoformat(),
-        "feature_age_hours": rounded(basis.age_hours),
-        "fallback": basis.fallback,
-        "store_problem": basis.store_problem,
+        "experiment": inputs.choice.experiment,
+        "bucket": inputs.choice.bucket,
+        "feature_day": inputs.known_at.date().isoformat(),
+        "feature_age_hours": rounded(inputs.age_hours),
+        "fallback": inputs.fallback,
+        "store_problem": inputs.store_problem,
     }
 
 
 def rounded(hours: float) -> float:
-    """Hundredths of an hour, never -0.0."""
+    """Hours rounded to two digits, never -0.0."""
     return round(hours, 2) + 0.0
 
 
-def _allowed(served: Served, filters: Filters) -> np.ndarray:
-    """Which rows may be shown, (N,) of bool."""
-    release = served.release
+def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
     mask_N = np.ones(len(release.items.ids), dtype=bool)
     if filters.allow_item_ids is not None:
         mask_N[:] = False
-        mask_N[release.known(filters.allow_item_ids)] = True
-    mask_N[release.known(filters.deny_item_ids)] = False
+        mask_N[release.ranker.rows_of(filters.allow_item_ids)] = True
+    mask_N[release.ranker.rows_of(filters.deny_item_ids)] = False
     if filters.categories:
-        mask_N &= served.catalogue.in_categories(filters.categories)
+        mask_N &= release.catalogue.in_categories(filters.categories)
     return mask_N
 
 
-def _stand_in(release: Release, history: list[int], known_at: datetime) -> UserRow:
-    """Somebody of whom only a few items are known: those items speak for the description that nobody has written."""
-    items = release.items
+def _row_from_recent_items(items: ItemSide, history: list[int], known_at: datetime) -> UserRow:
+    """A row for a user without features: the mean vectors of the recent items replace those of a description."""
     own_S, near_S = items.semantic_NS[history].mean(0), items.neighbour_NS[history].mean(0)
     return UserRow(
         user_id="",

@@ -1,7 +1,7 @@
-"""Search by meaning: the query goes through the encoder of the descriptions, its vector to Milvus or through memory.
+"""Search items by meaning: encode the query, then find the nearest descriptions in Milvus or in memory.
 
-A Milvus server is asked where one is configured. Milvus-Lite belongs to the jobs, so then, and whenever the server
-is down or slow, the release's own vectors are searched. A query is data: it is encoded, and enters no filter or log.
+A configured Milvus server is searched first. When it is down or slow, and with Milvus-Lite (which only the jobs may
+open), the vectors of the release are searched in memory. A query is only encoded; it enters no filter and no log.
 
 Shape suffix:  S semantic size
 """
@@ -30,13 +30,13 @@ from serving.rollout.follower import LoadedRelease
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-NUM_PROBED, LEAST_COSINE = 3, 0.99  # of a description's vector in the release and by the encoder at hand
-NUM_SPARE = 100  # hits beyond k, for those that the release does not have
-ENCODER_LOADED = "the encoder of searches is loaded"  # said once by each worker that is searched
-LATE_MESSAGE = "searches are not answered in time, as when the encoder is being loaded; ask again"
-RETRY_SECONDS = 10.0  # a server that failed is left alone for as long
-NUM_THREADS = 2  # of searches: one encodes while another waits for Milvus
-ANSWER_SECONDS = 30.0  # a search that has waited for as long, as a rule for the encoder to be loaded, is not answered
+NUM_PROBED, MIN_COSINE = 3, 0.99  # the encoder must reproduce the vectors of so many descriptions, this closely
+NUM_SPARE = 100  # hits beyond k, because some may not be in the release
+ENCODER_LOADED = "the search encoder is loaded"  # logged once per worker that is searched
+LATE_MESSAGE = "the search took too long, for example because the encoder is being loaded; try again"
+RETRY_SECONDS = 10.0  # a server that failed is not asked for this long
+NUM_THREADS = 2  # one search encodes while another waits for Milvus
+ANSWER_SECONDS = 30.0  # a search that waits longer, usually for the encoder to be loaded, fails
 
 SearchFallback = Literal["milvus_timeout", "milvus_error"]
 
@@ -44,24 +44,24 @@ log = logging.getLogger("grasp.serving")
 
 
 class SearchError(RuntimeError):
-    """There is no encoder, or another one than the release's; the message says which."""
+    """No encoder, or not the one that the release was made with; the message says which."""
 
 
 class SearchLateError(SearchError):
-    """There is no answer in time; a later search finds the encoder loaded."""
+    """The search took too long; a later one will find the encoder loaded."""
 
 
 class Encoder(Protocol):
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors, float32 [len(texts), dimension]; raises `SearchError`."""
+        """Unit vectors, float32 [len(texts), dimension]. Raises `SearchError`."""
 
 
 class FolderEncoder:
     """The sentence-transformers folder that the jobs encode with, on one thread."""
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "modules.json").is_file():  # else any language model would load, with pooling made up
-            raise SearchError(f"GRASP_ENCODER={folder} is no sentence-transformers folder: modules.json is missing")
+        if not (folder / "modules.json").is_file():  # without it any model would load, with an arbitrary pooling
+            raise SearchError(f"GRASP_ENCODER={folder} is not a sentence-transformers folder: modules.json is missing")
         from safetensors import SafetensorError
 
         try:
@@ -78,13 +78,13 @@ class FolderEncoder:
 
 
 class ServerEncoder:
-    """An OpenAI-compatible embeddings server; its key is `GRASP_ENCODER_API_KEY` in this process's environment."""
+    """An OpenAI-compatible embeddings server; the environment variable `GRASP_ENCODER_API_KEY` holds its key."""
 
     def __init__(self, settings: Settings) -> None:
         from openai import OpenAI
 
         self._model = settings.encoder_model
-        # Never empty: without a key the client would take OPENAI_API_KEY, which may be meant for someone else.
+        # Never empty: without a key the client would send OPENAI_API_KEY, which may belong to another server.
         key = os.environ.get("GRASP_ENCODER_API_KEY", "").strip() or "none"
         timeout = settings.search_timeout_ms / 1000
         self._client = OpenAI(api_key=key, base_url=settings.encoder_url, timeout=timeout, max_retries=1)
@@ -107,7 +107,7 @@ def open_encoder(settings: Settings) -> Encoder:
 
 
 class MilvusSearch:
-    """A server's collections, asked within a limit of time. Raises `TimeoutError` or `ConnectionError`."""
+    """Search the collections of a Milvus server within a time limit."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class MilvusSearch:
         connect: Callable[[], "MilvusClient"] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        from pymilvus.exceptions import MilvusException  # here: the first search should not wait for an import
+        from pymilvus.exceptions import MilvusException  # here, so that the first search does not wait for the import
 
         self._failures = (MilvusException, OSError)
         self._settings = settings
@@ -126,7 +126,7 @@ class MilvusSearch:
         self._retry_at, self._problem = 0.0, ""
 
     def search(self, collection: str, vector_S: np.ndarray, k: int) -> list[tuple[str, float]]:
-        """Ids and cosines of the k nearest."""
+        """Ids and cosines of the k nearest items. Raises `TimeoutError` or `ConnectionError`."""
         if self._monotonic() < self._retry_at:
             raise ConnectionError(self._problem)
         answer = self._threads.submit(self._ask, collection, vector_S, k)
@@ -134,10 +134,10 @@ class MilvusSearch:
             return answer.result(self._timeout_seconds)
         except TimeoutError:
             answer.cancel()
-            self._rest(f"Milvus took longer than {self._timeout_seconds * 1000:.0f} ms")
+            self._back_off(f"Milvus took longer than {self._timeout_seconds * 1000:.0f} ms")
             raise
         except ConnectionError as error:
-            self._rest(str(error))
+            self._back_off(str(error))
             raise
 
     def close(self) -> None:
@@ -151,7 +151,9 @@ class MilvusSearch:
         from pymilvus import MilvusClient
 
         settings = self._settings
-        return MilvusClient(uri=settings.milvus_uri, token=settings.milvus_token.get_secret_value(), timeout=self._timeout_seconds)
+        return MilvusClient(
+            uri=settings.milvus_uri, token=settings.milvus_token.get_secret_value(), timeout=self._timeout_seconds
+        )
 
     def _ask(self, collection: str, vector_S: np.ndarray, k: int) -> list[tuple[str, float]]:
         try:
@@ -167,8 +169,8 @@ class MilvusSearch:
             raise ConnectionError(f"Milvus did not answer: {type(error).__name__}") from error
         return [(hit["id"], float(hit["distance"])) for hit in hits]
 
-    def _rest(self, problem: str) -> None:
-        log.warning("%s; not asked again for %.0f s", problem, RETRY_SECONDS)
+    def _back_off(self, problem: str) -> None:
+        log.warning("%s; it is not asked again for %.0f s", problem, RETRY_SECONDS)
         self._problem, self._retry_at = problem, self._monotonic() + RETRY_SECONDS
 
 
@@ -180,10 +182,9 @@ class SearchHits:
 
 
 class Search:
-    """Loads the encoder when it is first asked: a worker that is never searched does not pay for one.
+    """Search the items of a release. The first search loads the encoder, so other workers do not pay for one.
 
-    Searches have threads of their own, and wait for them in the event loop: however many wait for the encoder, none
-    takes a thread that a recommendation needs.
+    Searches run in threads of their own, so waiting for the encoder takes no thread from recommendations.
     """
 
     def __init__(
@@ -199,18 +200,18 @@ class Search:
         self._open_encoder = open_encoder
         self._encoder: Encoder | None = None
         self._lock = threading.Lock()
-        self._checked: str | None = None  # the release that the encoder was found to be that of
+        self._checked: str | None = None  # id of the release that the encoder was last checked against
         is_server = "://" in settings.milvus_uri
         self._milvus = milvus or (MilvusSearch(settings) if is_server else None)
 
     async def find(self, release: LoadedRelease, query: str, k: int) -> SearchHits:
-        """The k items whose descriptions are nearest to the query; raises `SearchError`."""
+        """The k items whose descriptions are nearest to the query. Raises `SearchError`."""
         if not self._settings.search:
             raise SearchError("search is switched off (GRASP_SEARCH)")
-        answer = self._threads.submit(copy_context().run, self._find, release, query, k)  # its log names the request
+        answer = self._threads.submit(copy_context().run, self._find, release, query, k)  # with the request id
         try:
             async with asyncio.timeout(self._answer_seconds):
-                return await asyncio.wrap_future(answer)  # one that still waits for a thread is taken back
+                return await asyncio.wrap_future(answer)  # on a timeout this cancels a search that has not started
         except TimeoutError as error:
             raise SearchLateError(LATE_MESSAGE) from error
 
@@ -233,24 +234,24 @@ class Search:
             self._milvus.close()
 
     def _encoder_of(self, release: LoadedRelease) -> Encoder:
-        """The encoder, once it has shown that it makes the release's vectors."""
+        """The encoder, checked against the release."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = self._open_encoder(self._settings)
                 log.info(ENCODER_LOADED)
             if self._checked != release.release_id:
-                _require_same(self._encoder, release)
+                _require_same_encoder(self._encoder, release)
                 self._checked = release.release_id
             return self._encoder
 
 
-def _require_same(encoder: Encoder, release: LoadedRelease) -> None:
-    """Raise `SearchError` unless descriptions of the release get the vectors that they have there."""
+def _require_same_encoder(encoder: Encoder, release: LoadedRelease) -> None:
+    """Raise `SearchError` unless the encoder reproduces the vectors of some descriptions."""
     items = release.items
     rows = list(items.row_of.values())[:NUM_PROBED]
     vectors = encoder.encode([release.catalogue.text(row)[0] for row in rows])
     held = items.semantic_NS[rows]
-    if vectors.shape != held.shape or (vectors * held).sum(1).min() < LEAST_COSINE:
+    if vectors.shape != held.shape or (vectors * held).sum(1).min() < MIN_COSINE:
         raise SearchError(f"GRASP_ENCODER is not the encoder that release {release.release_id} was made with")
 
 

@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from grasp import partitions, tables
 from grasp.days import day_argument, end_of
 from grasp.environment import prepare
-from grasp.manifest import MANIFEST_FILE, Manifest, folder, read_manifest
+from grasp.manifest import MANIFEST_FILE, Manifest, read_manifest, release_folder
 from grasp.preflight import require_feature_store
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
@@ -196,7 +196,7 @@ class _Offline:
 
 
 def _load(settings: Settings, manifest: Manifest) -> _Offline:
-    place = folder(settings.releases, manifest)
+    place = release_folder(settings.releases, manifest)
     check_files(place, manifest)
     loaded = load_ranker(place / "model")
     return _Offline(load_items(place / "items", manifest.feature_version, loaded.vocabulary), loaded)

@@ -1,1 +1,1 @@
-"""The HTTP application: routes, limits, tokens, logs, errors, the Explorer."""
+"""The HTTP server: routes, limits, tokens, logs, errors, the Explorer."""

@@ -1,11 +1,11 @@
-"""Who may ask what: bearer tokens with roles, from the environment of this process and nowhere else.
+"""Access control: bearer tokens with roles, read from environment variables.
 
     GRASP_TOKENS_SERVE      recommendations, scores, users' feature rows, outcomes: the company's own services
-    GRASP_TOKENS_READ       recommendations, scores, items, users, search, releases: analysts and the explorer
+    GRASP_TOKENS_READ       recommendations, scores, items, users, search, releases: analysts and the Explorer
     GRASP_TOKENS_OPERATE    releases and metrics: Prometheus and operators
 
-Each holds tokens separated by commas, plain or as `sha256:` and the hex digest of one. They are no settings, so that
-no list of settings can show or carry them. Without any the service is open, and binds to the loopback interface only.
+Each holds tokens separated by commas, either plain or as `sha256:` and the hex digest. They are not part of `Settings`,
+so that no list of settings can leak them. Without tokens the service is open and binds to the loopback interface only.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ VARIABLES: dict[Role, str] = {
 }
 MIN_TOKEN_CHARS = 16
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")
-_bearer = HTTPBearer(auto_error=False, description="A token of one of the roles serve, read and operate.")
+_bearer = HTTPBearer(auto_error=False, description="A token with the role serve, read or operate.")
 
 
 class AccessError(ValueError):
-    """Tokens are wrong or missing; the message names the variable and never shows a value."""
+    """Tokens are wrong or missing. The message names the variable, never a value."""
 
 
 @dataclass(frozen=True, repr=False)
 class Access:
-    """Digests of the tokens of each role. Plain tokens are not kept."""
+    """The digests of each role's tokens. Plain tokens are not kept."""
 
     digests: Mapping[Role, Sequence[bytes]]
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Access":
-        """Raises `AccessError` for a token too short to be one."""
+        """Raises `AccessError` for a token that is too short or malformed."""
         return cls({role: _digests(variable, environ.get(variable, "")) for role, variable in VARIABLES.items()})
 
     @property
@@ -50,7 +50,7 @@ class Access:
         return not any(self.digests.values())
 
     def roles(self, token: str) -> set[Role]:
-        """The roles of a token. Every digest is compared in constant time, whether or not one matched before."""
+        """The roles of a token. All digests are always compared, each in constant time."""
         given = hashlib.sha256(token.encode(errors="replace")).digest()
         return {
             role
@@ -67,25 +67,25 @@ class Access:
             )
 
     def requires(self, *roles: Role) -> list[Callable[..., Awaitable[None]]]:
-        """FastAPI dependencies that let only these roles pass: 401 without a known token, 403 with another role's."""
+        """FastAPI dependencies that admit only these roles: 401 without a known token, 403 with another role."""
         if self.is_open:
             return []
 
-        async def check(  # a plain function would cost every request a thread more
+        async def check(  # async, because a plain function would take a thread for each request
             request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
         ) -> None:
             held = self.roles(credentials.credentials) if credentials else set()
             if not held:
-                raise HTTPException(401, "a known bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+                raise HTTPException(401, "a valid bearer token is required", headers={"WWW-Authenticate": "Bearer"})
             request.state.roles = held
             if held.isdisjoint(roles):
-                raise HTTPException(403, f"the token's role may not do this; it takes {' or '.join(roles)}")
+                raise HTTPException(403, f"the token's role may not do this; required: {' or '.join(roles)}")
 
         return [check]
 
 
-def may_be_logged(request: Request) -> bool:
-    """Whether an answer counts as shown to its user: not when an analyst looked at it."""
+def has_serve_role(request: Request) -> bool:
+    """Whether the caller has the role serve. Anyone has it in an open service."""
     return "serve" in getattr(request.state, "roles", {"serve"})
 
 
@@ -98,10 +98,10 @@ def _digest(variable: str, token: str) -> bytes:
     if token.startswith("sha256:"):
         hashed = _HASHED.fullmatch(token)
         if not hashed:
-            raise AccessError(f"{variable}: sha256: is followed by 64 hexadecimal digits in lower case")
+            raise AccessError(f"{variable}: sha256: must be followed by 64 hexadecimal digits in lower case")
         return bytes.fromhex(hashed[1])
     if len(token) < MIN_TOKEN_CHARS:
-        raise AccessError(f"{variable}: a token has at least {MIN_TOKEN_CHARS} characters")
+        raise AccessError(f"{variable}: a token must have at least {MIN_TOKEN_CHARS} characters")
     return hashlib.sha256(token.encode()).digest()
 
 

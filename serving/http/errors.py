@@ -1,4 +1,4 @@
-"""How errors look: what is wrong, never what was sent, and the id of the request."""
+"""Error answers: what is wrong and the request id, but never the input."""
 
 from typing import Any
 
@@ -10,47 +10,50 @@ from starlette.exceptions import HTTPException
 from serving.http.request_context import HEADER
 from serving.schemas import Problem, WrongRequest
 
-# What every endpoint may answer instead; an endpoint adds its own.
+# The documented errors; each route lists the ones it can answer.
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The request's body is not text in UTF-8."},
-    401: {"model": Problem, "description": "No known token. Only where tokens are configured."},
+    400: {"model": Problem, "description": "The request body is not UTF-8."},
+    401: {"model": Problem, "description": "No valid token, where tokens are configured."},
     403: {"model": Problem, "description": "The token's role may not do this."},
-    404: {"model": Problem, "description": "There is no such item, user, release or address."},
-    408: {"model": Problem, "description": "The request's body did not come in time."},
-    413: {"model": Problem, "description": "The request's body is too large."},
-    422: {"model": WrongRequest, "description": "Mistakes of the request, by field."},
-    503: {"model": Problem, "description": "Nothing is loaded, or what this needs is down; the detail says what."},
+    404: {"model": Problem, "description": "No such item, user, release or address."},
+    408: {"model": Problem, "description": "The request body took too long."},
+    413: {"model": Problem, "description": "The request body is too large."},
+    422: {"model": WrongRequest, "description": "The request is invalid; each mistake by field."},
+    503: {
+        "model": Problem,
+        "description": "No release is loaded, or a needed service is down; `detail` says which.",
+    },
 }
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documentation of these errors."""
+    """The OpenAPI documentation of these errors."""
     return {status: ERRORS[status] for status in statuses}
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(RequestValidationError, _say_what_is_wrong)
-    app.add_exception_handler(HTTPException, _say_why)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
 
 
-async def _say_why(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     status, detail, headers = 500, "", None
     if isinstance(error, HTTPException):
         status, detail, headers = error.status_code, str(error.detail), error.headers
     return _answer(request, status, detail, headers)
 
 
-async def _say_what_is_wrong(request: Request, error: Exception) -> JSONResponse:
-    """Field and message of each mistake; the input is not repeated, it may be large or not even text."""
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    """Field and message of each mistake. The input is not repeated: it may be large, or not even text."""
     mistakes = error.errors() if isinstance(error, RequestValidationError) else []
     detail = [{"field": ".".join(str(part) for part in each["loc"]), "message": str(each["msg"])} for each in mistakes]
     text = [{key: value.encode(errors="replace").decode() for key, value in each.items()} for each in detail]
     return _answer(request, 422, text, None)
 
 
-async def _failed(request: Request, _: Exception) -> JSONResponse:
-    """A mistake of ours. The server logs it with its traceback; the answer leaves the middleware behind."""
+async def _internal_error(request: Request, _: Exception) -> JSONResponse:
+    """A bug. The server logs it with a traceback. This answer bypasses the middleware, so it sets the id header."""
     return _answer(request, 500, "internal error", {HEADER: request.state.request_id})
 
 

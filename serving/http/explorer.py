@@ -1,7 +1,7 @@
-"""The Explorer: a page at /explore that shows what this service says, and why, through its own JSON API.
+"""The Explorer: a page at /explore that shows recommendations and their reasons through the JSON API.
 
-The page is written by hand and served as it lies in `serving/http/explorer_page`; there is no build step. It holds no
-data, so it needs no token: it asks for one when the API does.
+The files in `serving/http/explorer_page` are served as they are, without a build step. The page itself holds no data,
+so it needs no token; it asks for one when the API does.
 """
 
 from pathlib import Path
@@ -18,20 +18,20 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# Only files of this origin, nothing inline, and no script may turn a string into markup: titles and descriptions are
-# written by others.
+# Allow only files of this origin, nothing inline, and no script that turns a string into markup: titles and
+# descriptions are untrusted.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # page and scripts belong together; a browser must not mix two deployments
+    "Cache-Control": "no-cache",  # a browser must not mix the files of two deployments
 }
 
 
 def explorer_router() -> APIRouter:
-    """Routes of the page, where `/` leads to, and its files; a name outside the folder's own list is 404."""
+    """Routes of the page and its files, and a redirect from `/`. Any other file name is 404."""
     router = APIRouter(include_in_schema=False)
     files = {file.name: file for file in FOLDER.iterdir() if file.suffix in MEDIA_TYPES}
 

@@ -1,16 +1,16 @@
-"""Refuse a request line and headers that are too large for the memory."""
+"""Refuse requests whose request line and headers together are too large."""
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.http.body_limit import MAX_BODY_BYTES
 
-MAX_HEAD_BYTES = MAX_BODY_BYTES  # far more than any proxy passes on
+MAX_HEAD_BYTES = MAX_BODY_BYTES  # far more than proxies allow
 
 
 class HeadLimit(HttpToolsProtocol):
-    """uvicorn's protocol, whose parser keeps a head that does not end for as long as the client goes on.
+    """uvicorn's protocol with a limit on the head (request line and headers), which uvicorn itself buffers without end.
 
-    What is read at once is less than the limit: no head that is whole, or follows a body, is refused.
+    One read is smaller than the limit, so a complete head, or one that follows a body, is never refused.
     """
 
     _is_in_head = False

@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, each with the request it belongs to. No secret, text or path is ever logged."""
+"""Log one JSON object per line, with the id of its request. Secrets, texts and paths are never logged."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging() -> None:
-    """Everything of this process goes to the error output; uvicorn's own access log, which shows paths, is off."""
+    """Send all logs to stderr. uvicorn's access log is off, because it shows paths."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, its time and status for Prometheus."""
+"""Give every request an id, and record its time and status in the log and the metrics."""
 
 import contextvars
 import logging
@@ -9,7 +9,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.telemetry.metrics import Telemetry
+from serving.telemetry.metrics import Metrics
 
 HEADER = "X-Request-ID"
 WELL_FORMED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{7,63}")
@@ -21,20 +21,20 @@ log = logging.getLogger("grasp.serving.access")
 
 
 class RequestContext:
-    """ASGI middleware. A well-formed `X-Request-ID` is kept, any other replaced; the answer's header carries it."""
+    """ASGI middleware. It keeps a well-formed `X-Request-ID` or makes a new id, and returns it in the same header."""
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
-        self._telemetry = telemetry
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = accepted(Headers(scope=scope).get(HEADER))
+        request_id = valid_or_new_id(Headers(scope=scope).get(HEADER))
         scope.setdefault("state", {})["request_id"] = request_id
         token = request_id_of.set(request_id)
-        status, started = 500, time.perf_counter()  # what an exception becomes outside of this middleware
+        status, started = 500, time.perf_counter()  # 500 if the application raises: a handler outside answers so
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -46,13 +46,13 @@ class RequestContext:
         try:
             await self.app(scope, receive, send_with_id)
         finally:
-            self._tell(scope, status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
             request_id_of.reset(token)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        """The route's template stands for the path, which may name a user or hold a query."""
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        """Record the route's template instead of the path, which may hold a user id or a query."""
         route = getattr(scope.get("route"), "path_format", NO_ROUTE)
-        self._telemetry.count_request(route, status, seconds)
+        self._metrics.count_request(route, status, seconds)
         fields = {
             "method": scope["method"],
             "route": route,
@@ -63,6 +63,6 @@ class RequestContext:
         log.info("request", extra={"fields": fields})
 
 
-def accepted(given: str | None) -> str:
-    """The id that was given, or a new one unless that is well-formed: it ends up in logs and tables."""
+def valid_or_new_id(given: str | None) -> str:
+    """The given id if it is well-formed, because ids go into logs and tables; else a new one."""
     return given if given and WELL_FORMED.fullmatch(given) else uuid.uuid4().hex

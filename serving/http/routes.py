@@ -1,9 +1,11 @@
-"""The addresses of the service, who may ask them, and what they may answer.
+"""The endpoints of the service, the roles that may call them, and their errors.
 
-What answers about one user or waits for others runs in the event loop (`async`), requests one after another: a pass of
-the ranker takes some milliseconds of the one thread that a worker has for numbers, and passes in several threads only
-take the interpreter from one another (docs/decisions/one-thread-answers.md). Plain functions run in threads of their
-own: a search through all items, what reads files; and a batch, few at once.
+Which thread an endpoint runs in:
+
+* `async` endpoints run in the event loop, one after another. They answer about one user, or only wait. Running the
+  ranker in several threads would be slower (docs/decisions/one-thread-answers.md).
+* Plain functions run in threads: they compare all items, or read or write something that may block.
+* Batches run in threads, at most `NUM_BATCHES` at once.
 """
 
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
-from serving.http.access import Access, Role, may_be_logged
+from serving.http.access import Access, Role, has_serve_role
 from serving.http.errors import errors
 from serving.http.service import Service
 from serving.schemas import (
@@ -41,17 +43,17 @@ from serving.schemas import (
 )
 
 ItemId = Annotated[
-    str, Path(max_length=MAX_KEY_CHARS, examples=["172"], description="An item's id; a slash in it is written %2F.")
+    str, Path(max_length=MAX_KEY_CHARS, examples=["172"], description="The item's id; write a slash as %2F.")
 ]
 UserId = Annotated[
-    str, Path(max_length=MAX_KEY_CHARS, examples=["196"], description="A user's id; a slash in it is written %2F.")
+    str, Path(max_length=MAX_KEY_CHARS, examples=["196"], description="The user's id; write a slash as %2F.")
 ]
-NUM_BATCHES = 2  # that a worker answers at once: their passes take the interpreter from the event loop's
-NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="How many, at most.")]
+NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="Number of results, at most.")]
+NUM_BATCHES = 2  # per worker; more would slow the answers of the event loop down
 
 
-class Written(Response):
-    """An answer as JSON, straight from the model: FastAPI would look first whether it is that model."""
+class ModelResponse(Response):
+    """A pydantic model as JSON, without the validation that FastAPI would repeat."""
 
     media_type = "application/json"
 
@@ -64,60 +66,60 @@ def request_id(request: Request) -> str:
 
 
 def _counts_as_shown(body: RecommendationRequest | BatchRequest, request: Request) -> bool:
-    """Whether an answer is one that its user sees: not when a person looks at it, or asks for a release by name."""
-    return body.is_shown and body.release is None and may_be_logged(request)
+    """Whether the answer's user sees it. Not if an analyst asks, or a request names a release."""
+    return body.is_shown and body.release is None and has_serve_role(request)
 
 
 def _guard(access: Access, *roles: Role) -> dict[str, Any]:
-    """Keyword arguments of a route that only these roles may ask."""
+    """Keyword arguments that restrict a route to these roles."""
     return {"dependencies": [Depends(each) for each in access.requires(*roles)]}
 
 
-def about_users(service: Service, access: Access) -> APIRouter:
-    """What the company's own services ask, request by request."""
+def recommendation_routes(service: Service, access: Access) -> APIRouter:
+    """Endpoints for the company's own services."""
     batches = CapacityLimiter(NUM_BATCHES)
     router = APIRouter(tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503))
 
     @router.post("/v1/recommendations", response_model=RecommendationResponse, **_guard(access, "serve", "read"))
     async def recommendations(body: RecommendationRequest, request: Request) -> Response:
-        """The best items for a user, each with its reason; with `fallback` when something else stood in."""
+        """The best items for a user, each with a reason. `fallback` says when the answer is not the usual one."""
         answer = await service.recommender.recommend(body, request_id(request))
         if _counts_as_shown(body, request):
-            service.keep([answer], body.recent_item_ids)
-        return Written(answer)
+            service.log_answers([answer], body.recent_item_ids)
+        return ModelResponse(answer)
 
     @router.post("/v1/recommendations/batch", response_model=BatchResponse, **_guard(access, "serve", "read"))
     async def batch(body: BatchRequest, request: Request) -> Response:
-        """The same for many users at once; each answer has a request id of its own."""
+        """Recommendations for many users at once. Each answer has its own request id."""
         recommend = service.recommender.recommend_batch
         answer = await to_thread.run_sync(recommend, body, request_id(request), limiter=batches)
         if _counts_as_shown(body, request):
-            service.keep(answer.answers)
-        return Written(answer)
+            service.log_answers(answer.answers)
+        return ModelResponse(answer)
 
     @router.post("/v1/scores", response_model=ScoresResponse, **_guard(access, "serve", "read"))
     async def scores(body: ScoresRequest, request: Request) -> Response:
-        """Scores of given items for a user, for a caller that ranks by itself."""
-        return Written(await service.recommender.scores(body, request_id(request)))
+        """Scores of given items for a user, for a caller that does its own ranking."""
+        return ModelResponse(await service.recommender.scores(body, request_id(request)))
 
     @router.post("/v1/outcomes", status_code=202, **_guard(access, "serve"))
     def outcomes(body: OutcomesRequest, request: Request) -> OutcomesResponse:
-        """What came of an answer. Telling it twice counts once; 503 when it could not be kept: tell it again."""
-        service.keep_outcomes(body.outcomes)
+        """Clicks and purchases of recommended items. Duplicates count once. On 503 send them again."""
+        service.log_outcomes(body.outcomes)
         return OutcomesResponse(request_id=request_id(request), num_accepted=len(body.outcomes))
 
     return router
 
 
-def about_features(service: Service, access: Access) -> APIRouter:
-    """What people and the explorer look at."""
+def feature_routes(service: Service, access: Access) -> APIRouter:
+    """Endpoints for people and the Explorer."""
     router = APIRouter(tags=["features"], responses=errors(401, 403, 404, 422, 503))
     guard = _guard(access, "read")
 
-    # The longer addresses first: an id may contain slashes.
+    # The longer addresses come first, because an id may contain slashes.
     @router.get("/v1/items/{item_id:path}/similar", **_guard(access, "serve", "read"))
     def similar_items(item_id: ItemId, request: Request, k: NumNear = 10) -> SimilarResponse:
-        """The items of the release that are nearest by description."""
+        """The items whose descriptions are most similar."""
         return service.profiles.similar_items(item_id, k, request_id(request))
 
     @router.get("/v1/items/{item_id:path}", **guard)
@@ -127,19 +129,19 @@ def about_features(service: Service, access: Access) -> APIRouter:
 
     @router.get("/v1/users/{user_id:path}/similar", **guard)
     async def similar_users(user_id: UserId, request: Request, k: NumNear = 10) -> SimilarUsersResponse:
-        """The neighbours that the user's features hold."""
+        """The most similar users, from the user's features."""
         return await service.profiles.similar_users(user_id, k, request_id(request))
 
     @router.get(
         "/v1/users/{user_id:path}/features", response_model=UserFeaturesResponse, **_guard(access, "serve", "read")
     )
     async def user_features(user_id: UserId, request: Request) -> Response:
-        """A user's row of the online store as it is, vectors included."""
+        """A user's complete row in the online store, with its vectors."""
         return Response(await service.profiles.features(user_id, request_id(request)), media_type="application/json")
 
     @router.get("/v1/users/{user_id:path}", **guard)
     async def user(user_id: UserId, request: Request) -> UserResponse:
-        """A user's features as the online store has them."""
+        """A user's features, for people to read."""
         return await service.profiles.user(user_id, request_id(request))
 
     @router.get("/v1/search", **guard)
@@ -151,19 +153,19 @@ def about_features(service: Service, access: Access) -> APIRouter:
         ],
         k: NumNear = 10,
     ) -> SearchResponse:
-        """The items whose descriptions mean most nearly what the query says."""
-        return await service.find(q, k, request_id(request))
+        """The items whose descriptions are closest in meaning to the query."""
+        return await service.search(q, k, request_id(request))
 
     return router
 
 
-def about_itself(service: Service, access: Access) -> APIRouter:
-    """What operators and probes ask."""
+def operations_routes(service: Service, access: Access) -> APIRouter:
+    """Endpoints for operators and probes."""
     router = APIRouter(tags=["operations"])
 
     @router.get("/v1/releases", responses=errors(401, 403, 503), **_guard(access, "read", "operate"))
     def releases(request: Request) -> ReleasesResponse:
-        """What is loaded, and what was refused."""
+        """The loaded releases, and why one was refused."""
         return service.releases(request_id(request))
 
     @router.get(
@@ -173,17 +175,17 @@ def about_itself(service: Service, access: Access) -> APIRouter:
         **_guard(access, "operate"),
     )
     def metrics() -> Response:
-        """Prometheus metrics, of all workers together."""
-        return Response(service.telemetry.text(), media_type=CONTENT_TYPE_LATEST)
+        """Prometheus metrics of all workers."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/healthz")
     async def healthz() -> Health:
-        """The process lives."""
+        """The process is alive."""
         return Health()
 
     @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
     def readyz() -> JSONResponse:
-        """A release is loaded and the store answers; `problem` also tells of a newer release that was refused."""
+        """Ready if a release is loaded and the online store answers. `problem` says why a newer release was refused."""
         state = service.readiness()
         if not access.is_open:
             state = state.without_texts()

@@ -1,4 +1,4 @@
-"""The parts of a running service, put together once."""
+"""Put the parts of the service together: follower, lookup, recommender, profiles, search, logs and metrics."""
 
 import logging
 import threading
@@ -10,17 +10,17 @@ from fastapi import HTTPException
 
 from grasp import tables
 from grasp.days import end_of
-from grasp.manifest import Manifest, folder
+from grasp.manifest import Manifest, release_folder
 from grasp.settings import Settings
-from serving.answers.profiles import Profiles, shown
+from serving.answers.profiles import Profiles, as_similar_items
 from serving.answers.recommender import Recommender, rounded
 from serving.answers.search import Search, SearchError, SearchLateError
-from serving.lookup.online_store import StoreError, UserFeatures
-from serving.lookup.timely import PROBE_USER, Lookup
+from serving.lookup.online_store import StoreError, UserStore
+from serving.lookup.user_lookup import PROBE_USER, UserLookup
 from serving.ranking.catalogue import load_catalogue
-from serving.ranking.loaded_release import load_release
+from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.buckets import Experiment
-from serving.rollout.follower import Loaded, ReleaseFollower, Served
+from serving.rollout.follower import LoadedRelease, LoadedReleases, ReleaseFollower
 from serving.schemas import (
     ExperimentInfo,
     Outcome,
@@ -30,33 +30,33 @@ from serving.schemas import (
     ReleasesResponse,
     SearchResponse,
 )
-from serving.telemetry.metrics import Telemetry
+from serving.telemetry.metrics import Metrics
 from serving.telemetry.requests_log import RequestsLog
 
-RETRY_AFTER_SECONDS = 5  # said where a search came before the encoder was there
+RETRY_AFTER_SECONDS = 5  # for a search that came before the encoder was loaded
 
-OpenUsers = Callable[[Settings, Manifest], UserFeatures]
+OpenUserStore = Callable[[Settings, Manifest], UserStore]
 
 log = logging.getLogger("grasp.serving")
 
 
 class Service:
-    """Starts without a release and takes up the first that is published."""
+    """The running service. Without a release it starts too, and loads the first one when it is published."""
 
-    def __init__(self, settings: Settings, open_users: OpenUsers, search: Search | None = None) -> None:
+    def __init__(self, settings: Settings, open_user_store: OpenUserStore, search: Search | None = None) -> None:
         self._settings = settings
-        self._open_users = open_users
+        self._open_user_store = open_user_store
         self._stop = threading.Event()
-        self.telemetry = Telemetry()
+        self.metrics = Metrics()
         self.follower = ReleaseFollower(settings.releases, self._load)
-        self._lookup = Lookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
-        self.recommender = Recommender(settings, self.follower, self._lookup, self.telemetry)
-        self.profiles = Profiles(self.recommender, self._lookup, self.telemetry)
+        self._lookup = UserLookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
+        self.recommender = Recommender(settings, self.follower, self._lookup, self.metrics)
+        self.profiles = Profiles(self.recommender, self._lookup, self.metrics)
         self._search = search or Search(settings)
-        self._log = RequestsLog(settings.lake, self.telemetry.count_log_rows) if settings.log_requests else None
+        self._log = RequestsLog(settings.lake, self.metrics.count_log_rows) if settings.log_requests else None
 
     def start(self, poll_seconds: float) -> None:
-        """Load what is in force, then look for news in a thread."""
+        """Load the release in force, then follow changes in a thread."""
         self.check()
         if self._log:
             self._log.start()
@@ -70,48 +70,48 @@ class Service:
             self._log.close()
 
     def check(self) -> None:
-        """Take up what changed, and tell Prometheus."""
+        """Load what changed, and update the metrics."""
         self.follower.check()
         loaded = self.follower.loaded
-        candidate = loaded.candidate.release.manifest if loaded and loaded.candidate else None
-        self.telemetry.show_releases(loaded.in_force.release.manifest if loaded else None, candidate)
-        self.telemetry.show_problems(
+        challenger = loaded.challenger.manifest if loaded and loaded.challenger else None
+        self.metrics.set_releases(loaded.in_force.manifest if loaded else None, challenger)
+        self.metrics.set_problems(
             is_refused=self.follower.problem is not None,
             is_experiment_refused=self.follower.experiment_problem is not None,
         )
 
-    def keep(self, answers: Sequence[RecommendationResponse], recent_item_ids: Sequence[str] = ()) -> None:
-        """Log answers that were served; those that find no room are dropped, and counted."""
+    def log_answers(self, answers: Sequence[RecommendationResponse], recent_item_ids: Sequence[str] = ()) -> None:
+        """Log answers that were served. When the log's queue is full they are dropped and counted."""
         if self._log is None:
             return
         now = self._settings.clock()
         rows = [_served_row(answer, recent_item_ids, now) for answer in answers]
-        self._log.keep(tables.SERVED_REQUESTS, now.date().isoformat(), rows)
+        self._log.add(tables.SERVED_REQUESTS, now.date().isoformat(), rows)
 
-    def keep_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Raises 503 when they cannot be kept: the caller still has them and may tell them again."""
+    def log_outcomes(self, outcomes: Sequence[Outcome]) -> None:
+        """Raises 503 when the outcomes cannot be logged, so that the caller can send them again."""
         if self._log is None:
-            raise HTTPException(503, "outcomes are not kept (GRASP_LOG_REQUESTS)")
+            raise HTTPException(503, "outcomes are not logged: GRASP_LOG_REQUESTS is false")
         now = self._settings.clock()
         rows = [{**outcome.model_dump(), "told_at": now} for outcome in outcomes]
-        if not self._log.keep(tables.OUTCOMES, now.date().isoformat(), rows):
-            raise HTTPException(503, "too many outcomes wait to be written; tell them again later")
+        if not self._log.add(tables.OUTCOMES, now.date().isoformat(), rows):
+            raise HTTPException(503, "too many outcomes are waiting to be written; send them again later")
 
-    async def find(self, query: str, k: int, request_id: str) -> SearchResponse:
-        """Raises 503 without a usable encoder, and with `Retry-After` while it is being loaded."""
-        served = self.recommender.loaded().in_force
+    async def search(self, query: str, k: int, request_id: str) -> SearchResponse:
+        """Raises 503 without a usable encoder, and 503 with `Retry-After` while the encoder is being loaded."""
+        release = self.recommender.loaded().in_force
         try:
-            hits = await self._search.find(served, query, k)
+            hits = await self._search.find(release, query, k)
         except SearchLateError as error:
             raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER_SECONDS)}) from error
         except SearchError as error:
             raise HTTPException(503, str(error)) from error
         if hits.fallback:
-            self.telemetry.count_search_fallback(hits.fallback)
+            self.metrics.count_search_fallback(hits.fallback)
         return SearchResponse(
             request_id=request_id,
-            items=shown(served, hits.pairs),
-            release=served.release_id,
+            items=as_similar_items(release, hits.pairs),
+            release=release.release_id,
             backend=hits.backend,
             fallback=hits.fallback,
         )
@@ -120,7 +120,7 @@ class Service:
         loaded = self.recommender.loaded()
         return ReleasesResponse(
             request_id=request_id,
-            releases=self._infos(loaded),
+            releases=self._release_infos(loaded),
             experiment=_experiment_info(loaded.experiment),
             problem=self.follower.problem,
             experiment_problem=self.follower.experiment_problem,
@@ -143,17 +143,17 @@ class Service:
             try:
                 self.check()
             except Exception:
-                log.exception("what is in force could not be looked at; tried again in %g s", poll_seconds)
+                log.exception("the releases folder could not be read; next try in %g s", poll_seconds)
 
-    def _load(self, manifest: Manifest) -> Served:
-        """The release first: one that is refused, and tried again and again, opens no store."""
-        place = folder(self._settings.releases, manifest)
-        release = load_release(place, manifest, self._settings.index_from_items)
-        release.stage = self.telemetry.stage
-        catalogue = load_catalogue(place, release.items, self._settings.hidden_attributes)
-        users = self._open_users(self._settings, manifest)
+    def _load(self, manifest: Manifest) -> LoadedRelease:
+        """Load the files first: a refused release, which is tried again and again, then opens no store."""
+        place = release_folder(self._settings.releases, manifest)
+        ranker = load_release_ranker(place, manifest, self._settings.index_from_items)
+        ranker.stage = self.metrics.stage
+        catalogue = load_catalogue(place, ranker.items, self._settings.hidden_attributes)
+        users = self._open_user_store(self._settings, manifest)
         try:
-            users.get(PROBE_USER)  # the first lookup is the slowest; no request should be the one that waits
+            users.get(PROBE_USER)  # the first lookup is the slowest, so it is not left to a request
         except StoreError as error:
             log.warning("%s", error)
         hours = self.recommender.age_hours(end_of(manifest.day))
@@ -162,22 +162,22 @@ class Service:
             log.warning(
                 "features of %s are %.0f h old, above GRASP_MAX_FEATURE_AGE_HOURS=%g", manifest.day, hours, limit
             )
-        return Served(release, catalogue, users)
+        return LoadedRelease(ranker, catalogue, users)
 
-    def _infos(self, loaded: Loaded) -> list[ReleaseInfo]:
+    def _release_infos(self, loaded: LoadedReleases) -> list[ReleaseInfo]:
         return [
             ReleaseInfo(
-                release=served.release_id,
-                role="in_force" if served is loaded.in_force else "candidate",
-                day=served.release.manifest.day,
-                age_hours=rounded(self.recommender.age_hours(end_of(served.release.manifest.day))),
-                model=served.release.manifest.model,
-                feature_version=served.release.manifest.feature_version,
-                embedding_version=served.release.manifest.embedding_version,
-                num_items=len(served.release.items.row_of),
-                published_at=served.release.manifest.published_at,
+                release=release.release_id,
+                role="in_force" if release is loaded.in_force else "candidate",
+                day=release.manifest.day,
+                age_hours=rounded(self.recommender.age_hours(end_of(release.manifest.day))),
+                model=release.manifest.model,
+                feature_version=release.manifest.feature_version,
+                embedding_version=release.manifest.embedding_version,
+                num_items=len(release.items.row_of),
+                published_at=release.manifest.published_at,
             )
-            for served in loaded
+            for release in loaded
         ]
 
 

@@ -1,1 +1,1 @@
-"""One online read of a user, with a time limit and the last good row."""
+"""Read users from the online store, with a time limit and the last good row as a fallback."""

@@ -1,4 +1,4 @@
-"""The one feature lookup of a request: its users' rows of the online store, through Feast."""
+"""Read the users of a request from the online store, through Feast."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from grasp.versions import feast_project
 
 
 class StoreError(RuntimeError):
-    """The online store cannot be opened or did not answer properly; the message says what to check."""
+    """The online store cannot be opened or gave no usable answer; the message says what to check."""
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no one answer to ==
+@dataclass(frozen=True, eq=False)  # NumPy arrays compare element-wise, so dataclass equality is off
 class UserRow:
-    """What the online store knows of a user; see `grasp.tables.USER_FEATURES` for the columns' meaning."""
+    """A user's row in the online store; `grasp.tables.USER_FEATURES` explains the columns."""
 
     user_id: str
     sequence: list[str]
-    sequence_times: list[int]  # seconds since 1970 UTC; empty in releases of feature definition 1, which had no times
-    semantic_embedding: np.ndarray  # float32, as the other vectors: a quarter of the memory of a list
+    sequence_times: list[int]  # seconds since 1970 UTC; empty in releases of feature definition 1
+    semantic_embedding: np.ndarray  # float32, like the other vectors: a quarter of the memory of a list
     neighbour_embedding: np.ndarray
     neighbour_ids: list[str]
     neighbour_similarities: np.ndarray
@@ -38,15 +38,15 @@ class UserRow:
     computed_at: datetime
 
 
-class UserFeatures(Protocol):
+class UserStore(Protocol):
     def rows(self, user_ids: Sequence[str]) -> list[UserRow | StoreError | None]:
-        """What the store has of each user, in one read: None if it knows nothing, an error in place of a damaged row.
+        """The rows of the users, in one read: None for an unknown user, an error in place of a damaged row.
 
-        Raises `StoreError` when it does not answer.
+        Raises `StoreError` when the store does not answer.
         """
 
     def get(self, user_id: str) -> UserRow | None:
-        """The row of one user; raises `StoreError` for a damaged one as well."""
+        """The row of one user. Raises `StoreError` for a damaged row as well."""
         (found,) = self.rows([user_id])
         if isinstance(found, StoreError):
             raise found
@@ -65,21 +65,19 @@ _REQUIRED = (
     "num_interactions",
     "computed_at",
 )
-_OPTIONAL = ("sequence_times",)  # unknown to feature definition 1, whose releases go on being served
+_OPTIONAL = ("sequence_times",)  # missing in feature definition 1, whose releases can still be served
 COLUMNS = (*_REQUIRED, *_OPTIONAL)
 
-
-# A request does not wait for redis-py's own three tries, seconds apart, or for an answer that never comes: seconds.
+# Seconds. By default redis-py waits without limit and tries three times, seconds apart.
 _REDIS_LIMITS = "socket_timeout=1,socket_connect_timeout=1"
 _NUM_REDIS_RETRIES = 1
 
 
-class FeastUserFeatures(UserFeatures):
-    """Rows from the Feast project of a release's feature version: one online read per request.
+class FeastUserStore(UserStore):
+    """Rows from the Feast project of a release's feature version, in one online read.
 
-    Asks the online store for the users' keys and the columns above, through the provider. Feast's own
-    `get_online_features` reads the same bytes, but prepares and types each answer anew, which takes several times as
-    long as the store.
+    It calls the provider of the online store directly. Feast's `get_online_features` reads the same bytes, but its
+    conversions take several times as long as the read.
     """
 
     def __init__(self, settings: Settings, manifest: Manifest) -> None:
@@ -92,7 +90,7 @@ class FeastUserFeatures(UserFeatures):
         except self._errors as error:
             raise StoreError(
                 f"feature service {manifest.feature_service} is not registered ({error}): "
-                f"run `python -m feature_repo.materialise --day {manifest.day}`"
+                f"run `grasp materialise --day {manifest.day}`"
             ) from error
         (self._key,) = self._view.join_keys
         offered = {feature.name for feature in projection.features}
@@ -109,7 +107,7 @@ class FeastUserFeatures(UserFeatures):
         except DecodeError:
             if len(user_ids) == 1:
                 return [StoreError("an online row cannot be read: materialise its day with --rollback")]
-            half = len(user_ids) // 2  # the store does not say whose row it is, and the others' are good
+            half = len(user_ids) // 2  # the store does not say whose row is damaged; the others are good
             return self.rows(user_ids[:half]) + self.rows(user_ids[half:])
         except self._errors as error:
             raise StoreError(f"the online store did not answer: {type(error).__name__}: {error}") from error
@@ -123,22 +121,22 @@ class FeastUserFeatures(UserFeatures):
         from feast.protos.feast.types.Value_pb2 import Value
 
         keys = [EntityKey(join_keys=[self._key], entity_values=[Value(string_val=user_id)]) for user_id in user_ids]
-        # The list is a copy: Feast's Redis store adds to the one it is given.
+        # A copy, because Feast's Redis store appends to the list it is given.
         return self._store.provider.online_read(self._store.config, self._view, keys, list(self._columns))
 
 
 def _open_store(settings: Settings, project: str, errors: tuple[type[Exception], ...]) -> Any:
-    """The store of `settings.feature_store_yaml`, in the project of one feature version; raises `StoreError`."""
+    """Open `settings.feature_store_yaml` in the project of one feature version. Raises `StoreError`."""
     from feast import FeatureStore, RepoConfig
 
     file = settings.feature_store_yaml
     try:
         config = RepoConfig(**yaml.safe_load(configuration(settings)), repo_path=file.parent)
         config.project = project
-        # A store lives as long as one release is served, so no request ever waits for the registry again (0: for ever).
+        # 0 caches the registry for ever. A store serves one release, so it never has to read the registry again.
         config.registry.cache_ttl_seconds = 0
         if config.online_store.type == "redis":
-            # In front: what GRASP_REDIS says of the same names counts.
+            # These come first, so that GRASP_REDIS can override them.
             config.online_store.connection_string = f"{_REDIS_LIMITS},{config.online_store.connection_string}"
         store = FeatureStore(config=config)
         if config.online_store.type == "redis" and config.online_store.redis_type == "redis":
@@ -151,7 +149,7 @@ def _open_store(settings: Settings, project: str, errors: tuple[type[Exception],
 
 
 def _retry_at_once(store: Any) -> None:
-    """The client that Feast keeps is told: its connection string cannot say it. Nothing connects before a lookup."""
+    """Set retries on Feast's own Redis client: the connection string has no option for them."""
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
@@ -160,7 +158,7 @@ def _retry_at_once(store: Any) -> None:
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    """What registries and online stores raise when they fail; anything else is a mistake of ours and must show."""
+    """What registries and online stores raise when they fail. Any other error is a bug and must surface."""
     import sqlite3
 
     from feast.errors import FeastError
@@ -173,9 +171,9 @@ def _store_errors() -> tuple[type[Exception], ...]:
 def _row(
     user_id: str, columns: list[str], moment: datetime | None, values: dict[str, Any]
 ) -> UserRow | StoreError | None:
-    """A user whose values are all missing or null is unknown; a row that is null in part is damaged.
+    """The row, None for an unknown user (all values missing or null), an error for a damaged one (some null).
 
-    No message names the user: it ends up in the log.
+    No message names the user, because messages are logged.
     """
     row: dict[str, Any] = dict.fromkeys(columns)
     row |= {name: _python_value(values[name]) for name in columns if name in values}
@@ -197,7 +195,7 @@ def _row(
 
 
 def _python_value(value: Any) -> Any:
-    """Feast's own conversion, but for floats: a row has hundreds, which are copied together as the store has them."""
+    """Feast's own conversion, except for lists of floats, which are copied as one array because they are long."""
     from feast.type_map import feast_value_type_to_python_type
 
     if value.HasField("float_list_val"):

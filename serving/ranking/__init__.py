@@ -1,1 +1,1 @@
-"""A release in memory: items, candidates, scores with reasons."""
+"""Rank the items of a release: items in memory, candidates, scores with reasons."""

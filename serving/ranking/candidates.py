@@ -1,9 +1,12 @@
-"""Who scores highest for a state: every item scored, or of a large catalogue those that an index finds.
+"""Find the best items for a state: score every item, or search a large catalogue with an index.
 
-score(x) = state . candidate_x + what the history kernel adds to x. The kernel adds to a few hundred items only: these
-are scored beside what the index finds, so that the index has to find what is near to the state and nothing else.
+score(x) = state . candidate_x + what the history kernel adds to x
 
-Shape suffixes:  N items   D width of a state   L additions, an item may have several   R chosen rows
+The kernel adds to a few hundred items only. These are always scored, so the index only has to find the items near the
+state.
+
+Shape suffixes:  N items   D width of a state   L kernel additions (an item may have several)   R rows to score
+                 Q sampled states
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
@@ -19,28 +22,28 @@ from torch import Tensor
 
 from serving.ranking.items import top
 
-NUM_FOUND = 4000  # rows that the index is asked for: what its rounding puts out of order is put right among them
-SPARE = 2  # times k that must be left of them once what must not be shown is gone, or every item is scored
-LEAST_RECALL, RECALL_AT = 0.98, 100
-NUM_FITTED = 16_384  # rows that the index's 16 values of a coordinate are fitted to
-FEW = 12  # a twelfth of the rows is sooner gathered than all are read
+NUM_INDEX_ROWS = 4000  # the index rounds, so it returns many rows, which are then scored exactly
+MIN_SPARE = 2  # score every item when fewer than this times k of the index's rows may be shown
+MIN_RECALL, RECALL_AT = 0.98, 100
+NUM_TRAINING_ROWS = 16_384  # rows that the index's code book is trained on
+GATHER_DIVISOR = 12  # below 1/12 of the rows, gathering is faster than a full scan
 
 log = logging.getLogger("grasp.serving")
 
 
 @dataclass(frozen=True)
-class Additions:
-    """What the history kernel adds to some rows; a row that is named twice gets both."""
+class KernelAdditions:
+    """What the history kernel adds to the scores of some rows. A row that occurs twice gets both values."""
 
     row_L: Tensor
     value_L: Tensor
 
 
-NOTHING = Additions(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+NO_ADDITIONS = KernelAdditions(torch.zeros(0, dtype=torch.long), torch.zeros(0))
 
 
 class Index:
-    """Inner products with 4 bits a coordinate, 16 table lookups at once (FAISS fast scan): reads all, skips nothing."""
+    """Approximate inner products with 4 bits per coordinate (FAISS fast scan). It scans all rows, with no clusters."""
 
     def __init__(self, candidate_ND: np.ndarray) -> None:
         import faiss
@@ -49,48 +52,51 @@ class Index:
         self._faiss = faiss
         self._index = faiss.index_factory(width, f"PQ{width}x4fs", faiss.METRIC_INNER_PRODUCT)
         faiss.omp_set_num_threads(1)
-        fitted = np.random.default_rng(0).choice(num, min(num, NUM_FITTED), replace=False)
-        self._index.train(candidate_ND[np.sort(fitted)])
+        training_rows = np.random.default_rng(0).choice(num, min(num, NUM_TRAINING_ROWS), replace=False)
+        self._index.train(candidate_ND[np.sort(training_rows)])
         self._index.add(candidate_ND)
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the codes."""
+        """Memory that the codes take."""
         return int(self._index.ntotal * self._index.d // 2)
 
     def search(self, state_D: np.ndarray, num: int) -> np.ndarray:
-        """About the `num` rows of largest inner product, unordered."""
-        self._faiss.omp_set_num_threads(1)  # of the calling thread alone, and each request may have another
+        """Approximately the `num` rows with the largest inner products, in no order."""
+        self._faiss.omp_set_num_threads(1)  # FAISS keeps this per thread, and any thread may call
         _, found = self._index.search(state_D[None], min(num, self._index.ntotal))
         rows: np.ndarray = found[0]
         return rows[rows >= 0]
 
 
 class Candidates:
-    """The table that states are multiplied with. All methods may be called from several threads."""
+    """The item vectors that a state is multiplied with. All methods are safe to call from several threads."""
 
     def __init__(self, candidate_ND: Tensor, index: Index | None = None) -> None:
         self.candidate_ND = candidate_ND
         self.index = index
 
-    def scores(self, state_D: Tensor, added: Additions = NOTHING) -> np.ndarray:
-        """Of every item, (N,)."""
+    def scores(self, state_D: Tensor, added: KernelAdditions = NO_ADDITIONS) -> np.ndarray:
+        """Scores of all items, (N,)."""
         score_N = torch.mv(self.candidate_ND, state_D).index_add_(0, added.row_L, added.value_L)
         return score_N.numpy()
 
-    def scores_of(self, row_R: np.ndarray, state_D: Tensor, added: Additions = NOTHING) -> np.ndarray:
-        """Of some rows, ascending and each once, (R,)."""
+    def scores_of(self, row_R: np.ndarray, state_D: Tensor, added: KernelAdditions = NO_ADDITIONS) -> np.ndarray:
+        """Scores of some rows, (R,). The rows must be ascending and distinct."""
         score_R = torch.mv(self.candidate_ND[torch.from_numpy(row_R)], state_D)
         place_L = np.searchsorted(row_R, added.row_L.numpy())
-        is_chosen_L = np.append(row_R, -1)[place_L] == added.row_L.numpy()
-        score_R.index_add_(0, torch.from_numpy(place_L[is_chosen_L]), added.value_L[torch.from_numpy(is_chosen_L)])
+        is_scored_L = np.append(row_R, -1)[place_L] == added.row_L.numpy()
+        score_R.index_add_(0, torch.from_numpy(place_L[is_scored_L]), added.value_L[torch.from_numpy(is_scored_L)])
         return score_R.numpy()
 
     def best(
-        self, k: int, state_D: Tensor, added: Additions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
+        self, k: int, state_D: Tensor, added: KernelAdditions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
     ) -> list[tuple[int, float]]:
-        """The k best rows with their scores, ties by row: of those in `shown_N`, all when None, without the hidden."""
-        row_R = self._chosen(k, state_D, added, hidden_rows, shown_N)
+        """The k best rows with their scores, ties by row.
+
+        `shown_N` marks the rows that may be shown, None means all. `hidden_rows` are left out in any case.
+        """
+        row_R = self._rows_to_score(k, state_D, added, hidden_rows, shown_N)
         if row_R is not None:
             return [(int(row_R[place]), score) for place, score in top(self.scores_of(row_R, state_D, added), k)]
         score_N = self.scores(state_D, added)
@@ -99,45 +105,45 @@ class Candidates:
         score_N[list(hidden_rows)] = -np.inf
         return top(score_N, k)
 
-    def _chosen(
-        self, k: int, state_D: Tensor, added: Additions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
+    def _rows_to_score(
+        self, k: int, state_D: Tensor, added: KernelAdditions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
     ) -> np.ndarray | None:
-        """Rows among which the best are, ascending and each once; None where all have to be scored."""
-        if shown_N is not None and np.count_nonzero(shown_N) * FEW < len(shown_N):
+        """The rows to score, ascending and distinct; None for all rows."""
+        if shown_N is not None and np.count_nonzero(shown_N) * GATHER_DIVISOR < len(shown_N):
             return np.setdiff1d(np.flatnonzero(shown_N), hidden_rows)
         if self.index is None:
             return None
-        found = _left(self.index.search(state_D.numpy(), NUM_FOUND), hidden_rows, shown_N)
-        if len(found) < SPARE * k:
+        found = _visible(self.index.search(state_D.numpy(), NUM_INDEX_ROWS), hidden_rows, shown_N)
+        if len(found) < MIN_SPARE * k:
             return None
-        return np.union1d(found, _left(added.row_L.numpy(), hidden_rows, shown_N))
+        return np.union1d(found, _visible(added.row_L.numpy(), hidden_rows, shown_N))
 
 
-def _left(rows: np.ndarray, hidden_rows: Sequence[int], shown_N: np.ndarray | None) -> np.ndarray:
-    """Those that may be shown, ascending and each once."""
+def _visible(rows: np.ndarray, hidden_rows: Sequence[int], shown_N: np.ndarray | None) -> np.ndarray:
+    """The rows that may be shown, ascending and distinct."""
     return np.setdiff1d(rows if shown_N is None else rows[shown_N[rows]], hidden_rows)
 
 
-def indexed(candidate_ND: Tensor, state_QD: Tensor) -> Candidates:
-    """Candidates with an index, or without one when it finds too little of what these states are best served with."""
+def indexed_candidates(candidate_ND: Tensor, state_QD: Tensor) -> Candidates:
+    """Candidates with an index, or without one when its recall on these states is below `MIN_RECALL`."""
     started = time.perf_counter()
     index = Index(candidate_ND.numpy())
     seconds, exact, searched = time.perf_counter() - started, Candidates(candidate_ND), Candidates(candidate_ND, index)
     found = recall(exact, searched, state_QD)
-    words = f"index of {len(candidate_ND):,} items built in {seconds:.1f} s, recall@{RECALL_AT} {found:.4f}"
-    if found < LEAST_RECALL:
-        log.warning("%s is below %.2f: every item is scored at every request", words, LEAST_RECALL)
+    summary = f"index of {len(candidate_ND):,} items built in {seconds:.1f} s, recall@{RECALL_AT} {found:.4f}"
+    if found < MIN_RECALL:
+        log.warning("%s is below %.2f: every request scores all items instead", summary, MIN_RECALL)
         return exact
-    log.info("%s over %d states", words, len(state_QD))
+    log.info("%s over %d states", summary, len(state_QD))
     return searched
 
 
 def recall(exact: Candidates, searched: Candidates, state_QD: Tensor) -> float:
-    """Mean share of the best `RECALL_AT` that is found."""
+    """Share of the exact best `RECALL_AT` rows that `searched` finds, averaged over the states."""
     shares = []
     for state_D in state_QD:
         expected, found = (
-            {row for row, _ in each.best(RECALL_AT, state_D, NOTHING, (), None)} for each in (exact, searched)
+            {row for row, _ in each.best(RECALL_AT, state_D, NO_ADDITIONS, (), None)} for each in (exact, searched)
         )
         shares.append(len(expected & found) / max(len(expected), 1))
     return float(np.mean(shares))

@@ -1,6 +1,6 @@
-"""What a release knows of its items beyond what the ranker reads: texts, neighbours and categories, in memory.
+"""Item data that the ranker does not read: descriptions, neighbours and categories, in memory.
 
-Shape suffix:  N items of the release, row by row as in `ItemSide`
+Shape suffix:  N items of the release, in the rows of `ItemSide`
 """
 
 import re
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 
 from serving.ranking.items import ItemSide
 
-MAX_CATEGORY_CHARS = 40  # a longer attribute value is a text
-_NO_WORD = re.compile(r"[\d\W]*")  # years, prices, nothing at all
+MAX_CATEGORY_CHARS = 40  # a longer attribute value is a text, not a category
+_NO_LETTERS = re.compile(r"[\d\W]*")  # years, prices, empty values
 _COLUMNS = ("item_id", "description", "source", "is_tail", "neighbour_ids", "neighbour_similarities")
 
 
 class Catalogue:
-    """Rows are those of the item side; an item that the release lacks has neither text nor category."""
+    """Rows are those of the item side. An item that the release lacks has neither text nor category."""
 
     def __init__(self, items: ItemSide, features: pa.Table, attributes: dict[str, list[tuple[str, str]]]) -> None:
         self._features = features
@@ -39,14 +39,14 @@ class Catalogue:
         self._rows_of = {category: np.array(rows) for category, rows in rows_of.items()}
 
     def text(self, row: int) -> tuple[str, str]:
-        """Description and who wrote it, llm or facts."""
+        """The description and its source, `llm` or `facts`."""
         return self._value(row, "description"), self._value(row, "source")
 
     def is_tail(self, row: int) -> bool:
         return bool(self._value(row, "is_tail"))
 
     def neighbours(self, row: int) -> list[tuple[int, float]]:
-        """Rows and similarities of the neighbours that the release has, nearest first."""
+        """Rows and similarities of the neighbours that are in the release, nearest first."""
         pairs = zip(self._value(row, "neighbour_ids"), self._value(row, "neighbour_similarities"), strict=True)
         return [(self._items.row_of[each], similarity) for each, similarity in pairs if each in self._items.row_of]
 
@@ -54,7 +54,7 @@ class Catalogue:
         return self._categories_of.get(row, [])
 
     def in_categories(self, categories: Iterable[str]) -> np.ndarray:
-        """Which rows have at least one of the categories, (N,) of bool; nobody has one that is not known."""
+        """Which rows have at least one of the categories, (N,) of bool. No row has an unknown category."""
         wanted_N = np.zeros(len(self._items.ids), dtype=bool)
         for category in categories:
             if category in self._rows_of:
@@ -67,11 +67,11 @@ class Catalogue:
 
 def _categories(pairs: Iterable[tuple[str, str]]) -> list[str]:
     values = (value for _, joined in pairs for value in joined.split(", "))
-    return list(dict.fromkeys(v for v in values if len(v) <= MAX_CATEGORY_CHARS and not _NO_WORD.fullmatch(v)))
+    return list(dict.fromkeys(v for v in values if len(v) <= MAX_CATEGORY_CHARS and not _NO_LETTERS.fullmatch(v)))
 
 
 def load_catalogue(folder: Path, items: ItemSide, hidden_attributes: Collection[str] = ()) -> Catalogue:
-    """The catalogue of a release folder. Releases of before have no attributes: their items have no categories."""
+    """The catalogue of a release folder. Older releases hold no attributes, so their items have no categories."""
     features = _read(folder / "items", _COLUMNS)
     attributes = {}
     if (folder / "catalogue").is_dir():
@@ -82,7 +82,7 @@ def load_catalogue(folder: Path, items: ItemSide, hidden_attributes: Collection[
 
 
 def _read(folder: Path, columns: Iterable[str]) -> pa.Table:
-    """One contiguous table; raises `ValueError` naming the folder when a column is missing."""
+    """One contiguous table. Raises `ValueError` naming the folder when a column is missing."""
     tables = [pq.ParquetFile(file).read(columns=list(columns)) for file in sorted(folder.glob("*.parquet"))]
     table = pa.concat_tables(tables).combine_chunks() if tables else pa.table({})
     missing = set(columns) - set(table.column_names)

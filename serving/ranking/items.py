@@ -1,6 +1,6 @@
-"""The item side of a release, held in memory: titles, popularity and frozen vectors of every item.
+"""The item side of a release in memory: title, popularity and frozen vectors of every item.
 
-Shape suffixes:  N items of the release   S semantic size   R chosen rows
+Shape suffixes:  N items of the release   S semantic size   R rows that may be among the top k
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
@@ -27,40 +27,40 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class ItemSide:
-    """Every item of a release, row by row. An item that the model knows but the release lacks is not `available`."""
+    """Every item of a release, one row each. An item that the model knows but the release lacks is not `available`."""
 
     ids: list[str]
     titles: list[str]
     neighbour_ids: list[list[str]]
     popularity_N: np.ndarray  # distinct users
     semantic_NS: np.ndarray  # float32, unit rows
-    neighbour_NS: np.ndarray  # float32, mean of the neighbours' semantic rows
+    neighbour_NS: np.ndarray  # float32, mean of the neighbours' semantic vectors
     available_N: np.ndarray
     row_of: dict[str, int]
 
     def title(self, row: int) -> str:
-        """The name shown to people, or the id where the source gave none."""
+        """The title, or the id where the source has no title."""
         return self.titles[row] or f"item {self.ids[row]}"
 
     def similarities(self, row: int) -> np.ndarray:
-        """Cosine of one item's semantic embedding with every item's; the rows are unit vectors."""
+        """Cosine of one item's semantic embedding with that of every item, (N,)."""
         return self.semantic_NS @ self.semantic_NS[row]
 
     def similar(self, item_id: str, k: int) -> list[tuple[int, float]]:
-        """The k rows nearest to an item, itself left out; ties by row. Raises `KeyError` for an unknown item."""
+        """The k rows nearest to an item, without the item; ties by row. Raises `KeyError` for an unknown item."""
         row = self.row_of[item_id]
         scores_N = np.where(self.available_N, self.similarities(row), -np.inf)
         scores_N[row] = -np.inf
         return top(scores_N, k)
 
     def popular(self, k: int, excluded: np.ndarray) -> list[tuple[int, float]]:
-        """The k items with most users; `excluded` marks rows that must not be shown."""
+        """The k items with the most users. `excluded` marks rows that must not be shown."""
         return top(np.where(excluded | ~self.available_N, -np.inf, self.popularity_N.astype(np.float64)), k)
 
 
 def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
     """Rows of the k largest finite scores, largest first, ties by row. Scores must not be NaN."""
-    if k < len(scores_N):  # only what is no worse than the k-th is put in order
+    if k < len(scores_N):  # sort only the scores that reach the k-th largest
         least = np.partition(scores_N, len(scores_N) - k)[len(scores_N) - k]
         row_R = np.flatnonzero(scores_N >= least)
     else:
@@ -71,7 +71,7 @@ def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
 
 
 def load_items(folder: Path, feature_version: str, vocabulary: Sequence[str] = ()) -> ItemSide:
-    """Read the item side; rows in the order of the model's vocabulary, then the items that are new since training.
+    """Read the item side. Rows follow the model's vocabulary, then come the items that are new since training.
 
     Raises `ValueError` naming the folder when an item repeats, vectors differ in width, or a row has another
     feature version.
@@ -82,14 +82,14 @@ def load_items(folder: Path, feature_version: str, vocabulary: Sequence[str] = (
     try:
         table = pa.concat_tables([pq.ParquetFile(file).read(columns=_COLUMNS) for file in files]).combine_chunks()
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{folder} is not readable as item features: {error}") from error
+        raise ValueError(f"{folder} cannot be read as item features: {error}") from error
     missing = set(_COLUMNS) - set(table.column_names)
     if missing:
         raise ValueError(f"{folder} lacks the columns {', '.join(sorted(missing))}")
-    return _arranged(folder, table.sort_by("item_id"), feature_version, vocabulary)
+    return _in_model_order(folder, table.sort_by("item_id"), feature_version, vocabulary)
 
 
-def _arranged(folder: Path, table: pa.Table, feature_version: str, vocabulary: Sequence[str]) -> ItemSide:
+def _in_model_order(folder: Path, table: pa.Table, feature_version: str, vocabulary: Sequence[str]) -> ItemSide:
     found = table["item_id"].to_pylist()
     position = {item_id: index for index, item_id in enumerate(found)}
     if not found or len(position) != len(found):
@@ -103,7 +103,7 @@ def _arranged(folder: Path, table: pa.Table, feature_version: str, vocabulary: S
     available_N = source_N >= 0
     titles, neighbours = table["title"].to_pylist(), table["neighbour_ids"].to_pylist()
     semantic, neighbour = (_matrix(folder, table, name) for name in ("semantic_embedding", "neighbour_embedding"))
-    # A withdrawn item keeps its row so that the model's rows stay in place; all it has are zeros.
+    # A withdrawn item keeps its row, filled with zeros, so that rows still match the model's vocabulary.
     return ItemSide(
         ids=ids,
         titles=[(titles[index] or "") if index >= 0 else "" for index in source_N],
@@ -117,7 +117,7 @@ def _arranged(folder: Path, table: pa.Table, feature_version: str, vocabulary: S
 
 
 def _matrix(folder: Path, table: pa.Table, name: str) -> np.ndarray:
-    """A column of lists as a float32 matrix; raises `ValueError` unless all are present, finite and of one width."""
+    """A column of lists as a float32 matrix. Raises `ValueError` unless all are present, finite and of one width."""
     column = table[name].combine_chunks()
     widths = pc.unique(pc.list_value_length(column)).to_pylist()
     if len(widths) != 1 or not widths[0]:

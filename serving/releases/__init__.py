@@ -1,1 +1,1 @@
-"""How a release comes about, is put in force and rolled back."""
+"""Build a release, put it in force, roll it back; the file of a running experiment."""

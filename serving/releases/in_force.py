@@ -1,6 +1,6 @@
-"""The releases on disk, and the one step that puts one of them in force: a rename of `current.json`.
+"""List the releases on disk, and put one of them in force by renaming `current.json`.
 
-<releases>/in_force.jsonl    ids of the releases that were put in force, in that order, one more before each rename
+<releases>/in_force.jsonl    ids of the releases in the order they were put in force; a line is added before each rename
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from grasp.files import held
-from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError, current, read_manifest
+from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError, manifest_in_force, read_manifest
 from grasp.progress import say
 
 HISTORY_FILE = "in_force.jsonl"
@@ -24,13 +24,14 @@ class ReleaseError(ValueError):
 
 
 def no_checkpoint(step: str) -> None:
-    """Called after each step of a publication; tests pass one that fails."""
+    """Called after each step of a publication. Tests pass a function that fails."""
 
 
-def published(releases: Path) -> list[Manifest]:
-    """All releases on disk in the order they were published (their manifest files' times: the clock may be set).
+def releases_on_disk(releases: Path) -> list[Manifest]:
+    """All releases on disk, oldest publication first.
 
-    One whose manifest is damaged is left out, and that is said: the others can still be put in force.
+    The order follows the manifest files' times, because GRASP_NOW may set the clock. A release with a damaged manifest
+    is left out with a message, so that the others can still be put in force.
     """
     files = sorted(releases.glob(f"[!.]*/{MANIFEST_FILE}"), key=lambda file: (file.stat().st_mtime_ns, str(file)))
     found = []
@@ -38,7 +39,7 @@ def published(releases: Path) -> list[Manifest]:
         try:
             manifest = read_manifest(file)
             if manifest.release_id != file.parent.name:
-                raise ValueError(f"{file} was changed: it describes {manifest.release_id}")
+                raise ValueError(f"{file} was changed: its content is that of {manifest.release_id}")
         except ValueError as error:
             say(f"release: left out: {error}")
         else:
@@ -47,9 +48,9 @@ def published(releases: Path) -> list[Manifest]:
 
 
 def current_or_none(releases: Path) -> Manifest | None:
-    """The manifest in force; None before the first publication, and for a damaged one, which is said."""
+    """The manifest in force. None before the first publication, and for a damaged one, with a message."""
     try:
-        return current(releases)
+        return manifest_in_force(releases)
     except NoReleaseError:
         return None
     except ValueError as error:
@@ -57,74 +58,75 @@ def current_or_none(releases: Path) -> Manifest | None:
         return None
 
 
-def earlier(releases: Path, release_id: str | None) -> list[Manifest]:
-    """The releases on disk to go back to from one, the nearest last; from the last one put in force for None.
+def rollback_targets(releases: Path, release_id: str | None) -> list[Manifest]:
+    """The releases on disk that a rollback from `release_id` can reach, the next one to try last.
 
-    What a rollback went back from is not among them: it was left for a reason.
+    None means the release that was put in force last. Releases that were themselves rolled back from are left out.
     """
-    known = published(releases)
-    way: list[str] = []
-    for each in _history(releases, known):
-        way = [*way[: way.index(each)], each] if each in way else [*way, each]
-    if release_id in way:
-        way = way[: way.index(release_id)]
-    on_disk = {manifest.release_id: manifest for manifest in known}
-    return [on_disk[each] for each in way if each in on_disk]
+    manifests = releases_on_disk(releases)
+    path: list[str] = []
+    for each in _history(releases, manifests):
+        path = [*path[: path.index(each)], each] if each in path else [*path, each]
+    if release_id in path:
+        path = path[: path.index(release_id)]
+    on_disk = {manifest.release_id: manifest for manifest in manifests}
+    return [on_disk[each] for each in path if each in on_disk]
 
 
-def _history(releases: Path, known: Sequence[Manifest]) -> list[str]:
-    """What was put in force, in order; as published where no file tells. A line that a crash cut off does not count."""
+def _history(releases: Path, manifests: Sequence[Manifest]) -> list[str]:
+    """The ids of the releases in the order they were put in force; without a history file, as they were published."""
     file = releases / HISTORY_FILE
     if not file.exists():
-        return [manifest.release_id for manifest in known]
-    found = []
+        return [manifest.release_id for manifest in manifests]
+    ids = []
     for line in file.read_text(errors="replace").splitlines():
         try:
-            found.append(str(json.loads(line)["release"]))
+            ids.append(str(json.loads(line)["release"]))
         except (ValueError, KeyError, TypeError):
-            continue
-    return found
+            continue  # a crash cut this line off
+    return ids
 
 
-def named(manifests: list[Manifest], release_id: str) -> Manifest:
+def find_release(manifests: list[Manifest], release_id: str) -> Manifest:
     for manifest in manifests:
         if manifest.release_id == release_id:
             return manifest
     raise ReleaseError(f"no release {release_id}; there are {', '.join(each.release_id for each in manifests)}")
 
 
-def lock(releases: Path) -> AbstractContextManager[None]:
-    """One publication at a time: the refresh and the retraining may finish together."""
+def publication_lock(releases: Path) -> AbstractContextManager[None]:
+    """Allow one publication at a time: the refresh and the retraining may finish together."""
     return held(releases / ".lock", "release: waiting for another publication or rollback to end")
 
 
 def put_in_force(releases: Path, manifest: Manifest, checkpoint: Checkpoint = no_checkpoint) -> None:
-    """Let readers see it: one atomic rename of `current.json`."""
+    """Make the release visible to readers by one atomic rename of `current.json`."""
     _remember(releases, manifest.release_id)
     checkpoint("remembered")
     temporary = releases / f"{CURRENT_FILE}.new"
     temporary.write_text(as_json(manifest))
-    sync(temporary)
+    flush_to_disk(temporary)
     checkpoint("current written")
     temporary.replace(releases / CURRENT_FILE)
-    sync(releases)
+    flush_to_disk(releases)
     checkpoint("in force")
 
 
 def _remember(releases: Path, release_id: str) -> None:
-    """Add an id to the history; a new file begins with the way to the release in force until now."""
+    """Add an id to the history. A new history file starts with the releases up to the one in force until now."""
     ids = [release_id]
     if not (releases / HISTORY_FILE).exists():
         before = current_or_none(releases)
-        ids = [each.release_id for each in (*earlier(releases, before.release_id), before)] + ids if before else ids
+        if before:
+            ids = [each.release_id for each in (*rollback_targets(releases, before.release_id), before)] + ids
     with (releases / HISTORY_FILE).open("a") as file:
-        # Each line begins with its line break, so that one that a crash cut off spoils no other.
+        # The line break comes first, so that a line cut off by a crash does not damage the next one.
         file.writelines("\n" + json.dumps({"release": each}) for each in ids)
         file.flush()
         os.fsync(file.fileno())
 
 
-def sync(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -23,9 +23,9 @@ from grasp.manifest import (
     PUBLISHED_FILE,
     Manifest,
     NoReleaseError,
-    current,
-    folder,
+    manifest_in_force,
     read_manifest,
+    release_folder,
 )
 from grasp.progress import say
 from grasp.settings import ROOT, Settings, SettingsError
@@ -52,14 +52,14 @@ def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
     With `release_id` a damaged `current.json` is replaced too.
     """
     with publication_lock(settings.releases):
-        before = _name_of(current_or_none(settings.releases) if release_id else current(settings.releases))
+        before = _name_of(current_or_none(settings.releases) if release_id else manifest_in_force(settings.releases))
         if release_id:
             manifest = find_release(releases_on_disk(settings.releases), release_id)
         elif targets := rollback_targets(settings.releases, before):
             manifest = targets[-1]
         else:
             raise ReleaseError(f"no release was in force before {before}")
-        check_files(folder(settings.releases, manifest), manifest)
+        check_files(release_folder(settings.releases, manifest), manifest)
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} is in force again (was {before})")
     say(
@@ -94,7 +94,7 @@ def restore_day(
                 f"{manifest.release_id} has features {manifest.feature_version}, the settings make {version}: restore "
                 f"the settings, or roll back the release alone: grasp release rollback --to {manifest.release_id}"
             )
-        load_release_ranker(folder(settings.releases, manifest), manifest)
+        load_release_ranker(release_folder(settings.releases, manifest), manifest)
         (put_online or _materialise)(settings, day)
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before})")
@@ -126,10 +126,10 @@ def verify(settings: Settings, release_id: str | None = None) -> Manifest:
     """
     manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE) if release_id else None
     if manifest is None:
-        manifest = current(settings.releases)
+        manifest = manifest_in_force(settings.releases)
     elif manifest.release_id != release_id:
         raise ValueError(f"the manifest in {settings.releases / str(release_id)} was changed: publish its day again")
-    load_release_ranker(folder(settings.releases, manifest), manifest)
+    load_release_ranker(release_folder(settings.releases, manifest), manifest)
     return manifest
 
 
@@ -158,7 +158,7 @@ def _describe(settings: Settings, manifest: Manifest) -> str:
 def _show(settings: Settings, release_id: str) -> None:
     """Print a manifest and the files that belong to it."""
     manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
-    place = folder(settings.releases, manifest)
+    place = release_folder(settings.releases, manifest)
     say(f"release: {_describe(settings, manifest)}")
     say(f"release: in force: {'yes' if _name_of(current_or_none(settings.releases)) == release_id else 'no'}")
     for name in ("feature_service", "embedding_version"):
@@ -203,7 +203,7 @@ def _run(settings: Settings, arguments: argparse.Namespace) -> None:
     elif arguments.command == "show":
         _show(settings, arguments.release)
     elif arguments.command == "status":
-        say(f"release: {_describe(settings, current(settings.releases))}")
+        say(f"release: {_describe(settings, manifest_in_force(settings.releases))}")
     else:
         in_force = _name_of(current_or_none(settings.releases))
         for manifest in releases_on_disk(settings.releases):

@@ -1,7 +1,7 @@
-"""How a release comes about: built beside the others, checked, put in place, and put in force last.
+"""Publish a release: build it next to the others, check it, move it into place, put it in force.
 
-A release is built under a temporary name, loaded as serving would load it, written through to the disk and renamed;
-only then does `current.json` name it. Whatever dies on the way leaves the old release in force.
+The release is built in a temporary folder, loaded as serving would load it, flushed to disk and renamed. Only then does
+`current.json` name it, so a crash at any step leaves the old release in force.
 """
 
 import json
@@ -12,26 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grasp import partitions, tables
-from grasp.manifest import MANIFEST_FILE, Manifest, folder
+from grasp.manifest import MANIFEST_FILE, Manifest, release_folder
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import Versions, collection, feature_service, file_sha256
 from serving.ranking.catalogue import load_catalogue
-from serving.ranking.loaded_release import check_files, load_release
+from serving.ranking.release_ranker import check_files, load_release_ranker
 from serving.releases.buckets import read_experiment
 from serving.releases.in_force import (
     Checkpoint,
     ReleaseError,
     as_json,
     current_or_none,
-    earlier,
-    lock,
+    flush_to_disk,
     no_checkpoint,
-    published,
+    publication_lock,
     put_in_force,
-    sync,
+    releases_on_disk,
+    rollback_targets,
 )
-from training.model.artefact import OtherFormatError, load_ranker
+from training.model.artefact import ArtefactFormatError, load_ranker
 
 NUM_KEPT = 10  # releases that a rollback can reach
 STAGING_PREFIX = ".staging-"
@@ -39,7 +39,7 @@ STAGING_PREFIX = ".staging-"
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model a release carries (`source` is its folder; both None for `popular`) and why."""
+    """The model of a release and why it was chosen. `source` is its folder; both are None for `popular`."""
 
     name: str | None
     source: Path | None
@@ -54,29 +54,29 @@ def publish(
 ) -> Manifest:
     """Publish the features of `day` with the chosen model; returns the manifest in force afterwards.
 
-    `choose` is asked with the manifest in force. The same content again changes nothing, and a day before the one
-    in force is a back-fill that is not published. Raises `ReleaseError` or `MissingPartitionError`; then, and after
-    a crash at any step, the old release stays in force.
+    `choose` receives the manifest in force. Publishing the same content again changes nothing. A day before the one in
+    force is a back-fill and is not published. Raises `ReleaseError` or `MissingPartitionError`; then, and after a crash
+    at any step, the old release stays in force.
     """
-    with lock(settings.releases):
+    with publication_lock(settings.releases):
         before = current_or_none(settings.releases)
         if before and day < before.day:
             say(
                 f"release: {day} is older than the release in force ({before.release_id}): back-filled, not published. "
                 f"A model trained for it can still be served: "
-                f"python -m serving.releases.manage publish --day {before.day} --model FOLDER"
+                f"grasp release publish --day {before.day} --model FOLDER"
             )
             return before
-        # Beside a damaged current.json the last release that was in force says which model goes on.
-        choice = choose(before or next(reversed(earlier(settings.releases, None)), None))
+        # With a damaged current.json, the release that was in force last says which model to keep.
+        choice = choose(before or next(reversed(rollback_targets(settings.releases, None)), None))
         say(f"release: model {choice.name or 'popular'}: {choice.reason}")
         staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
         try:
-            manifest = _stage(settings, day, choice, staging, checkpoint)
-            if before and before.release_id == manifest.release_id and _is_whole(settings.releases, manifest):
+            manifest = _build(settings, day, choice, staging, checkpoint)
+            if before and before.release_id == manifest.release_id and _is_intact(settings.releases, manifest):
                 say(f"release: {manifest.release_id} is in force already, nothing changed")
                 return before
-            _put_in_place(settings.releases, manifest, staging, checkpoint)
+            _move_into_place(settings.releases, manifest, staging, checkpoint)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         put_in_force(settings.releases, manifest, checkpoint)
@@ -88,7 +88,7 @@ def publish(
 def choose_model(
     settings: Settings, model: Path | None, decision: Path | None
 ) -> Callable[[Manifest | None], ModelChoice]:
-    """The named model, the one a promotion decision names, or else the one in force as long as its features match."""
+    """Choose `model` if given, else the model that `decision` promotes, else the one in force if its features match."""
 
     def choose(before: Manifest | None) -> ModelChoice:
         if model:
@@ -118,10 +118,10 @@ def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
     if before.feature_version != version:
         reason = f"{before.model} was trained with features {before.feature_version}, these are {version}: retrain"
         return ModelChoice(None, None, reason)
-    source = folder(settings.releases, before) / "model"
+    source = release_folder(settings.releases, before) / "model"
     try:
         load_ranker(source)
-    except OtherFormatError as error:
+    except ArtefactFormatError as error:
         return ModelChoice(None, None, f"{before.model} cannot be kept: {error}")
     return ModelChoice(before.model, source, "kept from the release in force")
 
@@ -132,16 +132,16 @@ def _read_decision(file: Path) -> dict[str, object]:
         verdict = json.loads(file.read_text())
         complete = isinstance(verdict["promoted"], bool) and isinstance(verdict["reason"], str)
         if not complete or (verdict["promoted"] and not isinstance(verdict["model"], str)):
-            raise TypeError("`promoted` is true or false, `reason` a text, `model` a folder when promoted")
+            raise TypeError("`promoted` must be true or false, `reason` a text, `model` a folder when promoted")
     except FileNotFoundError:
-        raise ReleaseError(f"no promotion decision at {file}: run retrain first") from None
+        raise ReleaseError(f"no promotion decision at {file}: run `grasp retrain` first") from None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ReleaseError(f"{file} is no promotion decision: {error}") from error
+        raise ReleaseError(f"{file} is not a promotion decision: {error}") from error
     return verdict
 
 
-def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, checkpoint: Checkpoint) -> Manifest:
-    """Build the whole release in a temporary folder and load it as serving will; returns its manifest."""
+def _build(settings: Settings, day: str, choice: ModelChoice, staging: Path, checkpoint: Checkpoint) -> Manifest:
+    """Build the release in a temporary folder and load it as serving will; returns its manifest."""
     versions = Versions(settings)
     partition = partitions.require_partition(settings.lake, tables.ITEM_FEATURES, versions.feature, day)
     partitions.require_partition(settings.lake, tables.USER_FEATURES, versions.feature, day)
@@ -167,13 +167,13 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
         published_at=settings.clock().isoformat(),
     )
     _require_unchanged(settings.releases, manifest, staging)
-    items = load_release(staging, manifest).items
+    items = load_release_ranker(staging, manifest).items
     load_catalogue(staging, items)
     num_items, content = len(items.row_of), partitions.read_content(listed)
     if content is None or num_items != content.num_rows:
         raise ReleaseError(
             f"item_features of {day} has {num_items} items, table items has {content.num_rows if content else 0}: "
-            f"run daily_refresh for {day} again"
+            f"run `grasp refresh` for {day} again"
         )
     checkpoint("verified")
     (staging / MANIFEST_FILE).write_text(as_json(manifest))
@@ -182,7 +182,7 @@ def _stage(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
 
 
 def _link_files(files: list[Path], target: Path) -> None:
-    """Hard links keep the release's own copy even when the lake replaces its day; a copy where links cannot reach."""
+    """Hard-link files, so that the release keeps them when the lake replaces its day. Copy where links do not work."""
     target.mkdir(parents=True)
     for file in files:
         try:
@@ -192,56 +192,56 @@ def _link_files(files: list[Path], target: Path) -> None:
 
 
 def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> None:
-    """Raises `ReleaseError` for a file that an earlier release shares and knows by another checksum: it was damaged."""
-    for before in published(releases):
+    """Raises `ReleaseError` for a damaged file: one that an earlier release shares, with another checksum."""
+    for before in releases_on_disk(releases):
         for name in sorted(before.checksums.keys() & manifest.checksums.keys()):
-            shared = folder(releases, before) / name
+            shared = release_folder(releases, before) / name
             is_same_file = shared.is_file() and shared.samefile(staging / name)
             if is_same_file and before.checksums[name] != manifest.checksums[name]:
                 raise ReleaseError(
-                    f"{shared} was changed after {before.release_id} was published, and so was the file that it "
-                    f"shares with the lake: run daily_refresh of {manifest.day} with `force`"
+                    f"{shared} was changed after {before.release_id} was published, and so was the lake's file, "
+                    f"which is the same one: run the daily_refresh DAG for {manifest.day} with `force`"
                 )
 
 
-def _put_in_place(releases: Path, manifest: Manifest, staging: Path, checkpoint: Checkpoint) -> None:
-    """Write everything through to the disk, then rename. A whole folder of the same id stays as it is."""
-    place = folder(releases, manifest)
-    if _is_whole(releases, manifest):
+def _move_into_place(releases: Path, manifest: Manifest, staging: Path, checkpoint: Checkpoint) -> None:
+    """Flush everything to disk, then rename. An intact folder of the same id stays as it is."""
+    place = release_folder(releases, manifest)
+    if _is_intact(releases, manifest):
         return
     if place.exists():
         say(f"release: {place.name} was damaged and is replaced")
         shutil.rmtree(place)
     for path in [*staging.rglob("*"), staging]:
-        sync(path)
+        flush_to_disk(path)
     checkpoint("synced")
     staging.rename(place)
-    sync(releases)
+    flush_to_disk(releases)
     checkpoint("in place")
 
 
 def _prune(releases: Path, manifest: Manifest) -> None:
-    """Keep the last `NUM_KEPT` releases, and always the one in force, that before it and an experiment's candidate."""
-    before = earlier(releases, manifest.release_id)[-1:]
-    kept = {manifest.release_id, _candidate(releases), *(each.release_id for each in before)}
-    for old in published(releases)[:-NUM_KEPT]:
+    """Keep the last `NUM_KEPT` releases, the one in force, the one before it and the experiment's challenger."""
+    before = rollback_targets(releases, manifest.release_id)[-1:]
+    kept = {manifest.release_id, _challenger(releases), *(each.release_id for each in before)}
+    for old in releases_on_disk(releases)[:-NUM_KEPT]:
         if old.release_id not in kept:
-            shutil.rmtree(folder(releases, old))
+            shutil.rmtree(release_folder(releases, old))
             say(f"release: {old.release_id} removed, {NUM_KEPT} are kept")
 
 
-def _candidate(releases: Path) -> str | None:
+def _challenger(releases: Path) -> str | None:
     try:
         experiment = read_experiment(releases)
     except ValueError as error:
-        say(f"release: {error}; no release is kept for it")
+        say(f"release: {error}; its release may be removed")
         return None
     return experiment.release_id if experiment else None
 
 
-def _is_whole(releases: Path, manifest: Manifest) -> bool:
+def _is_intact(releases: Path, manifest: Manifest) -> bool:
     try:
-        check_files(folder(releases, manifest), manifest)
+        check_files(release_folder(releases, manifest), manifest)
     except ValueError:
         return False
     return True

@@ -1,1 +1,1 @@
-"""Which release answers whom: following the manifest, experiments."""
+"""Load new releases as they are put in force, and split users between two releases in an experiment."""

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from grasp.environment import prepare
 from grasp.files import write_json
-from grasp.manifest import MANIFEST_FILE, current, folder, read_manifest
+from grasp.manifest import MANIFEST_FILE, manifest_in_force, read_manifest, release_folder
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from serving.ranking.release_ranker import check_files
@@ -41,10 +41,10 @@ def start(settings: Settings, name: str, release_id: str, share: float) -> Exper
     running = read_experiment(settings.releases)
     if running and (running.name, running.release_id) != (name, release_id):
         raise ExperimentError(f"{running.name} runs with release {running.release_id}: stop it first")
-    if release_id == current(settings.releases).release_id:
+    if release_id == manifest_in_force(settings.releases).release_id:
         raise ExperimentError(f"{release_id} is the release in force: all users get it already")
     manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
-    check_files(folder(settings.releases, manifest), manifest)
+    check_files(release_folder(settings.releases, manifest), manifest)
     write_json(settings.releases / EXPERIMENT_FILE, asdict(experiment))
     say(f"experiment: {describe(experiment)}")
     return experiment

@@ -1,1 +1,1 @@
-"""What Prometheus and the lake are told about requests."""
+"""Record requests: metrics for Prometheus, and a log of served requests in the lake."""

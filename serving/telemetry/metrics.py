@@ -1,6 +1,6 @@
-"""What Prometheus is told: requests, stages of an answer, fallbacks, freshness, releases, the requests log.
+"""Metrics for Prometheus: requests, stages of an answer, fallbacks, freshness, releases, the requests log.
 
-With several workers every process writes its numbers below `PROMETHEUS_MULTIPROC_DIR`, and whichever answers
+With several workers each process writes its numbers below `PROMETHEUS_MULTIPROC_DIR`, and the worker that answers
 `/metrics` adds them up. `docs/serving.md` explains the metrics.
 """
 
@@ -27,15 +27,15 @@ AGE_HOURS = (1, 6, 12, 24, 30, 36, 48, 72, 168)
 
 
 def share_metrics(settings: Settings) -> None:
-    """Let the workers that this process will start count together, from zero."""
+    """Let the workers that this process starts share their metrics, beginning at zero."""
     place = settings.home / "metrics" / f"serving-{settings.port}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     os.environ[MULTIPROCESS_VARIABLE] = str(place)
 
 
-class Telemetry:
-    """The metrics of one process, in a registry of its own."""
+class Metrics:
+    """The metrics of one process, in its own registry."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -44,27 +44,30 @@ class Telemetry:
         gauge = partial(Gauge, registry=self._registry)
         self._requests = counter("grasp_http_requests", "Requests by route and status.", ["route", "status"])
         self._seconds = histogram(
-            "grasp_http_request_seconds", "Time from the first byte to the last.", ["route"], buckets=REQUEST_SECONDS
+            "grasp_http_request_seconds",
+            "Time from first to last byte.",
+            ["route"],
+            buckets=REQUEST_SECONDS,
         )
         stages = histogram("grasp_stage_seconds", "Stages of an answer about a user.", ["stage"], buckets=STAGE_SECONDS)
-        # There from the start, so that a dashboard has no gaps.
+        # Created at the start, so that a dashboard has no gaps.
         self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._answers = counter(
             "grasp_answers",
-            "Answers about a user by release, bucket and fallback; fallback none: nothing stood in.",
+            "Answers about a user by release, bucket and fallback; none means no fallback was needed.",
             ["release", "bucket", "fallback"],
         )
-        self._store_problems = counter("grasp_store_problems", "Lookups that the online store failed.", ["problem"])
-        self._search_fallbacks = counter("grasp_search_fallbacks", "Searches that Milvus did not answer.", ["fallback"])
-        self._age = histogram("grasp_feature_age_hours", "Age of the features an answer used.", buckets=AGE_HOURS)
+        self._store_problems = counter("grasp_store_problems", "Failed lookups in the online store.", ["problem"])
+        self._search_fallbacks = counter("grasp_search_fallbacks", "Searches without Milvus.", ["fallback"])
+        self._age = histogram("grasp_feature_age_hours", "Age of the features that an answer used.", buckets=AGE_HOURS)
         self._release_day = gauge(
             "grasp_release_day_timestamp_seconds",
-            "End of the features' day of the release in force, seconds since 1970.",
+            "End of the feature day of the release in force, seconds since 1970.",
             multiprocess_mode="mostrecent",
         )
         self._loaded = gauge(
             "grasp_release_loaded",
-            "1 for a release that is loaded, by role: in_force or candidate.",
+            "1 for a loaded release, by role: in_force, or candidate for the release of an experiment.",
             ["release", "model", "role"],
             multiprocess_mode="mostrecent",
         )
@@ -75,13 +78,13 @@ class Telemetry:
             multiprocess_mode="livemax",
         )
         self._log_rows = counter(
-            "grasp_requests_log_rows", "Rows of the requests log by what became of them: written, dropped.", ["result"]
+            "grasp_requests_log_rows", "Rows of the requests log by result: written or dropped.", ["result"]
         )
         self._shown: set[tuple[str, str, str]] = set()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time a part of an answer."""
+        """Time a stage of an answer."""
         started = time.perf_counter()
         try:
             yield
@@ -105,11 +108,11 @@ class Telemetry:
     def count_log_rows(self, result: str, num_rows: int) -> None:
         self._log_rows.labels(result).inc(num_rows)
 
-    def show_releases(self, in_force: Manifest | None, candidate: Manifest | None) -> None:
-        """Replace what is loaded."""
+    def set_releases(self, in_force: Manifest | None, challenger: Manifest | None) -> None:
+        """Report the loaded releases, in place of those reported before."""
         shown = {
             (manifest.release_id, manifest.model or "popular", role)
-            for role, manifest in (("in_force", in_force), ("candidate", candidate))
+            for role, manifest in (("in_force", in_force), ("candidate", challenger))
             if manifest
         }
         for labels in self._shown | shown:
@@ -118,13 +121,13 @@ class Telemetry:
         if in_force:
             self._release_day.set(end_of(in_force.day).timestamp())
 
-    def show_problems(self, *, is_refused: bool, is_experiment_refused: bool) -> None:
+    def set_problems(self, *, is_refused: bool, is_experiment_refused: bool) -> None:
         self._refused.labels("release").set(is_refused)
         self._refused.labels("experiment").set(is_experiment_refused)
 
     def text(self) -> bytes:
-        """The exposition format, of all workers together where there are several."""
-        # Feast sets the variable as well, when it is imported; what counts is what prometheus_client found before.
+        """The metrics of all workers in Prometheus's text format."""
+        # Not a test of the variable: Feast sets it when it is imported, after prometheus_client has read it.
         if values.ValueClass is values.MutexValue:
             return generate_latest(self._registry)
         _forget_dead_workers(Path(os.environ[MULTIPROCESS_VARIABLE]))
@@ -134,7 +137,7 @@ class Telemetry:
 
 
 def _forget_dead_workers(place: Path) -> None:
-    """What a worker that died last said of its own state holds no more; what it counted stays counted."""
+    """Remove the live gauges of dead workers; their counters stay in the sums."""
     for pid in {int(file.stem.rpartition("_")[2]) for file in place.glob("gauge_live*.db")}:
         if not Path(f"/proc/{pid}").exists():
             mark_process_dead(pid, str(place))

@@ -22,7 +22,7 @@ from grasp.days import end_of
 from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
-from serving.lookup.online_store import StoreError, UserFeatures, UserRow
+from serving.lookup.online_store import StoreError, UserRow, UserStore
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 ITEM_IDS = [f"i{number}" for number in range(1, 9)]
@@ -84,7 +84,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
     """`make_model(settings)`: the folder of a saved, untrained ranker over `ITEM_IDS`."""
     import torch
 
-    from training.model.artefact import Metadata, save_ranker
+    from training.model.artefact import RankerMetadata, save_ranker
     from training.model.config import RankerConfig
     from training.model.ranker import Ranker
 
@@ -98,7 +98,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         version = version or Versions(settings).feature
         torch.manual_seed(1)
         ranker = Ranker(RankerConfig(**({"num_items": len(item_ids), "semantic_size": SIZE, "width": 8} | config)))
-        metadata = Metadata(name, feature_service(version), version, "tiny", DAY, DAY, 1, {})
+        metadata = RankerMetadata(name, feature_service(version), version, "tiny", DAY, DAY, 1, {})
         save_ranker(tmp_path / "models-trained" / name, ranker, item_ids, metadata)
         return tmp_path / "models-trained" / name
 
@@ -125,7 +125,7 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
 
 
 @dataclass
-class FakeUserFeatures(UserFeatures):
+class FakeUserStore(UserStore):
     """Users in a dictionary; may be slow or broken."""
 
     users: dict[str, UserRow] = field(default_factory=dict)
@@ -142,8 +142,8 @@ class FakeUserFeatures(UserFeatures):
 
 
 @pytest.fixture
-def users() -> FakeUserFeatures:
-    return FakeUserFeatures({"u1": make_user()})
+def users() -> FakeUserStore:
+    return FakeUserStore({"u1": make_user()})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.answers.search import RETRY_SECONDS, MilvusServer, Search, SearchError, open_encoder
+from serving.answers.search import RETRY_SECONDS, MilvusSearch, Search, SearchError, open_encoder
 from serving.http.app import create_app
 
 SERVER = "http://milvus.example.com:19530"
@@ -48,11 +48,11 @@ class FakeMilvus:
 @pytest.fixture
 def encoder(settings, publish_day) -> FakeEncoder:
     publish_day()
-    from grasp.manifest import current, folder
-    from serving.ranking.loaded_release import load_release
+    from grasp.manifest import manifest_in_force, release_folder
+    from serving.ranking.release_ranker import load_release_ranker
 
-    manifest = current(settings.releases)
-    items = load_release(folder(settings.releases, manifest), manifest).items
+    manifest = manifest_in_force(settings.releases)
+    items = load_release_ranker(release_folder(settings.releases, manifest), manifest).items
     return FakeEncoder({f"about {item_id}": items.semantic_NS[row] for item_id, row in items.row_of.items()})
 
 
@@ -63,7 +63,7 @@ def find(serve, settings_with, encoder):
     def over(milvus: FakeMilvus | None = None, monotonic=time.monotonic, **changed):
         changed = {"milvus_uri": SERVER, "search_timeout_ms": 300, **changed} if milvus else changed
         settings = settings_with(**changed)
-        server = MilvusServer(settings, lambda: milvus, monotonic) if milvus else None  # type: ignore[arg-type]
+        server = MilvusSearch(settings, lambda: milvus, monotonic) if milvus else None  # type: ignore[arg-type]
         client = serve(searcher=Search(settings, lambda _: encoder, server), **changed)
         return lambda query, k=3: client.get("/v1/search", params={"q": query, "k": k})
 

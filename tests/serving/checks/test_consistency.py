@@ -12,28 +12,28 @@ import pyarrow.parquet as pq
 import pytest
 
 from grasp import partitions, tables
-from grasp.manifest import Manifest, folder
+from grasp.manifest import Manifest, release_folder
 from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions
 from serving.checks import consistency
 from serving.checks.consistency import LOG_FOLDER, SkewError, check, choose, read_requests
 from serving.lookup.online_store import UserRow
-from serving.ranking.loaded_release import load_release
+from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.publication import choose_model, publish
 
 DAY, SERVED_ON = "1998-03-01", "1998-03-02"
 USERS = ("u1", "u2", "u3")
 
 
-class Served:
+class ServedDay:
     """A release with a model, its users in the lake and online, and the log of what they were given."""
 
     def __init__(self, settings: Settings, users: Any, manifest: Manifest) -> None:
         self.settings = settings
         self.users = users
         self.manifest = manifest
-        self.release = load_release(folder(settings.releases, manifest), manifest)
+        self.release = load_release_ranker(release_folder(settings.releases, manifest), manifest)
         self.log = settings.lake / LOG_FOLDER
         self.rows: list[dict[str, Any]] = []
 
@@ -56,18 +56,20 @@ class Served:
         pq.write_table(pa.Table.from_pylist(self.rows), place / "part-0.parquet")
 
     def check(self, **options: Any) -> consistency.Skew:
-        return check(self.settings, SERVED_ON, self.log, open_users=lambda *_: self.users, **options)
+        return check(self.settings, SERVED_ON, self.log, open_user_store=lambda *_: self.users, **options)
 
 
 @pytest.fixture
-def served(settings: Settings, write_day: Callable[..., None], make_model: Callable[..., Path], users: Any) -> Served:
+def served(
+    settings: Settings, write_day: Callable[..., None], make_model: Callable[..., Path], users: Any
+) -> ServedDay:
     write_day(settings)
     known = users.users["u1"]
     for number, user_id in enumerate(USERS):
         users.users[user_id] = replace(known, user_id=user_id, sequence=["i3", "i5", f"i{number + 1}"][-2:])
     write_users(settings, list(users.users.values()))
     manifest = publish(settings, DAY, choose_model(settings, make_model(settings), None))
-    return Served(settings, users, manifest)
+    return ServedDay(settings, users, manifest)
 
 
 def write_users(settings: Settings, users: list[UserRow]) -> None:
@@ -204,7 +206,7 @@ def test_features_altered_in_the_online_store_itself_are_found(served, settings)
     import pandas as pd
 
     from feature_repo.materialise import open_for_writing
-    from serving.lookup.online_store import FeastUserFeatures
+    from serving.lookup.online_store import FeastUserStore
 
     version = Versions(settings).feature
     store = open_for_writing(settings, version, apply=True)
@@ -214,7 +216,7 @@ def test_features_altered_in_the_online_store_itself_are_found(served, settings)
         row["is_tail"] = int(row["is_tail"])
     rows[1]["sequence"] = ["i8", "i1"]
     store.write_to_online_store("user_features", pd.DataFrame(rows))
-    served.users = FeastUserFeatures(settings, served.manifest)
+    served.users = FeastUserStore(settings, served.manifest)
     for user_id in USERS:
         served.answer(user_id)
 

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from grasp.manifest import current, folder
+from grasp.manifest import manifest_in_force, release_folder
 from serving.http.access import Access, AccessError
 
 SERVE, READ, OPERATE = "serve-0123456789abcdef", "read-0123456789abcdef", "operate-0123456789abcdef"
@@ -108,7 +108,7 @@ def test_readiness_tells_strangers_categories_and_the_reason_only_to_tokens(publ
     first = publish_day("1998-03-01")
     client = serve(access=access)
     publish_day("1998-03-02", model="broken")
-    (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
+    (release_folder(settings.releases, manifest_in_force(settings.releases)) / "model" / "model.safetensors").unlink()
     (settings.releases / "experiment.json").write_text("{")
 
     client.app.state.service.check()

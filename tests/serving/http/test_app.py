@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
-from grasp.manifest import current, folder
+from grasp.manifest import manifest_in_force, release_folder
 from serving.http.access import Access
 from serving.http.app import create_app, main
 from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
@@ -307,7 +307,7 @@ def test_a_folder_that_cannot_be_looked_at_for_a_while_ends_no_following(publish
     assert ask(client)["release"] == first
     aside = settings.releases.rename(settings.releases.with_name("aside"))
     settings.releases.write_text("a file where the folder belongs")
-    wait_until(lambda: "could not be looked at" in caplog.text)
+    wait_until(lambda: "could not be read" in caplog.text)
 
     settings.releases.unlink()
     aside.rename(settings.releases)
@@ -331,7 +331,7 @@ def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, s
     first = publish_day(DAY)
     client = serve()
     publish_day(NEXT_DAY, model="broken")
-    weights = folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors"
+    weights = release_folder(settings.releases, manifest_in_force(settings.releases)) / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"ruin")
 
     client.app.state.service.check()  # type: ignore[attr-defined]
@@ -350,7 +350,7 @@ def test_a_worker_that_starts_beside_a_corrupt_release_takes_the_nearest_earlier
     good = publish_day(DAY, model="good")
     for model in ("broken", "broken as well"):
         publish_day(NEXT_DAY, model=model)
-        place = folder(settings.releases, current(settings.releases))
+        place = release_folder(settings.releases, manifest_in_force(settings.releases))
         (place / "model" / "vocabulary.json").unlink()
     (place / damaged).unlink()
     (place / damaged).write_text("{")
@@ -366,7 +366,7 @@ def test_a_worker_that_starts_beside_a_corrupt_release_takes_the_nearest_earlier
 def test_a_refused_release_opens_no_store(publish_day, settings):
     opened = []
     publish_day()
-    (folder(settings.releases, current(settings.releases)) / "model" / "model.safetensors").unlink()
+    (release_folder(settings.releases, manifest_in_force(settings.releases)) / "model" / "model.safetensors").unlink()
 
     with TestClient(create_app(settings, lambda *given: opened.append(given), 3600.0), "http://localhost") as client:
         assert "model.safetensors is missing" in client.get("/readyz").json()["problem"]

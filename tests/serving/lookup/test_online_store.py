@@ -18,8 +18,8 @@ from grasp.days import end_of
 from grasp.manifest import Manifest
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
-from serving.lookup.online_store import FeastUserFeatures, StoreError, UserRow
-from serving.lookup.timely import Lookup
+from serving.lookup.online_store import FeastUserStore, StoreError, UserRow
+from serving.lookup.user_lookup import UserLookup
 
 DAY = "1998-03-01"
 COMPUTED_AT = datetime(1998, 3, 2, 1, 30, tzinfo=UTC)
@@ -76,7 +76,7 @@ def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
 @pytest.mark.parametrize("size", [384, 1536])
 def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialised, size):
     settings = materialised(size)
-    users = FeastUserFeatures(settings, manifest_of(settings))
+    users = FeastUserStore(settings, manifest_of(settings))
 
     row = users.get("u1")
 
@@ -100,7 +100,7 @@ def test_a_row_is_what_feast_itself_answers(settings, request, store):
     feast = open_for_writing(settings, version, apply=True)
     feast.write_to_online_store("user_features", pd.DataFrame([row_of("u1", version, 384)]))
 
-    row = FeastUserFeatures(settings, manifest_of(settings)).get("u1")
+    row = FeastUserStore(settings, manifest_of(settings)).get("u1")
 
     service = feast.get_feature_service(feature_service(version))
     answer = feast.get_online_features(service, [{"user_id": "u1"}]).to_dict(include_event_timestamps=True)
@@ -109,7 +109,7 @@ def test_a_row_is_what_feast_itself_answers(settings, request, store):
     del found["event_timestamp"]
     assert found == {name: answer[name][0] for name in found}
     assert int(row.event_timestamp.timestamp()) == answer["sequence__ts"][0]
-    assert FeastUserFeatures(settings, manifest_of(settings)).get("stranger") is None
+    assert FeastUserStore(settings, manifest_of(settings)).get("stranger") is None
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
@@ -122,7 +122,7 @@ def test_many_users_are_one_read_and_a_damaged_row_is_one_users_alone(settings, 
     good = [row_of(user_id, version, 4) | {"source": user_id} for user_id in ("u1", "u2", "u3", "u4")]
     damaged = row_of("damaged", version, 4) | {"description": None}
     feast.write_to_online_store("user_features", pd.DataFrame([*good, damaged], dtype=object))
-    users = FeastUserFeatures(settings, manifest_of(settings))
+    users = FeastUserStore(settings, manifest_of(settings))
 
     found = users.rows(["u3", "stranger", "damaged", "u1", "u3"])
 
@@ -137,7 +137,7 @@ def test_features_of_before_there_were_times_are_still_served(settings):
     service, feast = service_without(settings, "sequence_times")
     feast.write_to_online_store("user_features", pd.DataFrame([row_of("u1", Versions(settings).feature, 4)]))
 
-    row = FeastUserFeatures(settings, replace(manifest_of(settings), feature_service=service)).get("u1")
+    row = FeastUserStore(settings, replace(manifest_of(settings), feature_service=service)).get("u1")
 
     assert row is not None
     assert (row.sequence, row.sequence_times) == (["i2", "i1"], [])
@@ -147,7 +147,7 @@ def test_a_service_that_lacks_what_a_row_needs_is_refused_by_name(settings):
     service, _ = service_without(settings, "neighbour_embedding")
 
     with pytest.raises(StoreError, match="feature service other has no neighbour_embedding"):
-        FeastUserFeatures(settings, replace(manifest_of(settings), feature_service=service))
+        FeastUserStore(settings, replace(manifest_of(settings), feature_service=service))
 
 
 def service_without(settings, column):
@@ -171,7 +171,7 @@ def test_rows_are_answered_while_a_day_is_written(materialised):
     version = Versions(settings).feature
     day = pd.DataFrame([row_of(f"u{number}", version, 384) for number in range(1, 301)])
     writer = open_for_writing(settings, version, apply=False)
-    users = FeastUserFeatures(settings, manifest_of(settings))
+    users = FeastUserStore(settings, manifest_of(settings))
 
     with ThreadPoolExecutor(1) as threads:
         writing = threads.submit(writer.write_to_online_store, "user_features", day)
@@ -193,7 +193,7 @@ def test_a_redis_that_is_gone_is_a_store_error_at_once(settings, on_redis):
     settings = on_redis(settings)
     open_for_writing(settings, Versions(settings).feature, apply=True)
     gone = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
-    users = FeastUserFeatures(gone, manifest_of(gone))
+    users = FeastUserStore(gone, manifest_of(gone))
     taken = []
 
     for _ in range(3):
@@ -212,7 +212,7 @@ def test_a_redis_that_never_answers_is_not_waited_for(settings, on_redis):
     open_for_writing(settings, Versions(settings).feature, apply=True)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mute = settings.model_copy(update={"redis": f"127.0.0.1:{silent.getsockname()[1]}"})
-        users = FeastUserFeatures(mute, manifest_of(mute))
+        users = FeastUserStore(mute, manifest_of(mute))
 
         with pytest.raises(StoreError, match="did not answer: TimeoutError"):
             users.get("u1")
@@ -220,7 +220,7 @@ def test_a_redis_that_never_answers_is_not_waited_for(settings, on_redis):
 
 def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
     settings = materialised(4)
-    users = FeastUserFeatures(settings, manifest_of(settings))
+    users = FeastUserStore(settings, manifest_of(settings))
     with sqlite3.connect(settings.home / "feast" / "online.db") as connection:
         (name,) = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_features'").fetchone()
         connection.execute(f'DROP TABLE "{name}"')
@@ -245,13 +245,11 @@ def test_a_damaged_row_is_a_store_error_and_no_log_names_its_user(settings, capl
     store = open_for_writing(settings, version, apply=True)
     row = row_of("user-4711", version, 4) | changed
     store.write_to_online_store("user_features", pd.DataFrame([row], dtype=object))
-    served = SimpleNamespace(
-        users=FeastUserFeatures(settings, manifest_of(settings)),
-        release=SimpleNamespace(manifest=manifest_of(settings)),
-    )
+    users = FeastUserStore(settings, manifest_of(settings))
+    release = SimpleNamespace(users=users, release_id="r1", feature_version=version)
     caplog.clear()
 
-    found = asyncio.run(Lookup(20, 10).get(served, "user-4711"))
+    found = asyncio.run(UserLookup(20, 10).get(release, "user-4711"))
 
     assert (found.row, found.problem) == (None, "store_error")
     assert message in caplog.text
@@ -264,7 +262,7 @@ def test_bytes_that_are_no_value_are_a_store_error_of_one_user(materialised):
     settings = materialised(4)
     version = Versions(settings).feature
     store = open_for_writing(settings, version, apply=False)
-    users = FeastUserFeatures(settings, manifest_of(settings))
+    users = FeastUserStore(settings, manifest_of(settings))
     with sqlite3.connect(settings.home / "feast" / "online.db") as connection:
         (name,) = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE '%user_features'").fetchone()
         connection.execute(f"""UPDATE "{name}" SET value = x'ff00' WHERE feature_name = 'description'""")  # noqa: S608
@@ -283,14 +281,14 @@ def test_features_that_were_never_registered_are_named_and_nothing_is_written(ma
     before = registry.read_bytes()
     changed = settings_with(num_neighbours=3)
 
-    with pytest.raises(StoreError, match=f"run `python -m feature_repo.materialise --day {DAY}`"):
-        FeastUserFeatures(changed, manifest_of(changed))
+    with pytest.raises(StoreError, match=f"run `grasp materialise --day {DAY}`"):
+        FeastUserStore(changed, manifest_of(changed))
     assert registry.read_bytes() == before
 
 
 def test_a_registry_that_is_not_there_is_named(settings):
     with pytest.raises(StoreError, match="is not registered"):
-        FeastUserFeatures(settings, manifest_of(settings))
+        FeastUserStore(settings, manifest_of(settings))
 
 
 @pytest.mark.parametrize("text", ["online_store: {type: nonsense}", "registry: ${GRASP_NOWHERE}", "", "[: not yaml"])
@@ -300,4 +298,4 @@ def test_a_broken_configuration_is_named(settings_with, tmp_path, text):
     settings = settings_with(feature_store_yaml=str(file))
 
     with pytest.raises(StoreError, match=r"broken\.yaml opens no feature store"):
-        FeastUserFeatures(settings, manifest_of(settings))
+        FeastUserStore(settings, manifest_of(settings))

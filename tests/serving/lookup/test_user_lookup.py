@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.lookup.online_store import StoreError, UserRow
-from serving.lookup.user_lookup import NUM_FAILURES, REST_SECONDS, LookupResult, LastGoodRows, UserLookup
+from serving.lookup.user_lookup import NUM_FAILURES, REST_SECONDS, LastGoodRows, LookupResult, UserLookup
 
 
 def test_the_users_seen_last_are_kept(user):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.ranking.candidates import NOTHING, Additions, Candidates, Index, indexed
+from serving.ranking.candidates import NO_ADDITIONS, Candidates, Index, KernelAdditions, indexed_candidates
 from serving.ranking.items import top
 
 NUM, WIDTH, K = 6000, 16, 20
@@ -27,8 +27,8 @@ def index(table) -> Index:
     return Index(table.numpy())
 
 
-def added(rows: list[int], values: list[float]) -> Additions:
-    return Additions(torch.tensor(rows), torch.tensor(values))
+def added(rows: list[int], values: list[float]) -> KernelAdditions:
+    return KernelAdditions(torch.tensor(rows), torch.tensor(values))
 
 
 def by_sorting(table, state, additions, hidden, shown, k) -> list[tuple[int, float]]:
@@ -62,7 +62,7 @@ def test_when_most_that_is_found_is_hidden_every_item_is_scored(table, states, i
     shown = np.ones(NUM, dtype=bool)
     shown[order[:4500].numpy()] = False  # all that an index finds, a quarter of the catalogue left
 
-    best = Candidates(table, index).best(K, states[0], NOTHING, (), shown)
+    best = Candidates(table, index).best(K, states[0], NO_ADDITIONS, (), shown)
 
     assert [row for row, _ in best] == order[4500 : 4500 + K].tolist()
 
@@ -79,13 +79,13 @@ def test_scores_of_some_rows_are_those_of_all(table, states):
 
 def test_an_index_serves_only_if_it_finds_enough(table, states, caplog):
     caplog.set_level(logging.INFO, "grasp.serving")
-    assert indexed(table, states).index is not None
+    assert indexed_candidates(table, states).index is not None
     assert "recall@100" in caplog.text
 
     outlying = table.clone()
     outlying[:16] *= 1e4  # sixteen values for a coordinate then tell the others apart no more
-    assert indexed(outlying, states).index is None
-    assert "every item is scored" in caplog.text
+    assert indexed_candidates(outlying, states).index is None
+    assert "every request scores all items" in caplog.text
 
 
 def test_ties_are_broken_by_row():

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from grasp import partitions, tables
-from grasp.manifest import MANIFEST_FILE, PUBLISHED_FILE, Manifest, NoReleaseError, current, folder
+from grasp.manifest import MANIFEST_FILE, PUBLISHED_FILE, Manifest, NoReleaseError, manifest_in_force, release_folder
 from grasp.partitions import MissingPartitionError
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
-from serving.releases.in_force import HISTORY_FILE, Checkpoint, ReleaseError, earlier, published
+from serving.releases.in_force import HISTORY_FILE, Checkpoint, ReleaseError, releases_on_disk, rollback_targets
 from serving.releases.manage import main, restore_day, rollback, verify, verify_all
 from serving.releases.publication import NUM_KEPT, choose_model, publish
 
@@ -54,9 +54,11 @@ def test_a_release_without_a_model_is_popular(settings, write_day):
     manifest = put(settings)
 
     assert manifest.model is None
-    assert current(settings.releases) == manifest
+    assert manifest_in_force(settings.releases) == manifest
     assert manifest.collections["item"] == f"item_embedding_{Versions(settings).embedding}"
-    assert [path.name for path in (folder(settings.releases, manifest) / "items").iterdir()] == ["part-0.parquet"]
+    assert [path.name for path in (release_folder(settings.releases, manifest) / "items").iterdir()] == [
+        "part-0.parquet"
+    ]
 
 
 def test_publishing_the_same_content_again_changes_no_file(settings, settings_with, write_day, make_model):
@@ -98,10 +100,10 @@ def test_a_model_of_other_features_is_refused_when_named(settings, write_day, ma
     write_day(settings)
     before = put(settings)
 
-    with pytest.raises(ValueError, match="feature_version of the model is v0_other"):
+    with pytest.raises(ValueError, match="the model has feature_version v0_other"):
         put(settings, model=make_model(settings, version="v0_other"))
 
-    assert current(settings.releases) == before
+    assert manifest_in_force(settings.releases) == before
 
 
 def test_a_model_for_vectors_of_another_width_is_refused(settings, write_day, make_model):
@@ -153,7 +155,7 @@ def test_the_command_records_which_release_followed_from_a_decision(settings, wr
     main()
 
     recorded = json.loads(file.with_name(PUBLISHED_FILE).read_text())
-    assert recorded == {"release": current(settings.releases).release_id}
+    assert recorded == {"release": manifest_in_force(settings.releases).release_id}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +164,7 @@ def test_the_command_records_which_release_followed_from_a_decision(settings, wr
 def test_a_broken_decision_is_named(settings, write_day, decision, content):
     write_day(settings)
 
-    with pytest.raises(ReleaseError, match=r"decision\.json is no promotion decision"):
+    with pytest.raises(ReleaseError, match=r"decision\.json is not a promotion decision"):
         put(settings, decision=decision(**content))
 
 
@@ -179,7 +181,7 @@ def test_an_older_day_is_not_published_over_a_newer_one(settings, write_day, cap
     newer = put(settings, NEXT_DAY)
 
     assert put(settings, DAY) == newer
-    assert current(settings.releases) == newer
+    assert manifest_in_force(settings.releases) == newer
     assert "back-filled, not published" in capsys.readouterr().out
 
 
@@ -292,7 +294,7 @@ def test_rollback_goes_to_the_release_before_and_forward_again(settings, write_d
     with pytest.raises(ReleaseError, match="no release was in force before"):
         rollback(settings)
     assert rollback(settings, third.release_id) == third
-    assert len(published(settings.releases)) == 3
+    assert len(releases_on_disk(settings.releases)) == 3
 
 
 @pytest.fixture
@@ -322,7 +324,7 @@ def test_a_line_of_the_history_that_a_crash_cut_off_spoils_no_other(settings, pu
         file.write('\n{"relea')
     (third,) = put_models("three")
 
-    assert [each.release_id for each in earlier(settings.releases, third)] == [first, second]
+    assert [each.release_id for each in rollback_targets(settings.releases, third)] == [first, second]
 
 
 @pytest.mark.parametrize("is_rolled_back", [False, True])
@@ -334,7 +336,7 @@ def test_releases_of_before_there_was_a_history_are_gone_back_to_as_published(se
     (third,) = put_models("three")
 
     way = [first] if is_rolled_back else [first, second]
-    assert [each.release_id for each in earlier(settings.releases, third)] == way
+    assert [each.release_id for each in rollback_targets(settings.releases, third)] == way
 
 
 def test_a_damaged_manifest_stops_nobody_and_is_said(settings, put_models, monkeypatch, capsys):
@@ -360,9 +362,9 @@ def test_a_damaged_current_manifest_is_replaced_by_a_named_rollback_and_by_a_pub
     with pytest.raises(ValueError, match="is not a release manifest"):
         rollback(settings)
     command(settings, monkeypatch, "list")
-    assert rollback(settings, first).release_id == current(settings.releases).release_id == first
+    assert rollback(settings, first).release_id == manifest_in_force(settings.releases).release_id == first
     (settings.releases / "current.json").write_text("{")
-    assert (put(settings, NEXT_DAY).model, current(settings.releases).day) == ("one", NEXT_DAY)
+    assert (put(settings, NEXT_DAY).model, manifest_in_force(settings.releases).day) == ("one", NEXT_DAY)
 
     assert "current.json is not a release manifest" in capsys.readouterr().out
 
@@ -389,18 +391,18 @@ def test_rollback_refuses_a_damaged_release(settings, write_day):
     write_day(settings, DAY)
     write_day(settings, NEXT_DAY)
     first, second = put(settings, DAY), put(settings, NEXT_DAY)
-    damage(folder(settings.releases, first) / "items" / "part-0.parquet")
+    damage(release_folder(settings.releases, first) / "items" / "part-0.parquet")
 
     with pytest.raises(ValueError, match=r"part-0\.parquet does not match its checksum"):
         rollback(settings)
-    assert current(settings.releases) == second
+    assert manifest_in_force(settings.releases) == second
 
 
 def test_verify_names_the_damaged_file_and_publishing_again_repairs_it(settings, write_day, make_model):
     write_day(settings)
     model = make_model(settings)
     manifest = put(settings, model=model)
-    damage(folder(settings.releases, manifest) / "model" / "vocabulary.json")
+    damage(release_folder(settings.releases, manifest) / "model" / "vocabulary.json")
 
     with pytest.raises(ValueError, match=r"vocabulary\.json does not match its checksum"):
         verify(settings)
@@ -412,7 +414,7 @@ def test_verify_names_the_damaged_file_and_publishing_again_repairs_it(settings,
 def test_bytes_that_changed_in_the_lake_and_its_releases_at_once_are_not_published(settings, write_day, name):
     write_day(settings)
     manifest = put(settings)
-    file = folder(settings.releases, manifest) / name
+    file = release_folder(settings.releases, manifest) / name
     with file.open("r+b") as shared:  # under all of its names
         shared.seek(-1, os.SEEK_END)
         shared.write(b" ")
@@ -426,7 +428,7 @@ def test_any_release_can_be_verified_and_all_of_them(settings, write_day):
     write_day(settings, NEXT_DAY)
     first, second = put(settings, DAY), put(settings, NEXT_DAY)
     assert verify(settings, first.release_id) == first
-    damage(folder(settings.releases, first) / "items" / "part-0.parquet")
+    damage(release_folder(settings.releases, first) / "items" / "part-0.parquet")
 
     with pytest.raises(ValueError, match=r"part-0\.parquet does not match its checksum"):
         verify(settings, first.release_id)
@@ -441,7 +443,7 @@ def test_a_manifest_that_was_changed_is_named(settings, write_day):
     """Its id is a hash of what it says, so another day or model in it gives it away."""
     write_day(settings)
     manifest = put(settings)
-    file = folder(settings.releases, manifest) / MANIFEST_FILE
+    file = release_folder(settings.releases, manifest) / MANIFEST_FILE
     file.write_text(json.dumps(asdict(replace(manifest, model="other"))))
 
     with pytest.raises(ValueError, match=f"manifest in .*{manifest.release_id} was changed"):
@@ -472,10 +474,10 @@ class TestRestoreDay:
         _, second, third = released
         seen: list[tuple[str, Manifest]] = []
 
-        restore_day(settings, DAY, put_online=lambda _, day: seen.append((day, current(settings.releases))))
+        restore_day(settings, DAY, put_online=lambda _, day: seen.append((day, manifest_in_force(settings.releases))))
 
         assert seen == [(DAY, third)]
-        assert current(settings.releases) == second
+        assert manifest_in_force(settings.releases) == second
 
     def test_a_release_of_the_day_may_be_named(self, settings, released):
         first, _, third = released
@@ -486,14 +488,14 @@ class TestRestoreDay:
 
     def test_features_that_do_not_come_online_leave_the_release_in_force(self, settings, released):
         def fail(_: Settings, day: str) -> None:
-            raise ReleaseError(f"the features of {day} are not online whole")
+            raise ReleaseError(f"the features of {day} are not online")
 
-        with pytest.raises(ReleaseError, match="not online whole"):
+        with pytest.raises(ReleaseError, match="are not online"):
             restore_day(settings, DAY, put_online=fail)
-        assert current(settings.releases) == released[2]
+        assert manifest_in_force(settings.releases) == released[2]
 
     def test_a_damaged_release_is_refused_before_any_feature_moves(self, settings, released):
-        damage(folder(settings.releases, released[1]) / "items" / "part-0.parquet")
+        damage(release_folder(settings.releases, released[1]) / "items" / "part-0.parquet")
         moved: list[str] = []
 
         with pytest.raises(ValueError, match="does not match its checksum"):
@@ -527,7 +529,7 @@ def test_only_the_last_releases_are_kept(settings, write_day):
         write_day(settings, day)
         put(settings, day)
 
-    assert [manifest.day for manifest in published(settings.releases)] == days[2:]
+    assert [manifest.day for manifest in releases_on_disk(settings.releases)] == days[2:]
     verify(settings)
 
 
@@ -555,7 +557,7 @@ def test_the_command_line_publishes_and_lists(settings, write_day, environment):
 
     assert run("status").stderr.startswith("error: no release at")
     assert run("publish", "--day", DAY).returncode == 0
-    manifest = current(settings.releases)
+    manifest = manifest_in_force(settings.releases)
     assert f"* {manifest.release_id}" in run("list").stdout
 
 
@@ -566,11 +568,12 @@ def test_the_command_line_shows_what_a_release_consists_of(settings, write_day, 
     command(settings, monkeypatch, "show", manifest.release_id)
 
     said = capsys.readouterr().out
+    items = release_folder(settings.releases, manifest) / "items" / "part-0.parquet"
     for text in (
         "in force: yes",
         f"feature_service {manifest.feature_service}",
         f"Milvus collection of items {manifest.collections['item']}",
-        f"items/part-0.parquet {(folder(settings.releases, manifest) / 'items/part-0.parquet').stat().st_size:,} bytes",
+        f"items/part-0.parquet {items.stat().st_size:,} bytes",
         "model by recipe tiny",
     ):
         assert text in said
@@ -582,11 +585,11 @@ def test_the_command_line_fails_when_any_release_is_damaged(settings, write_day,
     first, _ = put(settings, DAY), put(settings, NEXT_DAY)
     command(settings, monkeypatch, "verify")
     command(settings, monkeypatch, "verify", "--all")
-    damage(folder(settings.releases, first) / "items" / "part-0.parquet")
+    damage(release_folder(settings.releases, first) / "items" / "part-0.parquet")
 
-    with pytest.raises(SystemExit, match="1 of 3 are not whole"):
+    with pytest.raises(SystemExit, match="1 of 3 are damaged"):
         command(settings, monkeypatch, "verify", "--all")
-    assert f"{first.release_id} is NOT whole" in capsys.readouterr().out
+    assert f"{first.release_id} is DAMAGED" in capsys.readouterr().out
 
 
 def command(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

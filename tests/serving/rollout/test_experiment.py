@@ -7,7 +7,7 @@ import pytest
 
 from serving.releases import publication
 from serving.releases.buckets import EXPERIMENT_FILE, Experiment, read_experiment
-from serving.releases.in_force import published
+from serving.releases.in_force import releases_on_disk
 from serving.releases.manage import rollback
 from serving.rollout.experiment import ExperimentError, start, stop
 
@@ -189,7 +189,7 @@ def test_it_begins_and_ends_by_one_file(two_releases, settings):
 @pytest.mark.parametrize(
     ("name", "which", "share", "message"),
     [
-        ("New Model", 1, 0.5, "is no name"),
+        ("New Model", 1, 0.5, "is not a name"),
         ("new", 0, 0.5, "is the release in force"),
         ("new", 1, 1.5, "between 0 and 1"),
         ("new", None, 0.5, "no release at"),
@@ -219,4 +219,4 @@ def test_a_publication_keeps_the_candidate_however_old_it_is(two_releases, publi
     third = publish_day("1998-03-03", model=None)
     fourth = publish_day("1998-03-04", model=None)
 
-    assert {each.release_id for each in published(settings.releases)} == {first, third, fourth}
+    assert {each.release_id for each in releases_on_disk(settings.releases)} == {first, third, fourth}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from grasp.manifest import Manifest, folder
+from grasp.manifest import Manifest, release_folder
 from grasp.settings import Settings
 from grasp.versions import Versions, file_sha256
-from serving.ranking.loaded_release import load_release
+from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.publication import choose_model, publish
 
 DAY = "1998-03-01"
@@ -24,40 +24,40 @@ def released(settings: Settings, write_day: Callable[..., None], make_model: Cal
 
 
 def test_a_file_whose_checksum_differs(settings, released):
-    file = folder(settings.releases, released) / ITEMS
+    file = release_folder(settings.releases, released) / ITEMS
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content + b" ")
 
     with pytest.raises(ValueError, match=r"part-0\.parquet does not match its checksum"):
-        load_release(folder(settings.releases, released), released)
+        load_release_ranker(release_folder(settings.releases, released), released)
 
 
 def test_a_file_that_is_missing(settings, released):
-    (folder(settings.releases, released) / "model" / "vocabulary.json").unlink()
+    (release_folder(settings.releases, released) / "model" / "vocabulary.json").unlink()
 
     with pytest.raises(ValueError, match=r"vocabulary\.json is missing: the release is incomplete"):
-        load_release(folder(settings.releases, released), released)
+        load_release_ranker(release_folder(settings.releases, released), released)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"feature_service": "ranker_other"}, r"feature_service of the model is .*, of the release ranker_other"),
-        ({"model": "another"}, "name of the model is tiny-ranker, of the release another"),
+        ({"feature_service": "ranker_other"}, r"the model has feature_service .*, the release ranker_other"),
+        ({"model": "another"}, "the model has name tiny-ranker, the release another"),
         ({"feature_version": "v0_other"}, "v0_other"),
     ],
 )
 def test_a_manifest_that_names_what_the_model_was_not_trained_with(settings, released, changed, message):
-    place = folder(settings.releases, released)
+    place = release_folder(settings.releases, released)
 
     with pytest.raises(ValueError, match=message):
-        load_release(place, replace(released, **changed))
+        load_release_ranker(place, replace(released, **changed))
 
 
 def test_vectors_of_another_width_than_the_models(settings, released, write_day):
     """The checksum is right: somebody published by hand."""
-    place = folder(settings.releases, released)
+    place = release_folder(settings.releases, released)
     (place / ITEMS).unlink()
     write_day(settings, DAY, size=5)
     lake = settings.lake / "item_features" / f"version={Versions(settings).feature}" / f"day={DAY}"
@@ -65,4 +65,4 @@ def test_vectors_of_another_width_than_the_models(settings, released, write_day)
     manifest = replace(released, checksums=released.checksums | {ITEMS: file_sha256(place / ITEMS)})
 
     with pytest.raises(ValueError, match="columns"):
-        load_release(place, manifest)
+        load_release_ranker(place, manifest)

@@ -45,7 +45,7 @@ def start(tmp_path, counts):
 
 def test_what_waits_is_written_at_the_end(start, tmp_path, counts):
     log = start()
-    assert log.keep(tables.OUTCOMES, DAY, [outcome(1), outcome(2)])
+    assert log.add(tables.OUTCOMES, DAY, [outcome(1), outcome(2)])
 
     log.close()
 
@@ -55,7 +55,7 @@ def test_what_waits_is_written_at_the_end(start, tmp_path, counts):
 
 def test_batches_come_while_it_runs_and_only_whole_files_are_seen(start, tmp_path):
     log = start(flush_seconds=0.05)
-    log.keep(tables.OUTCOMES, DAY, [outcome(1)])
+    log.add(tables.OUTCOMES, DAY, [outcome(1)])
 
     deadline = time.monotonic() + 20
     while not rows_of(tmp_path, tables.OUTCOMES) and time.monotonic() < deadline:
@@ -76,7 +76,7 @@ def test_a_file_that_is_being_written_is_no_reader_s_to_find(start, tmp_path, mo
     write_table = pq.write_table
     monkeypatch.setattr(pq, "write_table", looking)
     log = start()
-    log.keep(tables.OUTCOMES, DAY, [outcome(1)])
+    log.add(tables.OUTCOMES, DAY, [outcome(1)])
     log.close()
 
     assert (len(seen), len(rows_of(tmp_path, tables.OUTCOMES))) == (0, 1)
@@ -84,16 +84,16 @@ def test_a_file_that_is_being_written_is_no_reader_s_to_find(start, tmp_path, mo
 
 def test_two_processes_write_beside_each_other(start, tmp_path):
     for log in (start(), start()):
-        log.keep(tables.OUTCOMES, DAY, [outcome(1)])
+        log.add(tables.OUTCOMES, DAY, [outcome(1)])
         log.close()
 
     assert len(rows_of(tmp_path, tables.OUTCOMES)) == 2
 
 
 def test_a_full_queue_drops_and_counts_and_nobody_waits(start, counts):
-    log = start(max_waiting=2)
+    log = start(max_queued=2)
 
-    assert not log.keep(tables.OUTCOMES, DAY, [outcome(number) for number in range(5)])
+    assert not log.add(tables.OUTCOMES, DAY, [outcome(number) for number in range(5)])
 
     assert counts["dropped"] == 3
     log.close()
@@ -104,7 +104,7 @@ def test_a_batch_that_cannot_be_written_is_tried_again(start, tmp_path, counts):
     in_the_way = tmp_path / "outcomes"
     in_the_way.write_text("a file where the table's folder belongs")
     log = start(flush_seconds=0.02)
-    log.keep(tables.OUTCOMES, DAY, [outcome(1)])
+    log.add(tables.OUTCOMES, DAY, [outcome(1)])
     time.sleep(0.3)
     assert not counts
 
@@ -116,8 +116,8 @@ def test_a_batch_that_cannot_be_written_is_tried_again(start, tmp_path, counts):
 
 def test_rows_that_do_not_fit_are_dropped_and_the_thread_goes_on(start, tmp_path, counts, caplog):
     log = start()
-    log.keep(tables.OUTCOMES, "1998-03-02", [outcome(1) | {"item_id": 7}])
-    log.keep(tables.OUTCOMES, DAY, [outcome(2)])
+    log.add(tables.OUTCOMES, "1998-03-02", [outcome(1) | {"item_id": 7}])
+    log.add(tables.OUTCOMES, DAY, [outcome(2)])
 
     log.close()
 
@@ -137,10 +137,10 @@ def test_a_slow_disk_holds_up_no_request(start, monkeypatch):
 
     monkeypatch.setattr(requests_log, "_write", slow)
     log = start(flush_seconds=0.02)
-    log.keep(tables.OUTCOMES, DAY, [outcome(1)])
+    log.add(tables.OUTCOMES, DAY, [outcome(1)])
     assert is_writing.wait(20)
 
-    assert log.keep(tables.OUTCOMES, DAY, [outcome(2)])
+    assert log.add(tables.OUTCOMES, DAY, [outcome(2)])
 
     may_go_on.set()
     log.close()

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from grasp.manifest import current, folder
+from grasp.manifest import manifest_in_force, release_folder
 from grasp.settings import Settings
 from serving.ranking.items import load_items
-from serving.ranking.loaded_release import Release, load_release
+from serving.ranking.release_ranker import ReleaseRanker, load_release_ranker
 from serving.releases.publication import choose_model, publish
 from training.model.artefact import load_ranker
 
@@ -21,14 +21,14 @@ DAY = "1998-03-01"
 
 
 @pytest.fixture
-def load(settings: Settings, write_day, make_model) -> Callable[..., Release]:
+def load(settings: Settings, write_day, make_model) -> Callable[..., ReleaseRanker]:
     """`load(backbone="gru4rec")`: a release with an untrained model; `load(model=False)`: one without."""
 
-    def load(model: bool = True, item_ids: list[str] | None = None, size: int = 6, **config: object) -> Release:
+    def load(model: bool = True, item_ids: list[str] | None = None, size: int = 6, **config: object) -> ReleaseRanker:
         write_day(settings, DAY, size=size, **({"item_ids": item_ids} if item_ids else {}))
         source = make_model(settings, semantic_size=size, **config) if model else None
         manifest = publish(settings, DAY, choose_model(settings, source, None))
-        return load_release(folder(settings.releases, manifest), manifest)
+        return load_release_ranker(release_folder(settings.releases, manifest), manifest)
 
     return load
 
@@ -41,7 +41,7 @@ def ids(recommendations: list) -> list[str]:
 @pytest.mark.parametrize("enhancer", ["none", "grasp"])
 def test_served_scores_equal_offline_scores(load, settings, user, backbone, enhancer):
     release = load(backbone=backbone, enhancer=enhancer)
-    place = folder(settings.releases, current(settings.releases))
+    place = release_folder(settings.releases, manifest_in_force(settings.releases))
     model = load_ranker(place / "model").ranker
     table = pq.read_table(place / "items").sort_by("item_id")
     semantic, neighbour = (
@@ -52,7 +52,7 @@ def test_served_scores_equal_offline_scores(load, settings, user, backbone, enha
     padded_BT = torch.tensor([[0] * 98 + [3, 5]])  # as a batch of training is padded; i3 and i5 are items 3 and 5
     vectors = [torch.from_numpy(each)[None] for each in (user.semantic_embedding, user.neighbour_embedding)]
     with torch.inference_mode():
-        offline = (model.last_state(padded_BT, *vectors) @ model.candidates().T)[0, 1:]
+        offline = (model.last_state(padded_BT, *vectors) @ model.candidate_vectors().T)[0, 1:]
 
     online = release.score(user, release.history(user, []))
 
@@ -180,7 +180,7 @@ def test_a_model_with_weights_that_are_not_finite_is_refused(load):
     release = load()
     release.model.enhancer.item.weight.data[1] = float("nan")  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="not finite"):
-        Release(release.manifest, release.items, release.model).warm_up()
+        ReleaseRanker(release.manifest, release.items, release.model).warm_up()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ FOLDED = {
 
 
 @pytest.fixture
-def with_kernel(load) -> Release:
+def with_kernel(load) -> ReleaseRanker:
     """A release like those of the default recipe, with a history kernel that says something."""
     release = load(**FOLDED)
     kernel = release.model.kernel
@@ -234,7 +234,7 @@ def with_kernel(load) -> Release:
     for kind in ("semantic", "transition", "cooccurrence"):
         kernel.get_buffer(f"{kind}_ids_NM").random_(0, 9, generator=generator)
         kernel.get_buffer(f"{kind}_values_NM").uniform_(generator=generator)
-    return Release(release.manifest, release.items, release.model)
+    return ReleaseRanker(release.manifest, release.items, release.model)
 
 
 def test_scores_with_a_kernel_equal_the_models(with_kernel, user):
@@ -281,9 +281,9 @@ def test_what_the_kernel_takes_counts_to_the_attention(with_kernel, user):
     kernel = with_kernel._frozen.kernel
 
     class SeenKernel:
-        def additions(self, items_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803
+        def sparse_scores(self, items_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803
             seen.append(list(within))
-            return kernel.additions(items_T)
+            return kernel.sparse_scores(items_T)
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
@@ -300,7 +300,7 @@ def test_what_the_kernel_takes_counts_to_the_attention(with_kernel, user):
 def test_a_large_catalogue_is_searched_and_says_the_same(load, user, caplog):
     caplog.set_level("INFO", "grasp.serving")
     release = load(item_ids=[f"i{number}" for number in range(300)], width=16)
-    indexed = Release(release.manifest, release.items, release.model, index_from=300)
+    indexed = ReleaseRanker(release.manifest, release.items, release.model, index_from=300)
 
     assert "index of 300 items" in caplog.text
     expected, actual = release.recommend(user, 20), indexed.recommend(user, 20)
@@ -311,5 +311,5 @@ def test_a_large_catalogue_is_searched_and_says_the_same(load, user, caplog):
 def test_a_user_of_whom_nothing_is_known_has_no_scores(load, user):
     with pytest.raises(ValueError, match="no model"):
         load(model=False).scores_of(user, ["i1"])
-    with pytest.raises(ValueError, match="no item that release"):
+    with pytest.raises(ValueError, match="no item that is in release"):
         load().scores_of(replace(user, sequence=["gone"]), ["i1"])

@@ -1,7 +1,9 @@
-"""One release, ready to answer: item side and model in memory, scores and reasons for a user.
+"""Rank the items of one release for a user, with reasons. Item side and model are in memory.
+
+A *row* is an item's place in the item side. A *history* is the rows of a user's items, oldest first.
 
 Shape suffixes:  N items   T sequence length   D width of a state   S semantic size   Q sampled states
-                 R recommended rows   H different items of the history   E evidence of a row
+                 R recommended rows   H distinct items of the history   E evidence of a row
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
@@ -18,20 +20,20 @@ from grasp.manifest import Manifest
 from grasp.tables import MAX_SEQUENCE_LENGTH
 from grasp.versions import file_sha256
 from serving.lookup.online_store import UserRow
-from serving.ranking.candidates import NOTHING, Additions, Candidates, indexed
+from serving.ranking.candidates import NO_ADDITIONS, Candidates, KernelAdditions, indexed_candidates
 from serving.ranking.items import ItemSide, load_items
 from training.model.artefact import LoadedRanker, load_ranker
-from training.model.enhancers.ids import Users
-from training.model.frozen import FrozenRanker
+from training.model.enhancers.id_embeddings import UserVectors
+from training.model.inference import InferenceRanker
 from training.model.ranker import Ranker
 
-Stage = Callable[[str], AbstractContextManager[None]]  # times what is done within it, by the stage's name
+StageTimer = Callable[[str], AbstractContextManager[None]]  # times its block under a stage's name
 
 NUM_REASONS = 2  # items of the history that a reason names
-NUM_SAMPLED = 64  # states that an index is checked with before it may serve
+NUM_SAMPLED = 64  # states that an index is checked with before it is used
 
 
-def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `Stage`
+def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `StageTimer`
     return nullcontext()
 
 
@@ -41,31 +43,31 @@ class Evidence:
 
     item_id: str
     title: str
-    weight: float  # attention of the ranker; equal shares for a ranker without it
+    weight: float  # attention of the model; equal shares for a model without attention
     similarity: float  # cosine of the two items' semantic embeddings
-    is_neighbour: bool  # one of the nearest items whose mean the score was computed from
+    is_neighbour: bool  # one of the recommended item's nearest neighbours
 
 
 @dataclass(frozen=True)
 class Recommendation:
     item_id: str
     title: str
-    score: float  # of the model, or the number of users for a popular item
+    score: float  # from the model; for a popular item its number of users
     reason: str
     evidence: list[Evidence] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _Read:
-    """What the ranker makes of a history."""
+class _EncodedHistory:
+    """What the model computes from a history."""
 
     state_D: torch.Tensor
-    weights_T: np.ndarray  # of the items of the history that it read, the latest ones
-    added: Additions
+    weights_T: np.ndarray  # attention over the latest items of the history, as many as the model reads
+    added: KernelAdditions
 
 
-class Release:
-    """What is in memory of one release. All methods may be called from several threads."""
+class ReleaseRanker:
+    """Ranks the items of one release. All methods are safe to call from several threads."""
 
     def __init__(
         self, manifest: Manifest, items: ItemSide, model: Ranker | None, index_from: int | None = None
@@ -73,31 +75,33 @@ class Release:
         self.manifest = manifest
         self.items = items
         self.model = model
-        self.stage: Stage = untimed
+        self.stage: StageTimer = untimed
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
-            self._frozen = FrozenRanker(model)
+            self._frozen = InferenceRanker(model)
             candidate_ND = self._frozen.candidate_ND[1:]
             is_large = index_from is not None and len(candidate_ND) >= index_from
-            self._candidates = indexed(candidate_ND, self._sampled_states()) if is_large else Candidates(candidate_ND)
+            self._candidates = (
+                indexed_candidates(candidate_ND, self._sampled_states()) if is_large else Candidates(candidate_ND)
+            )
         self._withdrawn_rows = np.flatnonzero(~items.available_N).tolist()
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
 
-    def known(self, item_ids: Iterable[str]) -> list[int]:
-        """Rows of those items that the release has, in order."""
+    def rows_of(self, item_ids: Iterable[str]) -> list[int]:
+        """Rows of the items, in order; items that the release lacks are left out."""
         return [self.items.row_of[item_id] for item_id in item_ids if item_id in self.items.row_of]
 
     def fits(self, user: UserRow) -> bool:
-        """Whether the user's vectors are as wide as the items'."""
+        """Whether the user's vectors have the width of the items' vectors."""
         width = self.items.semantic_NS.shape[1]
         return len(user.semantic_embedding) == width == len(user.neighbour_embedding)
 
     def seen(self, user: UserRow | None, recent_item_ids: Sequence[str]) -> list[int]:
-        """Rows of the user's sequence with the recent items after it, oldest first: all that is known of them."""
-        return self.known([*(user.sequence if user else []), *recent_item_ids])
+        """Rows of the user's sequence followed by the recent items, oldest first."""
+        return self.rows_of([*(user.sequence if user else []), *recent_item_ids])
 
     def history(self, user: UserRow | None, recent_item_ids: Sequence[str]) -> list[int]:
-        """The latest of what was seen, as many as the ranker is trained with."""
+        """The latest seen rows, at most as many as a training sequence has."""
         return self.seen(user, recent_item_ids)[-MAX_SEQUENCE_LENGTH:]
 
     def recommend(
@@ -108,23 +112,24 @@ class Release:
         exclude_seen: bool = True,
         mask_N: np.ndarray | None = None,
     ) -> list[Recommendation]:
-        """The k best items for a user; popular ones for None, for an empty history, or in a release without model.
+        """The k best items for a user.
 
-        `mask_N` marks the rows that may be shown; all when None.
+        Popular items without a user, without a history or without a model. `mask_N` marks the rows that may be shown,
+        None means all.
         """
         seen = self.seen(user, recent_item_ids)
         history = seen[-MAX_SEQUENCE_LENGTH:]
         hidden = seen if exclude_seen else []
         if user is None or not history or self.model is None:
             return self.popular(k, hidden, mask_N)
-        read = self._read(history, user)
+        encoded = self._encode(history, user)
         hidden_rows = [*self._withdrawn_rows, *hidden]
         with self.stage("scoring"):
-            best = self._candidates.best(k, read.state_D, read.added, hidden_rows, mask_N)
+            best = self._candidates.best(k, encoded.state_D, encoded.added, hidden_rows, mask_N)
         with self.stage("post"):
-            return self._explained(best, history[-len(read.weights_T) :], read.weights_T)
+            return self._with_reasons(best, history[-len(encoded.weights_T) :], encoded.weights_T)
 
-    def _explained(
+    def _with_reasons(
         self, best: list[tuple[int, float]], history: list[int], weights_T: np.ndarray
     ) -> list[Recommendation]:
         evidence = self._evidence([row for row, _ in best], history, weights_T)
@@ -136,16 +141,19 @@ class Release:
     def scores_of(
         self, user: UserRow, item_ids: Sequence[str], recent_item_ids: Sequence[str] = ()
     ) -> list[float | None]:
-        """The model's scores of the items, in order; None for one that the release lacks. Raises as `score` does."""
-        read = self._read(self.history(user, recent_item_ids), user)
+        """The model's scores of the items, in order; None for an item that the release lacks.
+
+        Raises `ValueError` without a model or a history.
+        """
+        encoded = self._encode(self.history(user, recent_item_ids), user)
         with self.stage("scoring"):
-            row_R = np.unique(np.array(self.known(item_ids), dtype=np.int64))
-            score_R = self._candidates.scores_of(row_R, read.state_D, read.added)
+            row_R = np.unique(np.array(self.rows_of(item_ids), dtype=np.int64))
+            score_R = self._candidates.scores_of(row_R, encoded.state_D, encoded.added)
             score_of = dict(zip(row_R.tolist(), score_R.tolist(), strict=True))
             return [score_of.get(self.items.row_of.get(item_id, -1)) for item_id in item_ids]
 
     def popular(self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None) -> list[Recommendation]:
-        """The k items with most users, without the excluded rows, of those that may be shown (`mask_N`)."""
+        """The k items with the most users, without the excluded rows; `mask_N` marks the rows that may be shown."""
         excluded_N = np.zeros(len(self.items.ids), dtype=bool) if mask_N is None else ~mask_N
         excluded_N[list(excluded)] = True
         return [
@@ -154,58 +162,63 @@ class Release:
         ]
 
     def score(self, user: UserRow, history: Sequence[int]) -> np.ndarray:
-        """Scores of all items, (N,), as the model gives them offline for the same inputs."""
-        read = self._read(history, user)
+        """Scores of all items, (N,), equal to the model's offline scores for the same inputs.
+
+        Raises `ValueError` without a model or a history.
+        """
+        encoded = self._encode(history, user)
         with self.stage("scoring"):
-            return self._candidates.scores(read.state_D, read.added)
+            return self._candidates.scores(encoded.state_D, encoded.added)
 
     def warm_up(self) -> None:
-        """Pay first-call costs before the first request; raises `ValueError` for a model that scores nothing."""
+        """Pay first-call costs before the first request. Raises `ValueError` when scores are not finite."""
         if self.model is None:
             return
         history = list(self.items.row_of.values())[:MAX_SEQUENCE_LENGTH]
-        read = self._read_vectors(history, self._average_item_S, self._average_item_S)
-        if not np.isfinite(self._candidates.scores(read.state_D, read.added)).all():
+        encoded = self._encode_vectors(history, self._average_item_S, self._average_item_S)
+        if not np.isfinite(self._candidates.scores(encoded.state_D, encoded.added)).all():
             raise ValueError(f"model {self.manifest.model} gives scores that are not finite: do not serve it")
 
-    def _read(self, history: Sequence[int], user: UserRow) -> _Read:
+    def _encode(self, history: Sequence[int], user: UserRow) -> _EncodedHistory:
         if self.model is None:
             raise ValueError(f"release {self.manifest.release_id} has no model")
         if not history:
-            raise ValueError(f"user {user.user_id} has no item that release {self.manifest.release_id} knows")
-        return self._read_vectors(history, user.semantic_embedding, user.neighbour_embedding)
+            raise ValueError(f"user {user.user_id} has no item that is in release {self.manifest.release_id}")
+        return self._encode_vectors(history, user.semantic_embedding, user.neighbour_embedding)
 
     @torch.inference_mode()
-    def _read_vectors(self, history: Sequence[int], semantic_S: np.ndarray, neighbour_S: np.ndarray) -> _Read:
+    def _encode_vectors(
+        self, history: Sequence[int], semantic_S: np.ndarray, neighbour_S: np.ndarray
+    ) -> _EncodedHistory:
         items_T = torch.tensor(history) + 1
-        users = Users(*(torch.from_numpy(each.astype(np.float32))[None] for each in (semantic_S, neighbour_S)))
+        users = UserVectors(*(torch.from_numpy(each.astype(np.float32))[None] for each in (semantic_S, neighbour_S)))
         with self.stage("attention"):
             view_VTD, weights_T = self._frozen.views(items_T, users)
             added = self._added(items_T)
         with self.stage("backbone"):
             state_D = self._frozen.state(view_VTD)
-        return _Read(state_D, weights_T.numpy(), added)
+        return _EncodedHistory(state_D, weights_T.numpy(), added)
 
-    def _added(self, items_T: torch.Tensor) -> Additions:
+    def _added(self, items_T: torch.Tensor) -> KernelAdditions:
         if self._frozen.kernel is None:
-            return NOTHING
-        item_L, value_L = self._frozen.kernel.additions(items_T[-self._frozen.config.max_length :])
-        return Additions(item_L - 1, value_L)
+            return NO_ADDITIONS
+        item_L, value_L = self._frozen.kernel.sparse_scores(items_T[-self._frozen.config.max_length :])
+        return KernelAdditions(item_L - 1, value_L)
 
     def _sampled_states(self) -> torch.Tensor:
-        """States (Q, D) of made-up users: each has taken an item, and before it what is nearest to it."""
+        """States (Q, D) of made-up users, each with a random item and, before it, that item's neighbours."""
         rows = np.random.default_rng(0).permutation(np.flatnonzero(self.items.available_N))[:NUM_SAMPLED]
         vectors = self.items.semantic_NS, self.items.neighbour_NS
-        histories = [[*self.known(self.items.neighbour_ids[row]), int(row)] for row in rows]
-        read = [self._read_vectors(history, *(each[history[-1]] for each in vectors)) for history in histories]
-        return torch.stack([each.state_D for each in read])
+        histories = [[*self.rows_of(self.items.neighbour_ids[row]), int(row)] for row in rows]
+        encoded = [self._encode_vectors(history, *(each[history[-1]] for each in vectors)) for history in histories]
+        return torch.stack([each.state_D for each in encoded])
 
     def _evidence(
         self, recommended: Sequence[int], history: Sequence[int], weights_T: np.ndarray
     ) -> list[list[Evidence]]:
-        """For each recommended row the items of the history that count most, by attention times similarity.
+        """For each recommended row, the items of the history with the largest attention times similarity.
 
-        Only those count that are nearer to the recommended item than the average item is.
+        An item is evidence only if it is more similar to the recommended item than the average item is.
         """
         seen_H, position_T = np.unique(history, return_inverse=True)
         weight_H = np.bincount(position_T, weights_T)
@@ -239,22 +252,22 @@ def _reason(evidence: Sequence[Evidence]) -> str:
     return f"similar to {' and '.join(each.title for each in evidence)} in your history"
 
 
-def load_release(folder: Path, manifest: Manifest, index_from: int | None = None) -> Release:
-    """Check and load a release folder; raises `ValueError` naming the file or version that does not fit.
+def load_release_ranker(folder: Path, manifest: Manifest, index_from: int | None = None) -> ReleaseRanker:
+    """Check a release folder and load its ranker. Raises `ValueError` naming the file or version that does not fit.
 
-    A catalogue of `index_from` items or more is searched by an index, if that finds what it should; None: never.
+    From `index_from` items on, an index searches the catalogue if its recall is high enough; None means no index.
     """
     torch.set_num_threads(1)  # more threads make one small request slower, and many requests much slower
     check_files(folder, manifest)
     loaded = _load_model(folder / "model", manifest) if manifest.model else None
     items = load_items(folder / "items", manifest.feature_version, loaded.vocabulary if loaded else ())
-    release = Release(manifest, items, loaded.ranker if loaded else None, index_from)
-    release.warm_up()
-    return release
+    ranker = ReleaseRanker(manifest, items, loaded.ranker if loaded else None, index_from)
+    ranker.warm_up()
+    return ranker
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest's checksum; raises `ValueError` naming the first that differs."""
+    """Compare every file with its checksum in the manifest. Raises `ValueError` naming the first that differs."""
     for name, checksum in manifest.checksums.items():
         file = folder / name
         if not file.is_file():
@@ -273,6 +286,6 @@ def _load_model(folder: Path, manifest: Manifest) -> LoadedRanker:
         actual = getattr(loaded.metadata, name)
         if actual != expected:
             raise ValueError(
-                f"{folder}: {name} of the model is {actual}, of the release {expected}: they cannot be mixed"
+                f"{folder}: the model has {name} {actual}, the release {expected}: they do not belong together"
             )
     return loaded
