@@ -48,6 +48,12 @@ class FileLedger(Ledger):
         return Spent(len(keys), len(rows), tokens, sum(row["cost"] for row in rows))
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch):
+    """The server of the tests is done at once: a second between two looks would be waited for in vain."""
+    monkeypatch.setattr("spark_jobs.generation.batch_generation.MIN_POLL_SECONDS", 0.02)
+
+
 @pytest.fixture
 def batches_with(settings_with, model_server):
     """`batches_with(prompt="item-2", caps=Caps(9), llm_batch_patience_hours=0)`: the batches of one ledger."""
