@@ -3,8 +3,8 @@
 Reads:   item_neighbours, user_neighbours, item_embedding, user_embedding
 Writes:  item_neighbour_features, user_neighbour_features
 
-Mean pooling is the paper's (arXiv 2511.20177). Vectors are gathered in Arrow batches with NumPy from the day's
-parquet, which every worker reads once; exploding them into rows would make billions of numbers of them.
+Mean pooling follows the paper (arXiv 2511.20177). Every worker reads the day's vectors once from parquet and gathers
+them with NumPy in Arrow batches. Exploding the vectors into rows would create billions of rows.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ Pool = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 def mean_pool(neighbour_ids: Sequence[Sequence[str]], position: Mapping[str, int], vectors: np.ndarray) -> np.ndarray:
     """Mean of each row's neighbours, float32 [num_rows, dimension]; zeros for a row without neighbours.
 
-    `position` says which row of `vectors` is whose; a neighbour without one raises `ValueError` that names it.
+    `position` maps an id to its row in `vectors`. Raises `ValueError` naming a neighbour without a vector.
     """
     pooled = np.zeros((len(neighbour_ids), vectors.shape[1]), dtype=np.float32)
     for row, ids in enumerate(neighbour_ids):
@@ -49,7 +49,7 @@ def mean_pool(neighbour_ids: Sequence[Sequence[str]], position: Mapping[str, int
 def pool_batches(
     batches: Iterator[pa.RecordBatch], key: str, load: Callable[[], Embeddings]
 ) -> Iterator[pa.RecordBatch]:
-    """Runs in a Spark worker: adds the pooled vector to batches of entity, neighbour ids and similarities."""
+    """Runs in a Spark worker: adds the pooled vector to each row of entity, neighbour ids and similarities."""
     embeddings = load()
     position = {each: i for i, each in enumerate(embeddings.ids)}
     for batch in batches:
@@ -67,9 +67,9 @@ def pool_batches(
 def aggregate(
     key: str, neighbours: DataFrame, entities: DataFrame, load: Callable[[], Embeddings], ddl: str
 ) -> DataFrame:
-    """One row per entity with the mean vector of its neighbours and their ids and similarities, nearest first.
+    """One row per entity: the mean vector of its neighbours, their ids and similarities, nearest first.
 
-    `load` gives the neighbours' vectors in a worker.
+    `load` returns the neighbours' vectors; it is called in a worker.
     """
     nearest_first = F.array_sort(F.collect_list(F.struct("rank", "neighbour_id", "similarity")))
     lists = (

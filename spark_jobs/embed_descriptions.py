@@ -1,11 +1,11 @@
-"""Encode descriptions and keep the Milvus collections equal to the latest day.
+"""Encode descriptions and update the Milvus collections to the latest day.
 
 Reads:   item_description, user_description
 Writes:  text_embedding, item_embedding, user_embedding; then one Milvus collection each, behind an alias
 
-Parquet is the truth and is written first. No text is encoded twice (`text_vectors.py`), and a row whose text did not
-change keeps its `computed_at`. Milvus then gets what differs from what it holds, so a run that died between the two is
-mended by the next one. A collection follows the latest day only; a back-fill of an earlier day leaves it alone.
+Parquet is the source of truth and is written first. No text is encoded twice (`vectors/text_embeddings.py`). A row
+whose text did not change keeps its `computed_at`. Then the differences are written to Milvus, so the next run repairs
+what a crash left behind. A collection holds the latest day; writing an earlier day again does not change it.
 """
 
 from collections.abc import Mapping
@@ -27,19 +27,21 @@ from spark_jobs.models.encoder import load_encoder
 from spark_jobs.models.encoder_http import EncoderServer, load_server_encoder
 from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import embedding_batches
-from spark_jobs.vectors.milvus import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vectors
-from spark_jobs.vectors.text_vectors import MakeEncoder, TextVectors
+from spark_jobs.vectors.milvus import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vector_store
+from spark_jobs.vectors.text_embeddings import EncoderFactory, TextEmbeddings
 
 ENTITIES = {
     "item": (tables.ITEM_DESCRIPTION, tables.ITEM_EMBEDDING),
     "user": (tables.USER_DESCRIPTION, tables.USER_EMBEDDING),
 }
 NUM_READ_BACK = 16
-NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours of each vector that is read back, before an alias moves
+NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours per vector read back; the alias moves only above this recall
 
 
-def embed(key: str, descriptions: DataFrame, earlier: DataFrame, new_vectors: DataFrame, now: object) -> DataFrame:
-    """Give every description its vector: the one it had with the same text, or one of `new_vectors`."""
+def join_vectors(
+    key: str, descriptions: DataFrame, earlier: DataFrame, new_vectors: DataFrame, now: object
+) -> DataFrame:
+    """Join every description with its vector: the earlier one of the same text, or one of `new_vectors`."""
     held = earlier.select("description_hash", "semantic_embedding").dropDuplicates(["description_hash"])
     unchanged = earlier.select(key, "description_hash", F.col("computed_at").alias("computed_before"))
     return (
@@ -55,35 +57,35 @@ def embed(key: str, descriptions: DataFrame, earlier: DataFrame, new_vectors: Da
     )
 
 
-def write_embeddings(lake: Lake, entity: str, day: str, make_encoder: MakeEncoder) -> None:
-    """Fill one day of the embedding table; raises `ValueError` when the encoder fails or gives an unsound vector."""
+def write_embeddings(lake: Lake, entity: str, day: str, make_encoder: EncoderFactory) -> None:
+    """Write one day of the embedding table; raises `ValueError` if the encoder fails or gives an invalid vector."""
     source, target = ENTITIES[entity]
     (key,) = target.key
     descriptions, earlier = lake.read(source, day), lake.read_latest(target, day)
     num_carried = descriptions.join(earlier, [key, "description_hash"], "left_semi").count()
-    # The day before has nearly all vectors; only others are looked for in what was encoded on all days.
+    # The latest state has nearly all vectors; only the others are looked up in `text_embedding`.
     others = descriptions.join(earlier, "description_hash", "left_anti").select("description_hash", "description")
-    vectors, num_encoded = TextVectors(lake).encode(others, day, make_encoder)
-    lake.write(target, embed(key, descriptions, earlier, vectors, lake.settings.clock()), day)
+    vectors, num_encoded = TextEmbeddings(lake).encode(others, day, make_encoder)
+    lake.write(target, join_vectors(key, descriptions, earlier, vectors, lake.settings.clock()), day)
     say(f"{target.name} {day}: {num_encoded} texts encoded, {num_carried} rows carried over")
 
 
-def real_encoder(settings: Settings) -> MakeEncoder:
-    """Makes the encoder once per worker process. Captures no settings, so that no secret travels to a worker."""
+def encoder_factory(settings: Settings) -> EncoderFactory:
+    """A function that creates the encoder in a worker. It captures no settings, so no secret is sent to workers."""
     if settings.encoder_url:
         return partial(load_server_encoder, EncoderServer.of(settings))
     return partial(load_encoder, settings.encoder, settings.encoder_batch_size)
 
 
-def follow(store: VectorStore, name: str, partition: Path, table: Table) -> int:
-    """Make a collection equal to a partition, writing only what differs; the alias, the table's name, moves last.
+def update_collection(store: VectorStore, name: str, partition: Path, table: Table) -> int:
+    """Make a collection equal to a partition by writing the differences, then move the alias (the table's name).
 
-    Returns how many vectors were written.
+    Returns the number of vectors written.
     """
     batches = embedding_batches(partition, table, WRITE_BATCH)
     first = next(batches, None)
     if first is None:
-        say(f"Milvus {name}: the day has no vector, left as it is")
+        say(f"Milvus {name}: unchanged, because the day has no vectors")
         return 0
     store.ensure_collection(name, first.vectors.shape[1])
     held = store.hashes(name)
@@ -111,10 +113,9 @@ def follow(store: VectorStore, name: str, partition: Path, table: Table) -> int:
 def require_recall(
     store: VectorStore, name: str, partition: Path, table: Table, sample: Mapping[str, np.ndarray]
 ) -> None:
-    """Before readers are sent to a new collection: it must find what an exact search of the partition finds.
+    """Raise `ValueError` unless the collection finds what an exact search finds, with a recall of `MIN_RECALL`.
 
-    Ties count as found: what counts is how near the k found ones are, not who they are. Raises `ValueError` below
-    `MIN_RECALL`.
+    Checked before readers are sent to a new collection. Similarities are compared, not ids, so ties count as found.
     """
     queries = np.stack(list(sample.values()))
     best = np.full((len(queries), NUM_PROBED), -np.inf, np.float32)
@@ -132,28 +133,28 @@ def require_recall(
     if num_found < MIN_RECALL * num_wanted:
         raise ValueError(
             f"Milvus collection {name} finds {num_found} of {num_wanted} nearest vectors, below a recall of "
-            f"{MIN_RECALL:g}: the alias {table.name} stays where it is; drop the collection and run the job again"
+            f"{MIN_RECALL:g}: the alias {table.name} was not moved; drop the collection and run the job again"
         )
 
 
-def main(lake: Lake, day: str, make_encoder: MakeEncoder | None = None) -> None:
+def main(lake: Lake, day: str, make_encoder: EncoderFactory | None = None) -> None:
     embed_day(lake, day, make_encoder)
 
 
-def embed_day(lake: Lake, day: str, make_encoder: MakeEncoder | None = None) -> int:
-    """The whole job; returns how many vectors were written to Milvus."""
+def embed_day(lake: Lake, day: str, make_encoder: EncoderFactory | None = None) -> int:
+    """The whole job; returns the number of vectors written to Milvus."""
     num_upserted = 0
     for entity in ENTITIES:
-        write_embeddings(lake, entity, day, make_encoder or real_encoder(lake.settings))
+        write_embeddings(lake, entity, day, make_encoder or encoder_factory(lake.settings))
     version = lake.versions.embedding
-    with open_vectors(lake.settings) as store:
+    with open_vector_store(lake.settings) as store:
         for entity, (_, table) in ENTITIES.items():
             latest = lake.days(table)[-1]
             if latest > day:
-                say(f"Milvus {collection(entity, version)} follows {latest}, left as it is")
+                say(f"Milvus {collection(entity, version)}: unchanged, because it holds the later day {latest}")
                 continue
             partition = partitions.require_partition(lake.root, table, version, day)
-            num_upserted += follow(store, collection(entity, version), partition, table)
+            num_upserted += update_collection(store, collection(entity, version), partition, table)
     return num_upserted
 
 

@@ -3,9 +3,9 @@
 Reads:   item_embedding, user_embedding
 Writes:  item_neighbours, user_neighbours
 
-The neighbours of a day are searched among the vectors of that day's state and no others, so that nothing learnt later
-can appear in them. The exact backend searches in Spark workers, block by block; the Milvus backend searches from the
-driver, since Milvus-Lite serves one process, and only when the collection holds exactly the day's state.
+The neighbours of a day are searched only among the vectors of that day, so nothing from later days can appear. The
+exact backend searches block by block in Spark workers. The Milvus backend searches from the driver, because
+Milvus-Lite allows one process, and only if the collection holds exactly the day's vectors.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ from grasp.versions import collection
 from spark_jobs.job import run
 from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import read_embeddings
-from spark_jobs.vectors.milvus import VectorStore, open_vectors
-from spark_jobs.vectors.nearest_neighbours import Catalogue, MilvusBackend, exact_backend
+from spark_jobs.vectors.milvus import VectorStore, open_vector_store
+from spark_jobs.vectors.nearest_neighbours import MilvusBackend, VectorSet, load_exact_backend
 
 ENTITIES = {
     "item": (tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS),
@@ -38,7 +38,7 @@ Search = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 def neighbour_rows(
     key: str, ids: list[str], neighbour_ids: list[list[str]], similarities: list[list[float]]
 ) -> pa.RecordBatch:
-    """One row per neighbour: entity, neighbour, similarity and rank from 1."""
+    """One row per neighbour: entity, neighbour, similarity, and rank from 1."""
     counts = [len(each) for each in neighbour_ids]
     return pa.RecordBatch.from_pydict(
         {
@@ -56,10 +56,10 @@ def neighbour_rows(
 def search_blocks(
     blocks: Iterator[pa.RecordBatch], partition: Path, table: Table, content_hash: str, k: int
 ) -> Iterator[pa.RecordBatch]:
-    """Runs in a Spark worker: each row is the number of the first query of a block."""
+    """Runs in a Spark worker. Each input row is the index of the first query of a block."""
     for batch in blocks:
         for start in batch.column(0).to_pylist():
-            embeddings, backend = read_embeddings(partition, table), exact_backend(partition, table, content_hash)
+            embeddings, backend = read_embeddings(partition, table), load_exact_backend(partition, table, content_hash)
             block = slice(start, start + QUERIES_PER_BLOCK)
             ids = embeddings.ids[block]
             yield neighbour_rows(table.key[0], ids, *backend.search(ids, embeddings.vectors[block], k))
@@ -77,37 +77,40 @@ def find_exactly(lake: Lake, source: Table, target: Table, partition: Path) -> D
 
 
 def find_in_milvus(lake: Lake, store: VectorStore, entity: str, day: str, partition: Path) -> DataFrame:
-    """Search the collection; raises `ValueError` unless it holds the state of this very day."""
+    """Search the collection; raises `ValueError` unless it holds exactly this day's vectors."""
     source, target = ENTITIES[entity]
     name = collection(entity, lake.versions.embedding)
     ids, vectors, hashes = read_embeddings(partition, source)
     held = store.hashes(name) if store.has_collection(name) else {}
     if held != dict(zip(ids, hashes, strict=True)):
         raise ValueError(
-            f"Milvus collection {name} does not hold {source.name} as of {day}: run embed_descriptions again, or set "
+            f"Milvus collection {name} does not hold {source.name} of {day}: run embed_descriptions again, or set "
             "GRASP_NEIGHBOUR_BACKEND=exact"
         )
     if not ids:
         return lake.spark.createDataFrame([], target.ddl)
-    backend = MilvusBackend(store, name, Catalogue(ids, vectors))
+    backend = MilvusBackend(store, name, VectorSet(ids, vectors))
     found = backend.search(ids, np.asarray(vectors), lake.settings.num_neighbours)
     return lake.spark.createDataFrame(pa.Table.from_batches([neighbour_rows(source.key[0], ids, *found)]))
 
 
 def main(lake: Lake, day: str) -> None:
     version = lake.versions.embedding
-    places = {
+    day_partitions = {
         entity: partitions.require_partition(lake.root, source, version, day)
         for entity, (source, _) in ENTITIES.items()
     }
-    # A collection follows the latest day, so that an earlier one is searched exactly: it must not meet later vectors.
+    # A collection holds the latest day. An earlier day is searched exactly, so that it meets no later vectors.
     is_latest = all(lake.days(source)[-1] == day for source, _ in ENTITIES.values())
     if lake.settings.neighbour_backend == "exact" or not is_latest:
-        found = {entity: find_exactly(lake, *ENTITIES[entity], partition) for entity, partition in places.items()}
+        found = {
+            entity: find_exactly(lake, *ENTITIES[entity], partition) for entity, partition in day_partitions.items()
+        }
     else:
-        with open_vectors(lake.settings) as store:
+        with open_vector_store(lake.settings) as store:
             found = {
-                entity: find_in_milvus(lake, store, entity, day, partition) for entity, partition in places.items()
+                entity: find_in_milvus(lake, store, entity, day, partition)
+                for entity, partition in day_partitions.items()
             }
     for entity, rows in found.items():
         _, target = ENTITIES[entity]

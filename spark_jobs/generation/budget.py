@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from grasp.settings import Settings
 from spark_jobs.generation.ledger import Spent
 from spark_jobs.generation.prompts import MAX_FACTS_BYTES, load_template
-from spark_jobs.models.language_model import Limits
+from spark_jobs.models.language_model import SpendingLimits
 
 LONGEST_WAIT_DAYS = 28.0
 BYTES_PER_TOKEN = 3.0  # of ASCII; English has more than four
@@ -57,12 +57,12 @@ class Caps:
         limits = (self.num_tokens, spent.num_tokens), (self.cost, spent.cost), (self.num_calls, spent.num_calls)
         return spent.num_keys <= self.num_keys and all(limit is None or much <= limit for limit, much in limits)
 
-    def limits(self, settings: Settings) -> Limits:
+    def limits(self, settings: Settings) -> SpendingLimits:
         """The same as a model can count them while it works: a cost is the tokens that it buys at the higher price."""
         price = max(settings.llm_input_price, settings.llm_output_price)
         of_cost = math.floor(1e6 * self.cost / price) if self.cost is not None and price else None
         known = [each for each in (self.num_tokens, of_cost) if each is not None]
-        return Limits(self.num_calls, min(known, default=None))
+        return SpendingLimits(self.num_calls, min(known, default=None))
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ from spark_jobs.generation.live_generation import (
 from spark_jobs.generation.metrics import by_history, coverage, record
 from spark_jobs.generation.prompts import Subject
 from spark_jobs.generation.text_selection import described, lasting, of_versions, since, usable
-from spark_jobs.models.language_model import Limits, load_model
-from spark_jobs.models.language_model_http import Server, load_server_model
+from spark_jobs.models.language_model import SpendingLimits, load_model
+from spark_jobs.models.language_model_http import LanguageModelServer, load_server_model
 from spark_jobs.storage.lake import Lake, cached
 
 MIN_JUDGED = 20  # outcomes, before a share of failures says anything
@@ -60,7 +60,7 @@ def real_model(settings: Settings, num_workers: int = 1) -> ModelFactory:
     `num_workers` processes ask a server at the same time: each has its share of the global rate limits.
     """
     if settings.llm_url:
-        return partial(load_server_model, Server.of(settings, num_workers))
+        return partial(load_server_model, LanguageModelServer.of(settings, num_workers))
     return partial(load_model, settings.llm, settings.llm_max_new_tokens, settings.llm_batch_size)
 
 
@@ -137,7 +137,9 @@ class Describing:
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
         )
 
-    def _generate(self, work: DataFrame, num_work: int, limits: Limits, make_model: ModelFactory | None) -> None:
+    def _generate(
+        self, work: DataFrame, num_work: int, limits: SpendingLimits, make_model: ModelFactory | None
+    ) -> None:
         settings = self.lake.settings
         # Counted here and not when the job began: a cluster's executors may come after their driver.
         make_model = make_model or real_model(settings, self.lake.spark.sparkContext.defaultParallelism)

@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame
 from grasp.progress import say
 from spark_jobs.generation.prompts import Input, Subject, load_template, messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
-from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Limits, Messages
+from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
 from spark_jobs.storage.lake import Lake
 from spark_jobs.storage.shards import Shards, ShardWriter
 from spark_jobs.storage.worker_errors import worker_errors
@@ -98,7 +98,7 @@ class Task:
     shards: Shards
     make_model: ModelFactory
     max_repairs: int  # of a text: 0 or 1
-    limits: Limits  # of all tasks together
+    limits: SpendingLimits  # of all tasks together
     num_work: int  # prompts of all tasks together
 
     def __call__(self, frames: Frames) -> Frames:
@@ -153,7 +153,7 @@ def run_task(task: Task, work: Sequence[Work], shards: ShardWriter) -> Counter[s
     if not first and not (repairs and task.max_repairs):
         return Counter()
     spent = shards.spent("num_attempts"), shards.spent("num_input_tokens", "num_output_tokens")
-    attempt = Attempt(task, task.limits.share(len(work) / task.num_work).less(*spent), shards.add)
+    attempt = Attempt(task, task.limits.share(len(work) / task.num_work).minus(*spent), shards.add)
     attempt.repair(repairs)
     for start in range(0, len(first), REPAIR_EVERY):
         attempt.repair(attempt.ask(first[start : start + REPAIR_EVERY]))
@@ -182,7 +182,7 @@ def left_to_repair(rows: Sequence[tuple[Any, ...]]) -> dict[str, tuple[str, str]
 class Attempt:
     """One attempt at a task: a model with limits, and how often each outcome occurred."""
 
-    def __init__(self, task: Task, limits: Limits, add: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, task: Task, limits: SpendingLimits, add: Callable[[dict[str, Any]], None]) -> None:
         self._task, self._add, self._parent = task, add, os.getppid()
         self._model = task.make_model()
         self._model.limit(limits)

@@ -1,1 +1,1 @@
-"""Ports to the language model and the encoder, each in process or over HTTP."""
+"""The language model and the encoder, each in this process or behind an HTTP server."""

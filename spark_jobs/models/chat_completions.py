@@ -1,11 +1,11 @@
-"""Chat completions as pure functions: the bytes of a request, and what an answer or an exception means.
+"""The chat completions protocol as pure functions: request bodies, and what an answer or an exception means.
 
-Error codes of an `Answer`, as `Generation.error` has them; those with a star may go well next time:
+Error codes of `Answer.error` and `Generation.error`. Codes with a star are transient: a retry may succeed.
 
 rate_limited*   429                                 truncated*     JSON that ends too early
-timeout*        no whole answer in time, 408        empty*         an answer without a text
-server_error*   409, 5xx, JSON that is no answer    wrong_model    another model answered, or there is none so named
-connection*     refused, reset, closed half-way     certificate    TLS does not trust the server's certificate
+timeout*        no complete answer in time, 408     empty*         an answer without text
+server_error*   409, 5xx, JSON without an answer    wrong_model    another model answered, or the model is unknown
+connection*     refused, reset, closed half-way     certificate    the server's TLS certificate is not trusted
                                                     rejected       any other status: key, quota, parameters, address
 """
 
@@ -33,34 +33,34 @@ ANSWER_FORMAT = {
     },
 }
 TRANSIENT = {"rate_limited", "timeout", "server_error", "connection", "truncated", "empty"}
-ABOUT_THE_PROMPT = {400, 413, 422}  # too long or refused: the server itself is well
-NEVER_AGAIN = {"insufficient_quota", "billing_hard_limit_reached"}  # 429 that no waiting mends
-MAX_TOKENS = 2**24  # of one request, more than any context: the ledger's column takes a hundred times as many
-CUT = "length"  # finish reason of an answer that needed more tokens than it was given
+ABOUT_THE_PROMPT = {400, 413, 422}  # the prompt is too long or refused; the server itself works
+NEVER_AGAIN = {"insufficient_quota", "billing_hard_limit_reached"}  # 429 codes for which waiting does not help
+MAX_TOKENS = 2**24  # of one request: more than any context, and sums still fit the ledger's column
+CUT = "length"  # finish reason of an answer that hit the token limit
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request came to. `num_tokens_known` is false where a server may have billed without saying so."""
+    """The outcome of one request. `num_tokens_known` is false if unreported tokens may have been billed."""
 
     text: str = ""
     error: str | None = None
     is_transient: bool = False
-    is_outage: bool = False  # says something about the server, not about the prompt
+    is_outage: bool = False  # a fault of the server, not of the prompt
     retry_after_seconds: float | None = None
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     num_tokens_known: bool = True
-    detail: str = ""  # for people; never text of an error message, which may quote the key
+    detail: str = ""  # for people; never the text of an error message, which may contain the key
 
     @property
     def failure(self) -> str:
-        """For people, such as `rejected (status 401)`."""
+        """For people, for example `rejected (status 401)`."""
         return f"{self.error} {self.detail}".rstrip()
 
 
 def request_body(prompt: Messages, model: str, max_new_tokens: int, structured: bool) -> dict[str, object]:
-    """Greedy, and seeded for servers that break ties at random."""
+    """A greedy request, seeded for servers that break ties at random."""
     body: dict[str, object] = {
         "model": model,
         "messages": prompt,
@@ -72,7 +72,7 @@ def request_body(prompt: Messages, model: str, max_new_tokens: int, structured: 
 
 
 def read_answer(content: bytes, model: str, structured: bool) -> Answer:
-    """What the body of a 200 says; `model` is the one that was asked."""
+    """Parse the body of a 200 response; `model` is the requested model."""
     try:
         payload = json.loads(content)
     except (ValueError, RecursionError):
@@ -81,7 +81,7 @@ def read_answer(content: bytes, model: str, structured: bool) -> Answer:
 
 
 def read_completion(payload: Any, model: str, structured: bool) -> Answer:
-    """What the decoded body of a 200 says."""
+    """Interpret the decoded body of a 200 response."""
     used = _usage(payload) or {"num_tokens_known": False}
     try:
         choice = payload["choices"][0]
@@ -96,14 +96,14 @@ def read_completion(payload: Any, model: str, structured: bool) -> Answer:
         return _failed("wrong_model", **used, detail=f"(asked for {model}, answered by {str(served)[:80]})")
     if structured and text:
         described = _description(text)
-        if described is None:  # what greedy decoding cut once it cuts again
+        if described is None:  # after a length cut, greedy decoding would cut again
             return _failed("truncated", **used, is_transient=not was_cut)
         text = described
     return Answer(text, **used) if text.strip() else _failed("empty", **used)
 
 
 def read_failure(error: Exception) -> Answer:
-    """What an exception of the `openai` client says, or a `TimeoutError` of ours."""
+    """Interpret an exception of the `openai` client, or our own `TimeoutError`."""
     from openai import APIConnectionError, APIStatusError, APITimeoutError
 
     if isinstance(error, APIStatusError):
@@ -120,7 +120,7 @@ def read_failure(error: Exception) -> Answer:
 
 
 def read_status(status: int, headers: dict[str, str], content: bytes) -> Answer:
-    """What a status other than 200 says; `headers` have lower-case names."""
+    """Interpret a status other than 200; header names are lower-case."""
     try:
         payload = json.loads(content)
     except (ValueError, RecursionError):
@@ -138,7 +138,7 @@ def read_status(status: int, headers: dict[str, str], content: bytes) -> Answer:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a `Retry-After` asks for, given in seconds or as an HTTP date; None when it says nothing."""
+    """Seconds from a `Retry-After` header in seconds or as an HTTP date; None if it is missing or malformed."""
     if not value:
         return None
     try:
@@ -156,7 +156,7 @@ def _failed(error: str, **fields: Any) -> Answer:
 
 
 def _usage(payload: Any) -> dict[str, Any]:
-    """Tokens as fields of an `Answer`; empty where the server does not say, or says what no count can be."""
+    """Token counts as fields of an `Answer`; empty if the server reports none or an impossible number."""
     usage = payload.get("usage") if isinstance(payload, dict) else None
     if not isinstance(usage, dict):
         return {}
@@ -167,7 +167,7 @@ def _usage(payload: Any) -> dict[str, Any]:
 
 
 def _is_count(value: object) -> bool:
-    """A number of tokens that a ledger can add up over all attempts."""
+    """Whether the value is a plausible number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKENS
 
 
@@ -177,7 +177,7 @@ def _code(payload: Any) -> str | None:
 
 
 def _description(text: str) -> str | None:
-    """The text of a structured answer; None for broken JSON. A server that ignores the format writes plain text."""
+    """The text of a structured answer; None for broken JSON. Plain text is accepted: some servers ignore the format."""
     if not text.lstrip().startswith("{"):
         return text
     try:

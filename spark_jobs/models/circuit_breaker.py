@@ -1,4 +1,4 @@
-"""A circuit breaker: a server that fails time after time is left alone, then asked by one call at a time."""
+"""A circuit breaker: after repeated failures, only one call at a time tests the server."""
 
 import asyncio
 import contextlib
@@ -7,12 +7,11 @@ import time
 from grasp.progress import say
 
 
-class Circuit:
-    """Opens after `max_failures` in a row; a success closes it. For one event loop.
+class CircuitBreaker:
+    """Opens after `max_failures` in a row; one success closes it. Belongs to one event loop.
 
-    While it is open, one call goes through every `pause_seconds` to see how the server does, and the others wait.
-    Patience belongs to the outage, not to a call: when that has lasted for `patience_seconds`, nobody waits any more,
-    so that a dead server costs a job this time once and not once a prompt.
+    While it is open, one call goes through every `pause_seconds`; the others wait. When the outage has lasted
+    `patience_seconds`, no call waits any more: a dead server costs a job this time once, not once per prompt.
     """
 
     def __init__(self, max_failures: int, pause_seconds: float, patience_seconds: float) -> None:
@@ -25,7 +24,7 @@ class Circuit:
         self._closed = asyncio.Event()
 
     async def admit(self) -> bool:
-        """Wait until a call may be made; False when the server has been failing for too long."""
+        """Wait until a call may be made; False if the outage has lasted too long."""
         while self._opened_at is not None:
             now = time.monotonic()
             if now >= self._probe_at:
@@ -42,14 +41,14 @@ class Circuit:
     def succeeded(self) -> None:
         self._num_failures = 0
         if self._opened_at is not None:
-            say(f"the language model's server answers again after {time.monotonic() - self._opened_at:.0f} s")
+            say(f"the language model server answers again after {time.monotonic() - self._opened_at:.0f} s")
             self._opened_at = None
             self._closed.set()
 
     def failed(self, error: str) -> None:
         self._num_failures += 1
         if self._opened_at is None and self._num_failures >= self._max_failures:
-            say(f"the language model's server failed {self._num_failures} times in a row ({error}): waiting for it")
+            say(f"the language model server failed {self._num_failures} times in a row ({error}): waiting for it")
             self._opened_at = time.monotonic()
             self._probe_at = self._opened_at + self._pause_seconds
             self._closed.clear()

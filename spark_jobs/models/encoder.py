@@ -12,15 +12,15 @@ NORM_TOLERANCE = 1e-3
 
 class Encoder(Protocol):
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors of the texts in their order, float32 [len(texts), dimension]."""
+        """Unit vectors in the order of the texts, float32 [len(texts), dimension]."""
 
 
 class SentenceEncoder:
-    """A sentence-transformers folder on one CPU thread: Spark runs one worker per core already."""
+    """A sentence-transformers folder on one CPU thread, because Spark already runs one worker per core."""
 
     def __init__(self, folder: Path, batch_size: int) -> None:
-        if not (folder / "modules.json").is_file():  # else any language model would load, with pooling made up
-            raise ValueError(f"GRASP_ENCODER={folder} is no sentence-transformers folder: modules.json is missing")
+        if not (folder / "modules.json").is_file():  # without it, any language model would load
+            raise ValueError(f"GRASP_ENCODER={folder} is not a sentence-transformers folder: modules.json is missing")
         import torch
         from safetensors import SafetensorError
         from sentence_transformers import SentenceTransformer
@@ -37,7 +37,6 @@ class SentenceEncoder:
             ) from error
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        # The library sorts the texts by length itself, so that a batch holds little padding.
         vectors = self._model.encode(
             texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
         )
@@ -46,15 +45,15 @@ class SentenceEncoder:
 
 @cache
 def load_encoder(folder: Path, batch_size: int) -> Encoder:
-    """The encoder of this process. Reused Spark workers keep it, so it loads once per worker, not per partition."""
+    """The encoder of this process: loaded once per Spark worker, not once per partition."""
     return SentenceEncoder(folder, batch_size)
 
 
-def require_sound(vectors: np.ndarray, ids: Sequence[str]) -> None:
-    """Raise `ValueError` naming the ids whose vector is not finite, is zero or is not of unit length."""
+def require_unit_vectors(vectors: np.ndarray, ids: Sequence[str]) -> None:
+    """Raise `ValueError` naming the ids whose vector is not finite or not of length 1."""
     norms = np.linalg.norm(np.asarray(vectors, dtype=np.float64), axis=1)
     unsound = np.flatnonzero(~(np.abs(norms - 1) <= NORM_TOLERANCE))  # also true of NaN and infinity
     if unsound.size:
         named = ", ".join(f"{ids[i]} (length {norms[i]:.4g})" for i in unsound[:5])
         more = f" and {unsound.size - 5} more" if unsound.size > 5 else ""
-        raise ValueError(f"vectors must be finite and of length 1, these are not: {named}{more}")
+        raise ValueError(f"vectors must be finite and of length 1; these are not: {named}{more}")

@@ -1,8 +1,8 @@
-"""The encoder port by HTTP: any OpenAI-compatible embeddings endpoint (vLLM, text-embeddings-inference, a vendor).
+"""The encoder over HTTP: any OpenAI-compatible embeddings endpoint (vLLM, text-embeddings-inference, a vendor).
 
-The key, where a server wants one, is `GRASP_ENCODER_API_KEY` in each worker's own environment; `openai_llm.py` says
-how it gets there. Retries with backoff that honours Retry-After are the `openai` client's own: an encoder has no
-budget, since no text is encoded twice (`text_vectors.py`) and one costs next to nothing.
+If the server needs a key, set `GRASP_ENCODER_API_KEY` in each worker's environment; `language_model_http.py` says how.
+The `openai` client retries with backoff and honours Retry-After. There is no budget: no text is encoded twice
+(`vectors/text_embeddings.py`), and one text costs almost nothing.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ KEY_VARIABLE = "GRASP_ENCODER_API_KEY"
 
 @dataclass(frozen=True)
 class EncoderServer:
-    """Which model to ask where, and how patiently. Holds no key."""
+    """Address, model and retry settings of an embeddings server. Holds no key."""
 
     url: str
     model: str
@@ -41,7 +41,7 @@ class EncoderServer:
 
 @cache
 def load_server_encoder(server: EncoderServer) -> Encoder:
-    """The encoder of this process: one client for all partitions."""
+    """The encoder of this process, one client for all partitions."""
     return OpenAIEncoder(server)
 
 
@@ -58,7 +58,7 @@ class OpenAIEncoder:
         )
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors of the texts in their order; raises `ValueError` for a server that cannot or will not."""
+        """Unit vectors in the order of the texts; raises `ValueError` when the server gives none."""
         size = self._server.batch_size
         parts = [self._encode_batch(texts[start : start + size]) for start in range(0, len(texts), size)]
         vectors = np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
@@ -73,8 +73,8 @@ class OpenAIEncoder:
             answer = self._client.embeddings.create(model=server.model, input=texts, encoding_format="float")
         except OpenAIError as error:  # its text may quote the key
             raise ValueError(f"GRASP_ENCODER_URL gave no vectors: {read_failure(error).failure}") from None
-        if not isinstance(answer, CreateEmbeddingResponse):  # such as the page of a website, by an address without /v1
-            raise ValueError("GRASP_ENCODER_URL gave no vectors: what it answers with is no JSON")
+        if not isinstance(answer, CreateEmbeddingResponse):  # for example a web page, when the address lacks /v1
+            raise ValueError("GRASP_ENCODER_URL gave no vectors: its answer is not JSON")
         if answer.model != server.model:
             raise ValueError(f"GRASP_ENCODER_URL was asked for {server.model} and answered by {answer.model}")
         vectors = {entry.index: entry.embedding for entry in answer.data}

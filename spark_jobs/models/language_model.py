@@ -1,8 +1,10 @@
-"""The language model port, and its implementation by transformers; `openai_llm` asks a server instead.
+"""The language model interface and its in-process implementation by transformers.
+
+`language_model_http.py` implements the same interface for a server.
 
 A model folder holds Hugging Face files (config, tokenizer, safetensors) or exactly one GGUF file. Decoding is greedy,
-so one prompt has one answer. All prompts of a job begin with the same instruction and examples: their key/value
-cache is computed once and shared, which makes a generation about three times cheaper.
+so a prompt always has the same answer. All prompts of a job start with the same instruction and examples. Their
+key/value cache is computed once and shared, which makes a generation about three times cheaper.
 """
 
 import json
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 Messages = list[dict[str, str]]  # chat messages: role and content
-OUT_OF_BUDGET = "out_of_budget"  # the error of a prompt that was never sent, since the limits left no room
+OUT_OF_BUDGET = "out_of_budget"  # error of a prompt that was not sent because the limits were reached
 
 
 class ModelFolderError(ValueError):
@@ -24,11 +26,11 @@ class ModelFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote for one prompt, and what that cost.
+    """What a model wrote for one prompt, and its cost.
 
-    `seconds` is the prompt's share of its batch's wall time, or the latency of a server's last answer. Tokens are
-    those of all attempts; of one that may have been billed and does not say how many, an estimate by the request's
-    length and the longest answer. `error` says why nothing usable came back; `text` is empty then.
+    `seconds` is the prompt's share of its batch's wall time, or the latency of the server's last answer. Tokens are
+    summed over all attempts. If an attempt may have been billed but reported no tokens, they are estimated from the
+    request's length and the longest possible answer. On failure `error` has the reason and `text` is empty.
     """
 
     text: str
@@ -40,50 +42,50 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a model may still spend; None is no limit. Calls are attempts, failed ones included."""
+class SpendingLimits:
+    """What a model may still spend; None means no limit. Failed attempts count as calls."""
 
     num_calls: int | None = None
     num_tokens: int | None = None
 
-    def less(self, num_calls: int, num_tokens: int) -> "Limits":
-        """What is left of them after so much; never below nothing."""
+    def minus(self, num_calls: int, num_tokens: int) -> "SpendingLimits":
+        """The remaining limits, never below zero."""
         calls, tokens = (
             None if limit is None else max(0, limit - spent)
             for limit, spent in ((self.num_calls, num_calls), (self.num_tokens, num_tokens))
         )
-        return Limits(calls, tokens)
+        return SpendingLimits(calls, tokens)
 
-    def share(self, part: float) -> "Limits":
-        """The part of them that falls to one of several that spend at the same time, rounded down."""
+    def share(self, part: float) -> "SpendingLimits":
+        """The share of one of several concurrent spenders, rounded down."""
         calls, tokens = (
             None if limit is None else math.floor(part * limit) for limit in (self.num_calls, self.num_tokens)
         )
-        return Limits(calls, tokens)
+        return SpendingLimits(calls, tokens)
 
 
 class LanguageModel(Protocol):
-    """Anything that answers chat prompts."""
+    """Answers chat prompts."""
 
-    def limit(self, limits: Limits) -> None:
-        """What may be spent from now on; a model that costs nothing but time need not count."""
+    def limit(self, limits: SpendingLimits) -> None:
+        """Set what may be spent from now on. A model that costs only time may ignore it."""
         ...
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
-        """Yield each prompt's place and generation as they finish, in any order.
+        """Yield (index of the prompt, generation) as they finish, in any order.
 
-        Raises for a model that cannot be used at all, never for one prompt: its generation has an `error`.
+        Raises only if the model cannot be used at all. A prompt that fails has a generation with an `error`.
         """
         ...
 
 
 def decoding_parameters(max_new_tokens: int) -> dict[str, object]:
-    """What decides an answer beside model and prompt; belongs to the generation key."""
+    """Decoding settings, part of the generation key: they decide the answer together with model and prompt."""
     return {"strategy": "greedy", "max_new_tokens": max_new_tokens}
 
 
 def check_model_folder(folder: Path) -> None:
-    """Look at the files without loading them; raises `ModelFolderError` for a missing, doubtful or cut off one."""
+    """Check the files without loading them; raises `ModelFolderError` for a missing, malformed or truncated one."""
     from safetensors import SafetensorError, safe_open
 
     weights = sorted(folder.glob("*.safetensors"))
@@ -104,7 +106,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def load_model(folder: Path, max_new_tokens: int, batch_size: int) -> LanguageModel:
-    """The model of this process: loaded by the first call, kept for all later ones with the same arguments."""
+    """The model of this process: the first call loads it, later calls with the same arguments reuse it."""
     return _load(folder, max_new_tokens, batch_size)
 
 
@@ -114,7 +116,7 @@ def _load(folder: Path, max_new_tokens: int, batch_size: int) -> "TransformersMo
 
 
 class TransformersModel:
-    """A causal language model on the CPU: float32, one thread, since Spark already runs one worker per core."""
+    """A causal language model on the CPU: float32, one thread, because Spark already runs one worker per core."""
 
     def __init__(self, folder: Path, max_new_tokens: int, batch_size: int, reuse_prefix: bool = True) -> None:
         import torch
@@ -130,26 +132,26 @@ class TransformersModel:
             source["gguf_file"] = gguf
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **source)
-            # bf16 is a hundred times slower on CPUs without it.
+            # bf16 is a hundred times slower on CPUs without bf16 support.
             self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **source).eval()
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _unusable(folder, error) from error
         if not self._tokenizer.chat_template:
             raise ModelFolderError(f"GRASP_LLM: {folder} has no chat template: an instruction-tuned model is needed")
         end = self._tokenizer.eos_token_id
-        # Made here, not read from the folder: some models ship sampling settings.
+        # Not read from the folder: some models ship sampling settings.
         self._decoding = GenerationConfig(
             do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end
         )
         self._batch_size = batch_size
         self._reuse_prefix = reuse_prefix
-        self._prefix: tuple[list[int], Any] | None = None  # tokens and key/value cache last used
+        self._prefix: tuple[list[int], Any] | None = None  # tokens and key/value cache of the last call
 
-    def limit(self, limits: Limits) -> None:
-        """Nothing to count: every prompt is one call, and the caller has not asked for more than it may."""
+    def limit(self, limits: SpendingLimits) -> None:
+        """Does nothing: each prompt is one call, and the caller keeps to its limits."""
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
-        """Answer batch by batch, prompts of like length together; what all of them begin with is computed once."""
+        """Answer in batches of prompts of similar length. Their shared first tokens are computed once."""
         tokens = [self._tokens(prompt) for prompt in prompts]
         shared = self._shared_tokens(tokens)
         by_length = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
@@ -162,30 +164,30 @@ class TransformersModel:
         return list(encoded["input_ids"])
 
     def _shared_tokens(self, tokens: list[list[int]]) -> list[int]:
-        """What all prompts begin with: instruction and examples; a repair shares them too. At least one is left out."""
+        """The first tokens that all prompts share (instruction and examples). Each prompt keeps one of its own."""
         if not self._reuse_prefix or not tokens:
             return []
-        first, last = min(tokens), max(tokens)  # what these two share, all share
+        first, last = min(tokens), max(tokens)  # the prefix these two share is shared by all
         num = next((place for place, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), None)
         num = min(len(first), len(last)) if num is None else num
         return first[: min(num, min(map(len, tokens)) - 1)]
 
     def _prefix_cache(self, shared: list[int], num_prompts: int, num_more: int) -> Any:
-        """The shared tokens' key/value cache for so many prompts; generation writes so many more tokens into it."""
+        """The key/value cache of the shared tokens for `num_prompts` prompts, with space for `num_more` tokens each."""
         import torch
         from transformers import DynamicCache
 
-        from spark_jobs.models.prefix_cache import for_batch
+        from spark_jobs.models.prefix_cache import batch_cache
 
         if self._prefix is None or self._prefix[0] != shared:
             with torch.inference_mode():
                 empty = DynamicCache(config=self._model.config)
                 filled = self._model(torch.tensor([shared]), past_key_values=empty, use_cache=True).past_key_values
             self._prefix = (shared, filled)
-        return for_batch(self._prefix[1], num_prompts, num_more)
+        return batch_cache(self._prefix[1], num_prompts, num_more)
 
     def _generate_batch(self, batch: list[list[int]], shared: list[int]) -> list[Generation]:
-        """One batch: shared tokens, padding on the left of each prompt's own tokens, then the answers."""
+        """Answer one batch. Each row is: shared tokens, left padding, the prompt's own tokens."""
         import torch
 
         started = time.monotonic()
@@ -214,7 +216,7 @@ class TransformersModel:
 
 
 def _gguf_file(folder: Path) -> str | None:
-    """Name of the folder's only GGUF file, None when it has Hugging Face files instead."""
+    """Name of the folder's only GGUF file; None if it holds Hugging Face files."""
     found = sorted(path.name for path in folder.glob("*.gguf"))
     if len(found) > 1:
         raise ModelFolderError(f"GRASP_LLM: {folder} holds several GGUF files ({', '.join(found)}): keep one")
@@ -224,7 +226,7 @@ def _gguf_file(folder: Path) -> str | None:
 def _check_gguf(file: Path) -> None:
     with file.open("rb") as opened:
         if opened.read(4) != b"GGUF":
-            raise ValueError(f"{file.name} is no GGUF file")
+            raise ValueError(f"{file.name} is not a GGUF file")
 
 
 def _unusable(folder: Path, error: BaseException) -> ModelFolderError:

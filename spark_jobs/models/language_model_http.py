@@ -1,18 +1,17 @@
-"""The language model port by HTTP: any OpenAI-compatible server (vLLM, llama.cpp, a vendor).
+"""The language model over HTTP: any OpenAI-compatible server (vLLM, llama.cpp, a vendor).
 
-**The key.** A server that wants one finds it in `GRASP_LLM_API_KEY`, which each worker process reads from its own
-environment. It is no setting and is in no closure, Spark configuration or command line. With a local master, workers
-inherit the environment of the job. On a cluster it has to be in the environment of the executors: a Kubernetes secret
-by `spark.kubernetes.executor.secretKeyRef.GRASP_LLM_API_KEY=SECRET:KEY`, or the environment file of the standalone
-worker or YARN node manager. Never `spark.executorEnv`: Spark's UI shows that.
+**The key.** If the server needs a key, each worker process reads `GRASP_LLM_API_KEY` from its own environment. The key
+is not a setting, and never part of a closure, a Spark configuration or a command line. With a local master, workers
+inherit the environment of the job. On a cluster, put it into the environment of the executors: a Kubernetes secret by
+`spark.kubernetes.executor.secretKeyRef.GRASP_LLM_API_KEY=SECRET:KEY`, or the environment file of the standalone worker
+or YARN node manager. Do not use `spark.executorEnv`: Spark's UI shows it.
 
-**What a request costs.** `chat.completions.create` takes 3.5 ms of CPU for one, most of it for building and checking
-pydantic models that are not needed here; `with_raw_response` 2.6 ms. `client.post` with the raw response as its type,
-which the `openai` client has for endpoints it does not know, takes 1.5 ms and keeps the client's connections,
-authentication and errors.
+**CPU per request.** `chat.completions.create` takes 3.5 ms of CPU, mostly to build pydantic models that are not needed
+here; `with_raw_response` takes 2.6 ms. `client.post` with the raw response as its type takes 1.5 ms and keeps the
+client's connections, authentication and errors.
 
-Prompts are in flight together in an event loop on a thread of its own. It goes on while the caller stores what it got:
-a loop that stood still meanwhile would let answers time out that were long there, and pay for them twice.
+All prompts are in flight in one event loop on its own thread. The loop continues while the caller stores results.
+Otherwise answers that had already arrived would time out and be paid for twice.
 """
 
 import asyncio
@@ -30,27 +29,27 @@ from typing import TYPE_CHECKING, Any
 from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.models.chat_completions import Answer, read_answer, read_failure, request_body
-from spark_jobs.models.circuit_breaker import Circuit
-from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Limits, Messages
+from spark_jobs.models.circuit_breaker import CircuitBreaker
+from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
 from spark_jobs.models.rate_limit import Budget, RateLimit
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 KEY_VARIABLE = "GRASP_LLM_API_KEY"
-BYTES_PER_TOKEN = 4  # an estimate; what a request may reserve takes one, which no tokenizer exceeds
+BYTES_PER_TOKEN = 4  # for estimates; reservations assume 1, which no tokenizer exceeds
 
 
 class ServerError(ValueError):
-    """The server cannot be asked at all; the message names the setting, never the key."""
+    """The server cannot be called at all; the message names the setting, never the key."""
 
 
 @dataclass(frozen=True)
-class Server:
-    """Which model to ask where, how hard and how patiently; limits are those of one worker. Holds no key.
+class LanguageModelServer:
+    """Address, model, limits and retry settings of a server; limits are per worker. Holds no key.
 
-    A prompt that failed waits a random time up to `backoff_seconds`, doubled with every failure, and no less than the
-    server's Retry-After, of which `max_retry_after_seconds` are honoured. `max_calls` counts every attempt.
+    A failed prompt waits a random time up to `backoff_seconds`, doubled with every failure, and at least the server's
+    Retry-After (capped at `max_retry_after_seconds`). `max_calls` counts every attempt.
     """
 
     url: str
@@ -72,8 +71,8 @@ class Server:
     max_tokens: int | None = None
 
     @classmethod
-    def of(cls, settings: Settings, num_workers: int) -> "Server":
-        """The share of one of `num_workers` processes that ask at the same time."""
+    def of(cls, settings: Settings, num_workers: int) -> "LanguageModelServer":
+        """The settings for one of `num_workers` concurrent processes: each has its share of the rate limits."""
         return cls(
             url=settings.llm_url,
             model=settings.llm_model,
@@ -88,14 +87,14 @@ class Server:
 
 
 @cache
-def load_server_model(server: Server) -> LanguageModel:
-    """The model of this process: its connections and limits serve all calls with the same arguments."""
+def load_server_model(server: LanguageModelServer) -> LanguageModel:
+    """The model of this process. All calls with the same arguments share its connections and limits."""
     return OpenAIModel(server)
 
 
 @dataclass
 class _Prompt:
-    """One prompt on its way: the request's bytes, and what its attempts have cost so far."""
+    """One prompt in flight: the bytes of the request, and what its attempts have cost so far."""
 
     body: bytes
     max_new_tokens: int
@@ -118,13 +117,13 @@ class _Prompt:
         if answer.num_tokens_known:
             self.num_input_tokens += answer.num_input_tokens
             self.num_output_tokens += answer.num_output_tokens
-        else:  # it may have been billed: the day's caps would not hold if it were nothing
+        else:  # possibly billed: counting nothing could break the day's caps
             self.num_input_tokens += len(self.body) // BYTES_PER_TOKEN
             self.num_output_tokens += self.max_new_tokens
         self.seconds, self.last_error = seconds, answer.error
 
     def generation(self, answer: Answer) -> Generation:
-        # Sent before the budget was over: what came of that is its error, and what it cost has to reach the ledger.
+        # If an earlier attempt was sent, report its error, so that its cost reaches the ledger.
         error = self.last_error or answer.error if answer.error == OUT_OF_BUDGET else answer.error
         return Generation(
             answer.text, self.num_input_tokens, self.num_output_tokens, self.seconds, self.num_attempts, error
@@ -132,15 +131,15 @@ class _Prompt:
 
 
 class OpenAIModel:
-    """A server's model. Greedy, so that a prompt asked again has the same answer as far as the server can."""
+    """The model of a server. Greedy: a repeated prompt has the same answer if the server is deterministic."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: LanguageModelServer) -> None:
         self._server = server
         self._client = _client(server)
         self._requests = RateLimit(server.requests_per_minute)
         self._tokens = RateLimit(server.tokens_per_minute)
         self._budget = Budget(server.max_calls, server.max_tokens)
-        self._circuit = Circuit(
+        self._circuit = CircuitBreaker(
             server.max_failures_in_a_row, server.circuit_pause_seconds, server.circuit_patience_seconds
         )
         self._retrying = retrying(server)
@@ -158,18 +157,18 @@ class OpenAIModel:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. A model that serves its process to the end need not be closed."""
+        """Close the connections and end the thread. Not needed if the model lives as long as its process."""
         asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def limit(self, limits: Limits) -> None:
-        """Stop hard at these from now on; called while nothing is being generated."""
+    def limit(self, limits: SpendingLimits) -> None:
+        """Apply these limits from now on; not to be called during a generation."""
         self._budget = Budget(limits.num_calls, limits.num_tokens)
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
-        """Yield each prompt's place and generation as they finish. To close the iterator early calls off the rest."""
+        """Yield (index of the prompt, generation) as they finish. Closing the iterator early cancels the rest."""
         finished: SimpleQueue[tuple[int, Generation] | None] = SimpleQueue()
         answering = asyncio.run_coroutine_threadsafe(self._answer_all(prompts, finished.put), self._loop)
         answering.add_done_callback(lambda _: finished.put(None))
@@ -187,7 +186,7 @@ class OpenAIModel:
             for place, prompt in waiting:
                 report((place, await self._answer(prompt)))
 
-        # A prompt keeps its place among the concurrent ones while it backs off: who is asked to slow down does.
+        # A prompt keeps its slot while it backs off, so a server that asks for less load gets less.
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._server.concurrency, len(prompts))):
                 group.create_task(work())
@@ -195,16 +194,16 @@ class OpenAIModel:
     async def _answer(self, messages: Messages) -> Generation:
         server = self._server
         body = request_body(messages, server.model, server.max_new_tokens, server.structured)
-        prompt = _Prompt(json.dumps(body).encode(), server.max_new_tokens)  # ASCII: even half a surrogate goes through
+        prompt = _Prompt(json.dumps(body).encode(), server.max_new_tokens)  # ASCII, so that lone surrogates pass
         answer: Answer = await self._retrying.copy()(self._attempt, prompt)
         if answer.error and answer.error not in self._told and not answer.is_transient:
             self._told.add(answer.error)
-            say(f"a prompt went without an answer: {answer.failure}")
+            say(f"a prompt got no answer: {answer.failure}")
         return prompt.generation(answer)
 
     async def _attempt(self, prompt: _Prompt) -> Answer:
-        """One request, as far as budget, circuit and rate limit allow. The limit is last: a refusal waits for none."""
-        budget = self._budget  # of this call to its end, also where it is called off and another begins meanwhile
+        """One request, if the budget, the circuit breaker and the rate limits allow it, checked in this order."""
+        budget = self._budget  # keep this object: a cancelled call must not touch the budget of the next run
         if not await budget.reserve(prompt.most_tokens):
             return Answer(error=OUT_OF_BUDGET)
         answer, was_sent = Answer(), False
@@ -214,7 +213,7 @@ class OpenAIModel:
             await self._requests.acquire()
             await self._tokens.acquire(prompt.likely_tokens)
             started, was_sent = time.monotonic(), True
-            answer = Answer(num_tokens_known=False)  # as long as nothing came back, also when the call is called off
+            answer = Answer(num_tokens_known=False)  # holds until an answer arrives, also if the call is cancelled
             answer = await self._send(prompt.body)
         finally:
             used = answer.num_input_tokens + answer.num_output_tokens
@@ -233,7 +232,7 @@ class OpenAIModel:
         from openai import OpenAIError
 
         try:
-            # The client's own limit is one between two bytes: a server that trickles would never reach it.
+            # The client's own timeout applies between two bytes: a slow trickle would never reach it.
             async with asyncio.timeout(self._server.timeout_seconds):
                 response = await self._client.post("/chat/completions", cast_to=Response, content=body)
         except (OpenAIError, TimeoutError) as error:
@@ -242,18 +241,18 @@ class OpenAIModel:
 
 
 def api_key(variable: str = KEY_VARIABLE) -> str:
-    """The key of this process's environment, or a word that is none; raises `ServerError` where no header can carry it.
+    """The key from this process's environment, or `none`; raises `ServerError` for characters no HTTP header may have.
 
-    Never empty: without a key the client would take OPENAI_API_KEY, which may be meant for someone else.
+    Never empty: without a key the client would send OPENAI_API_KEY, which may belong to another service.
     """
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable():
-        raise ServerError(f"{variable} holds characters that a header may not have")
+        raise ServerError(f"{variable} holds characters that an HTTP header may not have")
     return key or "none"
 
 
-def _client(server: Server) -> "AsyncOpenAI":
-    """A client without retries of its own; raises `ServerError` for a key that no header can carry."""
+def _client(server: LanguageModelServer) -> "AsyncOpenAI":
+    """A client that does not retry by itself; raises `ServerError` for an invalid key."""
     from httpx2 import AsyncClient, Limits
     from openai import AsyncOpenAI
 
@@ -262,8 +261,8 @@ def _client(server: Server) -> "AsyncOpenAI":
     return AsyncOpenAI(api_key=api_key(), base_url=server.url, max_retries=0, http_client=http)
 
 
-def retrying(server: Server) -> Any:
-    """Tenacity's rules: transient errors, exponential backoff with full jitter, never before Retry-After is over."""
+def retrying(server: LanguageModelServer) -> Any:
+    """Retry transient errors with exponential backoff and full jitter, never before Retry-After has passed."""
     from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
 
     backoff = wait_random_exponential(multiplier=server.backoff_seconds, max=server.max_backoff_seconds)

@@ -1,4 +1,4 @@
-"""What one worker may send: so much a minute, and so much in all. For one event loop; no lock is needed in it."""
+"""How much one worker may send, per minute and in total. Each object belongs to one event loop, so it needs no lock."""
 
 import asyncio
 import math
@@ -6,9 +6,9 @@ import time
 
 
 class RateLimit:
-    """A token bucket: `per_minute` units on average, one second's worth of them at once. Zero is no limit.
+    """A token bucket: `per_minute` units on average, bursts of one second's worth. Zero means no limit.
 
-    Units are taken before the wait, so those who wait are served in their order.
+    Units are taken before the wait, so callers are served in order.
     """
 
     def __init__(self, per_minute: float) -> None:
@@ -18,7 +18,7 @@ class RateLimit:
         self._filled_at = time.monotonic()
 
     async def acquire(self, units: float = 1.0) -> None:
-        """Wait until `units` may be spent; more than the bucket holds is allowed and waited for."""
+        """Wait until `units` may be spent. More units than the bucket holds are allowed; the wait is longer."""
         if not self._per_second:
             return
         now = time.monotonic()
@@ -29,14 +29,14 @@ class RateLimit:
             await asyncio.sleep(-self._level / self._per_second)
 
     def give_back(self, units: float) -> None:
-        """Correct an estimate: what was not used; negative when more was used."""
+        """Correct an estimate by the unused units; negative if more were used."""
         self._level = min(self._capacity, self._level + units)
 
 
 class Budget:
-    """A hard stop: most calls and most tokens of all. None is no stop.
+    """A hard limit on calls and tokens. None means no limit.
 
-    A call reserves the most it can cost, so that no number of calls at once can exceed the budget together.
+    Each call first reserves the most it can cost, so concurrent calls together cannot exceed the budget.
     """
 
     def __init__(self, max_calls: int | None, max_tokens: int | None) -> None:
@@ -46,7 +46,7 @@ class Budget:
         self._settled = asyncio.Event()
 
     async def reserve(self, tokens: int) -> bool:
-        """Take a call and its tokens; False when they are not left. Waits for running calls that may leave some."""
+        """Reserve a call and its tokens; False if too few are left. Waits while running calls may return some."""
         while self._calls_left >= 1 and self._tokens_left < tokens and self._num_running:
             self._settled.clear()
             await self._settled.wait()
@@ -58,7 +58,7 @@ class Budget:
         return True
 
     def settle(self, reserved: int, used: int, was_sent: bool) -> None:
-        """End a call: what it did not use is free again, the call itself only if it was never sent."""
+        """End a call: unused tokens become free again, and so does the call if it was never sent."""
         self._tokens_left += reserved - used
         self._calls_left += not was_sent
         self._num_running -= 1

@@ -1,1 +1,1 @@
-"""Vectors of texts: stored by hash, searched for neighbours, kept in Milvus."""
+"""Semantic embeddings: stored by text, kept in Milvus, searched for neighbours."""

@@ -1,6 +1,6 @@
 """One day of `item_embedding` or `user_embedding` as NumPy, read from its parquet files without Spark.
 
-Workers and driver read the same files: the lake is a folder that every Spark worker sees.
+Driver and workers read the same files: every Spark worker can access the lake's folder.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from grasp.tables import Table
 
 
 class Embeddings(NamedTuple):
-    """Vectors float32 [num_ids, dimension] with the ids they belong to and the hashes of what was encoded."""
+    """Vectors, float32 [num_ids, dimension], with their ids and the hashes of the encoded descriptions."""
 
     ids: list[str]
     vectors: np.ndarray
@@ -25,7 +25,7 @@ class Embeddings(NamedTuple):
 
 
 def embedding_batches(partition: Path, table: Table, batch_size: int) -> Iterator[Embeddings]:
-    """The rows of a partition, at most `batch_size` at a time, in the files' order."""
+    """The rows of a partition in file order, at most `batch_size` at a time."""
     (key,) = table.key
     columns = [key, "semantic_embedding", "description_hash"]
     for batch in ds.dataset(partition, format="parquet").to_batches(columns=columns, batch_size=batch_size):
@@ -35,16 +35,16 @@ def embedding_batches(partition: Path, table: Table, batch_size: int) -> Iterato
 
 
 def as_matrix(vectors: pa.Array, name: str) -> np.ndarray:
-    """A list column as float32 [rows, dimension]; raises `ValueError` when the lengths differ."""
+    """A list column as float32 [num_rows, dimension]; raises `ValueError` if the lengths differ."""
     lengths = vectors.value_lengths().unique().to_pylist()
     if len(lengths) > 1:
-        raise ValueError(f"{name} holds vectors of several lengths {sorted(map(str, lengths))}; write the day again")
+        raise ValueError(f"{name} holds vectors of different lengths {sorted(map(str, lengths))}; write the day again")
     dimension = lengths[0] if lengths else 0
     return vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(vectors), dimension)
 
 
 def read_embeddings(partition: Path, table: Table) -> Embeddings:
-    """The whole partition, ordered by id; kept in the process until another partition or content is asked for."""
+    """The whole partition, ordered by id. The last one read stays cached in the process."""
     content = partitions.read_content(partition)
     return _read(partition, table, content.hash if content else "")
 

@@ -1,9 +1,9 @@
-"""The port to Milvus: collections of semantic embeddings, written by one job at a time, read through an alias.
+"""Semantic embeddings in Milvus: one job at a time writes a collection, readers use an alias.
 
-Milvus-Lite (a folder `*.db`, for one process at a time) and a Milvus server are spoken to in the same way. Ids are
-other people's text and never enter a filter; neither Milvus-Lite nor servers before 2.5 take filter parameters, and
-`MilvusClient.get` and `delete` by id paste ids unescaped. Every row therefore also carries the sha256 of its id, and
-filters name only such hashes.
+The same code works with Milvus-Lite (a folder `*.db`, one process at a time) and with a Milvus server. Ids come from
+outside and must not enter a filter: Milvus-Lite and servers before 2.5 have no filter parameters, and
+`MilvusClient.get` and `delete` do not escape ids. Every row therefore also holds the sha256 of its id, and filters use
+only these hashes.
 """
 
 import fcntl
@@ -22,22 +22,22 @@ from spark_jobs.models.encoder import require_unit_vectors
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-WRITE_BATCH = 1_000  # rows: stays under a server's message limit even at dimension 4096
+WRITE_BATCH = 1_000  # rows: below a server's message limit even at dimension 4096
 SEARCH_BATCH = 256  # queries
-MAX_ROWS = 16_384  # most rows a server returns for one query, and the largest k
-PAGE_ROWS = 12_000  # rows aimed at per page of a scan, with room below MAX_ROWS for an uneven split
+MAX_ROWS = 16_384  # a server's limit of rows per query, and of k
+PAGE_ROWS = 12_000  # mean rows per page of a scan; pages are uneven but must stay below MAX_ROWS
 MAX_ID_LENGTH = 512
 READ_BACK_TOLERANCE = 1e-5
 
 
 class VectorStore:
-    """Collections of unit vectors by entity id. Errors of Milvus itself come as `pymilvus.MilvusException`."""
+    """Collections of unit vectors by entity id. Errors of Milvus are raised as `pymilvus.MilvusException`."""
 
     def __init__(self, client: "MilvusClient") -> None:
         self._client = client
 
     def ensure_collection(self, name: str, dimension: int) -> None:
-        """Make the collection unless it is there; raises `ValueError` when it has another dimension."""
+        """Create the collection if it does not exist; raises `ValueError` if it has another dimension."""
         if self._client.has_collection(name):
             held = _dimension(self._client.describe_collection(name))
             if held != dimension:
@@ -52,7 +52,7 @@ class VectorStore:
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
         schema.add_field("description_hash", DataType.VARCHAR, max_length=64)
         index = self._client.prepare_index_params()
-        # Exact: neighbours do not depend on an index build. On Lite any other index costs minutes to build.
+        # Exact search, so neighbours do not depend on how an index was built. On Lite other indexes take minutes.
         index.add_index("vector", index_type="FLAT", metric_type="COSINE")
         self._client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
 
@@ -60,7 +60,7 @@ class VectorStore:
         return bool(self._client.has_collection(name))
 
     def upsert(self, name: str, ids: Sequence[str], vectors: np.ndarray, hashes: Sequence[str]) -> None:
-        """Write or overwrite rows; raises `ValueError` naming unsound vectors before anything is written."""
+        """Write or overwrite rows. Raises `ValueError` for a vector not of length 1, before anything is written."""
         require_unit_vectors(vectors, ids)
         for start in range(0, len(ids), WRITE_BATCH):
             part = slice(start, start + WRITE_BATCH)
@@ -75,12 +75,12 @@ class VectorStore:
             self._client.delete(name, filter=_is_one_of(ids[start : start + WRITE_BATCH]))
 
     def count(self, name: str) -> int:
-        """Rows that a reader sees now. The collection's own statistics lag behind upserts, `count(*)` does not."""
+        """The current number of rows. The collection's statistics lag behind upserts, `count(*)` does not."""
         answer = self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
         return int(answer[0]["count(*)"])
 
     def hashes(self, name: str) -> dict[str, str]:
-        """The description hash of every id the collection holds."""
+        """The description hash of every id in the collection."""
         self._client.load_collection(name)
         total = self.count(name)
         found: dict[str, str] = {}
@@ -95,19 +95,19 @@ class VectorStore:
             found.update((row["id"], row["description_hash"]) for row in rows)
         if len(found) != total:
             raise ValueError(
-                f"Milvus collection {name} counts {total} rows but lists {len(found)}: is it being written?"
+                f"Milvus collection {name} counts {total} rows but lists {len(found)}: is another job writing to it?"
             )
         return found
 
     def read(self, name: str, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Vectors of the ids that the collection holds; for a few hundred ids, not for all."""
+        """Vectors of those ids that are in the collection; for a few hundred ids at most."""
         rows = self._client.query(
             name, filter=_is_one_of(ids), output_fields=["id", "vector"], consistency_level="Strong"
         )
         return {row["id"]: np.asarray(row["vector"], dtype=np.float32) for row in rows}
 
     def require_equal(self, name: str, num_rows: int, sample: Mapping[str, np.ndarray]) -> None:
-        """Raise `ValueError` unless the collection has `num_rows` rows and gives the sample's vectors back."""
+        """Raise `ValueError` unless the collection has `num_rows` rows and returns the sample's vectors."""
         counted = self.count(name)
         if counted != num_rows:
             raise ValueError(f"Milvus collection {name} has {counted} rows instead of {num_rows}; run the job again")
@@ -115,7 +115,7 @@ class VectorStore:
         for each, vector in sample.items():
             if each not in held or not np.allclose(held[each], vector, atol=READ_BACK_TOLERANCE):
                 raise ValueError(
-                    f"Milvus collection {name} does not give back what was written for {each}; "
+                    f"Milvus collection {name} does not return the vector that was written for {each}; "
                     "drop the collection and run the job again"
                 )
 
@@ -123,7 +123,7 @@ class VectorStore:
         return alias in self._client.list_aliases(collection)["aliases"]
 
     def switch_alias(self, alias: str, collection: str) -> bool:
-        """Point the alias at the collection, in one step; returns False when it did already."""
+        """Point the alias to the collection in one step; returns False if it already did."""
         if self.has_alias(alias, collection):
             return False
         if self._client.has_collection(alias):  # true of an alias as well
@@ -133,7 +133,7 @@ class VectorStore:
         return True
 
     def search(self, name: str, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-        """For each vector the k nearest (id, cosine), nearest first; a vector finds itself, ties come in any order."""
+        """The k nearest (id, cosine) of each vector, nearest first. A vector finds itself; ties are in any order."""
         found: list[list[tuple[str, float]]] = []
         for start in range(0, len(vectors), SEARCH_BATCH):
             answer = self._client.search(
@@ -149,10 +149,10 @@ class VectorStore:
 
 
 @contextmanager
-def open_vectors(settings: Settings) -> Iterator[VectorStore]:
-    """The Milvus of these settings, closed again at the end with the lock of a Milvus-Lite folder released.
+def open_vector_store(settings: Settings) -> Iterator[VectorStore]:
+    """Open the configured Milvus; at the end close it and release the lock of a Milvus-Lite folder.
 
-    Raises `ValueError` naming the folder when another process has it open, or the server when it does not answer.
+    Raises `ValueError` if another process has the folder open, or if the server does not answer.
     """
     from pymilvus import MilvusClient
     from pymilvus.exceptions import MilvusException
@@ -166,7 +166,7 @@ def open_vectors(settings: Settings) -> Iterator[VectorStore]:
     try:
         yield VectorStore(client)
     except MilvusException as error:
-        raise ValueError(f"Milvus at {settings.milvus_uri} refused: {error.message}") from error
+        raise ValueError(f"Milvus at {settings.milvus_uri} failed: {error.message}") from error
     finally:
         client.close()
         if folder:
@@ -176,13 +176,13 @@ def open_vectors(settings: Settings) -> Iterator[VectorStore]:
 
 
 def _lite_folder(settings: Settings) -> Path | None:
-    """Milvus-Lite's folder, ready to be opened, or None for a server."""
+    """The folder of Milvus-Lite, checked and ready to open; None for a server."""
     if not settings.milvus_uri.endswith(".db"):
         return None
     folder = Path(settings.milvus_uri).expanduser().resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file of Milvus-Lite 2 or something else: move it away or set GRASP_MILVUS_URI")
+        raise ValueError(f"{folder} is a file, not a Milvus-Lite folder: move it away or set GRASP_MILVUS_URI")
     if _is_locked(folder / "LOCK"):
         raise ValueError(
             f"Milvus-Lite folder {folder} is open in another process: another embed_descriptions or find_neighbours, "
@@ -192,7 +192,7 @@ def _lite_folder(settings: Settings) -> Path | None:
 
 
 def _is_locked(lock: Path) -> bool:
-    """Asked before opening, because Milvus-Lite answers a taken lock with a traceback that does not name it."""
+    """Checked before opening, because the error of Milvus-Lite itself does not name the folder."""
     if not lock.exists():
         return False
     with lock.open() as file:
@@ -212,7 +212,7 @@ def _is_one_of(ids: Sequence[str]) -> str:
 
 
 def _pages(num_rows: int) -> list[str]:
-    """Filters that split the rows evenly: sha256 spreads ids evenly over its first four digits."""
+    """Filters for pages of similar size: the first four digits of a sha256 are uniformly distributed."""
     if num_rows <= MAX_ROWS:
         return [""]
     num_pages = -(-num_rows // PAGE_ROWS)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from grasp import manifest as release
 from grasp import partitions, stages, tables
 from grasp.days import end_of
+from grasp.manifest import manifest_in_force, release_folder
 from grasp.versions import Versions, collection, feast_project, feature_service
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
@@ -98,9 +98,9 @@ def test_the_online_store_answers_with_the_latest_day(finished):
 
 
 def test_the_release_in_force_is_the_latest_day_and_whole(finished):
-    manifest = release.current(finished.settings.releases)
+    manifest = manifest_in_force(finished.settings.releases)
     assert manifest.day == LATEST
-    folder = release.folder(finished.settings.releases, manifest)
+    folder = release_folder(finished.settings.releases, manifest)
     for file, checksum in manifest.checksums.items():
         assert hashlib.sha256((folder / file).read_bytes()).hexdigest() == checksum
     decision = json.loads((finished.settings.home / "training" / LATEST / "decision.json").read_text())

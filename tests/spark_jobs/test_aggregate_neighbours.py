@@ -18,7 +18,7 @@ def load():
     return Embeddings(["1", "2", "3"], VECTORS, ["h", "h", "h"])
 
 
-def test_the_mean_counts_every_neighbour_the_same():
+def test_every_neighbour_has_equal_weight():
     pooled = mean_pool([["1", "2"], [], ["3"]], POSITION, VECTORS)
     np.testing.assert_allclose(pooled, [[0.5, 0.5], [0.0, 0.0], [0.6, 0.8]])
     assert pooled.dtype == np.float32
@@ -30,7 +30,7 @@ def test_a_neighbour_without_a_vector_is_named():
 
 
 @pytest.mark.spark
-def test_ids_and_similarities_keep_their_rank_and_no_entity_is_lost(spark):
+def test_ids_and_similarities_keep_rank_order_and_every_entity_has_a_row(spark):
     neighbours = spark.createDataFrame([("1", "3", 0.6, 2), ("1", "2", 0.75, 1)], tables.ITEM_NEIGHBOURS.ddl)
     entities = spark.createDataFrame([("1",), ("2",)], "item_id string")
     actual = aggregate("item_id", neighbours, entities, load, tables.ITEM_NEIGHBOUR_FEATURES.ddl)

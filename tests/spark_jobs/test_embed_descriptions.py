@@ -12,7 +12,7 @@ from grasp import partitions, tables
 from grasp.versions import collection
 from spark_jobs import embed_descriptions
 from spark_jobs.storage.lake import Lake
-from spark_jobs.vectors.milvus import open_vectors
+from spark_jobs.vectors.milvus import open_vector_store
 
 pytestmark = pytest.mark.spark
 
@@ -73,8 +73,8 @@ def describe(lake, day, **texts):
         lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
 
 
-def held(lake, entity="item", name=None):
-    with open_vectors(lake.settings) as store:
+def file_lock(lake, entity="item", name=None):
+    with open_vector_store(lake.settings) as store:
         return set(store.hashes(name or collection(entity, lake.versions.embedding)))
 
 
@@ -88,11 +88,11 @@ def test_every_description_gets_the_vector_of_its_text(lake, embed):
     rows = {row.item_id: row for row in lake.read(tables.ITEM_EMBEDDING, DAY).collect()}
     assert rows["1"].semantic_embedding == rows["3"].semantic_embedding != rows["2"].semantic_embedding
     assert rows["1"].computed_at.astimezone(UTC) == datetime(1998, 3, 2, tzinfo=UTC)
-    assert held(lake) == {"1", "2", "3"}
-    assert held(lake, name="user_embedding") == {"u"}
+    assert file_lock(lake) == {"1", "2", "3"}
+    assert file_lock(lake, name="user_embedding") == {"u"}
 
 
-def test_a_second_run_encodes_nothing_changes_no_file_and_writes_nothing_to_milvus(lake, embed, capsys):
+def test_a_second_run_changes_nothing(lake, embed, capsys):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     folder = partitions.partition_path(lake.root, tables.ITEM_EMBEDDING, lake.versions.embedding, DAY)
@@ -103,7 +103,7 @@ def test_a_second_run_encodes_nothing_changes_no_file_and_writes_nothing_to_milv
     assert all(line.endswith(": 0 vectors upserted, 0 deleted, 1 held") for line in milvus_lines(capsys))
 
 
-def test_the_next_day_pays_for_what_changed_and_keeps_when_the_rest_was_computed(spark, settings_with, embed, capsys):
+def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(spark, settings_with, embed, capsys):
     lake = Lake(spark, settings_with(now="1998-03-02T00:00:00Z"))
     describe(lake, DAY, item={"1": "jazz", "2": "rock", "3": "gone"}, user={"u": "likes jazz"})
     embed(lake, DAY)
@@ -115,19 +115,19 @@ def test_the_next_day_pays_for_what_changed_and_keeps_when_the_rest_was_computed
     assert {key: row.computed_at.astimezone(UTC).day for key, row in rows.items()} == {"1": 2, "2": 3, "4": 3}
     assert rows["4"].semantic_embedding == rows["1"].semantic_embedding
     assert "2 vectors upserted, 1 deleted, 3 held" in milvus_lines(capsys)[0]
-    assert held(lake) == {"1", "2", "4"}
+    assert file_lock(lake) == {"1", "2", "4"}
 
 
-def test_a_backfill_writes_its_day_and_leaves_the_later_collection_alone(lake, embed):
+def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     describe(lake, BEFORE, item={"1": "early jazz"}, user={"u": "likes jazz"})
     assert embed(lake, BEFORE) == ["early jazz"]
     assert lake.read(tables.ITEM_EMBEDDING, BEFORE).count() == 1
-    assert held(lake) == {"1", "2"}
+    assert file_lock(lake) == {"1", "2"}
 
 
-def test_a_run_that_died_before_milvus_is_mended_by_the_next_without_encoding_again(lake, embed, tmp_path):
+def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake, embed, tmp_path):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     milvus = Path(lake.settings.milvus_uri)
     milvus.write_text("in the way")
@@ -135,10 +135,10 @@ def test_a_run_that_died_before_milvus_is_mended_by_the_next_without_encoding_ag
         embed(lake, DAY)
     milvus.unlink()
     assert embed(lake, DAY) == []
-    assert held(lake) == {"1", "2"}
+    assert file_lock(lake) == {"1", "2"}
 
 
-def test_a_text_that_comes_back_has_its_vector_still(lake, embed):
+def test_a_text_that_returns_is_not_encoded_again(lake, embed):
     describe(lake, BEFORE, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     embed(lake, BEFORE)
     [before] = lake.read(tables.ITEM_EMBEDDING, BEFORE).where("item_id = '1'").collect()
@@ -150,7 +150,7 @@ def test_a_text_that_comes_back_has_its_vector_still(lake, embed):
     assert after.semantic_embedding == before.semantic_embedding
 
 
-def test_what_was_encoded_before_a_failure_is_kept(lake, embed, tmp_path):
+def test_vectors_encoded_before_a_failure_are_kept(lake, embed, tmp_path):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     describe(lake, NEXT, item={"1": "jazz", "2": "rock"}, user={"u": "fails"})
     with pytest.raises(ValueError, match="no vector for fails"):
@@ -159,13 +159,13 @@ def test_what_was_encoded_before_a_failure_is_kept(lake, embed, tmp_path):
     assert embed(lake, DAY) == ["likes jazz"]
 
 
-def test_another_prompt_or_language_model_pays_for_no_text_anew(lake, spark, settings_with, embed):
+def test_another_prompt_or_language_model_encodes_no_text_again(lake, spark, settings_with, embed):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     changed = Lake(spark, settings_with(llm_max_new_tokens=64))
     assert changed.versions.embedding != lake.versions.embedding
     assert embed(changed, DAY) == []
-    assert held(changed) == {"1"}
+    assert file_lock(changed) == {"1"}
 
 
 def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, settings_with, embed, tmp_path):
@@ -177,22 +177,22 @@ def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, set
     changed = Lake(spark, settings_with(encoder=str(other)))
     assert embed(changed, DAY) == ["jazz", "likes jazz"]
     assert changed.versions.embedding != lake.versions.embedding
-    assert held(lake) == held(changed) == {"1"}
-    with open_vectors(lake.settings) as store:
+    assert file_lock(lake) == file_lock(changed) == {"1"}
+    with open_vector_store(lake.settings) as store:
         assert not store.switch_alias("item_embedding", collection("item", changed.versions.embedding))
 
 
-def test_a_server_encodes_in_place_of_a_folder(lake, spark, settings_with, model_server):
+def test_a_server_can_encode_instead_of_a_folder(lake, spark, settings_with, model_server):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     served = Lake(spark, settings_with(encoder_url=model_server.url, encoder_model="test-encoder"))
     embed_descriptions.main(served, DAY)
     assert served.versions.embedding.startswith("test_encoder_")
     rows = served.read(tables.ITEM_EMBEDDING, DAY).collect()
     assert [np.linalg.norm(row.semantic_embedding) for row in rows] == pytest.approx([1, 1])
-    assert held(served) == {"1", "2"}
+    assert file_lock(served) == {"1", "2"}
 
 
-def test_an_unsound_vector_stops_the_day_and_leaves_nothing_behind(lake):
+def test_an_invalid_vector_fails_the_day_and_nothing_is_written(lake):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     with pytest.raises(ValueError, match=r"these are not: the description with hash \w{64} \(length 0\)"):
         embed_descriptions.main(lake, DAY, ZeroEncoder)

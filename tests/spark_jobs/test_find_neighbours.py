@@ -10,7 +10,7 @@ from grasp.versions import collection
 from spark_jobs import find_neighbours
 from spark_jobs.find_neighbours import QUERIES_PER_BLOCK
 from spark_jobs.storage.lake import Lake
-from spark_jobs.vectors.milvus import open_vectors
+from spark_jobs.vectors.milvus import open_vector_store
 
 pytestmark = pytest.mark.spark
 
@@ -23,11 +23,11 @@ def hash_of(vector):
 
 
 def embed(lake, day, vectors):
-    """Write the vectors of a day for items and users and make Milvus follow them."""
+    """Write the vectors of a day for items and users and into Milvus."""
     for entity, table in (("item", tables.ITEM_EMBEDDING), ("user", tables.USER_EMBEDDING)):
         rows = [(each, vector, hash_of(vector), None) for each, vector in vectors.items()]
         lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
-        with open_vectors(lake.settings) as store:
+        with open_vector_store(lake.settings) as store:
             name = collection(entity, lake.versions.embedding)
             store.ensure_collection(name, len(next(iter(vectors.values()))))
             store.upsert(
@@ -45,7 +45,7 @@ def neighbours(lake, day):
     }
 
 
-def test_each_has_its_k_nearest_ranked_from_one(spark, settings_with):
+def test_every_entity_has_its_k_nearest_ranked_from_one(spark, settings_with):
     lake = Lake(spark, settings_with(num_neighbours=2))
     embed(lake, DAY, VECTORS)
     find_neighbours.main(lake, DAY)
@@ -56,7 +56,7 @@ def test_each_has_its_k_nearest_ranked_from_one(spark, settings_with):
     assert lake.read(tables.USER_NEIGHBOURS, DAY).count() == 8
 
 
-def test_an_item_planted_later_changes_no_earlier_neighbour(lake):
+def test_a_later_item_does_not_change_earlier_neighbours(lake):
     embed(lake, DAY, VECTORS)
     find_neighbours.main(lake, DAY)
     before = neighbours(lake, DAY)
@@ -67,7 +67,7 @@ def test_an_item_planted_later_changes_no_earlier_neighbour(lake):
     assert neighbours(lake, NEXT)["1", 1][0] == "planted"
 
 
-def test_both_backends_write_the_very_same_rows_of_more_than_one_block(lake, spark, settings_with, capsys):
+def test_both_backends_write_the_same_rows_over_several_blocks(lake, spark, settings_with, capsys):
     random = np.random.default_rng(3)
     vectors = random.normal(size=(QUERIES_PER_BLOCK + 200, 8))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -80,7 +80,7 @@ def test_both_backends_write_the_very_same_rows_of_more_than_one_block(lake, spa
     assert capsys.readouterr().out.count("unchanged") == 2
 
 
-def test_with_milvus_an_earlier_day_meets_no_later_vector(lake, spark, settings_with):
+def test_with_milvus_an_earlier_day_is_searched_without_later_vectors(lake, spark, settings_with):
     embed(lake, DAY, VECTORS)
     embed(lake, NEXT, VECTORS | {"later": [0.0, -1.0]})
     in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
@@ -96,13 +96,13 @@ def test_with_milvus_an_earlier_day_meets_no_later_vector(lake, spark, settings_
 def test_a_collection_that_lost_a_vector_is_not_searched(lake, spark, settings_with):
     embed(lake, DAY, VECTORS)
     in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
-    with open_vectors(in_milvus.settings) as store:
+    with open_vector_store(in_milvus.settings) as store:
         store.delete(collection("item", in_milvus.versions.embedding), [sorted(VECTORS)[0]])
     with pytest.raises(ValueError, match="run embed_descriptions again"):
         find_neighbours.main(in_milvus, DAY)
     assert in_milvus.days(tables.ITEM_NEIGHBOURS) == []
 
 
-def test_a_day_without_vectors_is_named(lake):
+def test_a_missing_embedding_day_is_named(lake):
     with pytest.raises(FileNotFoundError, match="item_embedding has no partition for 1998-03-01"):
         find_neighbours.main(lake, DAY)

@@ -17,7 +17,7 @@ from spark_jobs.generation.budget import (
 )
 from spark_jobs.generation.ledger import Spent
 from spark_jobs.generation.prompts import MAX_FACTS_BYTES
-from spark_jobs.models.language_model import Limits
+from spark_jobs.models.language_model import SpendingLimits
 
 FREE = Estimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
 NOW = datetime(1998, 3, 29, tzinfo=UTC)
@@ -35,10 +35,10 @@ def test_a_days_caps_are_halved_between_items_and_users(settings_with):
 def test_a_model_counts_tokens_where_a_day_counts_money(settings_with):
     priced = settings_with(llm_input_price=2.0, llm_output_price=10.0)
 
-    assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits(priced) == Limits(7, 400)
-    assert Caps(9, num_tokens=300, cost=0.004).limits(priced) == Limits(None, 300)
-    assert Caps(9, cost=0.004).limits(settings_with()) == Limits()  # nothing costs anything
-    assert Caps(9).limits(priced) == Limits()
+    assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits(priced) == SpendingLimits(7, 400)
+    assert Caps(9, num_tokens=300, cost=0.004).limits(priced) == SpendingLimits(None, 300)
+    assert Caps(9, cost=0.004).limits(settings_with()) == SpendingLimits()  # nothing costs anything
+    assert Caps(9).limits(priced) == SpendingLimits()
 
 
 def test_what_is_spent_is_taken_off_and_never_below_nothing():

@@ -19,7 +19,7 @@ import pytest
 from grasp import partitions, tables
 from grasp.versions import Versions
 from spark_jobs.storage.shards import SHARD_ROWS
-from spark_jobs.vectors.text_vectors import SHARD_TEXTS
+from spark_jobs.vectors.text_embeddings import SHARD_TEXTS
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 

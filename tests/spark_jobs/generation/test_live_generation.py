@@ -9,7 +9,7 @@ from grasp import tables
 from spark_jobs.generation.live_generation import REPAIR_EVERY, Judge, Prices, Task, run_task
 from spark_jobs.generation.prompts import ITEM, item_input, messages
 from spark_jobs.generation.repair import REMEDIES, is_repairable, repair_messages
-from spark_jobs.models.language_model import Generation, Limits
+from spark_jobs.models.language_model import Generation, SpendingLimits
 from spark_jobs.storage.shards import Shards, ShardWriter
 
 GOOD = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
@@ -52,7 +52,7 @@ def run(tmp_path):
 
     def run(answers, max_repairs=1, titles=None):
         model, work = ScriptedModel(answers), work_of(*(titles or answers))
-        task = Task(judge, shards, lambda: model, max_repairs, Limits(num_calls=5), len(work))
+        task = Task(judge, shards, lambda: model, max_repairs, SpendingLimits(num_calls=5), len(work))
         with ShardWriter(shards, 0) as writer:
             counts = run_task(task, work, writer)
         rows = [row for file in shards.files() for row in pq.read_table(file, partitioning=None).to_pylist()]
@@ -119,7 +119,7 @@ def test_a_call_that_failed_is_a_row_without_a_verdict(run):
 def test_what_was_not_asked_for_want_of_budget_is_no_row(run):
     counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [Generation("", 0, 0, 0, 0, "out_of_budget")]})
 
-    assert model.limits == Limits(num_calls=5)
+    assert model.limits == SpendingLimits(num_calls=5)
     assert counts == {"accepted": 1, "out_of_budget": 1}
     assert [row["item_id"] for row in rows] == ["Heat"]
 
@@ -175,14 +175,14 @@ def test_nothing_to_do_loads_no_model(tmp_path):
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    task = Task(Judge(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Limits(), 9)
+    task = Task(Judge(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, SpendingLimits(), 9)
     assert run_task(task, [], ShardWriter(shards, 0)) == {}
 
 
 def test_a_retried_task_may_spend_what_its_first_attempt_left_of_its_share():
-    share = Limits(num_calls=11, num_tokens=1001).share(0.5)
+    share = SpendingLimits(num_calls=11, num_tokens=1001).share(0.5)
 
-    assert share == Limits(5, 500)
-    assert share.less(2, 120) == Limits(3, 380)
-    assert share.less(9, 900) == Limits(0, 0)
-    assert Limits().less(9, 900) == Limits()
+    assert share == SpendingLimits(5, 500)
+    assert share.minus(2, 120) == SpendingLimits(3, 380)
+    assert share.minus(9, 900) == SpendingLimits(0, 0)
+    assert SpendingLimits().minus(9, 900) == SpendingLimits()

@@ -1,4 +1,4 @@
-"""What a server's answers mean, also those that no specification allows."""
+"""How server answers are interpreted, including malformed ones."""
 
 import json
 import time
@@ -47,30 +47,30 @@ def test_a_text_comes_with_its_tokens():
         (answer(model={"name": "m"}), "wrong_model"),
     ],
 )
-def test_what_is_no_text_has_a_code(body, error):
+def test_an_answer_without_text_has_an_error_code(body, error):
     read = read_answer(body, "m", False)
     assert (read.text, read.error, read.is_transient) == ("", error, error != "wrong_model")
     assert read.is_outage
 
 
-def test_a_server_that_keeps_its_model_or_its_tokens_to_itself_is_believed():
+def test_an_answer_without_model_name_or_token_counts_is_accepted():
     read = read_answer(answer(model=None, usage=None), "m", False)
     assert (read.text, read.num_input_tokens, read.num_tokens_known) == ("A text.", 0, False)
 
 
-def test_a_refusal_of_its_own_kind_is_a_text():
+def test_a_refusal_field_counts_as_text():
     assert read_answer(answer(**message(content=None, refusal="I cannot.")), "m", True).text == "I cannot."
 
 
 @pytest.mark.parametrize("tokens", [None, "many", 2.5, True, -5, 10**15])
 @pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens"])
-def test_tokens_that_are_no_count_are_unknown(name, tokens):
+def test_impossible_token_counts_are_unknown(name, tokens):
     read = read_answer(answer(usage={"prompt_tokens": 9, "completion_tokens": 2, name: tokens}), "m", False)
     assert (read.text, read.num_tokens_known, read.num_input_tokens) == ("A text.", False, 0)
 
 
 @pytest.mark.parametrize("usage", [[], "many", {}])
-def test_usage_that_is_none_harms_nothing(usage):
+def test_a_malformed_usage_is_ignored(usage):
     assert read_answer(answer(usage=usage), "m", False).text == "A text."
 
 

@@ -1,4 +1,4 @@
-"""An embeddings server is an encoder like any other; a new collection is trusted only when it finds what is near."""
+"""An embeddings server as encoder. A new Milvus collection gets the alias only with good recall."""
 
 import threading
 import traceback
@@ -40,7 +40,7 @@ def test_a_server_that_is_not_there_names_the_setting():
         encoder.encode(["jazz"])
 
 
-def test_an_address_that_answers_with_a_web_page_is_told_as_such():
+def test_a_web_page_instead_of_vectors_is_reported():
     class Page(BaseHTTPRequestHandler):
         def do_POST(self):
             self.send_response(200)
@@ -51,11 +51,11 @@ def test_an_address_that_answers_with_a_web_page_is_told_as_such():
     with HTTPServer(("127.0.0.1", 0), Page) as website:
         threading.Thread(target=website.handle_request, daemon=True).start()
         encoder = OpenAIEncoder(EncoderServer(f"http://127.0.0.1:{website.server_port}", "test-encoder", 2))
-        with pytest.raises(ValueError, match=r"GRASP_ENCODER_URL gave no vectors: .* no JSON"):
+        with pytest.raises(ValueError, match=r"GRASP_ENCODER_URL gave no vectors: .* not JSON"):
             encoder.encode(["jazz"])
 
 
-def test_a_server_that_quotes_the_key_does_not_bring_it_into_a_log(model_server, monkeypatch):
+def test_a_key_in_a_server_error_is_not_logged(model_server, monkeypatch):
     monkeypatch.setenv("GRASP_ENCODER_API_KEY", "very-secret")
     model_server.script(default={"kind": "status", "status": 401})
     encoder = OpenAIEncoder(server(model_server, max_attempts=1))
@@ -65,7 +65,7 @@ def test_a_server_that_quotes_the_key_does_not_bring_it_into_a_log(model_server,
     assert "very-secret" not in "".join(traceback.format_exception(raised.value))
 
 
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(model_server, monkeypatch):
+def test_a_key_with_invalid_characters_is_refused_and_not_shown(model_server, monkeypatch):
     monkeypatch.setenv("GRASP_ENCODER_API_KEY", "very-secret\u00df")
 
     with pytest.raises(ValueError, match=r"^GRASP_ENCODER_API_KEY holds characters") as raised:
@@ -74,7 +74,7 @@ def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(model_ser
 
 
 class Store:
-    """Finds what it is told to, whatever is asked."""
+    """Returns fixed search results."""
 
     def __init__(self, hits):
         self.hits = hits
@@ -92,7 +92,7 @@ def partition(tmp_path):
     return tmp_path, vectors
 
 
-def test_a_collection_that_finds_what_is_near_is_trusted(partition):
+def test_a_collection_with_good_recall_gets_the_alias(partition):
     folder, vectors = partition
     cosines = sorted((float(vectors[3] @ each) for each in vectors), reverse=True)[:10]
     hits = [(f"{row}", cosine) for row, cosine in enumerate(cosines)]
@@ -100,7 +100,7 @@ def test_a_collection_that_finds_what_is_near_is_trusted(partition):
     require_recall(Store(hits), "new", folder, tables.ITEM_EMBEDDING, {"3": vectors[3]})
 
 
-def test_a_collection_that_misses_what_is_near_keeps_its_readers(partition):
+def test_a_collection_with_poor_recall_does_not_get_the_alias(partition):
     folder, vectors = partition
     hits = [(f"{row}", 0.01) for row in range(10)]
 

@@ -1,4 +1,4 @@
-"""The model folder is checked before it is trusted; batches and the shared prefix change no answer."""
+"""A model folder is checked before loading. Batching and the shared prefix do not change answers."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ def safetensors(num_bytes):
     return struct.pack("<Q", len(header)) + header + bytes(num_bytes)
 
 
-def test_whole_weights_are_accepted(tmp_path):
+def test_complete_weights_are_accepted(tmp_path):
     check_model_folder(make_folder(tmp_path / "model", safetensors(16)))
 
 
@@ -57,11 +57,11 @@ def test_a_missing_folder_names_folder_and_setting(tmp_path):
 
 def test_a_file_that_only_looks_like_gguf_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"HTML, not a model")
-    with pytest.raises(ModelFolderError, match=r"model\.gguf is no GGUF file"):
+    with pytest.raises(ModelFolderError, match=r"model\.gguf is not a GGUF file"):
         check_model_folder(tmp_path)
 
 
-def test_two_gguf_files_are_one_too_many(tmp_path):
+def test_two_gguf_files_are_refused(tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
     with pytest.raises(ModelFolderError, match=r"several GGUF files \(a\.gguf, b\.gguf\)"):
@@ -84,7 +84,7 @@ def test_batches_and_the_shared_prefix_change_no_answer(model_folders):
 
 
 @pytest.mark.models
-def test_a_batch_is_handed_over_before_the_next_is_begun(model_folders):
+def test_a_batch_is_yielded_before_the_next_one_starts(model_folders):
     model = TransformersModel(model_folders[0], max_new_tokens=8, batch_size=1)
     generations = model.generate(prompts("Heat", "The Lay of the Land"))
     place, first = next(generations)

@@ -15,8 +15,14 @@ import pytest
 from tenacity import RetryCallState
 
 from spark_jobs.models.chat_completions import Answer
-from spark_jobs.models.language_model import Limits
-from spark_jobs.models.language_model_http import OpenAIModel, Server, ServerError, load_server_model, retrying
+from spark_jobs.models.language_model import SpendingLimits
+from spark_jobs.models.language_model_http import (
+    LanguageModelServer,
+    OpenAIModel,
+    ServerError,
+    load_server_model,
+    retrying,
+)
 
 KEY = "sk-very-secret"
 TOO_MANY = {"kind": "status", "status": 429}
@@ -56,7 +62,7 @@ def prompt(text):
 
 
 def quick(server, **changed):
-    """A patient client in a hurry: every wait is short."""
+    """A server configuration with short waits."""
     values = {
         "concurrency": 64,
         "timeout_seconds": 10,
@@ -64,7 +70,7 @@ def quick(server, **changed):
         "max_backoff_seconds": 0.05,
         "max_failures_in_a_row": 1000,
     }
-    return Server(server.url, "test-model", 48, **(values | changed))
+    return LanguageModelServer(server.url, "test-model", 48, **(values | changed))
 
 
 def ask(server, texts, **changed):
@@ -83,7 +89,7 @@ def codes(generations):
     return [generation.error for generation in generations]
 
 
-def test_an_answer_has_a_text_its_tokens_and_its_latency(model_server):
+def test_an_answer_has_text_tokens_and_latency(model_server):
     model_server.script(default={"kind": "answer", "seconds": 0.1, "usage": [123, 17]})
     [answer] = ask(model_server, ["title: Heat"])
     assert answer.text.startswith("Heat is a film")
@@ -100,7 +106,7 @@ def test_decoding_is_greedy_seeded_and_bounded(model_server):
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_transient_fault_is_tried_again(model_server, fault):
+def test_a_transient_fault_is_retried(model_server, fault):
     model_server.script(prompts={"title: Heat": [TRANSIENT[fault]]})
     [answer] = ask(model_server, ["title: Heat"], timeout_seconds=0.5 if CODES[fault] == "timeout" else 10)
     assert (answer.error, answer.num_attempts) == (None, 2)
@@ -109,7 +115,7 @@ def test_a_transient_fault_is_tried_again(model_server, fault):
 
 
 @pytest.mark.parametrize("fault", TRANSIENT)
-def test_a_fault_that_stays_ends_with_its_code_after_the_last_attempt(model_server, fault):
+def test_a_permanent_fault_gives_its_error_code_after_the_last_attempt(model_server, fault):
     model_server.script(default={**TRANSIENT[fault], "repeat": True})
     seconds = 0.2 if CODES[fault] == "timeout" else 10
     [answer] = ask(model_server, ["title: Heat"], max_attempts=2, timeout_seconds=seconds)
@@ -129,19 +135,19 @@ def test_a_fault_that_stays_ends_with_its_code_after_the_last_attempt(model_serv
         ({"kind": "wrong_model"}, "wrong_model"),
     ],
 )
-def test_what_will_not_mend_is_not_tried_again(model_server, behaviour, code):
+def test_errors_that_are_not_transient_are_not_retried(model_server, behaviour, code):
     model_server.script(default=behaviour)
     [answer] = ask(model_server, ["title: Heat"])
     assert (answer.text, answer.error, answer.num_attempts) == ("", code, 1)
     assert model_server.num_requests() == 1
 
 
-def test_a_certificate_of_nobody_is_not_trusted_and_not_tried_again(tls_model_server):
+def test_an_untrusted_certificate_is_refused_and_not_retried(tls_model_server):
     [answer] = ask(tls_model_server, ["title: Heat"])
     assert (answer.text, answer.error, answer.num_attempts) == ("", "certificate", 1)
 
 
-def test_a_server_that_hangs_up_during_the_handshake_is_tried_again(model_server):
+def test_a_connection_closed_during_the_handshake_is_retried(model_server):
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def hang_up():
@@ -155,20 +161,20 @@ def test_a_server_that_hangs_up_during_the_handshake_is_tried_again(model_server
     assert (answer.error, answer.num_attempts) == ("connection", 2)
 
 
-def test_a_server_that_is_not_there_is_tried_again(model_server):
+def test_a_refused_connection_is_retried(model_server):
     with OpenAIModel(replace(quick(model_server), url="http://127.0.0.1:9/v1", max_attempts=3)) as model:
         [(_, answer)] = model.generate([prompt("title: Heat")])
     assert (answer.error, answer.num_attempts) == ("connection", 3)
 
 
-def test_a_refusal_and_an_invention_are_texts_for_the_validator_to_judge(model_server):
+def test_refusals_and_inventions_are_returned_as_texts(model_server):
     model_server.script(prompts={"a": [{"kind": "refusal"}], "b": [{"kind": "ungrounded"}]})
     refusal, invention = ask(model_server, ["a", "b"])
     assert refusal.text.startswith("Sorry")
     assert "Zanzibar" in invention.text
 
 
-def test_tokens_of_failed_attempts_count_where_they_were_billed(model_server):
+def test_billed_tokens_of_failed_attempts_are_counted(model_server):
     billed = [{"kind": "empty", "usage": [100, 1]}, {**BROKEN, "usage": [10, 0]}, BROKEN]
     model_server.script(prompts={"a": [*billed, {"kind": "answer", "usage": [100, 20]}]})
     model_server.script(default={"kind": "wrong_model", "usage": [7, 3]})
@@ -192,7 +198,7 @@ def test_retry_after_is_honoured(model_server, as_date):
     assert 0.7 <= wait < 4
 
 
-def test_no_server_may_ask_for_more_patience_than_there_is(model_server):
+def test_retry_after_is_capped(model_server):
     model_server.script(prompts={"a": [{**TOO_MANY, "retry_after": "3600"}]})
     [answer] = ask(model_server, ["a"], max_retry_after_seconds=0.2)
     [wait] = waits(model_server)
@@ -200,7 +206,7 @@ def test_no_server_may_ask_for_more_patience_than_there_is(model_server):
     assert 0.2 <= wait < 0.6
 
 
-def test_those_who_failed_together_come_back_at_different_times(model_server):
+def test_retries_of_concurrent_failures_are_spread_by_jitter(model_server):
     model_server.script(numbers=[BROKEN] * 40)
     ask(model_server, numbered(40), backoff_seconds=0.5, max_backoff_seconds=0.5)
     spread = sorted(waits(model_server))
@@ -209,7 +215,7 @@ def test_those_who_failed_together_come_back_at_different_times(model_server):
     assert spread[30] - spread[10] > 0.1
 
 
-def test_backoff_doubles_up_to_its_limit_and_begins_after_retry_after(model_server):
+def test_backoff_doubles_up_to_its_limit_and_is_added_to_retry_after(model_server):
     rules = retrying(quick(model_server, backoff_seconds=1, max_backoff_seconds=3, max_retry_after_seconds=50))
 
     def longest_wait(attempt, retry_after=None):
@@ -237,7 +243,7 @@ def test_results_arrive_as_they_finish(model_server):
         assert list(generations) == []
 
 
-def test_answers_come_in_while_the_caller_stores_others(model_server):
+def test_answers_arrive_while_the_caller_is_busy(model_server):
     model_server.script(default={"kind": "answer", "seconds": 0.1})
     with OpenAIModel(quick(model_server, concurrency=4, timeout_seconds=0.8)) as model:
         generations = model.generate([prompt(text) for text in numbered(8)])
@@ -248,7 +254,7 @@ def test_answers_come_in_while_the_caller_stores_others(model_server):
     assert codes(answer for _, answer in answers) == [None] * 8
 
 
-def test_a_caller_that_stops_calls_off_the_rest(model_server):
+def test_closing_the_iterator_cancels_the_rest(model_server):
     model_server.script(default={"kind": "answer", "seconds": 0.05})
     with OpenAIModel(quick(model_server, concurrency=2)) as model:
         generations = model.generate([prompt(text) for text in numbered(50)])
@@ -266,12 +272,12 @@ def test_no_more_requests_at_once_than_allowed(model_server):
     assert model_server.seen()["most_at_once"] == 5
 
 
-def test_nothing_to_ask_is_nothing_to_pay(model_server):
+def test_no_prompts_send_no_request(model_server):
     assert ask(model_server, []) == []
     assert model_server.num_requests() == 0
 
 
-def test_half_a_character_does_not_stop_the_others(model_server):
+def test_a_lone_surrogate_does_not_stop_other_prompts(model_server):
     answers = ask(model_server, ["\ud83d", "title: Heat"])
     assert codes(answers) == [None, None]
 
@@ -300,35 +306,37 @@ def test_the_budget_of_tokens_is_never_exceeded_and_nearly_used(model_server):
     assert set(codes(answers)) == {None, "out_of_budget"}
 
 
-def test_a_limit_begins_anew_with_every_task(model_server):
+def test_setting_limits_starts_a_new_budget(model_server):
     with OpenAIModel(quick(model_server)) as model:
         for number, calls in enumerate((3, 2), start=1):
-            model.limit(Limits(num_calls=calls))
+            model.limit(SpendingLimits(num_calls=calls))
             answers = dict(model.generate([prompt(f"{number}-{each}") for each in range(9)]))
             assert sum(answer.error is None for answer in answers.values()) == calls
     assert model_server.num_requests() == 5
 
 
-def test_what_a_prompt_cost_before_the_budget_was_over_is_told_with_what_came_of_it(model_server):
+def test_a_prompt_stopped_by_the_budget_reports_its_earlier_attempts(model_server):
     model_server.script(default={**BROKEN, "usage": [10, 0], "repeat": True})
     [answer] = ask(model_server, ["a"], max_calls=2, max_attempts=5)
     assert (answer.error, answer.num_attempts, answer.num_input_tokens) == ("server_error", 2, 20)
 
 
 @pytest.mark.timeout(60)  # a count of calls under way that is wrong lets the next one wait for ever
-def test_a_call_that_is_called_off_late_leaves_the_next_budget_alone(model_server):
+def test_a_late_cancellation_does_not_touch_the_next_budget(model_server):
     model_server.script(default={"kind": "answer", "seconds": 0.3})
     with OpenAIModel(quick(model_server, concurrency=2)) as model:
         generations = model.generate([prompt(text) for text in ("a", "b", "c")])
         next(generations)
-        model.limit(Limits(num_tokens=1))  # b or c is under way, as one that has not heard yet that it is called off
+        model.limit(
+            SpendingLimits(num_tokens=1)
+        )  # b or c is under way, as one that has not heard yet that it is called off
         generations.close()
         time.sleep(0.2)
         [(_, answer)] = model.generate([prompt("another")])
     assert (answer.error, answer.num_attempts) == ("out_of_budget", 0)
 
 
-def test_an_answer_that_never_came_may_have_been_billed(model_server):
+def test_a_missing_answer_counts_as_billed(model_server):
     model_server.script(default={"kind": "hang"})
     first, second = ask(model_server, ["a", "b"], concurrency=1, max_attempts=1, max_tokens=400, timeout_seconds=0.1)
     assert (first.error, second.error) == ("timeout", "out_of_budget")
@@ -341,7 +349,7 @@ def moments(model_server):
     return sorted(moment for times in model_server.seen()["times"].values() for moment in times)
 
 
-def test_requests_keep_to_the_rate(model_server):
+def test_requests_per_minute_are_limited(model_server):
     started = time.monotonic()
     ask(model_server, numbered(100), requests_per_minute=60 * 50)
     came = moments(model_server)
@@ -350,14 +358,14 @@ def test_requests_keep_to_the_rate(model_server):
     assert 0.9 < came[99] - started < 3
 
 
-def test_tokens_keep_to_the_rate_by_what_the_server_says_they_were(model_server):
+def test_tokens_per_minute_are_limited_by_reported_usage(model_server):
     model_server.script(default={"kind": "answer", "usage": [400, 100]})
     ask(model_server, numbered(8), concurrency=1, tokens_per_minute=60 * 2000)
     came = moments(model_server)
     assert 0.6 < came[-1] - came[0] < 3  # seven answers before the last: 3500 tokens, of which 2000 at once
 
 
-def test_the_circuit_opens_waits_and_closes(model_server, capsys):
+def test_the_circuit_breaker_opens_waits_and_closes(model_server, capsys):
     model_server.script(numbers=[BROKEN] * 12)
     answers = ask(
         model_server,
@@ -375,7 +383,7 @@ def test_the_circuit_opens_waits_and_closes(model_server, capsys):
     assert "answers again" in said
 
 
-def test_a_dead_server_costs_its_patience_once_not_once_a_prompt(model_server):
+def test_a_dead_server_is_waited_for_once_not_once_per_prompt(model_server):
     model_server.script(default={**BROKEN, "repeat": True})
     started = time.monotonic()
     answers = ask(
@@ -392,7 +400,7 @@ def test_a_dead_server_costs_its_patience_once_not_once_a_prompt(model_server):
     assert all(answer.text == "" for answer in answers)
 
 
-def test_a_call_that_was_called_off_before_it_was_sent_is_still_there(model_server):
+def test_a_call_cancelled_before_sending_is_returned_to_the_budget(model_server):
     model_server.script(default={**BROKEN, "repeat": True})
     changed = {"max_failures_in_a_row": 2, "circuit_pause_seconds": 0.3, "circuit_patience_seconds": 20}
     with OpenAIModel(quick(model_server, concurrency=1, max_attempts=1, max_calls=3, **changed)) as model:
@@ -406,13 +414,13 @@ def test_a_call_that_was_called_off_before_it_was_sent_is_still_there(model_serv
     assert again.error is None
 
 
-def test_a_bad_prompt_says_nothing_about_the_server(model_server):
+def test_a_rejected_prompt_does_not_open_the_circuit_breaker(model_server):
     model_server.script(numbers=[{"kind": "status", "status": 400}] * 20)
     answers = ask(model_server, numbered(30), concurrency=1, max_failures_in_a_row=3, circuit_patience_seconds=0.1)
     assert codes(answers) == ["rejected"] * 20 + [None] * 10
 
 
-def test_structured_answers_are_asked_for_and_unpacked(model_server):
+def test_structured_answers_are_requested_and_unpacked(model_server):
     model_server.script(
         prompts={
             "cut": [{"kind": "answer", "raw": '{"description": "half a', "finish": "length"}],
@@ -433,7 +441,7 @@ def test_structured_answers_are_asked_for_and_unpacked(model_server):
     assert other.error == "empty"
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(model_server, tls_model_server, monkeypatch, caplog, capsys):
+def test_the_key_is_sent_to_the_server_only(model_server, tls_model_server, monkeypatch, caplog, capsys):
     monkeypatch.setenv("GRASP_LLM_API_KEY", f" {KEY}\n")
     monkeypatch.setenv("OPENAI_LOG", "debug")
     caplog.set_level(logging.DEBUG)
@@ -449,21 +457,21 @@ def test_the_key_goes_to_the_server_and_nowhere_else(model_server, tls_model_ser
     assert KEY.encode() not in pickle.dumps(quick(model_server))
 
 
-def test_without_a_key_of_ours_no_other_key_is_sent(model_server, monkeypatch):
+def test_openai_api_key_is_never_sent(model_server, monkeypatch):
     monkeypatch.delenv("GRASP_LLM_API_KEY", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     ask(model_server, ["a"])
     assert KEY not in str(model_server.seen()["last"]["headers"])
 
 
-def test_a_key_that_no_header_can_carry_is_refused_without_being_shown(model_server, monkeypatch):
+def test_a_key_with_invalid_characters_is_refused_and_not_shown(model_server, monkeypatch):
     monkeypatch.setenv("GRASP_LLM_API_KEY", f"{KEY}\u00df")
     with pytest.raises(ServerError, match=r"^GRASP_LLM_API_KEY holds characters") as error:
         OpenAIModel(quick(model_server))
     assert KEY not in str(error.value)
 
 
-def test_limits_are_shared_by_the_workers(settings_with):
+def test_rate_limits_are_divided_among_workers(settings_with):
     settings = settings_with(
         llm_url="http://127.0.0.1:1/v1/",
         llm_model="test-model",
@@ -472,19 +480,19 @@ def test_limits_are_shared_by_the_workers(settings_with):
         llm_concurrency=7,
         llm_max_attempts=3,
     )
-    server = Server.of(settings, num_workers=4)
+    server = LanguageModelServer.of(settings, num_workers=4)
     assert (server.requests_per_minute, server.tokens_per_minute, server.concurrency) == (150, 2250, 7)
     assert (server.url, server.max_new_tokens, server.max_attempts) == ("http://127.0.0.1:1/v1", 48, 3)
 
 
-def test_a_process_has_one_model_and_its_thread(model_server):
+def test_a_process_has_one_model_and_one_thread(model_server):
     model = load_server_model(quick(model_server))
     assert load_server_model(quick(model_server)) is model
     model.close()
     assert "language-model" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_of_prompts_hit_by_all_faults_together_nearly_all_are_answered_and_none_twice(model_server):
+def test_under_all_faults_together_nearly_all_prompts_are_answered_once(model_server):
     texts, dice = numbered(300), random.Random(0)  # noqa: S311 - no secret
     faults = [fault for name, fault in TRANSIENT.items() if name not in ("hang", "trickle")]
     slow = [TRANSIENT["hang"], TRANSIENT["trickle"]]

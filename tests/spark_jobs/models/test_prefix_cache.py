@@ -1,4 +1,4 @@
-"""A batch's cache holds what transformers' own would, and is not copied when it grows."""
+"""The preallocated cache holds the same as a `DynamicCache`, and is not copied when it grows."""
 
 import copy
 
@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from spark_jobs.models.prefix_cache import for_batch
+from spark_jobs.models.prefix_cache import batch_cache
 
 NUM_PROMPTS, NUM_HEADS, SIZE = 2, 3, 4
 
@@ -24,11 +24,11 @@ def shared_cache(*layers):
     return cache
 
 
-def test_new_tokens_follow_the_shared_ones_as_in_a_cache_that_is_copied():
+def test_it_holds_the_same_tokens_as_a_dynamic_cache():
     shared = shared_cache(DynamicLayer(), DynamicSlidingWindowLayer(sliding_window=4))
     repeated = copy.deepcopy(shared)
     repeated.batch_repeat_interleave(NUM_PROMPTS)
-    cache = for_batch(shared, NUM_PROMPTS, 4)
+    cache = batch_cache(shared, NUM_PROMPTS, 4)
 
     for num_tokens in (3, 1):  # the rest of a prompt, then the first token of an answer
         for layer in (0, 1):
@@ -40,8 +40,8 @@ def test_new_tokens_follow_the_shared_ones_as_in_a_cache_that_is_copied():
     assert shared.get_seq_length() == 5  # what the next batch begins with
 
 
-def test_what_is_held_stays_where_it_is_when_a_token_is_added():
-    cache = for_batch(shared_cache(DynamicLayer()), NUM_PROMPTS, 2)
+def test_adding_a_token_does_not_copy_the_earlier_ones():
+    cache = batch_cache(shared_cache(DynamicLayer()), NUM_PROMPTS, 2)
     places = set()
     for _ in range(2):
         keys, values = cache.update(states(NUM_PROMPTS, 1), states(NUM_PROMPTS, 1), 0)

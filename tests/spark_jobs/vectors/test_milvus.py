@@ -1,4 +1,4 @@
-"""Milvus-Lite through the port: what is written is sound and verified, and the folder belongs to one process."""
+"""Milvus-Lite: written vectors are checked and verified, and one process at a time opens the folder."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spark_jobs.vectors import milvus as vectors
-from spark_jobs.vectors.milvus import open_vectors
+from spark_jobs.vectors.milvus import open_vector_store
 
 HOLD_THE_LOCK = (
     "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
@@ -20,8 +20,8 @@ def unit(*rows):
     return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
-def test_an_upsert_overwrites_and_twice_is_once(settings):
-    with open_vectors(settings) as store:
+def test_an_upsert_overwrites_and_can_be_repeated(settings):
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         for _ in range(2):
             store.upsert("c", ["1", "2"], unit([1, 0], [0, 1]), ["old", "same"])
@@ -30,26 +30,26 @@ def test_an_upsert_overwrites_and_twice_is_once(settings):
         store.require_equal("c", 2, {"1": unit([1, 1])[0]})
 
 
-def test_what_was_written_is_there_when_the_folder_is_opened_again(settings):
-    with open_vectors(settings) as store:
+def test_rows_survive_reopening_the_folder(settings):
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         store.upsert("c", ["1"], unit([3, 4]), ["h"])
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         assert store.hashes("c") == {"1": "h"}
         assert store.search("c", unit([3, 4]), 5) == [[("1", pytest.approx(1.0))]]
 
 
 @pytest.mark.parametrize("wrong", [[np.nan, 1.0], [np.inf, 0.0], [0.0, 0.0]])
-def test_an_unsound_vector_is_refused_before_anything_is_written(settings, wrong):
-    with open_vectors(settings) as store:
+def test_a_vector_not_of_unit_length_is_refused_before_anything_is_written(settings, wrong):
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         with pytest.raises(ValueError, match=r"not: bad"):
             store.upsert("c", ["good", "bad"], np.array([[1, 0], wrong], dtype=np.float32), ["h", "h"])
         assert store.count("c") == 0
 
 
-def test_ids_are_never_read_as_a_filter(settings):
-    with open_vectors(settings) as store:
+def test_ids_cannot_inject_filters(settings):
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         store.upsert("c", HOSTILE, unit(*([1, i] for i in range(len(HOSTILE)))), ["h"] * len(HOSTILE))
         assert set(store.read("c", HOSTILE)) == set(HOSTILE)
@@ -61,24 +61,24 @@ def test_a_scan_of_many_pages_finds_every_row_once(settings, monkeypatch):
     monkeypatch.setattr(vectors, "MAX_ROWS", 16)
     monkeypatch.setattr(vectors, "PAGE_ROWS", 5)
     ids = [str(i) for i in range(40)]
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         store.upsert("c", ids, unit(*([1, i] for i in range(40))), ids)
         assert store.hashes("c") == dict(zip(ids, ids, strict=True))
 
 
-def test_a_wrong_count_or_vector_is_noticed(settings):
-    with open_vectors(settings) as store:
+def test_a_wrong_count_or_vector_is_detected(settings):
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         store.upsert("c", ["1"], unit([1, 0]), ["h"])
         with pytest.raises(ValueError, match="collection c has 1 rows instead of 2"):
             store.require_equal("c", 2, {})
-        with pytest.raises(ValueError, match="does not give back what was written for 1"):
+        with pytest.raises(ValueError, match="does not return the vector that was written for 1"):
             store.require_equal("c", 1, {"1": unit([0, 1])[0]})
 
 
 def test_the_alias_moves_in_one_step_and_only_when_it_must(settings):
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         for name, vector in (("old", [1, 0]), ("new", [0, 1])):
             store.ensure_collection(name, 2)
             store.upsert(name, [name], unit(vector), ["h"])
@@ -88,16 +88,16 @@ def test_the_alias_moves_in_one_step_and_only_when_it_must(settings):
 
 
 def test_a_collection_of_another_dimension_is_refused(settings):
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         with pytest.raises(ValueError, match="c holds vectors of 2 numbers, not 3"):
             store.ensure_collection("c", 3)
 
 
-def test_vectors_of_1536_numbers_come_back_as_they_went_in(settings):
+def test_vectors_of_1536_dimensions_are_read_back_unchanged(settings):
     matrix = unit(*np.random.default_rng(0).normal(size=(20, 1536)))
     ids = [str(i) for i in range(20)]
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 1536)
         store.upsert("c", ids, matrix, ["h"] * 20)
         store.require_equal("c", 20, dict(zip(ids, matrix, strict=True)))
@@ -105,7 +105,7 @@ def test_vectors_of_1536_numbers_come_back_as_they_went_in(settings):
 
 
 def test_a_folder_that_another_process_has_open_is_named(settings):
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
     lock = f"{settings.milvus_uri}/LOCK"
     with subprocess.Popen(
@@ -113,26 +113,29 @@ def test_a_folder_that_another_process_has_open_is_named(settings):
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         message = f"{settings.milvus_uri} is open in another process.*embed_descriptions"
-        with pytest.raises(ValueError, match=message), open_vectors(settings):
+        with pytest.raises(ValueError, match=message), open_vector_store(settings):
             pass
         holder.communicate("done\n")
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         assert store.has_collection("c")
 
 
 def test_the_lock_is_released_also_after_an_error(settings):
-    with pytest.raises(ZeroDivisionError), open_vectors(settings):
+    with pytest.raises(ZeroDivisionError), open_vector_store(settings):
         raise ZeroDivisionError
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         assert not store.has_collection("c")
 
 
-def test_what_milvus_refuses_names_the_setting(settings):
-    with pytest.raises(ValueError, match=f"Milvus at {settings.milvus_uri} refused"), open_vectors(settings) as store:
+def test_an_error_of_milvus_names_the_setting(settings):
+    with (
+        pytest.raises(ValueError, match=f"Milvus at {settings.milvus_uri} failed"),
+        open_vector_store(settings) as store,
+    ):
         store.count("never made")
 
 
 def test_a_server_that_does_not_answer_is_named(settings_with):
     nobody = settings_with(milvus_uri="http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=f"GRASP_MILVUS_URI={nobody.milvus_uri}"), open_vectors(nobody):
+    with pytest.raises(ValueError, match=f"GRASP_MILVUS_URI={nobody.milvus_uri}"), open_vector_store(nobody):
         pass

@@ -1,4 +1,4 @@
-"""The port that writes Milvus-Lite writes a real Milvus server in the same way.
+"""The same code works with Milvus-Lite and with a real Milvus server.
 
 `benchmarks/serving/milvus_server.py` tells which server.
 """
@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.serving.milvus_server import installed_python, milvus_server
 from grasp.settings import ROOT
-from spark_jobs.vectors.milvus import open_vectors
-from spark_jobs.vectors.nearest_neighbours import Catalogue, ExactBackend, MilvusBackend
+from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.nearest_neighbours import ExactBackend, MilvusBackend, VectorSet
 
 pytestmark = pytest.mark.integration
 
@@ -41,11 +41,11 @@ def clustered(num, dimension):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_a_server_holds_what_lite_holds(server_uri, settings_with):
+def test_a_server_gives_the_same_results_as_milvus_lite(server_uri, settings_with):
     vectors = clustered(1_500, 384)
     vectors[100:120] = vectors[0]
     ids = [*(str(i) for i in range(1_498)), "it's", 'say "x"\\']
-    with open_vectors(settings_with(milvus_uri=server_uri)) as store:
+    with open_vector_store(settings_with(milvus_uri=server_uri)) as store:
         store.ensure_collection("c_new", 384)
         for _ in range(2):
             store.upsert("c_new", ids, vectors, ["h"] * 1_500)
@@ -56,9 +56,9 @@ def test_a_server_holds_what_lite_holds(server_uri, settings_with):
         assert [store.switch_alias("c", name) for name in ("c_old", "c_new", "c_new")] == [True, True, False]
         assert store.count("c") == 1_500
 
-        catalogue = Catalogue(ids, vectors)
-        found = MilvusBackend(store, "c", catalogue).search(ids[:300], vectors[:300], 10)
-        assert found == ExactBackend(catalogue).search(ids[:300], vectors[:300], 10)
+        vector_set = VectorSet(ids, vectors)
+        found = MilvusBackend(store, "c", vector_set).search(ids[:300], vectors[:300], 10)
+        assert found == ExactBackend(vector_set).search(ids[:300], vectors[:300], 10)
 
         store.delete("c_new", ["it's", "7"])
         store.require_equal("c_new", 1_498, {"8": vectors[8]})

@@ -1,10 +1,10 @@
-"""Both backends keep one contract: self excluded by id, ties by id, fewer than k from a small catalogue."""
+"""Both backends: self is excluded by id, ties are ordered by id, a small set gives fewer than k."""
 
 import numpy as np
 import pytest
 
-from spark_jobs.vectors.milvus import open_vectors
-from spark_jobs.vectors.nearest_neighbours import Catalogue, ExactBackend, MilvusBackend
+from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.nearest_neighbours import ExactBackend, MilvusBackend, VectorSet
 
 
 def unit(rows):
@@ -17,13 +17,13 @@ def search(request, settings):
     """`search(ids, vectors, k)`: everyone's neighbours among all."""
 
     def everyone(ids, vectors, k):
-        catalogue = Catalogue(ids, vectors)
+        vector_set = VectorSet(ids, vectors)
         if request.param == "exact":
-            return ExactBackend(catalogue).search(ids, vectors, k)
-        with open_vectors(settings) as store:
+            return ExactBackend(vector_set).search(ids, vectors, k)
+        with open_vector_store(settings) as store:
             store.ensure_collection("c", vectors.shape[1])
             store.upsert("c", ids, vectors, ["h"] * len(ids))
-            return MilvusBackend(store, "c", catalogue).search(ids, vectors, k)
+            return MilvusBackend(store, "c", vector_set).search(ids, vectors, k)
 
     return everyone
 
@@ -34,13 +34,13 @@ def test_nearest_first_with_cosines(search):
     assert similarities == [[0.6, 0.0], [0.8, 0.6], [0.8, 0.0]]
 
 
-def test_an_entity_is_never_its_own_neighbour_but_its_twin_is(search):
+def test_an_entity_is_not_its_own_neighbour_but_one_with_an_equal_vector_is(search):
     found, similarities = search(["b", "a", "c"], unit([[1, 0], [1, 0], [0, 1]]), 1)
     assert found == [["a"], ["b"], ["a"]]
     assert similarities[:2] == [[1.0], [1.0]]
 
 
-def test_ties_are_broken_by_id_however_many_there_are(search):
+def test_any_number_of_ties_is_broken_by_id(search):
     ids = [f"{i:03d}" for i in range(99, -1, -1)]
     found, _ = search([*ids, "query"], unit([[1, 0]] * 100 + [[1, 1]]), 3)
     assert found[ids.index("050")] == ["000", "001", "002"]
@@ -55,38 +55,38 @@ def test_similarities_that_differ_only_beyond_six_digits_are_a_tie(search):
 
 
 @pytest.mark.parametrize("num", [1, 2, 4])
-def test_a_small_catalogue_gives_all_it_has(search, num):
+def test_a_small_vector_set_gives_fewer_neighbours(search, num):
     ids = [str(i) for i in range(num)]
     found, similarities = search(ids, unit([[1, i] for i in range(num)]), 10)
     assert [len(row) for row in found] == [len(row) for row in similarities] == [num - 1] * num
 
 
 class ForgetfulStore:
-    """Finds one of many, as an approximate index may."""
+    """Finds too few, as an approximate index may."""
 
     def search(self, name, vectors, k):
         return [[("b", 0.8)] for _ in vectors]
 
 
-def test_what_milvus_does_not_find_is_not_made_up():
-    catalogue = Catalogue(["a", "b", "c"], unit([[1, 0], [3, 4], [0, 1]]))
-    backend = MilvusBackend(ForgetfulStore(), "c", catalogue)
-    assert backend.search(["a"], catalogue.vectors[:1], 2) == ([["b"]], [[0.6]])
+def test_no_neighbour_is_invented_when_milvus_finds_too_few():
+    vector_set = VectorSet(["a", "b", "c"], unit([[1, 0], [3, 4], [0, 1]]))
+    backend = MilvusBackend(ForgetfulStore(), "c", vector_set)
+    assert backend.search(["a"], vector_set.vectors[:1], 2) == ([["b"]], [[0.6]])
 
 
-def test_the_backends_agree_on_clustered_vectors_with_twins(settings):
+def test_both_backends_agree_on_clustered_and_equal_vectors(settings):
     random = np.random.default_rng(7)
     centres = random.normal(size=(12, 48))
     vectors = unit(centres[random.integers(12, size=600)] + 0.4 * random.normal(size=(600, 48)))
     vectors[100:140] = vectors[0]
     vectors[300:303] = vectors[1]
     ids = [str(i) for i in random.permutation(600)]
-    catalogue = Catalogue(ids, vectors)
-    exact = ExactBackend(catalogue).search(ids, vectors, 10)
-    with open_vectors(settings) as store:
+    vector_set = VectorSet(ids, vectors)
+    exact = ExactBackend(vector_set).search(ids, vectors, 10)
+    with open_vector_store(settings) as store:
         store.ensure_collection("c", 48)
         store.upsert("c", ids, vectors, ["h"] * 600)
-        assert MilvusBackend(store, "c", catalogue).search(ids, vectors, 10) == exact
+        assert MilvusBackend(store, "c", vector_set).search(ids, vectors, 10) == exact
     similarity = np.round(vectors.astype(np.float64) @ vectors.astype(np.float64).T, 6)
     for row, entity in enumerate(ids[:50]):
         others = sorted((-similarity[row, other], ids[other]) for other in range(600) if ids[other] != entity)
