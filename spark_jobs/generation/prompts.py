@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from grasp.versions import PROMPT_VERSIONS
 from spark_jobs.validation.clean_text import clean_text
-from spark_jobs.validation.injection import give_orders_together, holds_chat_token, hostile_reason
+from spark_jobs.validation.injection import holds_chat_token, hostile_reason, read_as_instruction_together
 
 TEMPLATES = Path(__file__).with_name("prompts")
 
@@ -37,7 +37,7 @@ _DELIMITERS = re.compile(r"[<>＜＞]|\[/?INST\]|={3,}", re.IGNORECASE)
 _TRAILING_ARTICLE = re.compile(r"^(.+), (The|A|An)$")
 _NO_VALUE = {"", "unknown", "none", "other", "n/a", "null", "nan"}
 _GENDERS = {"m": "male", "f": "female"}
-_ORDERS = {"instruction", "chat_token"}  # of the reasons of `injection.py`
+_INSTRUCTION_REASONS = {"instruction", "chat_token"}  # of the reasons of `injection.py`
 
 Input = dict[str, Any]
 
@@ -81,7 +81,7 @@ def safe(text: str | None) -> str:
 def item_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
     """Canonical facts of an item. `raw` holds `title` and `attributes` (name to value, lists joined with ', ')."""
     facts = {"title": _natural_title(raw.get("title")), "attributes": _attributes(raw.get("attributes"), hidden)}
-    return _without_orders(facts, raw, hidden)
+    return _without_instructions(facts, raw, hidden)
 
 
 def user_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
@@ -93,7 +93,7 @@ def user_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
         "recent": list(dict.fromkeys(recent))[:NUM_RECENT],
         "favourites": favourites[:NUM_FAVOURITES],
     }
-    return _without_orders(facts, raw, hidden)
+    return _without_instructions(facts, raw, hidden)
 
 
 def item_lines(facts: Input) -> list[str]:
@@ -185,7 +185,7 @@ def _judged(text: str) -> _Outside:
     return _Outside(line, "chat_token" if holds_chat_token(text) else hostile_reason(line))
 
 
-def _without_orders(facts: Input, raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
+def _without_instructions(facts: Input, raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
     """Facts without title and attributes if those give orders, one by one or together; marked if any is hostile.
 
     The mark says that no generated text about the entity is to be trusted. Two things leave none: a link in an
@@ -196,7 +196,9 @@ def _without_orders(facts: Input, raw: Mapping[str, Any], hidden: Collection[str
     attributes = {name: value for name, value in shown if name not in hidden}
     title, values = _read(raw.get("title")), [_read(value) for value in attributes.values()]
     reasons = {text.hostility for text in (*map(_read, attributes), *values)} - {"link"} | {title.hostility}
-    if reasons & _ORDERS or give_orders_together([text.line for text in (title, *values) if text.line]):
+    if reasons & _INSTRUCTION_REASONS or read_as_instruction_together(
+        [text.line for text in (title, *values) if text.line]
+    ):
         facts |= {"title": "", "attributes": {}} if "title" in facts else {"attributes": {}}
         reasons.add("instruction")
     return facts | ({"withheld": True} if any(reasons) else {})

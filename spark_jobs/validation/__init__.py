@@ -1,1 +1,1 @@
-"""What a text may not be: orders to a model, markup, echo, claims that its facts do not support."""
+"""Checks of texts from outside and from the model: injected instructions, markup, echo, claims without a fact."""

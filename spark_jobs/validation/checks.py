@@ -1,8 +1,8 @@
-"""Whether a language model's text may be used: deterministic checks, each refusal with a short name.
+"""Decide whether a language model's text may be used: deterministic checks, each with a named refusal reason.
 
-A text is trusted only as far as the facts it was written from reach (`grounding.py`). Small models invent names, repeat
-themselves and copy the examples, large ones add what they know; the checks cost about a millisecond, so they run on
-everything. `benchmarks/generation/validator.py` measures them.
+A text may only say what its facts support (`grounding.py`). Small models invent names, repeat themselves and copy the
+examples; large models add their own knowledge. The checks take about a millisecond, so they run on every text.
+`benchmarks/generation/validator.py` measures them.
 """
 
 import re
@@ -11,12 +11,12 @@ from collections import Counter
 from spark_jobs.validation.clean_text import clean_text
 from spark_jobs.validation.grounding import SENTENCE_END, Evidence, claims, ungrounded, unsupported
 from spark_jobs.validation.injection import hostile_reason
-from spark_jobs.validation.injection_patterns import gives_orders
+from spark_jobs.validation.injection_patterns import reads_as_instruction
 from spark_jobs.validation.vocabulary import stem, words_of
 
-HOSTILE_FACTS = "hostile_facts"  # the reason of a text whose facts give orders to a language model
+HOSTILE_FACTS = "hostile_facts"  # refusal reason of a text whose facts contain instructions to a language model
 MIN_CHARS, MAX_CHARS, MIN_WORDS = 30, 600, 6
-_SIGNS = re.compile(r"[^\w\s.,;:!?'\"’‘“”()\[\]&/+%#*<>@=-]|[!?-]{3}")  # such as emoji
+_SIGNS = re.compile(r"[^\w\s.,;:!?'\"’‘“”()\[\]&/+%#*<>@=-]|[!?-]{3}")  # for example emoji
 _URL = re.compile(r"https?:|www\.|\S@\S|\b[\w-]+\.(?:com|org|net|io|ru|cn|info|biz)\b", re.IGNORECASE)
 _FENCE = re.compile(r"<|>|</?facts|\[/?INST|={3}|```|\b(?:system|assistant|user|facts|title|favours|recent) ?:", re.I)
 _REFUSAL = re.compile(
@@ -32,15 +32,15 @@ _ENGLISH = frozenset(
 
 
 def clean_output(output: str) -> str:
-    """One line without markup, quotes around it or an unfinished last sentence (unless it has no other)."""
-    visible = output.replace("**", "").replace("<", "< ")  # a fence must stay visible to the check of echoes
+    """One line without markup and surrounding quotes. An unfinished last sentence is removed if it has another."""
+    visible = output.replace("**", "").replace("<", "< ")  # keeps fence tags visible for the echo check
     text = clean_text(visible, 4 * MAX_CHARS).strip("\"' ")
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     return text[: ends[-1]] if ends else text
 
 
 def refusal_reason(output: str, evidence: Evidence) -> str | None:
-    """Why the cleaned `output` must not be used, None when it may be."""
+    """Why the cleaned `output` must not be used; None if it may be used."""
     for check in (_form, _safety, _echo, ungrounded):
         if reason := check(output, evidence):
             return reason
@@ -72,10 +72,10 @@ def _safety(output: str, evidence: Evidence) -> str | None:
     if any(match[0].lower() not in evidence.values.lower() for match in _URL.finditer(output)):
         return "url"
     if evidence.withheld or any(map(hostile_reason, re.split("\n|; ", evidence.values))):
-        return HOSTILE_FACTS  # whatever was written from them: an order may have been obeyed
+        return HOSTILE_FACTS  # whatever the text says: the model may have obeyed an injected instruction
     if _REFUSAL.search(output):
         return "refusal"
-    if gives_orders(output):
+    if reads_as_instruction(output):
         return "instruction"
     spoken = {match.lower() for match in _FIRST_PERSON.findall(output)}
     return "first_person" if spoken - set(words_of(evidence.facts)) else None
@@ -95,7 +95,7 @@ def _ngrams(words: list[str], size: int) -> set[tuple[str, ...]]:
 
 
 def _loops(words: list[str]) -> bool:
-    """A word three times running, three words said three times, five said twice, or too few distinct words."""
+    """One word three times in a row, a 3-gram three times, a 5-gram twice, or too few distinct words."""
     same_run = any(words[i] == words[i + 1] == words[i + 2] for i in range(len(words) - 2))
     threes = Counter(tuple(words[i : i + 3]) for i in range(len(words) - 2))
     repeated = len(_ngrams(words, 5)) < len(words) - 4 or max(threes.values(), default=0) > 2

@@ -1,10 +1,10 @@
-"""Make text from outside safe to show, to compare and to put into a prompt as data."""
+"""Clean text from outside, so that it can be shown, compared and used as data in a prompt."""
 
 import html
 import re
 import unicodedata
 
-# Controls, zero-width and direction marks, lone surrogates, private use: nothing a reader could see.
+# Unicode categories of invisible characters: controls, zero-width and direction marks, surrogates, private use.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
 _SCRIPT = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -13,19 +13,19 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-f]{1,6}|[a-z][a-z0-9]{1,31});", re.I
 
 
 def clean_text(text: str, max_chars: int = 500) -> str:
-    """One line of visible text: NFC, HTML tags and invisible characters gone, white space folded, at most `max_chars`.
+    """One line of visible text in NFC, without HTML tags and invisible characters, at most `max_chars` long.
 
-    HTML entities are decoded before tags are removed, so that an escaped tag does not survive. Cleaning a clean text
-    changes nothing.
+    HTML entities are decoded before tags are removed, so escaped tags are removed too. Cleaning a clean text changes
+    nothing.
     """
-    text = text[: 10 * max_chars]  # bounds the work that a hostile text can cause
+    text = text[: 10 * max_chars]  # limits the work that a hostile text can cause
     while (cleaned := _clean_once(text)) != text:
         text = cleaned
     return text[:max_chars].rstrip()
 
 
 def visible_text(text: str) -> str:
-    """The text with entities decoded and without what no reader could see; tags stay."""
+    """The text with HTML entities decoded and invisible characters removed; tags stay."""
     if _is_plain(text):
         return text
     text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
@@ -36,7 +36,7 @@ def visible_text(text: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Printable ASCII without markup or entity, as most texts are: there is nothing to decode or to remove."""
+    """Printable ASCII without markup or entities: nothing to clean. True of most texts."""
     return text.isascii() and text.isprintable() and "<" not in text and "&" not in text
 
 
@@ -50,7 +50,7 @@ def _clean_once(text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Lower case without accents and compatibility forms; look-alikes of other scripts stay."""
+    """Lower case without accents and compatibility forms; look-alike letters of other scripts stay."""
     if text.isascii():
         return text.lower()
     apart = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())

@@ -1,4 +1,4 @@
-"""Whether a text says only what its facts say: every word comes from them, follows from them or is plain.
+"""Check that a text says only what its facts say: every word comes from them, follows from them or is plain.
 
 The checks compare words and know no meaning. They let a wrong statement pass that is made of words of the facts alone,
 and refuse a right one that needs a word which neither the facts nor `vocabulary.py` hold.
@@ -41,7 +41,7 @@ _SAYS_NOTHING = FUNCTION_WORDS | NUMBERS.keys() | DECADES.keys()
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an output is held against."""
+    """What an output is checked against."""
 
     facts: str  # the lines of the prompt's fence, each `name: value`
     name: str  # text of which something must be mentioned: an item's title, a user's tastes; may be empty

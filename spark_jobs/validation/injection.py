@@ -1,13 +1,13 @@
-"""Whether a text from outside is more than data: orders to a language model, markup of prompts or code, links, ads.
+"""Detect hostile text from outside: instructions to a language model, prompt markup, code, links, advertisements.
 
-Such a text gets neither into a prompt nor into a description built from facts. It is looked for in several readings:
-as it stands, with look-alike letters of other scripts, with spaced letters joined, with digits read as letters
-(`1gn0re`) and with base64 decoded. Orders are told by how they are given (`orders.py`), not by what they want written.
+Hostile text is used neither in a prompt nor in a description built from facts. Each text is checked in several
+readings: unchanged, with look-alike letters of other scripts replaced, with spaced letters joined, with digits read as
+letters (`1gn0re`), and with base64 decoded. Instructions are recognised by their form (`injection_patterns.py`), not
+by what they ask for.
 
-What this can not do: see an order in other languages, in other words (`kindly leave aside what came before`), in
-pictures made of letters, or spread over the titles of several items; tell slander that names no crime from an opinion;
-tell a bare domain such as `brand.com` from the brand. Against those stand the fence of the prompt and the validator,
-which lets nothing through that the facts do not hold.
+Not detected: instructions in other languages, in unusual words (`kindly leave aside what came before`), in ASCII art
+or spread over the titles of several items; slander that names no crime; a bare domain such as `brand.com`, which may be
+a brand. The fence of the prompt and the validator protect against these: the validator refuses what no fact supports.
 """
 
 import base64
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from spark_jobs.validation.clean_text import fold, visible_text
-from spark_jobs.validation.injection_patterns import any_of, gives_cut_order, gives_orders
+from spark_jobs.validation.injection_patterns import any_of, hides_instruction, reads_as_instruction
 
 # Cyrillic, Greek and small capital letters that look like Latin ones.
 _LOOK_ALIKES = str.maketrans(
@@ -46,7 +46,7 @@ _CODE = any_of(
     r"\.\./\.\./|\bsudo \w+|\brm -rf\b",
     flags=re.IGNORECASE,
 )
-_BRAND_DOMAINS = "com|org|net|co|io|de|fr|es|it|uk|eu|us|in|br|jp"  # a plain name before them may be a brand: acne.org
+_BRAND_DOMAINS = "com|org|net|co|io|de|fr|es|it|uk|eu|us|in|br|jp"  # with a plain name these may be brands: acne.org
 _OTHER_DOMAINS = "ru|cn|info|biz|xyz|top|site|online|click|link|shop|club|example|test|tk|ly|me|gg|app"
 _CALLS = (
     r"visit|at|go to|goto|see|check|on|via|order|shop|buy|click|join|besuche\w*|auf|bei|visite[rz]?|visita|chez|sur"
@@ -76,7 +76,7 @@ _ADVERTISEMENT = any_of(
     r"купи(?:те)? сейчас|立即购买|点击这里|今すぐ購入",
     flags=re.IGNORECASE,
 )
-# In lower case or in capitals throughout: `My Neighbour Is a Murderer` is a title.
+# Matches lower case or all capitals only: `My Neighbour Is a Murderer` is a title.
 _CRIMES = "fraud|fraudster|scam|scammer|liar|thief|crook|criminal|murderer|rapist|pa?edophile|nazi|terrorist|racist"
 _SLANDER = any_of(
     rf"\b(?:is|are|was) (?:an? |all )?(?:known |convicted )?(?:{_CRIMES})s?\b",
@@ -87,14 +87,14 @@ _SLANDER = any_of(
 
 
 def holds_chat_token(raw: str) -> bool:
-    """Whether a text, before its tags are removed, holds markup of a prompt: a role, a turn, a fence."""
+    """Whether a text, before its tags are removed, contains prompt markup: a role, a turn or a fence."""
     return bool(_TOKENS.search(unicodedata.normalize("NFKC", visible_text(raw))))
 
 
 @lru_cache(maxsize=65536)
 def hostile_reason(text: str) -> str | None:
-    """Why a clean text must not be used as a fact, None when it may be."""
-    if gives_cut_order("".join(filter(str.isalpha, fold(text).translate(_LOOK_ALIKES)))):
+    """Why a clean text must not be used as a fact; None if it may be used."""
+    if hides_instruction("".join(filter(str.isalpha, fold(text).translate(_LOOK_ALIKES)))):
         return "instruction"
     return next((reason for reading in _readings(text) if (reason := _reason(reading))), None)
 
@@ -111,17 +111,17 @@ def _reason(reading: str) -> str | None:
             return reason
     if _SLANDER.search(reading.lower() if reading.isupper() else reading):
         return "slander"
-    return "instruction" if gives_orders(reading) else None
+    return "instruction" if reads_as_instruction(reading) else None
 
 
-def give_orders_together(texts: Sequence[str]) -> bool:
-    """Whether texts that may be harmless one by one read as an order in a row, or any of them behind the first."""
+def read_as_instruction_together(texts: Sequence[str]) -> bool:
+    """Whether texts read as an instruction when joined: all in a row, or the first followed by any other."""
     rows = [" ".join(texts), *(f"{texts[0]} {text}" for text in texts[2:])] if len(texts) > 1 else []
-    return any(gives_orders(reading) for row in rows for reading in _readings(row))
+    return any(reads_as_instruction(reading) for row in rows for reading in _readings(row))
 
 
 def _readings(text: str) -> list[str]:
-    """The text as it stands and what it may stand for, each once."""
+    """The text itself and its possible decodings, without duplicates."""
     plain = unicodedata.normalize("NFKC", text)
     latin = plain.translate(_LOOK_ALIKES)
     joined = _SPACED.sub(lambda match: re.sub(r"[\s._*-]", "", match[0]), latin)
@@ -130,7 +130,7 @@ def _readings(text: str) -> list[str]:
 
 
 def _decoded(text: str) -> list[str]:
-    """What base64 in the text says, where that is readable."""
+    """The readable contents of base64 strings in the text."""
     found = []
     for match in _BASE64.finditer(text):
         encoded = match[0].rstrip("=")

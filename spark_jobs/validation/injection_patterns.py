@@ -1,7 +1,7 @@
-"""How outside text orders a language model about: patterns in eighteen languages, and whether a text matches one.
+"""Patterns of instructions to a language model, in eighteen languages.
 
-They know no wanted answer: verbs of ignoring beside what was said before, verbs of writing beside *only*, commands to
-write one certain thing, and speech to a model about its role, its task and its answer.
+They match the form of an instruction, whatever it asks for: "ignore" near "previous instructions", "write" near "only",
+commands to write one specific thing, and speech to a model about its role, its task and its answer.
 """
 
 import codecs
@@ -12,7 +12,7 @@ from spark_jobs.validation.clean_text import fold
 
 
 def any_of(*patterns: str, flags: int = 0) -> re.Pattern[str]:
-    """One pattern that is found where any of the patterns is."""
+    """One pattern that matches where any of the given patterns matches."""
     return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), flags)
 
 
@@ -34,7 +34,7 @@ _PRIVATE = (
     "(?:prompt|instruction|rule|password|api[- ]?key|secret|credential|config|configuration|environment variable|"
     "training data|guideline|database)s?"
 )
-# Speech to a model, in English, found in folded text.
+# Speech to a model, in English; matched against folded text.
 _SPEECH = any_of(
     # what it is and what it was told
     r"\b(?:system|hidden|developer) (?:prompt|instruction)|\b(?:system|developer) message|\bsecret prompt\b",
@@ -67,7 +67,7 @@ _SPEECH = any_of(
     # what to give away
     rf"\b{_REVEAL}\b(?: \w+){{0,2}}? (?:your|the system|all|every|any|hidden|internal)\b.{{0,25}}\b{_PRIVATE}\b",
 )
-# A command to write one certain thing: with digits, in quotes, or in capitals after a verb that is not.
+# A command to write one specific thing: with digits, in quotes, or in capitals after a verb that is not.
 _SAY_ABROAD = (
     r"(?:sage?|schreibe?|antworte|[eé]cri[st]|[eé]crivez|r[eé]ponds|r[eé]pondez|diga|escrib[ea]|escrev[ae]|respond[ae]|"
     r"repite|imprim[ea]|scrivi|rispondi|zeg|schrijf|napisz|powiedz)"
@@ -79,7 +79,7 @@ _COMMAND = any_of(
     rf"(?:\b(?:and|then|please|must|to|just|only)|[.,:;!?-])\s+(?i:{_SAY}){_WITH}[\"'“‘«„]\w.*[\"'”’»]",
     rf"\b(?![A-Z]+\b)(?i:{_SAY}|{_SAY_ABROAD}){_WITH}[A-ZÀ-Þ]{{5,}}\b",
 )
-# The best known order without spaces: however it is cut, turned round or rotated, its letters stay together.
+# The best known instruction without spaces, for text that was split, reversed or rotated.
 _COMPACT = re.compile(
     r"(?:ignore|disregard|forget|override|bypass)(?:all|any|the|your|these|of|my)*"
     r"(?:(?:previous|prior|above|earlier|preceding)(?:instruction|prompt|rule|direction|guideline|message|text)"
@@ -88,19 +88,19 @@ _COMPACT = re.compile(
 
 
 @dataclass(frozen=True)
-class Orders:
-    """How a language orders what came before to be ignored, and only one thing to be written, as patterns of stems."""
+class InstructionPatterns:
+    """One language's patterns for "ignore the previous instructions" and "write only this"."""
 
     ignore: str
     objects: str
     write: str
     only: str
     either_way: bool = True  # the verb may come last
-    near: int = 25  # characters between writing and only
+    near: int = 25  # most characters between `write` and `only`
 
 
 _LANGUAGES = {
-    "English": Orders(
+    "English": InstructionPatterns(
         r"\b(?:ignor(?:e|ing)|disregard(?:ing)?|override|bypass|discard|forget|skip|pay no attention to)\b"
         r"|\b(?:do not|don'?t|stop) follow(?:ing)?\b",
         r"\b(?:instruction|prompt|guideline|directive|system message|given fact)s?\b"
@@ -111,110 +111,110 @@ _LANGUAGES = {
         r"\b(?:only|exactly|just|nothing but|verbatim|the following|the (?:\w+ )?(?:word|phrase|string|sentence)s?)\b",
         either_way=False,
     ),
-    "German": Orders(
+    "German": InstructionPatterns(
         r"ignorier|\bvergiss\b|\bvergesst\b|vergessen sie|missacht|nicht beacht|beachte\w* nicht|\buberspr",
         r"anweisung|instruktion|vorherig|bisherig|\bobig|befehl|\bregeln\b|\bvorgaben|\bprompt|alles (?:und|was|oben)",
         r"\b(?:sag|sage|sagen|schreib|schreibe|schreiben|antworte|antworten|wiederhole|gib|gebe)\b",
         r"\bnur\b|\bgenau\b|ausschlie(?:ss|ß)lich|\bdas wort\b|\bden satz\b",
     ),
-    "French": Orders(
+    "French": InstructionPatterns(
         r"\bignore[rz]?\b|\boublie[rz]?\b|ne ten\w+ pas compte|n['’]ob\w+ (?:plus|pas)|ne sui\w+ p(?:lu|a)s",
         r"instruction|consigne|precedent|\bregles\b|ci-dessus|directive|tout (?:et|ce)\b",
         r"\b(?:dis|dites|ecri\w+|repond\w*|repete\w*|affich\w+)\b",
         r"\b(?:seulement|uniquement|exactement|simplement|juste|le mot|la phrase)\b",
     ),
-    "Spanish": Orders(
+    "Spanish": InstructionPatterns(
         r"\bignor(?:a|e|ar|en|ad)\b|\bolvid(?:a|e|ar|en)\b|caso omiso|no sigas|\bdescart(?:a|e)\b",
         r"instruccion|anterior|\breglas\b|indicacion|todo (?:y|lo)\b|\bordenes\b|directriz",
         r"\b(?:diga|decir|escrib\w+|respond\w+|repit\w+|imprim\w+)\b|\bdi (?=sol|unic|exac|la palabra)",
         r"\b(?:solo|solamente|unicamente|exactamente|la palabra|la frase)\b",
     ),
-    "Portuguese": Orders(
+    "Portuguese": InstructionPatterns(
         r"\bignor(?:e|a|ar|em)\b|\besque(?:ca|cer|cam)\b|desconsider",
         r"instruc|anterior|tudo (?:e|o)\b|\bregras\b|\bordens\b|diretriz",
         r"\b(?:diga|dizer|escrev\w+|respond\w+|repit\w+|imprim\w+)\b",
         r"\b(?:apenas|somente|so|exatamente|a palavra|a frase)\b",
     ),
-    "Italian": Orders(
+    "Italian": InstructionPatterns(
         r"\bignor(?:a|are|ate|i)\b|dimentica",
         r"istruzion|precedent|tutto (?:e|cio)\b|\bregole\b|direttiv",
         r"\b(?:scriv\w+|rispond\w+|ripet\w+|stampa)\b",
         r"\b(?:solo|soltanto|solamente|esattamente|la parola)\b",
     ),
-    "Dutch": Orders(
+    "Dutch": InstructionPatterns(
         r"negeer|\bvergeet\b",
         r"instructie|vorige|voorgaande|\bregels\b",
         r"\b(?:zeg|schrijf|antwoord)\b",
         r"\b(?:alleen|enkel|het woord)\b",
     ),
-    "Polish": Orders(
+    "Polish": InstructionPatterns(
         r"ignoruj|zapomnij|nie przestrzegaj|\bpomin\b",
         r"instrukcj|poprzedni|polece|\bzasad",
         r"\b(?:napisz|powiedz|odpowiedz|wypisz)\b",
         r"\b(?:tylko|wylacznie|słowo|slowo)\b",
     ),
-    "Turkish": Orders(
+    "Turkish": InstructionPatterns(
         r"yok say|gormezden gel|\bunut|dikkate alma|goz ardi",
         r"talimat|onceki|\bkural|yonerge|komut",
         r"\b(?:yaz|yazin|soyle\w*|cevap ver\w*|tekrarla\w*)\b",
         r"\b(?:sadece|yalnizca|kelimesi\w*)\b",
     ),
-    "Indonesian": Orders(
+    "Indonesian": InstructionPatterns(
         r"\b(?:abaikan|lupakan)\b",
         r"instruksi|perintah|sebelumnya|aturan",
         r"\b(?:katakan|tulis\w*|jawab)\b",
         r"\b(?:hanya|saja|kata)\b",
     ),
-    "Vietnamese": Orders(
+    "Vietnamese": InstructionPatterns(
         r"bo qua|phot lo|quen di",
         r"huong dan|chi dan|lenh|truoc do",
         r"\b(?:noi|viet|tra loi)\b",
         r"\bchi (?=noi|viet|tra)",
     ),
-    "Russian": Orders(
+    "Russian": InstructionPatterns(
         r"игнорир|забуд|не обращай|не следуй|не выполняй|пренебрег",
         r"инструкци|предыдущ|правил|указани|команд|выше|вс[её],? (?:что|и) ",
         r"скажи|напиш|ответь|повтори|выведи",
         r"только|слово|ровно|лишь|фразу",
     ),
-    "Ukrainian": Orders(
+    "Ukrainian": InstructionPatterns(
         r"ігнору|забуд", r"інструкці|попередн|правил|вказівк", r"скажи|напиши|відпові", r"тільки|лише|слово"
     ),
-    "Chinese": Orders(
+    "Chinese": InstructionPatterns(
         r"忽略|无视|無視|忘记|忘記|不要理会|不理会|跳过|忽視|忽视",
         r"指令|指示|以上|上面|之前|先前|规则|規則|提示|说明|說明|命令",
         r"输出|回复|回答|说|写|輸出|回覆|說|寫|打印",
         r"只|仅|僅|必须|单词|單詞",
         near=4,
     ),
-    "Japanese": Orders(
+    "Japanese": InstructionPatterns(
         r"無視|忘れ|従わな",
         r"指示|命令|これまで|以前|上記|ルール|プロンプト|前の",
         r"出力し|言って|言え|答え|返答|返信|書いて|書け|返して",
         r"だけ|のみ|」と",
         near=8,
     ),
-    "Korean": Orders(
+    "Korean": InstructionPatterns(
         r"무시|잊어|잊으",
         r"지시|명령|이전|규칙|프롬프트|위의",
         r"출력|말해|말하|대답|답하|써라|쓰세요",
         r"만 |라고|오직",
         near=8,
     ),
-    "Arabic": Orders(
+    "Arabic": InstructionPatterns(
         r"تجاهل|انس |انسى|تجاوز|اهمل|احذف",
         r"تعليمات|السابق|ما سبق|القواعد|الاوامر|اوامر",
         r"قل |اكتب|اجب|كرر|اطبع",
         r"فقط|كلمة|الكلمة|عبارة|العبارة",
     ),
-    "Hindi": Orders(
+    "Hindi": InstructionPatterns(
         r"अनदेखा|नजरअंदाज|नज़रअंदाज़|भूल|उपेक्षा|ध्यान न दे|मत मान|न मान",
         r"निर्देश|पिछल|नियम|ऊपर|आदेश|पहले के",
         r"लिख|कहो|कहें|बोलो|बोलें|उत्तर|जवाब",
         r"केवल|सिर्फ|सिर्फ़|शब्द",
     ),
 }
-_FAR = 60  # characters between ignoring and its object
+_FAR = 60  # most characters between `ignore` and `objects`
 
 
 def _near(first: str, second: str, distance: int, either_way: bool) -> re.Pattern[str]:
@@ -223,7 +223,7 @@ def _near(first: str, second: str, distance: int, either_way: bool) -> re.Patter
     return re.compile(rf"{forwards}|(?:{second}).{{0,{distance}}}?(?:{first})" if either_way else forwards)
 
 
-_ORDERS = tuple(
+_INSTRUCTIONS = tuple(
     pattern
     for each in _LANGUAGES.values()
     for pattern in (
@@ -233,12 +233,14 @@ _ORDERS = tuple(
 )
 
 
-def gives_orders(text: str) -> bool:
-    """Whether a text, taken as it stands, reads as an order to a language model."""
+def reads_as_instruction(text: str) -> bool:
+    """Whether a text, without any decoding, reads as an instruction to a language model."""
     folded = fold(text)
-    return bool(_COMMAND.search(text) or _SPEECH.search(folded) or any(order.search(folded) for order in _ORDERS))
+    return bool(
+        _COMMAND.search(text) or _SPEECH.search(folded) or any(pattern.search(folded) for pattern in _INSTRUCTIONS)
+    )
 
 
-def gives_cut_order(letters: str) -> bool:
-    """Whether letters without spaces hold the best known order forwards, backwards or rotated by thirteen."""
+def hides_instruction(letters: str) -> bool:
+    """Whether letters without spaces contain the best known instruction: forwards, backwards or in ROT13."""
     return any(_COMPACT.search(each) for each in (letters, letters[::-1], codecs.decode(letters, "rot13")))

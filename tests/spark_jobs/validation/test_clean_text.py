@@ -1,4 +1,4 @@
-"""Whatever a catalogue or a profile holds, what comes out is one line of visible text."""
+"""Cleaned text is always one line of visible text."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from spark_jobs.validation.clean_text import clean_text, fold, visible_text
         ("Toy \ud800Story", "Toy Story"),
     ],
 )
-def test_only_visible_text_on_one_line_is_left(text, expected):
+def test_only_visible_text_on_one_line_remains(text, expected):
     assert clean_text(text) == expected
 
 
@@ -42,7 +42,7 @@ def test_cleaning_twice_changes_nothing(text):
 
 
 @pytest.mark.parametrize("text", [chr(code) for code in range(128)] + ["&lt;", "A\tB", "a  b ", "Str&szlig;e"])
-def test_plain_text_takes_a_shorter_way_to_the_same_end(text, monkeypatch):
+def test_the_fast_path_for_plain_text_gives_the_same_result(text, monkeypatch):
     shortly = clean_text(text), visible_text(text), fold(text)
 
     monkeypatch.setattr("spark_jobs.validation.clean_text._is_plain", lambda _: False)

@@ -1,4 +1,4 @@
-"""The validator is as precise as it was when it was tuned, also on the outputs it was not tuned on."""
+"""Precision and recall of the validator on labelled outputs, tuned and held out."""
 
 import json
 
@@ -10,7 +10,7 @@ ROWS = [json.loads(line) for line in (DATA / "labelled_outputs.jsonl").read_text
 
 
 @pytest.mark.parametrize(("split", "precision", "recall"), [("tune", 0.97, 0.93), ("held_out", 0.94, 0.85)])
-def test_precision_and_recall_stay_where_they_were(split, precision, recall):
+def test_precision_and_recall_do_not_change(split, precision, recall):
     found = score(judge(splits=(split,)))
     assert found.precision >= precision
     assert found.recall >= recall
@@ -23,7 +23,7 @@ def test_the_labels_are_complete():
     assert 0.3 < sum(row["split"] == "held_out" for row in ROWS) / len(ROWS) < 0.35
 
 
-def test_a_score_counts_what_is_accepted_and_why_the_rest_is_not():
+def test_a_score_counts_accepted_texts_and_refusal_reasons():
     verdicts = [
         Verdict("1", "tune", "small", True, None),
         Verdict("2", "tune", "small", False, None),
