@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from pydantic import SecretStr
 
-from grasp import manifest as release
 from grasp import partitions, tables
+from grasp.manifest import manifest_in_force, release_folder
 from grasp.progress import say
-from grasp.settings import Settings
+from grasp.settings import PREFIX, Settings
 from grasp.versions import Versions
 from serving.lookup.online_store import FeastUserStore, UserRow
 from serving.ranking.release_ranker import ReleaseRanker, load_release_ranker
@@ -20,8 +21,8 @@ NUM_HISTORY, NUM_NEIGHBOURS, NUM_RECOMMENDATIONS = 8, 3, 10
 
 def show(settings: Settings, cutoff: str, latest: str) -> None:
     """Print three users with their recommendations, the descriptions' sources, the gate's word and the next steps."""
-    manifest = release.current(settings.releases)
-    served = load_release_ranker(release.folder(settings.releases, manifest), manifest)
+    manifest = manifest_in_force(settings.releases)
+    served = load_release_ranker(release_folder(settings.releases, manifest), manifest)
     lookup = FeastUserStore(settings, manifest)
     profiles = _profiles(settings, latest)
     for user_id in three_users(_user_rows(settings, latest)):
@@ -118,7 +119,7 @@ def _show_gate(settings: Settings, cutoff: str, latest: str) -> None:
     evaluation = folder / "evaluation.json"  # absent when there was nothing to judge by
     figures = f"; {_figures(json.loads(evaluation.read_text()))}" if evaluation.exists() else ""
     say(f"{'promoted' if decision['promoted'] else 'NOT promoted'}: {decision['reason']}{figures}")
-    manifest = release.current(settings.releases)
+    manifest = manifest_in_force(settings.releases)
     served = manifest.model or "what is popular (no model passed the gate)"
     say(f"release {manifest.release_id} serves {served}")
 
@@ -135,16 +136,23 @@ def _show_next(settings: Settings) -> None:
     say("--- where to look next")
     say(f"quality report     {next(settings.data_docs.glob('**/local_site/index.html'), settings.data_docs)}")
     say(f"training runs      {settings.home}/training/*/evaluation.md")
-    variables = " ".join(changed_variables(settings))
-    say(f"tables in SQL      {variables} make sql    then ask: FROM item_features LIMIT 3")
-    say(f"refused texts      {variables} .venv/bin/python -m spark_jobs.commands.dead_letters list")
-    say(f"serving            {variables} make serve    then http://{settings.host}:{settings.port}/explore and /docs")
-    say(f"Airflow UI         {variables} make airflow    then http://127.0.0.1:{settings.airflow_port}")
+    command = " ".join([*changed_variables(settings), ".venv/bin/grasp"])
+    say(f"tables in SQL      {command} sql    then ask: FROM item_features LIMIT 3")
+    say(f"refused texts      {command} dead-letters list")
+    say(f"serving            {command} serve    then http://{settings.host}:{settings.port}/explore and /docs")
+    say(f"Airflow UI         {command} airflow    then http://127.0.0.1:{settings.airflow_port}")
 
 
 def changed_variables(settings: Settings) -> list[str]:
-    """`GRASP_*` assignments, quoted for a shell, that give these settings again."""
-    usual = Settings.load({"GRASP_HOME": str(settings.home)}).variables()
-    own = {name: value for name, value in settings.variables().items() if value != usual[name]}
-    own.pop("GRASP_TASK_RETRIES", None)  # the demo alone does without
-    return [f"{name}={shlex.quote(value)}" for name, value in {"GRASP_HOME": str(settings.home), **own}.items()]
+    """`GRASP_*` assignments, quoted for a shell, that give these settings again. Secrets are left out."""
+    is_usual_home = settings.home == Settings.load({}).home
+    home = {} if is_usual_home else {"GRASP_HOME": str(settings.home)}
+    usual = Settings.load(home)
+    own = {
+        PREFIX + name.upper(): settings.variables()[PREFIX + name.upper()]
+        for name in Settings.model_fields
+        if getattr(settings, name) != getattr(usual, name)
+        and not isinstance(getattr(settings, name), SecretStr)
+        and name != "task_retries"  # the demo alone does without
+    }
+    return [f"{name}={shlex.quote(value)}" for name, value in (home | own).items()]

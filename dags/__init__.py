@@ -1,1 +1,1 @@
-"""Airflow wiring: which stage runs when. Nothing here computes."""
+"""Airflow: which stage runs when. Nothing is computed here."""

@@ -1,18 +1,19 @@
 """Rebuild a day's features, check them, put them online and publish the release.
 
-Runs at 02:00 UTC for the last whole day. Every task names the day it works on and replaces that day, so any task may
-be retried and any day run again or back-filled, with the same result. A stage whose inputs did not change is skipped
-before Spark starts.
+Runs at 02:00 UTC for the last whole day. Every task works on one named day and replaces it. So any task may be retried,
+and any day may be run again or back-filled with the same result. A stage whose inputs did not change is skipped before
+Spark starts.
 
-* `day`: the UTC day to work on; a scheduled run works on the last whole day before it.
-* `force`: run every Spark job and the quality gate although nothing changed.
+* `day`: the UTC day to work on. A scheduled run works on the last whole day before it.
+* `force`: run every Spark job and the quality checks although nothing changed.
 
-A day that ends after the clock (`GRASP_NOW`, else the wall clock) stops the run at once: a day that was named fails, a
-scheduled run is skipped. A day with fewer interactions than `GRASP_MIN_DAY_INTERACTIONS` fails before the language
-model is asked.
+When a run ends early:
 
-A failed expectation stops the run at `check_quality`: nothing that was published changes. A day that is older than
-`GRASP_MAX_FEATURE_AGE_HOURS`, or than what is online, is a back-fill: its tables are written, nothing is published.
+* The day is not over by the clock (`GRASP_NOW`, else the wall clock): a named day fails, a scheduled run is skipped.
+* The day has fewer interactions than `GRASP_MIN_DAY_INTERACTIONS`: it fails before the language model is called.
+* A critical expectation fails: the run stops at `check_quality`, and what is published stays.
+* The day is older than `GRASP_MAX_FEATURE_AGE_HOURS`, or older than what is online: it is a back-fill. Its tables are
+  written, nothing is published.
 """
 
 import pendulum
@@ -21,17 +22,17 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
 from dags.tasks import RELEASE, ModuleTask, SparkJob
-from grasp import manifest as release
 from grasp import partitions, tables
 from grasp.days import DayNotOverError, age_hours, require_ended
+from grasp.manifest import manifest_in_force
 from grasp.progress import say
 from grasp.settings import Settings
 
-# The interval that ends when the run starts ends at 02:00, so the last whole day is the day before that moment.
+# A scheduled run starts at the end of its interval, 02:00, so the last whole day is the day before that moment.
 DAY = "{{ params.day or ((data_interval_end or dag_run.run_after) - macros.timedelta(days=1)) | ds }}"
 NAMED = "{{ params.day or '' }}"
 FORCE = "{{ params.force }}"
-SETTINGS = Settings.load()  # a wrong setting is an import error in the UI, not a failure at two in the morning
+SETTINGS = Settings.load()  # a wrong setting shows at once as an import error in the UI, not at two in the morning
 RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
 
 
@@ -45,7 +46,7 @@ def module(name: str, task_id: str, arguments: list[str], stage: str | None = No
 
 @task.short_circuit(ignore_downstream_trigger_rules=True)
 def has_ended(day: str, named: str) -> bool:
-    """A day that is not over by the clock: fails where somebody named it, else the run is skipped."""
+    """A day that is not over by the clock fails if it was named; a scheduled run is skipped."""
     try:
         require_ended(day, SETTINGS.clock())
     except DayNotOverError as error:
@@ -59,31 +60,31 @@ def has_ended(day: str, named: str) -> bool:
 
 @task(trigger_rule="none_failed")
 def has_interactions(day: str) -> None:
-    """The gate would refuse a day with too few of them; asked here, before the language model is paid for it."""
+    """Fail a day with too few interactions before the language model is paid; the quality gate would refuse it."""
     folder = partitions.require_partition(SETTINGS.lake, tables.INTERACTIONS, None, day)
     content = partitions.read_content(folder)
     num_interactions, fewest = content.num_rows if content else 0, SETTINGS.min_day_interactions
     if num_interactions < fewest:
-        complaint = f"{num_interactions} interactions, fewer than GRASP_MIN_DAY_INTERACTIONS={fewest}"
-        say(f"daily_refresh {day}: failed: {complaint}")
-        raise AirflowFailException(f"{day} has {complaint}")
+        problem = f"{num_interactions} interactions, fewer than GRASP_MIN_DAY_INTERACTIONS={fewest}"
+        say(f"daily_refresh {day}: failed: {problem}")
+        raise AirflowFailException(f"{day} has {problem}")
 
 
 @task.short_circuit(trigger_rule="none_failed", ignore_downstream_trigger_rules=True)
 def is_fresh(day: str) -> bool:
-    """A day too old to be served is a back-fill: its tables are written, and it ends here."""
-    require_ended(day, SETTINGS.clock())  # a run can be cleared from here on
+    """A day that is too old to serve is a back-fill: its tables are written, and the run ends here."""
+    require_ended(day, SETTINGS.clock())  # again, since a run may be cleared from this task on
     age = age_hours(day, SETTINGS.clock())
     if age <= SETTINGS.max_feature_age_hours:
         return True
-    say(f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, its tables are written, nothing published")
+    say(f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, tables written, nothing published")
     return False
 
 
 @task(outlets=[RELEASE], trigger_rule="none_failed")
 def announce(day: str, *, outlet_events: dict) -> None:
-    """Tell listeners which day is served now; the event carries it, since such a run has no date of its own."""
-    manifest = release.current(SETTINGS.releases)
+    """Tell `retrain` which day is served now. The event carries the day: a run that an event starts has no date."""
+    manifest = manifest_in_force(SETTINGS.releases)
     if manifest.day != day:
         raise AirflowSkipException(f"{day} is a back-fill: the release in force is of {manifest.day}")
     outlet_events[RELEASE].extra = {"day": day, "release": manifest.release_id}
@@ -108,7 +109,7 @@ def daily_refresh() -> None:
         job("ingest"),
         has_interactions(DAY),
         job("describe_items"),
-        job("describe_users"),  # not beside the items: each job's workers share the server's rate limits among them
+        job("describe_users"),  # after the items, not beside them: each job divides the server's rate limits by itself
         job("embed_descriptions"),
         job("find_neighbours"),
         job("aggregate_neighbours"),

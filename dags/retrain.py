@@ -1,14 +1,14 @@
 """Train a ranker on published features, judge it, and release it if it is better beyond noise.
 
-Listens to the release that `daily_refresh` announces and takes the day from that event. Skips unless the last
-retraining is `GRASP_RETRAIN_EVERY_DAYS` old.
+Starts when `daily_refresh` announces a release, and takes the day from that event. Skips unless the last retraining is
+`GRASP_RETRAIN_EVERY_DAYS` old.
 
-* `day`: last day of the interactions the model is judged on; its features are what is served.
+* `day`: last day of the interactions that the model is judged on. Its features are served.
 * `cutoff`: the day whose features the model trains with (default: `GRASP_EVALUATION_DAYS` before `day`).
 * `recipe`: a name from `training/fitting/recipes.py`.
-* `force`: train although a retraining is recent.
+* `force`: train although the last retraining is recent.
 
-A model that does not beat popularity and the current model stays unpublished; that is a result, not a failure.
+A model that does not beat popularity and the current model is not published. The run still succeeds.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minu
 
 
 def choose_day(params: dict[str, Any], triggering_asset_events: dict[Any, Any] | None, run_after: Any) -> str:
-    """The day to judge on: the parameter, else what the release event carries, else the last whole day."""
+    """The day to judge on: the parameter, else the day of the release event, else the last whole day."""
     if params.get("day"):
         return parse_day(params["day"])
     events = [event for asset in (triggering_asset_events or {}).values() for event in asset]
@@ -39,7 +39,7 @@ def choose_day(params: dict[str, Any], triggering_asset_events: dict[Any, Any] |
 
 
 def last_retraining(settings: Settings, until: str) -> str | None:
-    """The latest day, up to `until`, whose retraining went through to its publication (or to a refusal in force)."""
+    """The latest day, up to `until`, whose retraining ended: the model was published or refused."""
     finished = (path.parent.name for path in (settings.home / "training").glob(f"*/{PUBLISHED_FILE}"))
     return max((day for day in finished if day <= until), default=None)
 
@@ -50,7 +50,7 @@ def is_due(settings: Settings, day: str) -> bool:
 
 
 def choose_cutoff(settings: Settings, cutoff: str | None, day: str) -> str | None:
-    """The parameter, else the day `evaluation_days` before; None while that day has no features yet."""
+    """The parameter, else the day `evaluation_days` before `day`; None while that day has no features."""
     if cutoff:
         return parse_day(cutoff)
     usual = plus_days(day, -settings.evaluation_days)
@@ -81,11 +81,11 @@ def retrain() -> None:
         params = context["params"]
         day = choose_day(params, context.get("triggering_asset_events"), context["dag_run"].run_after)
         if not params["force"] and not is_due(SETTINGS, day):
-            say(f"retrain {day}: the last one, {last_retraining(SETTINGS, day)}, is recent; skipped")
+            say(f"retrain {day}: skipped, the last retraining of {last_retraining(SETTINGS, day)} is recent")
             return None
         cutoff = choose_cutoff(SETTINGS, params["cutoff"], day)
         if cutoff is None:
-            say(f"retrain {day}: no features yet of the day {SETTINGS.evaluation_days} days before; skipped")
+            say(f"retrain {day}: skipped, no features for the day {SETTINGS.evaluation_days} days before")
             return None
         return {"day": day, "cutoff": cutoff}
 

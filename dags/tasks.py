@@ -1,7 +1,7 @@
-"""The two kinds of task every DAG is wired from: a Spark job, and one of our modules in a process of its own.
+"""The two kinds of task in every DAG: a Spark job, and one of our modules in its own process.
 
-Both print what they do, skip when their stage's inputs did not change, name the day they work on, and end their process
-when they are killed.
+Both log what they do, skip when their stage's inputs did not change, name their day, and end their process when they
+are killed.
 """
 
 import subprocess
@@ -29,7 +29,7 @@ NUM_TAIL_LINES = 15  # of a failed process, repeated in the task's error
 
 
 def skip_if_current(stage: str, day: str, force: str) -> None:
-    """End the task as skipped when the stage already ran with exactly these inputs."""
+    """End the task as skipped if the stage already ran with the same inputs."""
     if force != "True" and stages.is_current(Settings.load(), stage, day):
         say(f"{stage} {day}: inputs unchanged, skipped")
         raise AirflowSkipException(f"{stage} {day}: inputs unchanged")
@@ -58,7 +58,7 @@ class SparkJob(SparkSubmitOperator):
             conn_id="spark_default",
             driver_memory=Settings.load().spark_memory,
             env_vars={"PYTHONPATH": str(ROOT)},
-            trigger_rule="none_failed",  # a skipped stage is as good as one that ran
+            trigger_rule="none_failed",  # a skipped stage counts like one that ran
             **kwargs,
         )
         self.job = job
@@ -68,23 +68,23 @@ class SparkJob(SparkSubmitOperator):
     def execute(self, context: Any) -> None:
         skip_if_current(self.job, self.day, self.force)
         require_ready(*of_stage(self.job))
-        # The hook takes a missing connection for YARN; ask first, so that it is an error that says so.
+        # Without a connection the hook would silently use YARN. This lookup raises a clear error first.
         BaseHook.get_connection("spark_default")
         started = time.monotonic()
         super().execute(context)
         say(f"stage {self.job} {self.day} took {time.monotonic() - started:.1f} s")
 
     def _get_hook(self) -> SparkSubmitHook:
-        """The hook, its spark-submit bound to this process: a task that is killed leaves no Spark that still writes."""
+        """The hook, with spark-submit bound to this process: when a task is killed, its Spark job ends too."""
         hook = super()._get_hook()
         hook.submit = partial(hook.submit, preexec_fn=end_with_parent)
         return hook
 
 
 class ModuleTask(BaseOperator):
-    """`python -m <module> <arguments>` in a process of its own, its output in the task's log.
+    """`python -m <module> <arguments>` in its own process, with its output in the task's log.
 
-    `stage` names the stage that may be skipped; a module without one decides for itself.
+    `stage` names the stage that may be skipped. A module without a stage decides for itself.
     """
 
     template_fields = ("arguments", "day", "force")
@@ -115,7 +115,7 @@ class ModuleTask(BaseOperator):
         say(f"stage {self.task_id} {self.day} took {time.monotonic() - started:.1f} s")
 
     def run_module(self) -> None:
-        """Run the module, show its output line by line; raises with its last lines when it fails."""
+        """Run the module and show its output line by line; raises `AirflowException` with its last lines on failure."""
         tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
         with start_module(self.module, *self.arguments) as self.process:
             for line in self.process.stdout or ():

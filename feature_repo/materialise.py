@@ -36,7 +36,7 @@ from feature_repo.online_rows import clear_rows, read_keys, read_versions, write
 from grasp import partitions, tables
 from grasp.days import age_hours, day_argument, end_of, start_of
 from grasp.environment import prepare
-from grasp.files import held, write_json
+from grasp.files import file_lock, write_json
 from grasp.preflight import require_feature_store, require_models
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
@@ -82,7 +82,7 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
     """
     hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
     # One writer at a time. A second one waits, then finds nothing left to do.
-    with held(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
+    with file_lock(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
         state = read_state(settings, feature_version)
         if not rollback and state and _is_settled(settings, state, day, hashes):
             return False
@@ -98,7 +98,7 @@ def check_age(settings: Settings, day: str) -> None:
     if hours > settings.max_feature_age_hours:
         raise StaleFeaturesError(
             f"features of {day} are {hours:.0f} h old, GRASP_MAX_FEATURE_AGE_HOURS is "
-            f"{settings.max_feature_age_hours:g}: run daily_refresh for a later day, or pass --rollback to serve them"
+            f"{settings.max_feature_age_hours:g}: run `grasp refresh` for a later day, or pass --rollback to serve them"
         )
 
 

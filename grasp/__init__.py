@@ -1,1 +1,1 @@
-"""The vocabulary every part of the system shares: settings, tables, versions, stages, the release manifest."""
+"""Shared by all parts: settings, tables, days, versions, partitions, stages, the release manifest."""

@@ -5,11 +5,11 @@ from datetime import UTC, date, datetime, time, timedelta
 
 
 class DayNotOverError(ValueError):
-    """The day ends after the clock; the message names both."""
+    """The day ends after the clock's time; the message names both."""
 
 
 def parse_day(text: str) -> str:
-    """Check that `text` is a calendar day; raises `ValueError` that shows it."""
+    """Check that `text` is a calendar day; raises `ValueError` with the text."""
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
@@ -17,7 +17,7 @@ def parse_day(text: str) -> str:
 
 
 def day_argument(text: str) -> str:
-    """`parse_day` for argparse, so that a wrong `--day` ends in a usage message."""
+    """`parse_day` for argparse: a wrong `--day` gives a usage message."""
     try:
         return parse_day(text)
     except ValueError as error:
@@ -30,7 +30,7 @@ def start_of(day: str) -> datetime:
 
 
 def end_of(day: str) -> datetime:
-    """Last microsecond of the day, UTC: the knowledge cutoff of every feature of that day."""
+    """Last microsecond of the day, UTC. No feature of the day knows anything later."""
     return start_of(day) + timedelta(days=1) - timedelta(microseconds=1)
 
 
@@ -39,16 +39,16 @@ def plus_days(day: str, num_days: int) -> str:
 
 
 def has_ended(day: str, now: datetime) -> bool:
-    """True once the day is over; a clock in whole seconds may stand at its last one, 23:59:59."""
+    """True once the day is over. A clock in whole seconds may show its last second, 23:59:59."""
     return now >= end_of(day).replace(microsecond=0)
 
 
 def require_ended(day: str, now: datetime) -> None:
-    """Raise `DayNotOverError` for a day of which nothing final can be known yet."""
+    """Raise `DayNotOverError` for a day that is not over."""
     if not has_ended(day, now):
         raise DayNotOverError(f"{day} is after the clock ({now.isoformat(timespec='seconds')}; GRASP_NOW sets it)")
 
 
 def age_hours(day: str, now: datetime) -> float:
-    """Age of a day's features, in hours: the clock minus what they may know."""
+    """Age of a day's features in hours: `now` minus the end of the day."""
     return (now - end_of(day)).total_seconds() / 3600

@@ -1,4 +1,4 @@
-"""Small files that are either the old one or the new one, never half of either; locks between processes."""
+"""Files that are replaced as a whole, never half-written; locks between processes."""
 
 import fcntl
 import json
@@ -13,7 +13,7 @@ from grasp.progress import say
 
 @contextmanager
 def replacing(file: Path) -> Iterator[IO[bytes]]:
-    """Something to write to that replaces the file as a whole at the end; its folder is made when it is missing."""
+    """Write a new version of a file; it replaces the old one at the end. Creates the folder if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with temporary.open("wb") as handle:
@@ -24,14 +24,14 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
 
 
 def write_json(file: Path, value: object) -> None:
-    """Replace the file as a whole; its folder is made when it is missing."""
+    """Replace a file by JSON, as a whole. Creates the folder if it is missing."""
     with replacing(file) as handle:
         handle.write(f"{json.dumps(value, indent=1, ensure_ascii=False)}\n".encode())
 
 
 @contextmanager
-def held(file: Path, waiting: str) -> Iterator[None]:
-    """Hold a lock file, said to be `waiting` for while another process has it. A killed holder lets go."""
+def file_lock(file: Path, waiting: str) -> Iterator[None]:
+    """Hold a lock file. Logs `waiting` while another process holds it; the lock of a killed process is released."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as handle:
         try:

@@ -1,13 +1,12 @@
-"""The release manifest: the one document that says which data, versions and model belong together.
+"""The release manifest: which data, versions and model belong together.
 
-`serving/releases/publication.py` puts it in force last and atomically.
-Every reader starts from `current(settings.releases)`.
+`serving/releases/` publishes it last, by one rename. Every reader starts from `manifest_in_force(settings.releases)`.
 
-    <releases>/current.json            the manifest in force (replaced by rename)
+    <releases>/current.json            the manifest in force
     <releases>/<release id>/manifest.json
-    <releases>/<release id>/items/     the item side: parquet of `item_features`, complete and unchanging
-    <releases>/<release id>/catalogue/ parquet of `items`: the attributes; absent in releases of before
-    <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; absent for `popular`
+    <releases>/<release id>/items/     the item side: parquet of `item_features`, complete, never changed
+    <releases>/<release id>/catalogue/ the attributes: parquet of `items`; missing in old releases
+    <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; missing for `popular`
 """
 
 import json
@@ -20,12 +19,12 @@ from grasp.versions import digest
 
 CURRENT_FILE = "current.json"
 MANIFEST_FILE = "manifest.json"
-PUBLISHED_FILE = "published.json"  # beside a promotion decision: which release followed from it
+PUBLISHED_FILE = "published.json"  # next to a promotion decision: the release that followed from it
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one release consists of. `model` is None for a release that recommends what is popular."""
+    """The parts of one release. `model` is None for a release that recommends popular items."""
 
     day: str  # the day of the features
     feature_version: str
@@ -34,11 +33,11 @@ class Manifest:
     feature_service: str
     model: str | None  # name of the trained model, for example "sasrec-grasp-1998-04-22-1a2b3c4d"
     checksums: dict[str, str] = field(default_factory=dict)  # file below the release folder -> sha256
-    published_at: str = ""  # by the one clock; no part of the identity
+    published_at: str = ""  # by `Settings.clock`; not part of the identity
 
-    @cached_property  # every answer of the service names it
+    @cached_property  # every answer of the service reads it
     def release_id(self) -> str:
-        """Day and a hash of the content: the same content is the same release, whenever it is published."""
+        """Day and content hash. The same content is the same release, whenever it is published."""
         content = asdict(self)
         content.pop("published_at")
         return f"{self.day}-{digest(content)[:10]}"
@@ -49,7 +48,7 @@ class NoReleaseError(FileNotFoundError):
 
 
 def read_manifest(file: Path) -> Manifest:
-    """Raises `NoReleaseError` when the file is missing and `ValueError` naming it when it is no manifest."""
+    """Raises `NoReleaseError` if the file is missing, and `ValueError` with its name if it is not a manifest."""
     try:
         manifest = Manifest(**json.loads(file.read_text()))
         parse_day(manifest.day)
@@ -62,10 +61,10 @@ def read_manifest(file: Path) -> Manifest:
     return manifest
 
 
-def current(releases: Path) -> Manifest:
+def manifest_in_force(releases: Path) -> Manifest:
     """The manifest in force; raises `NoReleaseError` before the first publication."""
     return read_manifest(releases / CURRENT_FILE)
 
 
-def folder(releases: Path, manifest: Manifest) -> Path:
+def release_folder(releases: Path, manifest: Manifest) -> Path:
     return releases / manifest.release_id

@@ -5,13 +5,13 @@ import os
 import signal
 
 _PR_SET_PDEATHSIG = 1  # prctl(2); holds through exec
-_libc = ctypes.CDLL(None, use_errno=True)  # loaded here: between fork and exec little is safe
+_libc = ctypes.CDLL(None, use_errno=True)  # loaded at import: between fork and exec, loading is not safe
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process by SIGTERM when its parent dies, however that happens.
+    """Ask the kernel to send this process SIGTERM when its parent dies, however it dies.
 
-    Made to be `preexec_fn` of a `Popen`. Raises `OSError` where the kernel refuses.
+    Pass it to `Popen` as `preexec_fn`. Raises `OSError` if the kernel refuses.
     """
     if _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

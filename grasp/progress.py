@@ -1,4 +1,4 @@
-"""One way to tell a person what is going on: short lines that survive Airflow's and Spark's logs."""
+"""Progress lines for people: short, and marked so that they can be found in Airflow's and Spark's logs."""
 
 import sys
 
@@ -6,5 +6,5 @@ MARK = "[grasp]"
 
 
 def say(text: str) -> None:
-    """Print a progress line at once. `make demo` shows exactly the lines that carry the mark."""
+    """Print a progress line at once. `grasp demo`, `refresh` and `retrain` show only lines with the mark."""
     print(f"{MARK} {text}", file=sys.stdout, flush=True)

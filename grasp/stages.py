@@ -1,8 +1,7 @@
 """Stages of the daily refresh: what each reads and writes, and whether its inputs changed since it last ran.
 
-A stage that finishes leaves a stamp for its day: a fingerprint over the code, the settings it depends on and the
-content hashes of the tables it reads, plus the hashes of what it wrote. A stage whose stamp still holds need not
-run again, and the DAG skips it before Spark starts.
+A finished stage leaves a stamp for its day: a fingerprint of its code, its settings and the content hashes of its input
+tables, plus the hashes of what it wrote. While the stamp holds, the DAG skips the stage before Spark starts.
 """
 
 import json
@@ -20,20 +19,20 @@ from grasp.versions import Versions, digest, file_sha256
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a day. `settings` names the settings that change its result beside the versions."""
+    """One step of a day. `settings` names the settings that change its result, apart from the versions."""
 
     name: str
-    code: str  # folder whose source belongs to the fingerprint
+    code: str  # folder whose source files are part of the fingerprint
     reads: tuple[Table, ...]
     writes: tuple[Table, ...]
     settings: tuple[str, ...] = ()
     reads_source: bool = False
-    uses: tuple[str, ...] = ()  # versions: prompt, llm, embedding, feature
+    uses: tuple[str, ...] = ()  # versions it depends on: prompt, llm, embedding, feature
 
 
 _ITEM_STATE = (tables.ITEMS,)
 _USER_STATE = (tables.ITEMS, tables.USERS, tables.INTERACTIONS)
-# What a run may still pay for: a raised cap is used by the next run of the day.
+# What a run may spend. After a cap is raised, the next run of the day uses it.
 _GENERATION = ("llm_budget", "llm_max_calls", "llm_max_tokens", "llm_max_cost", "llm_repairs")
 
 STAGES = {
@@ -50,8 +49,8 @@ STAGES = {
         Stage(
             "describe_items",
             "spark_jobs",
-            # The ledger is no input: reading what was paid for never changes what a text is built from. Nor is
-            # `generation_metrics` an output: both kinds of description write to it, each would undo the other's stamp.
+            # The ledger is not an input: paid answers never change the facts that a text is built from.
+            # `generation_metrics` is not an output: items and users both write it, each would undo the other's stamp.
             reads=(tables.ITEMS, tables.INTERACTIONS),
             writes=(tables.ITEM_DESCRIPTION,),
             settings=(*_GENERATION, "llm_max_new_tokens", "hidden_attributes"),
@@ -141,7 +140,7 @@ def _code_hash(folder: str) -> str:
 
 
 def _source_state(source: Path) -> list[list[object]]:
-    """Every file of the source folder with size and time of change: a cheap sign of new data."""
+    """Path, size and change time of every source file: a cheap sign of new data."""
     files = sorted(path for path in source.glob("**/*") if path.is_file())
     return [[str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
@@ -156,7 +155,7 @@ def _hashes(
 
 
 def fingerprint(settings: Settings, name: str, day: str) -> str:
-    """sha256 over everything the stage's result of that day depends on."""
+    """sha256 over everything that the stage's result of that day depends on."""
     stage, versions = STAGES[name], Versions(settings)
     variables = settings.variables()
     return digest(
@@ -183,13 +182,13 @@ def _stamp_file(settings: Settings, name: str, day: str) -> Path:
 
 
 def is_current(settings: Settings, name: str, day: str) -> bool:
-    """True when the stage ran for this day with these inputs and what it wrote is still there."""
+    """True if the stage ran for this day with these inputs and its output is still there."""
     file = _stamp_file(settings, name, day)
     if not file.exists():
         return False
     try:
         stamp = json.loads(file.read_text())
-    except json.JSONDecodeError:  # damaged: the stage runs again and writes a new one
+    except json.JSONDecodeError:  # damaged: the stage runs again and writes a new stamp
         return False
     written = _hashes(settings, Versions(settings), STAGES[name].writes, day)
     return stamp == {"fingerprint": fingerprint(settings, name, day), "outputs": written} and all(

@@ -1,8 +1,8 @@
 """Every table, defined once: its key, its columns with types and meaning, and how it is partitioned.
 
-All tables are parquet under `GRASP_LAKE`. A plain table lies at `<name>/day=<day>`. A versioned table lies at
-`<name>/version=<version>/day=<day>`, so that vectors of two encoders, or features of two definitions, can never
-be read together. *Delta* tables hold what happened on a day; all others hold the state as of the end of a day.
+All tables are parquet below `GRASP_LAKE`. A plain table lies at `<name>/day=<day>`, a versioned one at
+`<name>/version=<version>/day=<day>`. So vectors of two encoders, or features of two definitions, are never read
+together. *Delta* tables hold what happened on a day. All others hold the state at the end of a day.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ class Table:
     columns: tuple[Column, ...]
     meaning: str
     versioned_by: str | None = None  # None, "encoder", "embedding" or "feature": which version partitions it
-    delta: bool = False  # True: one day's events; False: the state as of the day's end
-    appended: bool = False  # True: files come in while the day runs, from any process, so no content file closes it
+    delta: bool = False  # True: one day's events; False: the state at the end of the day
+    appended: bool = False  # True: any process adds files during the day, so there is no content file
 
     @property
     def ddl(self) -> str:
@@ -39,16 +39,16 @@ def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
     return tuple(Column(*row) for row in rows)
 
 
-COMPUTED_AT = ("computed_at", "timestamp", "when the row's content last changed, by the one clock")
+COMPUTED_AT = ("computed_at", "timestamp", "when the row's content last changed, by the system's clock")
 
 INTERACTIONS = Table(
     "interactions",
     ("user_id", "event_time", "row_number"),
     _columns(
-        ("user_id", "string", "who"),
-        ("item_id", "string", "with what"),
-        ("event_time", "timestamp", "when, UTC"),
-        ("row_number", "bigint", "order of the source; breaks ties between equal times"),
+        ("user_id", "string", "the user"),
+        ("item_id", "string", "the item"),
+        ("event_time", "timestamp", "when it happened, UTC"),
+        ("row_number", "bigint", "position in the source; orders equal times"),
     ),
     "What users did, one partition per event day.",
     delta=True,
@@ -80,7 +80,7 @@ QUARANTINE = Table(
     ("source_file", "source_row"),
     _columns(
         ("source_table", "string", "interactions, items or users"),
-        ("source_file", "string", "file the row came from"),
+        ("source_file", "string", "file of the row"),
         ("source_row", "bigint", "1-based data row in that file"),
         ("reason", "string", "why the row was refused"),
         ("record", "string", "the row as JSON"),
@@ -96,25 +96,25 @@ def _description(entity: str) -> Table:
         _columns(
             (f"{entity}_id", "string", "key"),
             ("description", "string", "the text that is encoded"),
-            ("source", "string", "llm, or facts for the deterministic description"),
+            ("source", "string", "llm, or facts for a text built from facts"),
             (
                 "fallback_reason",
                 "string",
-                "why facts were used: what the validator found, on the day or when a user was last asked about; "
+                "why facts were used: the validator's reason (of this day or of the user's last answer), "
                 "hostile_facts, the error of the call, or budget",
             ),
             ("prompt_version", "string", "version of the prompt and of the facts template"),
-            ("model_revision", "string", "language model and revision that wrote or would have written it"),
-            ("input_hash", "string", "sha256 of the canonical facts the text is built from"),
+            ("model_revision", "string", "language model and revision that wrote it or was to write it"),
+            ("input_hash", "string", "sha256 of the canonical facts"),
             (
                 "activity",
                 "bigint",
-                "interactions of a user when the language model last answered, text or refusal; null for all others",
+                "a user's interactions when the language model last answered, accepted or refused; null for all others",
             ),
             ("description_hash", "string", "sha256 of the description"),
             COMPUTED_AT,
         ),
-        f"One description per {entity}, as of the end of the day.",
+        f"One description per {entity}, at the end of the day.",
     )
 
 
@@ -124,22 +124,22 @@ def _generation(entity: str) -> Table:
         ("generation_key", "generated_at"),
         _columns(
             ("generation_key", "string", "sha256 of prompt version, model revision, decoding and canonical input"),
-            (f"{entity}_id", "string", f"the {entity} it was paid for"),
+            (f"{entity}_id", "string", f"the {entity} that was described"),
             ("prompt_version", "string", "version of the prompt"),
             ("model_revision", "string", "language model and revision"),
-            ("output", "string", "what the model wrote, untouched; empty when no call succeeded"),
-            ("description", "string", "the cleaned text; null when it was refused"),
-            ("refusal_reason", "string", "what the validator found; null when accepted or never answered"),
-            ("error", "string", "why no call succeeded, such as timeout; null when the model answered"),
-            ("is_repair", "boolean", "whether the model was shown what was wrong with its first text"),
+            ("output", "string", "the model's raw answer; empty if no call succeeded"),
+            ("description", "string", "the cleaned text; null if it was refused"),
+            ("refusal_reason", "string", "the validator's reason; null if accepted or never answered"),
+            ("error", "string", "why no call succeeded, such as timeout; null if the model answered"),
+            ("is_repair", "boolean", "true if the model was told what was wrong with its first text"),
             ("num_attempts", "int", "calls made, failed ones included"),
             ("num_input_tokens", "int", "tokens of the prompt"),
             ("num_output_tokens", "int", "tokens written"),
             ("cost", "double", "price of the tokens, in the currency of GRASP_LLM_INPUT_PRICE"),
-            ("seconds", "double", "latency; in process the share of the batch's wall time"),
+            ("seconds", "double", "latency; for a model in process, the share of the batch's wall time"),
             ("generated_at", "timestamp", "when the answer came, by the wall clock; the latest row of a key counts"),
         ),
-        f"Ledger of every paid generation for {entity}s, refused ones included; never paid twice.",
+        f"Ledger of every paid generation for {entity}s, refused ones too. Nothing is paid for twice.",
         delta=True,
     )
 
@@ -152,34 +152,33 @@ GENERATION_METRICS = Table(
         ("prompt_version", "string", "version of the prompt"),
         ("model_revision", "string", "language model and revision"),
         ("num_entities", "bigint", "items or users of the day"),
-        ("num_cache_hits", "bigint", "of these, whose facts were answered on another day: nothing was paid for them"),
+        ("num_cache_hits", "bigint", "of these, how many had an answer of another day for the same facts: no cost"),
         (
             "num_kept",
             "bigint",
-            "users who keep an earlier text: too little has happened since, or the caps left no room; "
-            "an earlier refusal is no text",
+            "users who keep an earlier accepted text: too few new interactions, or no room below the caps",
         ),
-        ("num_described", "bigint", "entities that have a text of the language model, new, found or kept"),
+        ("num_described", "bigint", "entities with a text of the language model: new, from the ledger or kept"),
         ("num_answers", "bigint", "texts answered on the day; entities with equal facts share one"),
-        ("num_accepted", "bigint", "of these, whose latest answer of the day was accepted"),
-        ("num_refused", "bigint", "of these, whose latest answer of the day was refused"),
-        ("num_repairs", "bigint", "texts asked for once more, told what was wrong"),
+        ("num_accepted", "bigint", "of these, how many were accepted, by the latest answer of the day"),
+        ("num_refused", "bigint", "of these, how many were refused, by the latest answer of the day"),
+        ("num_repairs", "bigint", "refused texts that the model was asked to correct"),
         ("num_repaired", "bigint", "of these, accepted"),
-        ("num_unanswered", "bigint", "texts that no call of the day brought; asked for again by the next run"),
+        ("num_unanswered", "bigint", "texts for which every call of the day failed; the next run asks again"),
         ("num_calls", "bigint", "calls made, failed ones included"),
         ("num_failed_calls", "bigint", "calls that brought no text"),
         ("num_input_tokens", "bigint", "tokens of prompts"),
         ("num_output_tokens", "bigint", "tokens written"),
         ("cost", "double", "price of the tokens, in the currency of GRASP_LLM_INPUT_PRICE"),
-        ("seconds", "double", "latencies of all calls, added up"),
-        ("wall_seconds", "double", "time in which answers came; pauses of more than ten minutes are left out"),
-        ("answers_per_minute", "double", "texts answered per minute of that time; null when there was none"),
+        ("seconds", "double", "sum of all calls' latencies"),
+        ("wall_seconds", "double", "time in which answers came, without pauses of more than ten minutes"),
+        ("answers_per_minute", "double", "texts answered per minute of that time; null if there was none"),
         ("reasons", "map<string,bigint>", "refused and unanswered texts by refusal reason or error"),
-        ("asked_by_history", "map<string,bigint>", "texts asked for by how many interactions they are about, as 5-9"),
+        ("asked_by_history", "map<string,bigint>", "texts asked for, by number of interactions, such as 5-9"),
         ("failed_by_history", "map<string,bigint>", "of these, refused and unanswered ones"),
         COMPUTED_AT,
     ),
-    "What describing took on the day and what came of it, by kind, prompt and model.",
+    "Cost and result of describing on the day, by kind, prompt and model.",
     delta=True,
 )
 
@@ -192,7 +191,7 @@ TEXT_EMBEDDING = Table(
         ("semantic_embedding", "array<float>", "its unit vector"),
         ("encoded_at", "timestamp", "when it was encoded, by the wall clock"),
     ),
-    "Vector of every text that this encoder was ever given, kept as they came; never encoded twice.",
+    "Vector of every text that this encoder has encoded. No text is encoded twice.",
     versioned_by="encoder",
     delta=True,
 )
@@ -219,7 +218,7 @@ def _neighbours(entity: str) -> Table:
         (f"{entity}_id", "rank"),
         _columns(
             (f"{entity}_id", "string", "key"),
-            ("neighbour_id", "string", "a near one, never itself"),
+            ("neighbour_id", "string", "the neighbour, never the entity itself"),
             ("similarity", "float", "cosine of the two semantic embeddings"),
             ("rank", "int", "1 is nearest; ties by id"),
         ),
@@ -249,7 +248,7 @@ def _features(entity: str, own: tuple[tuple[str, str, str], ...]) -> Table:
         (f"{entity}_id",),
         _columns(
             (f"{entity}_id", "string", "key"),
-            ("event_timestamp", "timestamp", "end of the day: what the row may know"),
+            ("event_timestamp", "timestamp", "end of the day; the row knows nothing later"),
             *own,
             ("is_tail", "bigint", "1 in the tail popularity group, 0 in the head"),
             ("semantic_embedding", "array<float>", "unit vector of the description"),
@@ -264,7 +263,7 @@ def _features(entity: str, own: tuple[tuple[str, str, str], ...]) -> Table:
             ("feature_version", "string", "embedding version and how neighbours are aggregated"),
             COMPUTED_AT,
         ),
-        f"What the ranker and analysts know of each {entity}; the offline side of the Feast view.",
+        f"Everything the ranker and analysts read about each {entity}; the offline side of the Feast view.",
         versioned_by="feature",
     )
 
@@ -288,7 +287,7 @@ USER_FEATURES = _features(
         (
             "sequence_times",
             "array<bigint>",
-            "when each of sequence was, in whole seconds since 1970 UTC",
+            "time of each item of sequence, in whole seconds since 1970 UTC",
         ),
         ("num_interactions", "bigint", "interactions up to the end of the day"),
     ),
@@ -298,22 +297,22 @@ SERVED_REQUESTS = Table(
     "served_requests",
     ("request_id",),
     _columns(
-        ("request_id", "string", "names the answer; outcomes refer to it"),
-        ("served_at", "timestamp", "when, by the one clock"),
-        ("user_id", "string", "who was answered"),
-        ("release_id", "string", "the one release that the answer came from"),
-        ("model", "string", "its model; null for one that recommends what is popular"),
-        ("experiment", "string", "the experiment that ran; null outside of one"),
-        ("bucket", "string", "control or candidate; null outside of an experiment"),
-        ("fallback", "string", "what stood in, and why; null when nothing had to"),
-        ("store_problem", "string", "store_timeout or store_error when the online store failed"),
+        ("request_id", "string", "id of the answer; outcomes refer to it"),
+        ("served_at", "timestamp", "when, by the system's clock"),
+        ("user_id", "string", "the user of the request"),
+        ("release_id", "string", "the release of the answer"),
+        ("model", "string", "its model; null for a release that recommends popular items"),
+        ("experiment", "string", "the running experiment; null without one"),
+        ("bucket", "string", "control or candidate; null without an experiment"),
+        ("fallback", "string", "name of the fallback; null if none was needed"),
+        ("store_problem", "string", "store_timeout or store_error if the online store failed"),
         ("feature_day", "string", "day of the features that the answer used"),
         ("feature_age_hours", "double", "their age"),
-        ("recent_item_ids", "array<string>", "items of the running visit that the request named, oldest first"),
-        ("item_ids", "array<string>", "what was shown, best first"),
-        ("scores", "array<float>", "of these items, by the model, or numbers of users where popularity stood in"),
+        ("recent_item_ids", "array<string>", "items of the current visit, named by the request, oldest first"),
+        ("item_ids", "array<string>", "the recommended items, best first"),
+        ("scores", "array<float>", "their scores; numbers of users where popularity was the fallback"),
     ),
-    "Answers of the service on the day, without those that analysts asked for.",
+    "Answers of the service on the day, without requests of analysts.",
     delta=True,
     appended=True,
 )
@@ -325,14 +324,14 @@ OUTCOMES = Table(
         ("request_id", "string", "the answer that showed the item"),
         ("item_id", "string", "the item"),
         ("kind", "string", "click or purchase"),
-        ("told_at", "timestamp", "when the service was told, by the one clock; a repetition is a row of its own"),
+        ("told_at", "timestamp", "when the service was told, by the system's clock; repetitions are rows too"),
     ),
-    "What users did with served answers, on the day the service was told.",
+    "Clicks and purchases on served answers, by the day the service was told.",
     delta=True,
     appended=True,
 )
 
-MAX_SEQUENCE_LENGTH = 100  # items of a user that features and ranker look at
+MAX_SEQUENCE_LENGTH = 100  # latest items of a user that features and ranker use
 
 ALL = (
     INTERACTIONS,

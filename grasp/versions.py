@@ -1,4 +1,4 @@
-"""Versions: what must never be mixed, each a short name that changes whenever its meaning changes.
+"""Versions: short names for what must never be mixed. A name changes whenever its meaning changes.
 
 model revision      a model folder's content, or name and revision of a server's model
 prompt version      the text of a prompt and its facts template
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from grasp.settings import Settings
 
-# Raise by hand when a feature's meaning changes: its columns, units or how it is computed.
+# Raise by hand when a feature changes: its columns, its units or how it is computed.
 FEATURE_DEFINITION = "2"
-# Raise with any change of a prompt, of a facts template or of the validator's rules.
+# Raise by hand when a prompt, a facts template or a rule of the validator changes.
 PROMPT_VERSIONS = {"item": "item-3", "user": "user-3"}
 
 _EDGE_BYTES = 1 << 20
@@ -37,8 +37,8 @@ def file_sha256(path: Path) -> str:
 def model_revision(folder: Path) -> str:
     """Name a model folder's content, such as `all_minilm_l6_v2-1f2e3d4c`.
 
-    Each file counts with its name, its size and its first and last mebibyte: enough to tell two releases of a
-    model apart without reading fifteen gigabytes before each job. Raises `FileNotFoundError` for an empty folder.
+    The hash covers each file's name, size, first and last mebibyte. That tells two releases of a model apart without
+    reading fifteen gigabytes before each job. Raises `FileNotFoundError` for an empty folder.
     """
     files = sorted(path for path in folder.glob("**/*") if path.is_file()) if folder.is_dir() else []
     if not files:
@@ -55,19 +55,19 @@ def model_revision(folder: Path) -> str:
     return f"{_plain(folder.name)}-{content.hexdigest()[:8]}"
 
 
-def served_model_revision(model: str, revision: str) -> str:
-    """Name a server's model, such as `qwen_qwen2_5_7b_instruct-0a1b2c3d`; its weights are the server's word."""
+def server_model_revision(model: str, revision: str) -> str:
+    """Name a server's model, such as `qwen_qwen2_5_7b_instruct-0a1b2c3d`. The server's weights are not checked."""
     return f"{_plain(model)}-{digest([model, revision])[:8]}"
 
 
 def _plain(text: str) -> str:
-    """Letters, digits and underscores only, as Milvus and Feast want their names."""
+    """Letters, digits and underscores only: Milvus and Feast accept no other names."""
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions that a set of settings stands for; computed when first asked for."""
+    """The versions that follow from a set of settings, each computed at its first use."""
 
     settings: Settings
 
@@ -75,14 +75,14 @@ class Versions:
     def llm(self) -> str:
         settings = self.settings
         if settings.llm_url:
-            return served_model_revision(settings.llm_model, settings.llm_revision)
+            return server_model_revision(settings.llm_model, settings.llm_revision)
         return model_revision(settings.llm)
 
     @cached_property
     def encoder(self) -> str:
         settings = self.settings
         if settings.encoder_url:
-            return served_model_revision(settings.encoder_model, settings.encoder_revision)
+            return server_model_revision(settings.encoder_model, settings.encoder_revision)
         return model_revision(settings.encoder)
 
     def prompt(self, entity: str) -> str:
@@ -124,12 +124,12 @@ class Versions:
 
 
 def feast_project(feature_version: str) -> str:
-    """Features of two versions live in two Feast projects, so that old ones serve until new ones are complete."""
+    """Feast project of a feature version. Old features keep serving from theirs until the new ones are complete."""
     return f"grasp_{feature_version}"
 
 
 def feature_service(feature_version: str) -> str:
-    """The feature service a model of this feature version trains with and is served from."""
+    """The feature service that a model of this feature version is trained with and served from."""
     return f"ranker_{feature_version}"
 
 

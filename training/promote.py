@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from grasp import manifest as release
 from grasp.environment import prepare
 from grasp.files import write_json
+from grasp.manifest import NoReleaseError, manifest_in_force, release_folder
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training.command import arguments, check_days
@@ -62,13 +62,13 @@ def decide(folder: Path, against: dict[str, Interval], remark: str = "") -> Deci
 def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedRanker | None, str]:
     """The served model to beat, or None and, where there is one that cannot be compared, why."""
     try:
-        manifest = release.current(settings.releases)
-    except release.NoReleaseError:
+        manifest = manifest_in_force(settings.releases)
+    except NoReleaseError:
         return None, ""
     if manifest.model is None or manifest.model == candidate.metadata.name:
         return None, ""
     try:
-        rival = load_ranker(release.folder(settings.releases, manifest) / "model")
+        rival = load_ranker(release_folder(settings.releases, manifest) / "model")
     except ArtefactFormatError as error:
         return None, f"{manifest.model} in force cannot be compared: {error}"
     if rival.metadata.feature_version != candidate.metadata.feature_version:
@@ -173,8 +173,8 @@ def _decided_before(settings: Settings, home: Path, folder: Path) -> Decision | 
     """The decision that put this candidate in force: judged again, it would have no rival but itself."""
     file = home / DECISION_FILE
     try:
-        in_force = release.current(settings.releases).model
-    except release.NoReleaseError:
+        in_force = manifest_in_force(settings.releases).model
+    except NoReleaseError:
         return None
     if in_force != folder.name or not file.is_file():
         return None

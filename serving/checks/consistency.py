@@ -1,17 +1,14 @@
-"""Replay served requests against the offline side.
+"""Compare served requests with the offline features and with training's scorer.
 
-    python -m serving.checks.consistency --day D [--sample N] [--log FOLDER]
+    grasp consistency --day D [--sample N] [--log FOLDER]
 
-Reads:   the served requests of the day (see `LOG_COLUMNS`), user_features and the releases they were answered from,
-         and the online store
-Writes:  nothing; prints what differs and ends with 1 when more of it does than the limits allow
+Reads:   the day's served requests (see `LOG_COLUMNS`), the releases that answered, user_features, the online store
+Writes:  nothing; prints the differences and exits with 1 if there are more than the limit
 
-Two things can drift apart although each looks well by itself. *Features*: what the online store holds of a user and
-what the lake holds of that user and day. *Scores*: what was served and what training's own scorer
-(`training.evaluation.ranking`, the one that chose and judged the model) gives for the offline features.
-
-Features can be compared only while the online store still holds the day that was served. Users whose row has moved on
-are counted, not compared.
+* Features: the online row of a user against the row in the lake, for the day that was served. A user whose online row
+  has moved on to another day is counted, not compared.
+* Scores: the served scores against those of `training.evaluation.ranking`, which evaluated the model, for the offline
+  features.
 """
 
 import argparse
@@ -56,25 +53,25 @@ LOG_COLUMNS = (
     "fallback",
     "served_at",
 )
-SCORED = (None, "last_good")  # fallbacks whose scores are the model's, from a whole row of the user's features
+SCORED = (None, "last_good")  # with these fallbacks the model scored the user's complete row
 DEFAULT_SAMPLE = 1000
 MAX_SCORE_DIFFERENCE = 1e-4
-MAX_NUMBER_DIFFERENCE = 1e-6  # of a feature: both sides hold floats of four bytes
-COMPARED = tuple(
+MAX_FEATURE_DIFFERENCE = 1e-6  # both sides hold float32
+COMPARED_FEATURES = tuple(
     each.name
     for each in fields(UserRow)
-    if each.name not in ("user_id", "event_timestamp", "computed_at")  # computed_at: Feast keeps whole seconds
+    if each.name not in ("user_id", "event_timestamp", "computed_at")  # Feast cuts computed_at to seconds
 )
 OpenUserStore = Callable[[Settings, Manifest], UserStore]
 
 
 class SkewError(ValueError):
-    """Online and offline differ by more than the limit, or nothing was left to tell."""
+    """Online and offline differ by more than the limit, or nothing could be compared."""
 
 
 @dataclass(frozen=True)
 class ServedRequest:
-    """One answer as it was logged. `scores` belong to `item_ids`, best first."""
+    """One logged answer. `scores` belong to `item_ids`, best first."""
 
     request_id: str
     user_id: str
@@ -89,17 +86,17 @@ class ServedRequest:
 
 @dataclass
 class Skew:
-    """What was compared, and what of it differs."""
+    """How much was compared, and how much differs."""
 
     num_requests: int = 0  # in the sample
-    num_fallbacks: int = 0  # of these, answered without the user's features: nothing to compare
-    num_gone: int = 0  # of these, whose release or offline features are no longer there
-    num_scored: int = 0
+    num_fallbacks: int = 0  # requests answered without the user's features, so not comparable
+    num_gone: int = 0  # requests whose release or offline features no longer exist
+    num_scored: int = 0  # requests scored again
     num_score_differences: int = 0  # requests with a score off by more than MAX_SCORE_DIFFERENCE
     max_score_difference: float = 0.0
-    num_order_differences: int = 0  # requests whose items come in another order offline
-    num_users: int = 0  # whose online row is of the day that was served
-    num_moved_on: int = 0  # whose online row is of another day, or gone
+    num_order_differences: int = 0  # requests whose items have another order offline
+    num_users: int = 0  # users whose online row is of the day that was served
+    num_moved_on: int = 0  # users whose online row is of another day, or gone
     feature_differences: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # column -> users
     max_feature_differences: dict[str, float] = field(default_factory=dict)  # column -> largest absolute difference
     examples: list[str] = field(default_factory=list)
@@ -107,11 +104,12 @@ class Skew:
 
     @property
     def share_of_requests(self) -> float:
-        """Scored requests whose scores or order differ."""
+        """Share of the scored requests whose scores or order differ."""
         return max(self.num_score_differences, self.num_order_differences) / max(self.num_scored, 1)
 
     @property
     def share_of_users(self) -> float:
+        """Share of the compared users with a feature that differs."""
         return len(self.users_with_differences) / max(self.num_users, 1)
 
 
@@ -124,12 +122,12 @@ def check(
     limit: float = 0.0,
     open_user_store: OpenUserStore = FeastUserStore,
 ) -> Skew:
-    """Compare a sample of a day's requests and say what was found.
+    """Compare a sample of a day's requests and print the result.
 
-    Raises `SkewError` when a larger share of requests or users than `limit` differs, or when all that the model
-    answered belongs to releases or days that are gone.
+    Raises `SkewError` when a larger share of requests or users than `limit` differs, or when nothing could be compared
+    because the releases or days that answered are gone.
     """
-    skew = compare(settings, choose(read_requests(log, day), num), open_user_store)
+    skew = compare(settings, sample(read_requests(log, day), num), open_user_store)
     for line in report(skew):
         say(f"consistency {day}: {line}")
     if max(skew.share_of_requests, skew.share_of_users) > limit:
@@ -140,7 +138,7 @@ def check(
 
 
 def read_requests(place: Path, day: str) -> list[ServedRequest]:
-    """The served requests of a day; raises `FileNotFoundError` without any, `ValueError` for other columns."""
+    """A day's served requests. Raises `FileNotFoundError` without any, `ValueError` if a file lacks columns."""
     files = sorted((place / f"day={day}").glob("**/*.parquet"))
     if not files:
         raise FileNotFoundError(f"no served requests of {day} in {place}: is GRASP_LOG_REQUESTS on?")
@@ -148,14 +146,14 @@ def read_requests(place: Path, day: str) -> list[ServedRequest]:
     for file in files:
         missing = set(LOG_COLUMNS) - set(pq.read_schema(file).names)
         if missing:
-            raise ValueError(f"{file} is no log of served requests: it lacks {', '.join(sorted(missing))}")
+            raise ValueError(f"{file} is not a log of served requests: it lacks {', '.join(sorted(missing))}")
         rows = pq.ParquetFile(file).read(columns=list(LOG_COLUMNS)).to_pylist()
         requests += [ServedRequest(**{**row, "recent_item_ids": row["recent_item_ids"] or []}) for row in rows]
     return requests
 
 
-def choose(requests: Sequence[ServedRequest], num: int, seed: int = 0) -> list[ServedRequest]:
-    """`num` of the requests, the same ones each time."""
+def sample(requests: Sequence[ServedRequest], num: int, seed: int = 0) -> list[ServedRequest]:
+    """A random sample of `num` requests, the same ones each time."""
     ordered = sorted(requests, key=lambda each: each.request_id)
     return ordered if len(ordered) <= num else random.Random(seed).sample(ordered, num)  # noqa: S311 - no secret
 
@@ -163,7 +161,7 @@ def choose(requests: Sequence[ServedRequest], num: int, seed: int = 0) -> list[S
 def compare(
     settings: Settings, requests: Iterable[ServedRequest], open_user_store: OpenUserStore = FeastUserStore
 ) -> Skew:
-    """Compare requests with the offline side; raises `StoreError` when the online store does not answer."""
+    """Compare requests with the offline side. Raises `StoreError` when the online store does not answer."""
     skew = Skew()
     groups: dict[tuple[str, str], list[ServedRequest]] = defaultdict(list)
     for each in requests:
@@ -188,22 +186,22 @@ def compare(
 
 
 @dataclass(frozen=True)
-class _Offline:
-    """A release as training reads it: its items, and its ranker with none attached yet."""
+class _OfflineRelease:
+    """A release as training reads it: its items, and its ranker with no items attached yet."""
 
     items: ItemSide
     loaded: LoadedRanker
 
 
-def _load(settings: Settings, manifest: Manifest) -> _Offline:
+def _load(settings: Settings, manifest: Manifest) -> _OfflineRelease:
     place = release_folder(settings.releases, manifest)
     check_files(place, manifest)
     loaded = load_ranker(place / "model")
-    return _Offline(load_items(place / "items", manifest.feature_version, loaded.vocabulary), loaded)
+    return _OfflineRelease(load_items(place / "items", manifest.feature_version, loaded.vocabulary), loaded)
 
 
 def _offline_rows(settings: Settings, manifest: Manifest, day: str, user_ids: set[str]) -> dict[str, dict[str, Any]]:
-    """The users' rows of the lake; empty when the day is no longer there."""
+    """The users' rows in the lake; empty when the day no longer exists."""
     partition = partitions.partition_path(settings.lake, tables.USER_FEATURES, manifest.feature_version, day)
     if partitions.read_content(partition) is None:
         return {}
@@ -213,9 +211,9 @@ def _offline_rows(settings: Settings, manifest: Manifest, day: str, user_ids: se
 
 
 def _compare_scores(
-    skew: Skew, offline: _Offline, requests: Sequence[ServedRequest], rows: dict[str, dict[str, Any]]
+    skew: Skew, offline: _OfflineRelease, requests: Sequence[ServedRequest], rows: dict[str, dict[str, Any]]
 ) -> None:
-    """Score the requests as training does, and hold every served item's score and place against it."""
+    """Score the requests as training does, and compare the score and place of every served item."""
     users = sorted({each.user_id for each in requests})
     training_set = _training_set(offline.items, users, rows)
     score = ranker_scorer(offline.loaded.ranker, offline.loaded.vocabulary, training_set)
@@ -226,30 +224,32 @@ def _compare_scores(
         history = [item_of[item_id] for item_id in sequence if item_id in item_of][-MAX_SEQUENCE_LENGTH:]
         if not history or any(item_id not in item_of for item_id in each.item_ids):
             skew.num_score_differences += 1
-            _remember(skew, f"request {each.request_id}: its user or an item of its answer is not in the release")
+            _add_example(skew, f"request {each.request_id}: its user or an item of its answer is not in the release")
             skew.num_scored += 1
             continue
         scores_N = score([Event(user_of[each.user_id], np.array(history), 0)])[0]
         replayed = scores_N[[item_of[item_id] - 1 for item_id in each.item_ids]]
-        _judge(skew, each, replayed)
+        _count_differences(skew, each, replayed)
 
 
-def _judge(skew: Skew, request: ServedRequest, replayed: np.ndarray) -> None:
-    """An order differs when an item stands above one that scores higher offline by more than rounding."""
+def _count_differences(skew: Skew, request: ServedRequest, replayed: np.ndarray) -> None:
+    """The order differs if an item is above one whose offline score is higher by more than rounding."""
     difference = float(np.abs(np.array(request.scores) - replayed).max(initial=0.0))
     rises = float(np.diff(replayed).max(initial=0.0))
     skew.num_scored += 1
     skew.max_score_difference = max(skew.max_score_difference, difference)
     if not difference <= MAX_SCORE_DIFFERENCE:
         skew.num_score_differences += 1
-        _remember(skew, f"request {request.request_id} of user {request.user_id}: a score is off by {difference:.2g}")
+        _add_example(
+            skew, f"request {request.request_id} of user {request.user_id}: a score is off by {difference:.2g}"
+        )
     if not rises <= MAX_SCORE_DIFFERENCE:
         skew.num_order_differences += 1
-        _remember(skew, f"request {request.request_id} of user {request.user_id}: the order is another offline")
+        _add_example(skew, f"request {request.request_id} of user {request.user_id}: the offline order differs")
 
 
 def _training_set(items: ItemSide, user_ids: list[str], rows: dict[str, dict[str, Any]]) -> TrainingSet:
-    """Items and users as training holds them; nothing of it but ids and vectors is read to score."""
+    """Items and users as a training set; scoring reads only its ids and vectors, so the rest is empty."""
     available = np.flatnonzero(items.available_N)
     semantic, neighbour = (
         np.array([rows[user_id][name] for user_id in user_ids], np.float32)
@@ -279,7 +279,7 @@ def _compare_features(
             skew.num_moved_on += 1
             continue
         skew.num_users += 1
-        for name in COMPARED:
+        for name in COMPARED_FEATURES:
             value = getattr(online, name)
             value = value.tolist() if isinstance(value, np.ndarray) else value
             difference = _difference(value, rows[user_id].get(name))
@@ -288,12 +288,12 @@ def _compare_features(
             skew.feature_differences[name] += 1
             skew.users_with_differences.add(user_id)
             skew.max_feature_differences[name] = max(skew.max_feature_differences.get(name, 0.0), difference)
-            _remember(skew, f"user {user_id}: {name} online is not what the lake holds of {day}")
+            _add_example(skew, f"user {user_id}: {name} online differs from the lake's of {day}")
 
 
 def _difference(online: Any, offline: Any) -> float | None:
-    """None for equal values, else the largest absolute difference; infinite where there is no such number."""
-    if online == offline or (not online and not offline):  # features of before there were times: [] and no column
+    """The largest absolute difference, infinite for values that are not numbers; None for equal values."""
+    if online == offline or (not online and not offline):  # older features: an empty list online, no column offline
         return None
     try:
         left, right = np.array(online, np.float64), np.array(offline, np.float64)
@@ -302,16 +302,16 @@ def _difference(online: Any, offline: Any) -> float | None:
     if left.shape != right.shape:
         return float("inf")
     difference = float(np.abs(left - right).max(initial=0.0))
-    return None if difference <= MAX_NUMBER_DIFFERENCE else difference
+    return None if difference <= MAX_FEATURE_DIFFERENCE else difference
 
 
-def _remember(skew: Skew, example: str, most: int = 10) -> None:
+def _add_example(skew: Skew, example: str, most: int = 10) -> None:
     if len(skew.examples) < most:
         skew.examples.append(example)
 
 
 def report(skew: Skew) -> list[str]:
-    """What was found, line by line."""
+    """The result as lines of text."""
     lines = [
         f"{skew.num_requests:,} requests: {skew.num_scored:,} scored again, {skew.num_fallbacks:,} were fallbacks, "
         f"{skew.num_gone:,} of a release or day that is gone",

@@ -12,7 +12,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from grasp import partitions, tables
-from grasp.files import held
+from grasp.files import file_lock
 from spark_jobs.generation.ledger_totals import Account
 from spark_jobs.generation.prometheus_file import expose
 from spark_jobs.storage.lake import Lake
@@ -115,7 +115,7 @@ def record(
     }
     # Both kinds of description write here, and somebody may run them by hand at the same time.
     lock = partitions.table_path(lake.root, TABLE, None) / "_lock"
-    with held(lock, f"{TABLE.name}: another job writes; waiting for it"):
+    with file_lock(lock, f"{TABLE.name}: another job writes; waiting for it"):
         known = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []
         others = [each.asDict() for each in known if tuple(each[name] for name in TABLE.key) != key]
         rows = [tuple(each[name] for name in TABLE.column_names) for each in [*others, row]]

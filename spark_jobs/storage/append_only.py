@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
 from grasp import partitions
-from grasp.files import held
+from grasp.files import file_lock
 from grasp.partitions import Content
 from grasp.tables import Table
 from grasp.versions import digest
@@ -70,9 +70,9 @@ class AppendOnly:
             raise
         self.seal(day)
 
-    def held(self) -> AbstractContextManager[None]:
+    def file_lock(self) -> AbstractContextManager[None]:
         """Held by the run that adds rows: two at once would pay for the same keys. A killed one lets go."""
-        return held(self.folder / "_lock", f"{self.table.name}: another run is writing; waiting for it")
+        return file_lock(self.folder / "_lock", f"{self.table.name}: another run is writing; waiting for it")
 
     def seal(self, day: str) -> None:
         """Merge a day's files when they are many, and say what the day holds; nobody may be writing."""

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from cli.dag_run import StageTime, run_dag
 from grasp.days import end_of, start_of
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
-from cli.dag_run import StageTime, run_dag
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
 NUM_USERS, NUM_ITEMS, LLM_BUDGET = 60, 200, 6

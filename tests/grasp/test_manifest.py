@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from grasp import manifest as release
-from grasp.manifest import Manifest, NoReleaseError
+from grasp.manifest import CURRENT_FILE, Manifest, NoReleaseError, manifest_in_force
 
 MANIFEST = Manifest("1998-03-01", "v1_a", "minilm_b", {"item": "item_embedding_b"}, "ranker_v1_a", None)
 
@@ -18,7 +17,7 @@ def test_the_time_of_publication_is_no_part_of_the_identity():
 
 def test_without_a_release_the_error_says_how_to_get_one(tmp_path):
     with pytest.raises(NoReleaseError, match="make demo"):
-        release.current(tmp_path)
+        manifest_in_force(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +31,6 @@ def test_without_a_release_the_error_says_how_to_get_one(tmp_path):
     ],
 )
 def test_a_damaged_manifest_is_named(tmp_path, content):
-    (tmp_path / release.CURRENT_FILE).write_bytes(content)
+    (tmp_path / CURRENT_FILE).write_bytes(content)
     with pytest.raises(ValueError, match=r"current\.json is not a release manifest"):
-        release.current(tmp_path)
+        manifest_in_force(tmp_path)

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from grasp import manifest as release
+from grasp.manifest import CURRENT_FILE, Manifest, release_folder
 from training import promote, train
-from training.data import training_set as training_sets
-from training.evaluation.evaluate import Interval
-from training.fitting.fit import fit
+from training.data.training_set import to_training_set, training_set_folder, write_training_set
+from training.evaluation.metrics import Interval
 from training.fitting.recipes import RECIPES
-from training.model.artefact import Metadata, load_ranker
+from training.fitting.training_loop import fit
+from training.model.artefact import RankerMetadata, load_ranker
 from training.promote import decide
 
 DAY, CUTOFF = "1998-04-22", "1998-02-28"
@@ -41,7 +41,7 @@ def trained(frames, settings, monkeypatch):
     """A home with a training set and a candidate; its settings are in the environment."""
     for variable, value in settings.variables().items():
         monkeypatch.setenv(variable, value)
-    training_sets.write(training_sets.training_set_folder(settings, DAY), frames, "x", CUTOFF)
+    write_training_set(training_set_folder(settings, DAY), frames, "x", CUTOFF)
     home = settings.home / "training" / DAY
     (home / "candidate.json").write_text(json.dumps({"model": make_model(home, frames, seed=0).name}))
     return settings
@@ -51,18 +51,18 @@ def make_model(target: Path, frames, seed: int, feature_version: str = "v1") -> 
     config = replace(
         RECIPES["sasrec_grasp"](), max_epochs=1, ranker=(("width", 8), ("max_length", 5), ("dropout", 0.0))
     )
-    training_set = training_sets.arrange(frames)
-    metadata = Metadata("", "ranker", feature_version, "sasrec_grasp", DAY, CUTOFF, seed, {})
+    training_set = to_training_set(frames)
+    metadata = RankerMetadata("", "ranker", feature_version, "sasrec_grasp", DAY, CUTOFF, seed, {})
     return train.save(fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
 
 
 def put_in_force(settings, model: Path | None, name: str | None) -> None:
-    manifest = release.Manifest("1998-02-28", "v1", "e1", {}, "ranker", name)
-    folder = release.folder(settings.releases, manifest)
+    manifest = Manifest("1998-02-28", "v1", "e1", {}, "ranker", name)
+    folder = release_folder(settings.releases, manifest)
     folder.mkdir(parents=True)
     if model:
         model.rename(folder / "model")
-    (settings.releases / release.CURRENT_FILE).write_text(json.dumps(asdict(manifest)))
+    (settings.releases / CURRENT_FILE).write_text(json.dumps(asdict(manifest)))
 
 
 def run_promote(settings) -> dict:
@@ -156,9 +156,9 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_todays_items(tra
         "events": frames["events"][frames["events"]["split"] != "test"],
     }
     loaded = load_ranker(make_model(tmp_path, smaller, seed=1))
-    training_set = training_sets.arrange(frames)
+    training_set = to_training_set(frames)
 
-    found = promote.judge(training_set, promote.questions(training_set, "test"), [loaded])
+    found = promote.evaluate_models(training_set, promote.evaluation_events(training_set, "test"), [loaded])
 
     assert found[loaded.metadata.name]["ndcg@10"].shape == (2,)
 
@@ -166,7 +166,7 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_todays_items(tra
 def test_when_nobody_came_back_the_model_is_refused(trained, frames):
     events = frames["events"]
     only_before = frames | {"events": events[events["split"] != "test"]}
-    training_sets.write(training_sets.training_set_folder(trained, DAY), only_before, "x", CUTOFF)
+    write_training_set(training_set_folder(trained, DAY), only_before, "x", CUTOFF)
 
     assert "nothing to judge by" in run_promote(trained)["reason"]
 
