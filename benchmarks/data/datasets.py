@@ -20,7 +20,7 @@ from benchmarks.data.vectors import TextVectors, item_texts, neighbour_means, se
 from grasp.settings import Settings
 from grasp.versions import digest, file_sha256, model_revision
 from spark_jobs.models.encoder import Encoder, load_encoder
-from training.data.cooccurrence import user_items
+from training.data.cooccurrence import user_item_matrix
 from training.data.training_set import TrainingSet
 
 NUM_VALIDATION_USERS = 2048
@@ -186,7 +186,7 @@ def split(sequences: list[np.ndarray], validation_users: int | None) -> list[np.
 
 def num_users(sequences: list[np.ndarray], num_items: int) -> np.ndarray:
     """How many distinct users have each item, (N,)."""
-    counts: np.ndarray = np.asarray(user_items(sequences, num_items).sum(0)).ravel().astype(np.int64)
+    counts: np.ndarray = np.asarray(user_item_matrix(sequences, num_items).sum(0)).ravel().astype(np.int64)
     return counts
 
 

@@ -9,8 +9,8 @@ import torch
 
 from grasp.settings import ROOT
 from training.data.training_set import TrainingSet
-from training.fitting.fit import Fitted, fit
 from training.fitting.recipes import plain
+from training.fitting.training_loop import FittedRanker, fit
 from training.model.enhancers import ENHANCERS
 
 PAGE = ROOT / "docs" / "adding-a-model.md"
@@ -54,7 +54,7 @@ def training_set() -> TrainingSet:
     )
 
 
-def fitted_with(name: str, backbone: str) -> Fitted:
+def fitted_with(name: str, backbone: str) -> FittedRanker:
     config = replace(plain(backbone, name), max_epochs=2, batch_size=2, shortest_piece=2).with_switches(**SMALL)
     return fit(training_set(), config, 0, lambda *_: None)
 
@@ -66,7 +66,7 @@ def test_the_class_of_the_page_is_fitted_over_every_backbone(followed, backbone)
     assert fitted.num_epochs == 2
     assert fitted.metrics["hr@20"] == 1  # six items, all ranked
     assert all(weights.isfinite().all() for weights in fitted.ranker.state_dict().values())
-    assert type(fitted.ranker.enhancer).__module__ != "training.model.enhancers.ids"
+    assert type(fitted.ranker.enhancer).__module__ != "training.model.enhancers.id_embeddings"
 
 
 def test_it_keeps_the_rules_that_the_page_states(followed):
@@ -78,7 +78,7 @@ def test_it_keeps_the_rules_that_the_page_states(followed):
 
     torch.testing.assert_close(later_BTD[:, :3], state_BTD[:, :3])
     torch.testing.assert_close(ranker(items_BT[:, 1:], users_BS, users_BS), state_BTD[:, 1:])
-    assert ranker.candidates()[0].eq(0).all()
+    assert ranker.candidate_vectors()[0].eq(0).all()
     assert not any("semantic" in key for key in ranker.state_dict())
 
 
@@ -87,7 +87,7 @@ def test_it_scores_an_item_that_is_newer_than_the_model(followed):
     vectors_NS = torch.randn(7, 8, generator=torch.Generator().manual_seed(0))
     ranker.attach_items(vectors_NS, vectors_NS)
 
-    assert ranker.candidates()[7].any()
+    assert ranker.candidate_vectors()[7].any()
 
 
 def test_the_methods_the_page_names_are_those_of_the_class_it_starts_from():

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from grasp.days import end_of
-from training.build_training_set import split_events
-from training.data.training_set import TrainingSet, arrange
+from training.build_training_set import assign_splits
+from training.data.training_set import TrainingSet, to_training_set
 from training.fitting.recipes import TrainConfig, recipe
 from training.model.config import RankerConfig
 from training.model.ranker import Ranker
@@ -51,7 +51,7 @@ def features_of(key: str, ids: list[str], count_name: str, counts: list[int], si
 
 @pytest.fixture
 def frames() -> dict[str, pd.DataFrame]:
-    events = split_events(interactions_of(SEQUENCES, NUM_BEFORE), end_of(CUTOFF))
+    events = assign_splits(interactions_of(SEQUENCES, NUM_BEFORE), end_of(CUTOFF))
     items = features_of("item_id", ["1", "2", "3", "4", "5", "6"], "popularity", [6, 5, 4, 3, 2, 1])
     users = features_of("user_id", ["a", "b", "c"], "num_interactions", [5, 3, 2])
     return {"users": users, "items": items, "events": events}
@@ -59,7 +59,7 @@ def frames() -> dict[str, pd.DataFrame]:
 
 @pytest.fixture
 def training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
-    return arrange(frames)
+    return to_training_set(frames)
 
 
 def tiny_recipe(name: str, **changed: object) -> TrainConfig:
@@ -100,7 +100,7 @@ def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
     config = replace(SMALL, **changed)  # type: ignore[arg-type]
     ranker = Ranker(config).eval()
     vectors = small_vectors(num_attached, config.semantic_size)
-    ranker.enhancer.start_from(vectors[0, :12], torch.randn(3, config.semantic_size), torch.arange(12))
+    ranker.enhancer.initialise_from(vectors[0, :12], torch.randn(3, config.semantic_size), torch.arange(12))
     for parameter in ranker.parameters():
         if parameter.ndim < 2 or not parameter.any():
             torch.nn.init.normal_(parameter)
@@ -109,7 +109,7 @@ def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
     ranker.attach_items(vectors[0], vectors[1])
     if ranker.kernel is not None:
         sequences = [np.array(items) for items in ([1, 2, 3, 4], [2, 3, 7], [5, 6, 9, 12], [6, 12])]
-        ranker.kernel.start_from(vectors[0, :12].numpy(), sequences)
+        ranker.kernel.initialise_from(vectors[0, :12].numpy(), sequences)
         ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
     return ranker
 

@@ -5,10 +5,9 @@ import pandas as pd
 import pytest
 
 from grasp.days import end_of
-from training.build_training_set import join_features, split_events
+from training.build_training_set import align_features, assign_splits
 from training.command import check_days
-from training.data import training_set as training_sets
-from training.data.training_set import arrange, write
+from training.data.training_set import load_training_set, require_training_set, to_training_set, write_training_set
 
 CUTOFF = end_of("1998-02-28")
 
@@ -22,7 +21,7 @@ def interactions(*rows: tuple[str, str, int, int]) -> pd.DataFrame:
 
 
 def splits(frame: pd.DataFrame) -> list[tuple[str, str, str]]:
-    return list(split_events(frame, CUTOFF)[["user_id", "item_id", "split"]].itertuples(index=False, name=None))
+    return list(assign_splits(frame, CUTOFF)[["user_id", "item_id", "split"]].itertuples(index=False, name=None))
 
 
 FIVE = [("a", f"i{n}", n - 5, n) for n in range(5)]
@@ -63,8 +62,8 @@ def test_equal_times_keep_the_row_number_order():
 
 
 def test_a_planted_later_event_changes_nothing_that_is_trained_or_validated_on():
-    before = split_events(interactions(*FIVE, ("b", "i0", -1, 0)), CUTOFF)
-    after = split_events(
+    before = assign_splits(interactions(*FIVE, ("b", "i0", -1, 0)), CUTOFF)
+    after = assign_splits(
         interactions(*FIVE, ("b", "i0", -1, 0), ("a", "planted", 1, 9), ("b", "planted", 1, 9)), CUTOFF
     )
 
@@ -76,7 +75,7 @@ def test_features_are_joined_by_key_whatever_order_they_come_in():
         {"user_id": ["b", "a"], "semantic_embedding": [[2.0], [1.0]], "neighbour_embedding": [[1.0]] * 2}
     )
 
-    joined = join_features(["a", "b"], "user_id", features, "1998-02-28")
+    joined = align_features(["a", "b"], "user_id", features, "1998-02-28")
 
     assert joined["user_id"].tolist() == ["a", "b"]
     assert joined["semantic_embedding"].tolist() == [[1.0], [2.0]]
@@ -92,7 +91,7 @@ def test_a_user_without_features_is_an_error_that_counts_and_names(vectors):
         }
     )
     with pytest.raises(ValueError, match="1 of 2 user_ids have no features as of 1998-02-28, the first is 'b'"):
-        join_features(["a", "b"], "user_id", features, "1998-02-28")
+        align_features(["a", "b"], "user_id", features, "1998-02-28")
 
 
 def test_a_user_with_two_feature_rows_is_an_error():
@@ -100,7 +99,7 @@ def test_a_user_with_two_feature_rows_is_an_error():
         {"user_id": ["a", "a"], "semantic_embedding": [[1.0]] * 2, "neighbour_embedding": [[1.0]] * 2}
     )
     with pytest.raises(ValueError, match="1 rows twice"):
-        join_features(["a"], "user_id", features, "1998-02-28")
+        align_features(["a"], "user_id", features, "1998-02-28")
 
 
 def test_users_and_items_are_numbered_and_sequences_cut(training_set):
@@ -111,26 +110,26 @@ def test_users_and_items_are_numbered_and_sequences_cut(training_set):
 
 
 def test_what_is_written_is_loaded_and_says_its_cutoff(frames, tmp_path):
-    write(tmp_path, frames, "fingerprint", "1998-02-28")
+    write_training_set(tmp_path, frames, "fingerprint", "1998-02-28")
 
-    training_sets.require(tmp_path, "1998-02-28")
-    loaded, expected = training_sets.load(tmp_path), arrange(frames)
+    require_training_set(tmp_path, "1998-02-28")
+    loaded, expected = load_training_set(tmp_path), to_training_set(frames)
 
     assert loaded.item_ids == expected.item_ids
     np.testing.assert_array_equal(loaded.user_neighbour, expected.user_neighbour)
     with pytest.raises(ValueError, match="built for the cutoff 1998-02-28, not 1998-03-01"):
-        training_sets.require(tmp_path, "1998-03-01")
+        require_training_set(tmp_path, "1998-03-01")
 
 
 def test_a_training_set_that_was_never_built_says_how_to_build_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m training\.build_training_set"):
-        training_sets.require(tmp_path, "1998-02-28")
+        require_training_set(tmp_path, "1998-02-28")
 
 
 def test_vectors_that_are_not_finite_are_refused(frames):
     frames["items"].at[2, "semantic_embedding"] = np.array([np.nan] * 4, np.float32)
     with pytest.raises(ValueError, match="semantic_embedding of items holds values that are not finite"):
-        arrange(frames)
+        to_training_set(frames)
 
 
 def test_the_cutoff_must_lie_before_the_day():

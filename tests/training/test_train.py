@@ -1,15 +1,15 @@
 import json
 
 from training import train
-from training.data import training_set as training_sets
-from training.fitting.fit import fit
+from training.data.training_set import training_set_folder, write_training_set
 from training.fitting.recipes import RECIPES
-from training.model.artefact import Metadata, load_ranker
+from training.fitting.training_loop import fit
+from training.model.artefact import RankerMetadata, load_ranker
 from training.train import inputs_fingerprint, save
 
 
 def test_equal_weights_are_saved_under_an_equal_name(training_set, tiny, tmp_path):
-    metadata = Metadata("", "ranker_v1", "v1", "sasrec_grasp", "1998-04-22", "1998-02-28", 0, {})
+    metadata = RankerMetadata("", "ranker_v1", "v1", "sasrec_grasp", "1998-04-22", "1998-02-28", 0, {})
     fitted = fit(training_set, tiny("sasrec_grasp"), 0, lambda *_: None)
     other = fit(training_set, tiny("sasrec_grasp"), 1, lambda *_: None)
 
@@ -23,14 +23,14 @@ def test_equal_weights_are_saved_under_an_equal_name(training_set, tiny, tmp_pat
 
 
 def test_a_changed_training_set_recipe_or_seed_is_trained_again(frames, tiny, tmp_path):
-    training_sets.write(tmp_path, frames, "x", "1998-02-28")
+    write_training_set(tmp_path, frames, "x", "1998-02-28")
     before = inputs_fingerprint(tmp_path, tiny("sasrec"), 0, "1998-02-28")
 
     assert inputs_fingerprint(tmp_path, tiny("sasrec"), 0, "1998-02-28") == before
     assert inputs_fingerprint(tmp_path, tiny("sasrec"), 1, "1998-02-28") != before
     assert inputs_fingerprint(tmp_path, tiny("gru4rec"), 0, "1998-02-28") != before
     frames["items"]["popularity"] += 1
-    training_sets.write(tmp_path, frames, "x", "1998-02-28")
+    write_training_set(tmp_path, frames, "x", "1998-02-28")
     assert inputs_fingerprint(tmp_path, tiny("sasrec"), 0, "1998-02-28") != before
 
 
@@ -39,7 +39,7 @@ def test_the_command_trains_tracks_and_then_skips(frames, tiny, settings, monkey
         monkeypatch.setenv(variable, value)
     config = tiny("sasrec_grasp")
     monkeypatch.setitem(RECIPES, "sasrec_grasp", lambda: config)
-    training_sets.write(training_sets.training_set_folder(settings, "1998-04-22"), frames, "x", "1998-02-28")
+    write_training_set(training_set_folder(settings, "1998-04-22"), frames, "x", "1998-02-28")
 
     train.main(["--day", "1998-04-22", "--cutoff", "1998-02-28"])
     train.main(["--day", "1998-04-22", "--cutoff", "1998-02-28"])

@@ -1,6 +1,6 @@
 """Which items users take together and one after the other: sparse counts over sequences.
 
-What is counted is the caller's choice: `dataset.known_sequences` gives what may be known when a split is asked.
+What is counted is the caller's choice: `training_set.known_sequences` gives what may be known when a split is asked.
 
 Shape suffixes:  U users  N items; item i is in row or column i - 1
 """
@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags
 
 
-def user_items(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
+def user_item_matrix(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
     """Who has what: (U, N) of ones, however often an item is in a sequence."""
     user = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
     matrix_UN = _counts(user, _flat(sequences) - 1, (len(sequences), num_items))
@@ -19,7 +19,7 @@ def user_items(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
     return matrix_UN
 
 
-def occurrences(sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+def item_counts(sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
     """How often each item was taken, repeats included: (N,)."""
     return np.bincount(_flat(sequences), minlength=num_items + 1)[1:]
 
@@ -43,7 +43,7 @@ def cosine(both_NN: csr_matrix, num_N: np.ndarray) -> csr_matrix:
 
 def item_cosine(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
     """|users of both| / sqrt(|users of i| * |users of j|) with zeros on the diagonal, (N, N)."""
-    matrix_UN = user_items(sequences, num_items)
+    matrix_UN = user_item_matrix(sequences, num_items)
     return cosine(cooccurrence(matrix_UN), np.asarray(matrix_UN.sum(0)).ravel())
 
 

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from grasp.files import write_json
 from grasp.settings import Settings
 
 INPUTS_FILE = "inputs.json"
-KNOWN = {"validation": ("train",), "test": ("train", "validation")}  # splits whose items are known, by the one asked
+KNOWN_SPLITS = {
+    "validation": ("train",),
+    "test": ("train", "validation"),
+}  # splits whose items are known, by the one asked
 
 TIMESTAMP = pa.timestamp("us", "UTC")
-VECTORS = {"semantic_embedding": pa.list_(pa.float32()), "neighbour_embedding": pa.list_(pa.float32())}
-_AS_OF = {"is_tail": pa.int64(), **VECTORS, "event_timestamp": TIMESTAMP}
+VECTOR_COLUMNS = {"semantic_embedding": pa.list_(pa.float32()), "neighbour_embedding": pa.list_(pa.float32())}
+_AS_OF = {"is_tail": pa.int64(), **VECTOR_COLUMNS, "event_timestamp": TIMESTAMP}
 SCHEMAS = {
     "users": pa.schema({"user_id": pa.string(), "num_interactions": pa.int64(), **_AS_OF}),
     "items": pa.schema({"item_id": pa.string(), "popularity": pa.int64(), **_AS_OF}),
@@ -40,7 +44,7 @@ def training_set_folder(settings: Settings, day: str) -> Path:
     return settings.home / "training" / day / "training_set"
 
 
-def write(target: Path, frames: dict[str, pd.DataFrame], inputs: str, cutoff: str) -> None:
+def write_training_set(target: Path, frames: dict[str, pd.DataFrame], inputs: str, cutoff: str) -> None:
     """Write the tables and, last, the fingerprint of what they were built from."""
     target.mkdir(parents=True, exist_ok=True)
     (target / INPUTS_FILE).unlink(missing_ok=True)
@@ -69,14 +73,22 @@ class TrainingSet:
 
 def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
     """Each user's items, from 1, that are known when `split` (`validation` or `test`) is asked."""
-    known = KNOWN[split]
+    known = KNOWN_SPLITS[split]
     return [
         sequence[np.isin(splits, known) & (sequence > 0)]
         for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
     ]
 
 
-def require(target: Path, cutoff: str) -> None:
+def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
+    """Each user's items of the training split, oldest first."""
+    return [
+        sequence[splits == "train"]
+        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+
+
+def require_training_set(target: Path, cutoff: str) -> None:
     """Raises `FileNotFoundError` when the training set was never built, `ValueError` when for another cutoff."""
     if not (target / INPUTS_FILE).is_file():
         raise FileNotFoundError(f"no training set in {target}: run python -m training.build_training_set")
@@ -87,12 +99,14 @@ def require(target: Path, cutoff: str) -> None:
         )
 
 
-def load(target: Path) -> TrainingSet:
+def load_training_set(target: Path) -> TrainingSet:
     """Read a training set."""
-    return arrange({name: pyarrow.parquet.read_table(target / f"{name}.parquet").to_pandas() for name in SCHEMAS})
+    return to_training_set(
+        {name: pyarrow.parquet.read_table(target / f"{name}.parquet").to_pandas() for name in SCHEMAS}
+    )
 
 
-def arrange(frames: dict[str, pd.DataFrame]) -> TrainingSet:
+def to_training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
     """Number users and items, stack their vectors and cut the events into one sequence per user."""
     users, items, events = frames["users"], frames["items"], frames["events"]
     item_index = pd.Index(items["item_id"]).get_indexer(events["item_id"]) + 1
@@ -113,6 +127,14 @@ def arrange(frames: dict[str, pd.DataFrame]) -> TrainingSet:
         np.split(item_index[order], ends),
         np.split(events["split"].to_numpy()[order], ends),
     )
+
+
+def pad_left(sequences: Sequence[np.ndarray]) -> np.ndarray:
+    """Sequences as rows (B, T), zeros on the left."""
+    padded = np.zeros((len(sequences), max(len(items) for items in sequences)), np.int64)
+    for row, items in zip(padded, sequences, strict=True):
+        row[len(row) - len(items) :] = items
+    return padded
 
 
 def _stack(frame: pd.DataFrame, column: str) -> np.ndarray:

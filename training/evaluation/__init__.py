@@ -1,1 +1,1 @@
-"""How good scores are: ranks and metrics, sampled negatives, systems that need no training."""
+"""Evaluation of scores: ranks, metrics, sampled negatives, and baselines without training."""

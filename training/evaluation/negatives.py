@@ -1,4 +1,4 @@
-"""Items that a target is ranked against in the sampled protocol: drawn once, kept, and shared by every model.
+"""Negatives of the sampled protocol: items that a target is ranked against. Drawn once and shared by every model.
 
 Shape suffixes:  E events  K negatives of an event
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from grasp.files import replacing
-from training.evaluation.evaluate import Event
+from training.evaluation.ranking import Event
 
 NUM_NEGATIVES = 100
 
@@ -18,9 +18,9 @@ NUM_NEGATIVES = 100
 def draw_negatives(events: Sequence[Event], num_items: int, num: int = NUM_NEGATIVES, seed: int = 0) -> np.ndarray:
     """Items to rank each target against: (E, num) distinct, uniform over 1..`num_items`, int32.
 
-    Neither the history nor the target is among them, so that with one target per user a test event leaves out all
-    that is known of the user, and a validation event may meet the test item. The same events and seed give the same
-    items. Raises `ValueError` when a user leaves fewer than `num` items.
+    History and target are excluded. With one target per user, the negatives of a test event therefore contain no item
+    of the user; those of a validation event may contain the test item. The same events and seed give the same
+    negatives. Raises `ValueError` if fewer than `num` items are left for a user.
     """
     random = np.random.default_rng(seed)
     negatives_EK = np.empty((len(events), num), np.int32)
@@ -30,17 +30,17 @@ def draw_negatives(events: Sequence[Event], num_items: int, num: int = NUM_NEGAT
         num_left = num_items - len(known)
         if num_left < num:
             raise ValueError(
-                f"{num} negatives cannot be drawn for user {event.user}: {len(known)} of {num_items} items are known, "
+                f"cannot draw {num} negatives for user {event.user}: {len(known)} of {num_items} items are known, "
                 f"{num_left} are left"
             )
         place = random.choice(num_left, num, replace=False)
-        # known[i] - i unknown items lie before known[i]: skip every known item that comes before the place-th unknown.
+        # known[i] - i unknown items precede known[i]: shift each draw by the number of known items before it.
         negatives_EK[row] = place + np.searchsorted(known - np.arange(len(known)), place, side="right") + 1
     return negatives_EK
 
 
 def save_negatives(file: Path, negatives: np.ndarray, events: Sequence[Event]) -> str:
-    """Keep negatives for every model to share; returns their checksum, which also covers the events."""
+    """Save the negatives and return their checksum, which also covers the events."""
     checksum = _negatives_checksum(negatives, events)
     with replacing(file) as handle:
         np.savez(handle, negatives=negatives, checksum=np.array(checksum))
@@ -48,7 +48,7 @@ def save_negatives(file: Path, negatives: np.ndarray, events: Sequence[Event]) -
 
 
 def load_negatives(file: Path, events: Sequence[Event]) -> np.ndarray:
-    """Negatives that were saved for just these events; raises `ValueError` when they were drawn for others."""
+    """Load the negatives of these events. Raises `ValueError` if they were drawn for other events."""
     with np.load(file) as saved:
         negatives, checksum = saved["negatives"], str(saved["checksum"])
     if checksum != _negatives_checksum(negatives, events):

@@ -13,30 +13,16 @@ Shape suffixes:  B batch  T sequence length  V steps with a target  P pairs of a
                  N items  K negatives  D width of a state
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.fitting.batches import Batch
 from training.fitting.recipes import TrainConfig
 from training.model.config import PADDING
 from training.model.ranker import Ranker
 
 MAX_DRAWS = 50  # of a bce negative; only a user who has had nearly everything needs more, and then goes without
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Sequences as the ranker reads them, and what it should have guessed where `valid_BT` is true."""
-
-    user_B: Tensor
-    items_BT: Tensor
-    target_BT: Tensor
-    valid_BT: Tensor
-    known_BT: Tensor  # all training items of the users, padded
-    semantic_BS: Tensor
-    neighbour_BS: Tensor
 
 
 def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
@@ -49,7 +35,7 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
         loss = _bce(ranker, batch, state_VD, target_V, row_V)
     else:
         every = config.loss == "cross_entropy" or config.num_negatives >= num_items
-        negative_K = torch.arange(1, num_items + 1) if every else distinct(num_items, config.num_negatives)
+        negative_K = torch.arange(1, num_items + 1) if every else sample_items(num_items, config.num_negatives)
         target_VD, negative_KD = _candidates(ranker, target_V, negative_K)
         is_own_BK = _own(batch.known_BT, negative_K, num_items)
         score_VK = (state_VD @ negative_KD.T).masked_fill(is_own_BK[row_V], -torch.inf)
@@ -63,7 +49,7 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
     return loss if auxiliary is None else loss + auxiliary
 
 
-def distinct(num_items: int, num_negatives: int) -> Tensor:
+def sample_items(num_items: int, num_negatives: int) -> Tensor:
     """Item indices (K,), uniform without repetition."""
     return torch.randperm(num_items)[:num_negatives] + 1
 
@@ -92,7 +78,7 @@ def _candidates(ranker: Ranker, target_V: Tensor, negative_K: Tensor) -> tuple[T
     """What states are compared with: the targets (V, D) and the shared negatives (K, D)."""
     # One pass over the items of both: an item of many steps is computed once.
     item_N, place = torch.cat([target_V, negative_K]).unique(return_inverse=True)
-    candidate_ND = ranker.candidates(item_N)
+    candidate_ND = ranker.candidate_vectors(item_N)
     place_V, place_K = place.split([len(target_V), len(negative_K)])
     return candidate_ND[place_V], candidate_ND[place_K]
 
@@ -117,6 +103,6 @@ def _bce(ranker: Ranker, batch: Batch, state_VD: Tensor, target_V: Tensor, row_V
         if not is_own_V.any():
             break
     item_N, place = torch.cat([target_V, negative_V]).unique(return_inverse=True)
-    positive_VD, negative_VD = ranker.candidates(item_N)[place].split(len(target_V))
+    positive_VD, negative_VD = ranker.candidate_vectors(item_N)[place].split(len(target_V))
     positive_V, score_V = (state_VD * positive_VD).sum(-1), (state_VD * negative_VD).sum(-1)
     return -(F.logsigmoid(positive_V) + F.logsigmoid(-score_V) * ~is_own_V).mean()

@@ -18,12 +18,12 @@ CHECKSUMS_FILE = "checksums.json"
 FORMAT = 3  # raised when names or shapes of the weights change: a ranker of before must be trained again
 
 
-class OtherFormatError(ValueError):
+class ArtefactFormatError(ValueError):
     """A sound artefact that another version of this code made, and this one cannot read."""
 
 
 @dataclass(frozen=True)
-class Metadata:
+class RankerMetadata:
     """Where a trained ranker comes from and what it must be served with."""
 
     name: str
@@ -42,14 +42,14 @@ class LoadedRanker:
 
     ranker: Ranker
     vocabulary: list[str]
-    metadata: Metadata
+    metadata: RankerMetadata
 
     @property
     def config(self) -> RankerConfig:
         return self.ranker.config
 
 
-def save_ranker(folder: Path, ranker: Ranker, vocabulary: list[str], metadata: Metadata) -> None:
+def save_ranker(folder: Path, ranker: Ranker, vocabulary: list[str], metadata: RankerMetadata) -> None:
     """Write weights, config, vocabulary and, last, the checksums that `load_ranker` verifies."""
     _check_vocabulary(vocabulary, ranker.config, folder / VOCABULARY_FILE)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def save_ranker(folder: Path, ranker: Ranker, vocabulary: list[str], metadata: M
 def load_ranker(folder: Path) -> LoadedRanker:
     """Read an artefact in evaluation mode.
 
-    Raises `ValueError` naming the file that is missing, changed or unfit, and `OtherFormatError` for an older artefact.
+    Raises `ValueError` that names the missing, changed or invalid file, and `ArtefactFormatError` for another format.
     """
     checksums = _read_json(folder / CHECKSUMS_FILE)
     for name in (CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE):
@@ -73,11 +73,11 @@ def load_ranker(folder: Path) -> LoadedRanker:
             raise ValueError(f"{folder / name} does not match its checksum: the model artefact is corrupt")
     content = _read_json(folder / CONFIG_FILE)
     if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise OtherFormatError(
+        raise ArtefactFormatError(
             f"{folder / CONFIG_FILE} has format {content.get('format', 1)}, this version reads {FORMAT}: run retrain"
         )
     try:
-        config, metadata = RankerConfig(**content["ranker"]), Metadata(**content["metadata"])
+        config, metadata = RankerConfig(**content["ranker"]), RankerMetadata(**content["metadata"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG_FILE} does not describe a ranker: {error}") from error
     vocabulary = _read_json(folder / VOCABULARY_FILE)

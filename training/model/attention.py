@@ -41,7 +41,7 @@ class Attention(nn.Module):
         if steps_are_independent and query_BQW.shape[1] == 1:
             answer_BHTK = self._answer_in_linear_time(query_BQW, keys_BCTW, value_BHCTK, mask_BT)
         else:
-            weights_BHTCT = self.weights(query_BQW, keys_BCTW, allowed(config.mode, mask_BT))
+            weights_BHTCT = self.weights(query_BQW, keys_BCTW, attention_mask(config.mode, mask_BT))
             answer_BHTK = torch.einsum("bhqct,bhctk->bhqk", weights_BHTCT, value_BHCTK)
         return self.output(answer_BHTK.movedim(1, -2).flatten(-2))
 
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         return values.unflatten(-1, (self.config.num_heads, -1))
 
 
-def allowed(mode: str, mask_BT: Tensor) -> Tensor:
+def attention_mask(mode: str, mask_BT: Tensor) -> Tensor:
     """Which items each step may read, (B, T, T), by the mode of `RankerConfig`."""
     every_TT = mask_BT.new_ones(mask_BT.shape[1], mask_BT.shape[1])
     rule_TT = {"full": every_TT, "gate": every_TT.tril().triu()}.get(mode, every_TT.tril())
@@ -106,33 +106,36 @@ class HolisticAttention(nn.Module):
         if config.use_global:
             self.global_attention = Attention(config)
             self.global_query = nn.Linear(num_levels * config.context_width, config.context_width, bias=False)
-        self.mlp = mlp(config, 1 + num_levels + config.use_global)
+        self.mlp = context_mlp(config, 1 + num_levels + config.use_global)
 
     def forward(
         self, item_BTW: Tensor, near_item_BTW: Tensor, user_BQW: Tensor, near_user_BQW: Tensor, mask_BT: Tensor
     ) -> Tensor:
-        users, answers = [user_BQW], [self.self_attention(self.ask(user_BQW, item_BTW), item_BTW[:, None], mask_BT)]
+        users, answers = (
+            [user_BQW],
+            [self.self_attention(self.query_inputs(user_BQW, item_BTW), item_BTW[:, None], mask_BT)],
+        )
         if self.similar_attention is not None:
-            query_BQW = self.ask(near_user_BQW, near_item_BTW)
+            query_BQW = self.query_inputs(near_user_BQW, near_item_BTW)
             users.append(near_user_BQW)
             answers.append(self.similar_attention(query_BQW, near_item_BTW[:, None], mask_BT))
         enhanced = [item_BTW, *answers]
         if self.global_attention is not None:
-            query_BQW = self.ask(self.global_query(torch.cat(users, -1)), item_BTW)
+            query_BQW = self.query_inputs(self.global_query(torch.cat(users, -1)), item_BTW)
             keys_BCTW = torch.stack(answers, 1)
             if self.config.global_keys == "mean":
                 keys_BCTW = keys_BCTW.mean(1, keepdim=True)
             enhanced.append(self.global_attention(query_BQW, keys_BCTW, mask_BT))
         return self.mlp(torch.cat(enhanced, -1))
 
-    def ask(self, user_BQW: Tensor, item_BTW: Tensor) -> Tensor:
+    def query_inputs(self, user_BQW: Tensor, item_BTW: Tensor) -> Tensor:
         """The query: the user, and in mode `cross` also the item of the step."""
         if self.config.mode != "cross":
             return user_BQW
         return torch.cat([user_BQW.expand(-1, item_BTW.shape[1], -1), item_BTW], -1)
 
 
-def mlp(config: RankerConfig, num_inputs: int) -> nn.Sequential:
+def context_mlp(config: RankerConfig, num_inputs: int) -> nn.Sequential:
     """Several vectors of context width to one of model width, through a hidden layer."""
     hidden_size = 2 * config.context_width
     last = _from_zero(config, nn.Linear(hidden_size, config.width))
@@ -140,7 +143,7 @@ def mlp(config: RankerConfig, num_inputs: int) -> nn.Sequential:
     return nn.Sequential(hidden, nn.GELU(), Dropout(config.dropout), last)
 
 
-def linear(config: RankerConfig, num_inputs: int) -> nn.Linear:
+def context_linear(config: RankerConfig, num_inputs: int) -> nn.Linear:
     """Several vectors of context width to one of model width."""
     return _from_zero(config, nn.Linear(num_inputs * config.context_width, config.width))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.model.attention import allowed
+from training.model.attention import attention_mask
 from training.model.config import RankerConfig
 from training.model.dropout import Dropout
 
@@ -48,7 +48,7 @@ class Block(nn.Module):
         )
         # No dropout on the weights: torch would leave its fused kernel, and an epoch would take twice as long.
         read_BHTK = F.scaled_dot_product_attention(query, key, value, allowed_BHTT, is_causal=is_causal)
-        return self._take(step_BTD, read_BHTK.transpose(1, 2).flatten(-2))
+        return self._residual(step_BTD, read_BHTK.transpose(1, 2).flatten(-2))
 
     def last_state(self, step_BTD: Tensor) -> Tensor:
         """What `forward` gives for the last step alone, (B, 1, D), which reads all others; at inference.
@@ -62,9 +62,9 @@ class Block(nn.Module):
         asked_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD) * query_BHK.shape[-1] ** -0.5
         mean_BHD = (asked_BHD @ normed_BTD.transpose(1, 2)).softmax(-1) @ normed_BTD
         read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD)
-        return self._take(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
+        return self._residual(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
 
-    def _take(self, step_BTD: Tensor, read_BTD: Tensor) -> Tensor:
+    def _residual(self, step_BTD: Tensor, read_BTD: Tensor) -> Tensor:
         step_BTD = step_BTD + self.dropout(self.output(read_BTD))
         return step_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(step_BTD)))
 
@@ -86,7 +86,7 @@ class TransformerBackbone(nn.Module):
         # Counted over items alone, so that the amount of padding changes nothing.
         position_BT = mask_BT.cumsum(1) * mask_BT
         step_BTD = self.dropout(step_BTD * math.sqrt(step_BTD.shape[-1]) + self.position(position_BT))
-        allowed_BTT = allowed("prefix" if self.is_causal else "full", mask_BT)
+        allowed_BTT = attention_mask("prefix" if self.is_causal else "full", mask_BT)
         # Padding reads itself: a row that may read nothing would be NaN.
         allowed_BTT = allowed_BTT | torch.eye(mask_BT.shape[1], dtype=torch.bool)
         for block in self.blocks:

@@ -21,10 +21,10 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.data.cooccurrence import cosine, item_cosine, occurrences, transitions
-from training.data.nearest import nearest
-from training.model.adapter import whitening
+from training.data.cooccurrence import cosine, item_cosine, item_counts, transitions
+from training.data.nearest import nearest_rows
 from training.model.config import PADDING, RankerConfig
+from training.model.semantic_adapter import whitening_map
 
 KINDS = ("semantic", "transition", "cooccurrence")
 DECAY = 0.7  # of the weight of a history item, by that of the next newer one
@@ -47,18 +47,18 @@ class HistoryKernel(nn.Module):
         self.register_buffer("weights_K", torch.zeros(len(KINDS)))
         self.length = config.kernel_length
 
-    def start_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
+    def initialise_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
         """Store the nearest items of each kind; row i of the vectors is item i + 1, sequences hold training items."""
         num_items = len(semantic_NS)
         sequences = [items[-NUM_NEWEST:] for items in sequences]
-        components_NC = whitened(torch.from_numpy(semantic_NS))
-        rows_NM, cosines_NM = nearest(components_NC, components_NC, self.num_stored, are_same=True)
+        components_NC = whiten(torch.from_numpy(semantic_NS))
+        rows_NM, cosines_NM = nearest_rows(components_NC, components_NC, self.num_stored, same_rows=True)
         self._store("semantic", rows_NM + 1, cosines_NM.clamp(min=0))
         for kind, near_NN in (
-            ("transition", cosine(window_transitions(sequences, num_items), occurrences(sequences, num_items))),
+            ("transition", cosine(window_transitions(sequences, num_items), item_counts(sequences, num_items))),
             ("cooccurrence", item_cosine(sequences, num_items)),
         ):
-            ids, values = strongest(near_NN, self.num_stored)
+            ids, values = largest_entries(near_NN, self.num_stored)
             self._store(kind, torch.from_numpy(ids), torch.from_numpy(values))
 
     def _store(self, kind: str, ids_NM: Tensor, values_NM: Tensor) -> None:
@@ -73,7 +73,7 @@ class HistoryKernel(nn.Module):
         score_BN[:, PADDING] = 0
         return score_BN
 
-    def additions(self, items_T: Tensor) -> tuple[Tensor, Tensor]:
+    def sparse_scores(self, items_T: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` adds for one sequence without padding, where it adds anything: items and values, both (L,).
 
         An item may come several times.
@@ -88,7 +88,7 @@ class HistoryKernel(nn.Module):
         is_item_L = item_L != PADDING
         return item_L[is_item_L].long(), value_L[is_item_L]
 
-    def parts(self, items_BT: Tensor, num_items: int) -> Tensor:
+    def unweighted_scores(self, items_BT: Tensor, num_items: int) -> Tensor:
         """What each kind says before it is weighed, (K, B, num_items + 1)."""
         parts_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
         for part_BN, (ids_BL, values_BL) in zip(parts_KBN, self._nearest(items_BT), strict=True):
@@ -107,12 +107,12 @@ class HistoryKernel(nn.Module):
             yield ids_BJM.flatten(1), values_BJM.flatten(1)
 
 
-def whitened(semantic_NS: Tensor) -> Tensor:
+def whiten(semantic_NS: Tensor) -> Tensor:
     """Onto whitened components: their cosine tells items apart better than that of raw sentence vectors.
 
     An item without a vector, all zeros, stays without: whitening would make all of them alike.
     """
-    weight_CS, bias_C = whitening(semantic_NS.float(), min(NUM_COMPONENTS, semantic_NS.shape[1]))
+    weight_CS, bias_C = whitening_map(semantic_NS.float(), min(NUM_COMPONENTS, semantic_NS.shape[1]))
     return F.linear(semantic_NS.float(), weight_CS, bias_C) * semantic_NS.any(1, keepdim=True)
 
 
@@ -126,7 +126,7 @@ def window_transitions(sequences: Sequence[np.ndarray], num_items: int) -> spars
     return found
 
 
-def strongest(matrix: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
+def largest_entries(matrix: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Item indices (from 1, 0 where there are fewer) and values of the k largest entries of each row, (N, k)."""
     ids = np.zeros((matrix.shape[0], k), np.int32)
     values = np.zeros((matrix.shape[0], k), np.float32)

@@ -18,7 +18,7 @@ from training.model.backbones import new_backbone
 from training.model.config import MASK, PADDING, RankerConfig
 from training.model.enhancers import ENHANCERS
 from training.model.enhancers.grasp import Grasp
-from training.model.enhancers.ids import Users
+from training.model.enhancers.id_embeddings import UserVectors
 from training.model.history_kernel import HistoryKernel
 from training.model.llm_esr_backbones import initialise
 
@@ -41,7 +41,7 @@ class Ranker(nn.Module):
         self.kernel = HistoryKernel(config) if config.kernel_length else None
         if config.variant == "legacy":
             initialise(self, self.enhancer.item)
-        self.register_load_state_dict_post_hook(lambda ranker, _: ranker.enhancer.forget())
+        self.register_load_state_dict_post_hook(lambda ranker, _: ranker.enhancer.clear_cache())
 
     @property
     def num_items(self) -> int:
@@ -68,9 +68,9 @@ class Ranker(nn.Module):
         """The state after each step, (B, T, D). Takes at most `max_length` items, and a MASK."""
         mask_BT = items_BT != PADDING
         asked_BTD = (items_BT == MASK)[..., None] * self.mask
-        views = self.enhancer.views(items_BT, Users(user_semantic_BS, user_neighbour_BS))
+        views = self.enhancer.views(items_BT, UserVectors(user_semantic_BS, user_neighbour_BS))
         states_BTD = self.backbone(torch.cat([view + asked_BTD for view in views]), mask_BT.repeat(len(views), 1))
-        state_BTD = self.enhancer.combine(list(states_BTD.chunk(len(views)))) * mask_BT[..., None]
+        state_BTD = self.enhancer.combine_states(list(states_BTD.chunk(len(views)))) * mask_BT[..., None]
         if self.config.score == "cosine":
             return F.normalize(state_BTD, dim=-1) / self.config.temperature
         return state_BTD
@@ -82,11 +82,11 @@ class Ranker(nn.Module):
             items_BT = F.pad(items_BT, (0, 1), value=MASK)
         return self(items_BT, user_semantic_BS, user_neighbour_BS)[:, -1]
 
-    def candidates(self, items_N: Tensor | None = None) -> Tensor:
+    def candidate_vectors(self, items_N: Tensor | None = None) -> Tensor:
         """What a state is multiplied with, (N, D): all items, or those of `items_N`. Row 0 of all is padding, zero."""
         if items_N is None:
             items_N = torch.arange(self.num_items + 1)
-        candidate_ND = self.enhancer.candidates(items_N)
+        candidate_ND = self.enhancer.candidate_vectors(items_N)
         return F.normalize(candidate_ND, dim=-1) if self.config.score == "cosine" else candidate_ND
 
     def scores(
@@ -99,7 +99,7 @@ class Ranker(nn.Module):
         with_kernel: bool = True,
     ) -> Tensor:
         """Every item as the next one, (B, N), column 0 is padding. `candidate_ND` saves computing `candidates()`."""
-        candidate_ND = self.candidates() if candidate_ND is None else candidate_ND
+        candidate_ND = self.candidate_vectors() if candidate_ND is None else candidate_ND
         score_BN = self.last_state(items_BT, user_semantic_BS, user_neighbour_BS) @ candidate_ND.T
         if self.kernel is None or not with_kernel:
             return score_BN
@@ -112,8 +112,8 @@ class Ranker(nn.Module):
         """
         if not isinstance(self.enhancer, Grasp):
             raise ValueError("this ranker has no holistic attention, so its history has no weights")
-        return self.enhancer.history_weights(items_BT, Users(user_semantic_BS, user_neighbour_BS))
+        return self.enhancer.history_weights(items_BT, UserVectors(user_semantic_BS, user_neighbour_BS))
 
     def train(self, mode: bool = True) -> "Ranker":
-        self.enhancer.forget()
+        self.enhancer.clear_cache()
         return super().train(mode)

@@ -17,8 +17,7 @@ from benchmarks.data.vectors import TextVectors, item_texts, neighbour_means, se
 from grasp.settings import Settings
 from spark_jobs.source.reader import SourceError
 from training.data.cooccurrence import item_cosine, transitions
-from training.data.training_set import TrainingSet, known_sequences
-from training.fitting.fit import training_sequences
+from training.data.training_set import TrainingSet, known_sequences, training_sequences
 
 ITEMS = [
     {"item_id": 11, "asin": "B1", "title": "Red Polish", "kinds": ["OPI", "Makeup", "Nails"]},

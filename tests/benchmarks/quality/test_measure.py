@@ -13,8 +13,8 @@ from benchmarks.quality.exam import Exam, cross_category_share
 from benchmarks.quality.matrix import ABLATIONS, AS_GRASP, TRIALS, chosen, matrix, trained, with_trial
 from benchmarks.quality.measure import main
 from benchmarks.quality.results import Results
-from training.evaluation.evaluate import Event
-from training.fitting.calibration import KERNEL_WEIGHTS
+from training.evaluation.ranking import Event
+from training.fitting.kernel_calibration import KERNEL_WEIGHT_GRID
 from training.fitting.recipes import recipe
 from training.model.ranker import Ranker, RankerConfig
 
@@ -216,7 +216,7 @@ def test_the_kernel_is_in_its_own_row_alone(folder, tmp_path, two_trials):
     assert plain.info.chosen["added"] is None
     chosen = with_kernel.info.chosen["added"]
     assert chosen.keys() == {"semantic", "transition", "cooccurrence"}
-    assert all(chosen[kind] in KERNEL_WEIGHTS[kind] for kind in chosen)
+    assert all(chosen[kind] in KERNEL_WEIGHT_GRID[kind] for kind in chosen)
     assert any(chosen.values())
     assert with_kernel.info.num_trials == 5 * 4 * 4 + 1  # choices of weights, and the trials that were not taken
 

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.quality.results import OtherDataError, Results
 from benchmarks.quality.rows import About, Info, Row
-from training.evaluation.evaluate import MISSED, Ranks, metrics
+from training.evaluation.metrics import event_metrics
+from training.evaluation.ranking import MISSED, Ranks
 
 INFO = Info(
     wall_seconds=60.0,
@@ -76,7 +77,7 @@ def test_the_stored_ranks_give_every_metric_exactly(tmp_path):
     results = Results(tmp_path)
     results.add(sasrec(), RANKINGS, GROUPS, INFO)
 
-    for name, expected in metrics(PLACES).items():
+    for name, expected in event_metrics(PLACES).items():
         assert results.per_event("sasrec__seed=0", "filtered", name).tolist() == expected.tolist()
         assert results.rows()[0].value("filtered", name) == pytest.approx(expected.mean(), abs=1e-6)
     tail = results.rows()[0].value("filtered", "hr@1", "tail items")

@@ -5,9 +5,9 @@ import pytest
 
 from benchmarks.data.datasets import BenchmarkData
 from benchmarks.quality import scorers
-from training.evaluation import controls
-from training.evaluation.controls import StarSettings
-from training.evaluation.evaluate import Event, questions
+from training.evaluation import baselines
+from training.evaluation.baselines import StarSettings
+from training.evaluation.ranking import Event, evaluation_events
 
 SETTINGS = StarSettings(semantic_share=0.0, decay=0.7, last=3)  # by common users alone
 
@@ -26,7 +26,7 @@ def with_target(sequences: list[list[int]], place: int, item: int) -> list[list[
 def test_star_knows_common_users_up_to_the_split_that_is_asked(data_of, sequences, known_for, place, is_seen):
     unused = next(item for item in range(1, 1 + max(map(max, sequences))) if item not in sequences[0])
     plain, planted = data_of(sequences), data_of(with_target(sequences, place, unused))
-    events = [Event(event.user, event.history, 1) for event in questions(plain.training_set, "validation")]
+    events = [Event(event.user, event.history, 1) for event in evaluation_events(plain.training_set, "validation")]
 
     scores = [scorers.star(data, SETTINGS, known_for, mean=True)(events) for data in (plain, planted)]
 
@@ -38,8 +38,8 @@ def test_a_weight_is_chosen_by_validation_whatever_the_test_holds(data_of, seque
     num_items = len(data_of(sequences).training_set.item_ids)
 
     def chosen(data: BenchmarkData) -> object:
-        events = questions(data.training_set, "validation")
-        base = controls.popularity(data.training_set.sequences, num_items)
+        events = evaluation_events(data.training_set, "validation")
+        base = baselines.popularity(data.training_set.sequences, num_items)
         return scorers.with_addition(lambda asked: 0 * base(asked), addition, data, events).settings
 
     found = [chosen(data_of(with_target(sequences, -1, item))) for item in range(1, num_items + 1)]
@@ -50,7 +50,7 @@ def test_a_weight_is_chosen_by_validation_whatever_the_test_holds(data_of, seque
 
 def test_a_control_answers_the_test_with_the_validation_items_known(data_of, sequences):
     data = data_of(sequences)
-    events = questions(data.training_set, "test")
+    events = evaluation_events(data.training_set, "test")
 
     counts = scorers.control("popularity", data, []).score(events)[0]
 
@@ -60,6 +60,6 @@ def test_a_control_answers_the_test_with_the_validation_items_known(data_of, seq
 
 def test_nothing_added_is_the_base_itself(data_of, sequences):
     data = data_of(sequences)
-    base = controls.popularity(data.training_set.sequences, len(data.training_set.item_ids))
+    base = baselines.popularity(data.training_set.sequences, len(data.training_set.item_ids))
 
     assert scorers.with_addition(base, "none", data, []).score is base

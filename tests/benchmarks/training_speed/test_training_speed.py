@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-
 from benchmarks.core.measurements import (
     Conditions,
     Job,
@@ -14,6 +13,7 @@ from benchmarks.core.measurements import (
     chosen_kinds,
     measure_missing,
 )
+
 from benchmarks.peers import protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
@@ -27,7 +27,7 @@ from benchmarks.training_speed import report as speed_report
 from benchmarks.training_speed.measure import KINDS
 from benchmarks.training_speed.report import About
 from benchmarks.training_speed.results import OWN, Curve, Race, figures, race, speeds
-from training.evaluation.evaluate import Event, Ranks
+from training.evaluation.ranking import Event, Ranks
 
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
 CONDITIONS = Conditions("d1", 2, MACHINE)

@@ -5,9 +5,9 @@ from training.data.cooccurrence import (
     cooccurrence,
     cosine,
     item_cosine,
-    occurrences,
+    item_counts,
     transitions,
-    user_items,
+    user_item_matrix,
 )
 from training.data.training_set import known_sequences
 
@@ -15,17 +15,17 @@ SEQUENCES = [np.array([1, 2, 1, 3]), np.array([2, 1]), np.array([], np.int64), n
 
 
 def test_an_item_counts_once_per_user_however_often_it_is_taken():
-    assert user_items(SEQUENCES, 5).toarray().tolist() == [
+    assert user_item_matrix(SEQUENCES, 5).toarray().tolist() == [
         [1, 1, 1, 0, 0],
         [1, 1, 0, 0, 0],
         [0, 0, 0, 0, 0],
         [0, 0, 0, 1, 0],
     ]
-    assert occurrences(SEQUENCES, 5).tolist() == [3, 2, 1, 1, 0]
+    assert item_counts(SEQUENCES, 5).tolist() == [3, 2, 1, 1, 0]
 
 
 def test_common_users_are_counted_without_the_item_itself():
-    both = cooccurrence(user_items(SEQUENCES, 5))
+    both = cooccurrence(user_item_matrix(SEQUENCES, 5))
 
     assert both.toarray().tolist() == [
         [0, 2, 1, 0, 0],
@@ -37,11 +37,11 @@ def test_common_users_are_counted_without_the_item_itself():
 
 
 def test_cosine_divides_by_the_counts_of_both():
-    both = cooccurrence(user_items(SEQUENCES, 5))
+    both = cooccurrence(user_item_matrix(SEQUENCES, 5))
 
     assert item_cosine(SEQUENCES, 5)[0, [1, 2]].toarray() == pytest.approx(np.array([[2 / 2, 1 / np.sqrt(2)]]))
     # Item 1 was taken three times, by two users.
-    by_occurrence = cosine(both, occurrences(SEQUENCES, 5))
+    by_occurrence = cosine(both, item_counts(SEQUENCES, 5))
     assert by_occurrence[0, 1] == pytest.approx(2 / np.sqrt(3 * 2))
     assert np.isfinite(by_occurrence.toarray()).all()
 

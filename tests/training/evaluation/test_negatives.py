@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from training.evaluation.evaluate import Event
 from training.evaluation.negatives import draw_negatives, load_negatives, save_negatives
+from training.evaluation.ranking import Event
 
 
 def event(history: list[int], target: int, user: int = 0) -> Event:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.fitting.losses import Batch, batch_loss, distinct, gbce_power
+from training.fitting.batches import Batch
+from training.fitting.losses import batch_loss, gbce_power, sample_items
 from training.fitting.recipes import TrainConfig
 from training.model.config import RankerConfig
 
@@ -38,7 +39,7 @@ class FixedStates:
     def __call__(self, *_: Tensor) -> Tensor:
         return self.state_BTD
 
-    def candidates(self, items_N: Tensor) -> Tensor:
+    def candidate_vectors(self, items_N: Tensor) -> Tensor:
         return self.candidate_ND[items_N]
 
     def auxiliary_loss(self, *seen: Tensor) -> Tensor | None:
@@ -94,7 +95,7 @@ def test_a_step_learns_what_comes_later_too_but_less(num_targets):
 def test_sampled_softmax_equals_a_naive_loop_over_what_was_drawn(num_negatives):
     ranker = FixedStates()
     torch.manual_seed(0)
-    drawn = distinct(NUM_ITEMS, num_negatives).tolist()
+    drawn = sample_items(NUM_ITEMS, num_negatives).tolist()
 
     found = loss_of(ranker, config_of("sampled_softmax", num_negatives=num_negatives))
 
@@ -153,7 +154,7 @@ def test_the_power_of_gbce_is_the_papers(num_negatives, num_items, calibration, 
 def test_gbce_equals_a_naive_loop():
     ranker = FixedStates()
     torch.manual_seed(0)
-    drawn = distinct(NUM_ITEMS, 4).tolist()
+    drawn = sample_items(NUM_ITEMS, 4).tolist()
     total = 0.0
     for row, step, target in STEPS:
         total -= 0.85 * math.log(1 / (1 + math.exp(-ranker.score(row, step, target))))  # 1 - 0.75 (1 - 4/5)
@@ -188,8 +189,8 @@ def test_the_enhancers_own_term_is_added(loss):
 
 
 def test_negatives_are_distinct_items_without_padding():
-    assert sorted(distinct(5, 5).tolist()) == [1, 2, 3, 4, 5]
-    assert len(set(distinct(50, 20).tolist())) == 20
+    assert sorted(sample_items(5, 5).tolist()) == [1, 2, 3, 4, 5]
+    assert len(set(sample_items(50, 20).tolist())) == 20
 
 
 def test_a_batch_whose_negatives_are_all_known_still_has_a_gradient():

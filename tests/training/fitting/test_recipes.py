@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.fitting.fit import fit
 from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig, recipe
+from training.fitting.training_loop import fit
 from training.model.config import RankerConfig
 from training.model.enhancers import ENHANCERS
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from training.model import artefact
-from training.model.artefact import Metadata, OtherFormatError, load_ranker, save_ranker
+from training.model.artefact import ArtefactFormatError, RankerMetadata, load_ranker, save_ranker
 from training.model.ranker import Ranker
 
-METADATA = Metadata(
+METADATA = RankerMetadata(
     "sasrec-grasp-x", "ranker_v1", "v1", "sasrec_grasp", "1998-04-22", "1998-02-28", 0, {"ndcg@10": 0.1}
 )
 ITEMS_BT = torch.tensor([[0, 3, 1, 7, 2], [5, 4, 9, 12, 6]])
@@ -29,7 +29,7 @@ def test_what_is_saved_is_loaded(make_ranker, item_vectors, tmp_path):
     assert loaded.metadata == METADATA
     assert loaded.vocabulary[11] == "item 11"
     assert torch.equal(loaded.ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker(ITEMS_BT, USERS_BS, USERS_BS))
-    assert torch.equal(loaded.ranker.candidates(), ranker.candidates())
+    assert torch.equal(loaded.ranker.candidate_vectors(), ranker.candidate_vectors())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "vocabulary.json"])
@@ -72,6 +72,6 @@ def test_an_artefact_of_another_version_is_told_from_a_corrupt_one(make_ranker, 
     monkeypatch.undo()
 
     with pytest.raises(
-        OtherFormatError, match=rf"config\.json has format {version}, this version reads 3: run retrain"
+        ArtefactFormatError, match=rf"config\.json has format {version}, this version reads 3: run retrain"
     ):
         load_ranker(tmp_path)

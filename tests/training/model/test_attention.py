@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training.model.attention import Attention, HolisticAttention, allowed
+from training.model.attention import Attention, HolisticAttention, attention_mask
 from training.model.config import RankerConfig
 
 CONFIG = RankerConfig(num_items=12, semantic_size=6, width=6, context_width=8, num_heads=2, max_length=5, dropout=0.0)
@@ -110,7 +110,7 @@ def test_the_bias_starts_at_minus_log_length_or_zero():
 def test_what_a_step_may_read_follows_the_mode_and_never_is_padding():
     mask_BT = torch.tensor([[False, True, True]])
 
-    assert {mode: allowed(mode, mask_BT)[0].int().tolist() for mode in ("prefix", "cross", "gate", "full")} == {
+    assert {mode: attention_mask(mode, mask_BT)[0].int().tolist() for mode in ("prefix", "cross", "gate", "full")} == {
         "prefix": [[0, 0, 0], [0, 1, 0], [0, 1, 1]],
         "cross": [[0, 0, 0], [0, 1, 0], [0, 1, 1]],
         "gate": [[0, 0, 0], [0, 1, 0], [0, 0, 1]],

@@ -8,20 +8,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.fitting.losses import Batch, batch_loss
+from training.fitting.batches import Batch
+from training.fitting.losses import batch_loss
 from training.fitting.recipes import plain
-from training.model.adapter import whitening
-from training.model.artefact import Metadata, load_ranker, save_ranker
-from training.model.attention import allowed
+from training.model.artefact import RankerMetadata, load_ranker, save_ranker
+from training.model.attention import attention_mask
 from training.model.config import MASK, RankerConfig
 from training.model.enhancers import ENHANCERS
 from training.model.enhancers.alphafuse import AlphaFuse
-from training.model.enhancers.grasp import Grasp, History
-from training.model.enhancers.ids import Users
+from training.model.enhancers.grasp import Grasp, IndexedItems
+from training.model.enhancers.id_embeddings import UserVectors
 from training.model.enhancers.llm_esr import LlmEsr
 from training.model.enhancers.llm_init import LlmInit
 from training.model.enhancers.rlmrec import RlmRecContrastive, RlmRecGenerative, info_nce
 from training.model.ranker import Ranker
+from training.model.semantic_adapter import whitening_map
 
 BACKBONES = ("sasrec", "gru4rec", "bert4rec")
 ITEMS_BT = torch.tensor([[0, 3, 1, 7, 2], [5, 4, 9, 12, 6]])
@@ -77,7 +78,7 @@ def test_padding_is_inert(make_ranker, enhancer, backbone, switches):
     torch.testing.assert_close(ranker(padded_BT, *users)[:, 3:], ranker(short_BT, *users))
     torch.testing.assert_close(ranker.scores(padded_BT, *users), ranker.scores(short_BT, *users))
     assert ranker(padded_BT, *users)[:, :3].eq(0).all()
-    assert ranker.candidates()[0].eq(0).all()
+    assert ranker.candidate_vectors()[0].eq(0).all()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_one_batch_can_be_overfitted(make_ranker, enhancer, backbone, variant):
 def test_what_is_saved_scores_as_before(make_ranker, item_vectors, tmp_path, enhancer, backbone, switches):
     # Kernels of torch that need no gradient round differently: without it on both sides.
     ranker = make_ranker(14, enhancer=enhancer, backbone=backbone, **switches).requires_grad_(False)
-    metadata = Metadata("x", "ranker_v1", "v1", "x", "1998-04-22", "1998-02-28", 0, {})
+    metadata = RankerMetadata("x", "ranker_v1", "v1", "x", "1998-04-22", "1998-02-28", 0, {})
     save_ranker(tmp_path, ranker, [str(i) for i in range(12)], metadata)
 
     loaded = load_ranker(tmp_path).ranker
@@ -130,7 +131,7 @@ def test_what_is_saved_scores_as_before(make_ranker, item_vectors, tmp_path, enh
 def test_scores_are_states_times_candidates_plus_the_kernel(make_ranker, enhancer, backbone):
     ranker = make_ranker(14, enhancer=enhancer, backbone=backbone, kernel_length=2)
     state_BD = ranker.last_state(ITEMS_BT, USERS_BS, USERS_BS)
-    candidate_ND = torch.stack([ranker.candidates(torch.tensor([item]))[0] for item in range(15)])
+    candidate_ND = torch.stack([ranker.candidate_vectors(torch.tensor([item]))[0] for item in range(15)])
     kernel_BN = ranker.kernel(ITEMS_BT, 14)
 
     scores_BN = ranker.scores(ITEMS_BT, USERS_BS, USERS_BS)
@@ -138,7 +139,7 @@ def test_scores_are_states_times_candidates_plus_the_kernel(make_ranker, enhance
     torch.testing.assert_close(scores_BN, state_BD @ candidate_ND.T + kernel_BN)
     without_BN = ranker.scores(ITEMS_BT, USERS_BS, USERS_BS, with_kernel=False)
     torch.testing.assert_close(without_BN, state_BD @ candidate_ND.T)
-    assert torch.equal(scores_BN, ranker.scores(ITEMS_BT, USERS_BS, USERS_BS, ranker.candidates()))
+    assert torch.equal(scores_BN, ranker.scores(ITEMS_BT, USERS_BS, USERS_BS, ranker.candidate_vectors()))
     assert kernel_BN[:, 1:].any(1).all()
 
 
@@ -151,18 +152,18 @@ def test_an_item_newer_than_the_model_may_stand_in_a_history(make_ranker, enhanc
     if enhancer in ("llm_esr", "alphafuse", "grasp"):  # ... and by what it means it is not like any other
         other = ranker.last_state(torch.tensor([[3, 13]]), USERS_BS[:1], USERS_BS[:1])
         assert not torch.allclose(ranker.last_state(items_BT, USERS_BS[:1], USERS_BS[:1]), other)
-        assert not torch.allclose(ranker.candidates()[13], ranker.candidates()[14])
+        assert not torch.allclose(ranker.candidate_vectors()[13], ranker.candidate_vectors()[14])
 
 
 @every_enhancer
 @every_backbone
 def test_training_and_inference_give_the_same_states(make_ranker, enhancer, backbone):
     ranker = make_ranker(enhancer=enhancer, backbone=backbone)
-    in_evaluation = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()
+    in_evaluation = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidate_vectors()
 
     ranker.train()
 
-    torch.testing.assert_close((ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()), in_evaluation)
+    torch.testing.assert_close((ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidate_vectors()), in_evaluation)
 
 
 def test_an_enhancer_that_does_not_exist_is_named():
@@ -176,7 +177,7 @@ def test_an_enhancer_that_does_not_exist_is_named():
 def test_llm_init_starts_as_whitened_components_of_unit_length():
     vectors_NS = torch.randn(12, 10, generator=torch.Generator().manual_seed(0)) + 3
     enhancer = LlmInit(CONFIG)
-    enhancer.start_from(vectors_NS, vectors_NS, torch.ones(12))
+    enhancer.initialise_from(vectors_NS, vectors_NS, torch.ones(12))
     found_ND = enhancer.item.weight[1:].detach() * math.sqrt(8)
 
     torch.testing.assert_close(found_ND.mean(0), torch.zeros(8), atol=1e-4, rtol=0)
@@ -244,7 +245,7 @@ def test_the_generative_loss_is_a_tenth_of_one_minus_the_cosine():
 def started_llm_esr(user_NS: torch.Tensor) -> LlmEsr:
     torch.manual_seed(0)
     enhancer = LlmEsr(CONFIG)
-    enhancer.start_from(torch.randn(12, 10), user_NS, torch.ones(12))
+    enhancer.initialise_from(torch.randn(12, 10), user_NS, torch.ones(12))
     enhancer.attach_items(torch.randn(12, 10), torch.randn(12, 10))
     return enhancer
 
@@ -282,13 +283,15 @@ def test_a_later_state_replaces_an_earlier_one_and_the_untaught_do_not_count():
 def test_the_views_of_llm_esr_cross_as_they_do_in_a_naive_loop(backbone):
     torch.manual_seed(0)
     enhancer, vectors_NS = LlmEsr(replace(CONFIG, backbone=backbone)).eval(), torch.randn(12, 10)
-    enhancer.start_from(vectors_NS, vectors_NS, torch.ones(12))
+    enhancer.initialise_from(vectors_NS, vectors_NS, torch.ones(12))
     enhancer.attach_items(vectors_NS, vectors_NS)
     item_TD = enhancer.item(ITEMS_BT[0, 1:]) + enhancer.position.weight[1:5]
-    text_TD = enhancer.adapter(enhancer.adapter.reduce(vectors_NS[ITEMS_BT[0, 1:] - 1])) / math.sqrt(CONFIG.width)
+    text_TD = enhancer.adapter(enhancer.adapter.to_components(vectors_NS[ITEMS_BT[0, 1:] - 1])) / math.sqrt(
+        CONFIG.width
+    )
     text_TD = text_TD + enhancer.position.weight[1:5]
 
-    semantic_BTD, collaborative_BTD = enhancer.views(ITEMS_BT, Users(USERS_BS, USERS_BS))
+    semantic_BTD, collaborative_BTD = enhancer.views(ITEMS_BT, UserVectors(USERS_BS, USERS_BS))
 
     for attention, query_TD, key_TD, found_TD in (
         (enhancer.semantic_attention, item_TD, text_TD, semantic_BTD[0]),
@@ -306,16 +309,16 @@ def test_the_views_of_llm_esr_cross_as_they_do_in_a_naive_loop(backbone):
 
 def started_alphafuse(vectors_NS: torch.Tensor) -> AlphaFuse:
     enhancer = AlphaFuse(CONFIG)
-    enhancer.start_from(vectors_NS, vectors_NS, torch.ones(12))
+    enhancer.initialise_from(vectors_NS, vectors_NS, torch.ones(12))
     enhancer.attach_items(vectors_NS, vectors_NS)
     return enhancer
 
 
 def test_alphafuse_starts_as_the_whitened_vectors_alone():
     vectors_NS = torch.randn(12, 10, generator=torch.Generator().manual_seed(0))
-    weight_DS, bias_D = whitening(vectors_NS, 8)
+    weight_DS, bias_D = whitening_map(vectors_NS, 8)
 
-    found_ND = started_alphafuse(vectors_NS).candidates(torch.arange(1, 13))
+    found_ND = started_alphafuse(vectors_NS).candidate_vectors(torch.arange(1, 13))
 
     torch.testing.assert_close(found_ND, (vectors_NS @ weight_DS.T + bias_D) / math.sqrt(8))
     assert found_ND.norm(dim=1).square().mean().item() == pytest.approx(1, abs=1e-3)
@@ -323,12 +326,12 @@ def test_alphafuse_starts_as_the_whitened_vectors_alone():
 
 def test_alphafuse_trains_its_last_coordinates_only():
     enhancer = started_alphafuse(torch.randn(12, 10, generator=torch.Generator().manual_seed(0)))
-    before_ND = enhancer.candidates(torch.arange(13)).detach().clone()
+    before_ND = enhancer.candidate_vectors(torch.arange(13)).detach().clone()
     optimiser = torch.optim.Adam(enhancer.parameters(), 0.1)
 
-    enhancer.candidates(torch.arange(13)).sum().backward()
+    enhancer.candidate_vectors(torch.arange(13)).sum().backward()
     optimiser.step()
-    change_ND = enhancer.candidates(torch.arange(13)) - before_ND
+    change_ND = enhancer.candidate_vectors(torch.arange(13)) - before_ND
 
     assert [name for name, _ in enhancer.named_parameters()] == ["item.weight"]
     assert change_ND[:, :4].eq(0).all()
@@ -361,8 +364,8 @@ def test_two_views_and_lenders_leave_padding_inert(make_ranker, backbone):
     users = USERS_BS[:1], USERS_BS[1:]
 
     torch.testing.assert_close(ranker.scores(padded_BT, *users), ranker.scores(short_BT, *users))
-    assert ranker.candidates().shape == (15, 16)
-    assert ranker.candidates()[0].eq(0).all()
+    assert ranker.candidate_vectors().shape == (15, 16)
+    assert ranker.candidate_vectors()[0].eq(0).all()
     assert ranker.scores(torch.tensor([[14]]), *users).isfinite().all()
 
 
@@ -375,7 +378,9 @@ def test_in_training_some_items_have_only_what_they_borrow(make_ranker):
     lent_ND = enhancer.item.weight[lenders_NM].sum(1) / lenders_NM.bool().sum(1, keepdim=True).clamp(min=1)
     num_alone = []
     for is_training in (True, False):
-        is_alone_N = torch.isclose(enhancer.train(is_training).ids(asked), lent_ND, atol=1e-6).all(1) & has_lender_N
+        is_alone_N = (
+            torch.isclose(enhancer.train(is_training).id_embeddings(asked), lent_ND, atol=1e-6).all(1) & has_lender_N
+        )
         num_alone.append(int(is_alone_N.sum()))
 
     assert 0 < num_alone[0] < has_lender_N.sum()
@@ -387,7 +392,7 @@ def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
     ranker.enhancer.item_adapter.weight_CS.copy_(torch.eye(2))
     meaning_NS = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.9, 0.3], [0.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
 
-    ranker.enhancer.lend(meaning_NS, torch.ones(6))
+    ranker.enhancer.set_lenders(meaning_NS, torch.ones(6))
 
     assert ranker.enhancer.lenders_NM[1:].tolist() == [[2, 3], [1, 3], [2, 1], [3, 2], [0, 0], [0, 0]]
 
@@ -396,12 +401,12 @@ def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
 def test_an_item_borrows_the_more_the_fewer_have_taken_it(make_ranker, item_vectors, training):
     ranker = make_ranker(12, num_lenders=3).train(training)
     enhancer = ranker.enhancer
-    enhancer.lend(item_vectors(12)[0], torch.tensor([0, 3, 400, *range(9)]))
+    enhancer.set_lenders(item_vectors(12)[0], torch.tensor([0, 3, 400, *range(9)]))
     ranker.attach_items(*item_vectors(14))
-    own_NC = enhancer.item_adapter.reduce(item_vectors(14)[0])
+    own_NC = enhancer.item_adapter.to_components(item_vectors(14)[0])
     item, bias = enhancer.item.weight, enhancer.borrow_bias.item()
 
-    found_ND = enhancer.ids(torch.tensor([1, 2, 3, 14]))
+    found_ND = enhancer.id_embeddings(torch.tensor([1, 2, 3, 14]))
 
     for found_D, taken, asked in zip(found_ND, (0.5, 3, 400, None), (1, 2, 3, 14), strict=True):
         likeness_N = F.cosine_similarity(own_NC[asked - 1], own_NC[:12], dim=1)
@@ -419,7 +424,7 @@ def test_who_has_no_lender_keeps_all_of_its_own(make_ranker):
     enhancer = make_ranker(num_lenders=2).enhancer
     enhancer.lenders_NM[4], enhancer.lenders_NM[5] = torch.tensor([0, 0]), torch.tensor([7, 0])
 
-    found_TD = enhancer.ids(torch.tensor([4, 5, 0]))
+    found_TD = enhancer.id_embeddings(torch.tensor([4, 5, 0]))
 
     share = torch.sigmoid(enhancer.borrow_bias - enhancer.log_count_N[5])
     assert torch.equal(found_TD[0], enhancer.item.weight[4])
@@ -436,9 +441,9 @@ def test_the_items_seen_so_far_ask_as_the_mean_of_their_vectors(make_ranker, tra
     enhancer = make_ranker(14, user_text="mean_of_prefix_items").train(training).enhancer
     items_BT = torch.tensor([[0, 3, 14, MASK, 3, 9]])
 
-    found = enhancer.asking(History.of(items_BT), Users(USERS_BS[:1], USERS_BS[1:]))
+    found = enhancer.user_queries(IndexedItems.from_items(items_BT), UserVectors(USERS_BS[:1], USERS_BS[1:]))
 
-    for vectors_NC, found_BTW in zip((enhancer.own_NC, enhancer.near_NC), found, strict=True):
+    for vectors_NC, found_BTW in zip((enhancer.own_NC, enhancer.neighbour_NC), found, strict=True):
         for step, seen in ((1, [3]), (2, [3, 14]), (3, [3, 14]), (4, [3, 14, 3]), (5, [3, 14, 3, 9])):
             expected_W = enhancer.user_adapter(vectors_NC[seen].mean(0))
             torch.testing.assert_close(found_BTW[0, step], expected_W)
@@ -451,17 +456,17 @@ def test_context_has_a_width_of_its_own(make_ranker):
     assert ranker.enhancer.item_adapter.map.weight.shape == (6, 9)
     assert attention.self_attention.value.weight.shape == (6, 6)
     assert attention.mlp[-1].out_features == 8
-    assert [view.shape for view in ranker.enhancer.views(ITEMS_BT, Users(USERS_BS, USERS_BS))] == [(2, 5, 8)] * 2
-    assert ranker.candidates().shape == (13, 16)
+    assert [view.shape for view in ranker.enhancer.views(ITEMS_BT, UserVectors(USERS_BS, USERS_BS))] == [(2, 5, 8)] * 2
+    assert ranker.candidate_vectors().shape == (13, 16)
 
 
 def test_the_item_asked_for_is_no_key_of_the_attention(make_ranker):
     ranker = make_ranker(backbone="bert4rec", mode="full")
     hidden_BT = torch.tensor([[3, MASK, 7]])
-    users = Users(USERS_BS[:1], USERS_BS[1:])
+    users = UserVectors(USERS_BS[:1], USERS_BS[1:])
 
     with_mask_D = ranker.enhancer.views(hidden_BT, users)[0][0, 2]
 
     # The sum over 3 and 7 alone; `mean` would count the mask.
     torch.testing.assert_close(with_mask_D, ranker.enhancer.views(torch.tensor([[0, 3, 7]]), users)[0][0, 2])
-    assert not allowed("full", hidden_BT > 0)[0, :, 1].any()
+    assert not attention_mask("full", hidden_BT > 0)[0, :, 1].any()

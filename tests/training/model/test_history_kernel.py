@@ -9,15 +9,15 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from training.data.training_set import TrainingSet, arrange
-from training.evaluation.controls import star
-from training.evaluation.evaluate import Event, questions
-from training.fitting import calibration as calibration_module
-from training.fitting.calibration import KERNEL_WEIGHTS, calibrate
-from training.fitting.fit import new_ranker
-from training.model import history_kernel as module
+from training.data.training_set import TrainingSet, to_training_set
+from training.evaluation.baselines import star
+from training.evaluation.ranking import Event, evaluation_events
+from training.fitting import kernel_calibration
+from training.fitting.kernel_calibration import KERNEL_WEIGHT_GRID, calibrate_kernel
+from training.fitting.training_loop import new_ranker
+from training.model import history_kernel
 from training.model.config import RankerConfig
-from training.model.history_kernel import KINDS, HistoryKernel, strongest, window_transitions
+from training.model.history_kernel import KINDS, HistoryKernel, largest_entries, window_transitions
 from training.model.ranker import Ranker
 
 NUM_ITEMS, LENGTH, WEIGHTS = 9, 3, (2.0, 3.0, 5.0)
@@ -33,7 +33,7 @@ CONFIG = RankerConfig(NUM_ITEMS, 4, kernel_length=LENGTH)
 def started_kernel(num_stored: int = 100, weights: tuple[float, ...] = WEIGHTS) -> HistoryKernel:
     """A kernel over `SEQUENCES`."""
     kernel = HistoryKernel(replace(CONFIG, kernel_neighbours=num_stored))
-    kernel.start_from(SEMANTIC_NS, SEQUENCES)
+    kernel.initialise_from(SEMANTIC_NS, SEQUENCES)
     kernel.weights_K.copy_(torch.tensor(weights))
     return kernel
 
@@ -58,7 +58,7 @@ def test_additions_are_the_scores_where_there_are_any():
     kernel = started_kernel()
     items_T = torch.tensor([4, 2, NUM_ITEMS + 1, 8, 6])  # the third is newer than the kernel
 
-    item_L, value_L = kernel.additions(items_T)
+    item_L, value_L = kernel.sparse_scores(items_T)
 
     assert (item_L > 0).all()
     scores = torch.zeros(NUM_ITEMS + 2).index_add_(0, item_L, value_L)
@@ -78,7 +78,7 @@ def test_scores_add_up_what_is_stored_for_the_latest_items(num_stored):
                     expected_KBN[kind, row, near] += 0.7**j * value
 
     assert expected_KBN.any(2).all()
-    torch.testing.assert_close(kernel.parts(items_BT, NUM_ITEMS + 2), expected_KBN)
+    torch.testing.assert_close(kernel.unweighted_scores(items_BT, NUM_ITEMS + 2), expected_KBN)
     expected_BN = 2 * expected_KBN[0] + 3 * expected_KBN[1] + 5 * expected_KBN[2]
     torch.testing.assert_close(kernel(items_BT, NUM_ITEMS + 2), expected_BN)
 
@@ -113,7 +113,7 @@ def test_co_occurrence_is_what_a_loop_over_users_counts():
 
 @pytest.mark.parametrize("num_components", [2, 256])
 def test_meaning_is_the_cosine_of_whitened_vectors(monkeypatch, num_components):
-    monkeypatch.setattr(module, "NUM_COMPONENTS", num_components)
+    monkeypatch.setattr(history_kernel, "NUM_COMPONENTS", num_components)
     # Of centred vectors the left singular ones are the whitened components, whatever their sign and length.
     whitened_NC = np.linalg.svd(SEMANTIC_NS - SEMANTIC_NS.mean(0), full_matrices=False)[0][:, :num_components]
 
@@ -167,7 +167,7 @@ def wandering() -> TrainingSet:
 
 def chance_against_a_hundred(ranker: Ranker, training_set: TrainingSet) -> float:
     """Mean of (1 - rank / N) ** 100, ranks from 0, over the validation targets; what else a user had does not count."""
-    events = questions(training_set, "validation")
+    events = evaluation_events(training_set, "validation")
     items_BT = torch.from_numpy(np.stack([event.history for event in events]))
     users = torch.from_numpy(training_set.user_semantic), torch.from_numpy(training_set.user_neighbour)
     with torch.inference_mode():
@@ -182,30 +182,30 @@ def chance_against_a_hundred(ranker: Ranker, training_set: TrainingSet) -> float
 
 @pytest.mark.parametrize("batch_size", [7, 256])
 def test_the_weights_are_those_that_rank_the_validation_targets_best(wandering, tiny, monkeypatch, batch_size):
-    monkeypatch.setattr(calibration_module, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr(kernel_calibration, "BATCH_SIZE", batch_size)
     torch.manual_seed(0)
     ranker = new_ranker(wandering, tiny("sasrec").with_switches(kernel_length=3))
 
-    calibrate(ranker, ranker.kernel, wandering)
+    calibrate_kernel(ranker, ranker.kernel, wandering)
 
     chosen = tuple(ranker.kernel.weights_K.tolist())
     by_weights = {}
-    for weights in product(*(KERNEL_WEIGHTS[kind] for kind in ("semantic", "transition", "cooccurrence"))):
+    for weights in product(*(KERNEL_WEIGHT_GRID[kind] for kind in ("semantic", "transition", "cooccurrence"))):
         ranker.kernel.weights_K.copy_(torch.tensor(weights))
         by_weights[weights] = chance_against_a_hundred(ranker, wandering)
     assert chosen == max(by_weights, key=by_weights.__getitem__)
-    assert any(event.target in event.history for event in questions(wandering, "validation"))
+    assert any(event.target in event.history for event in evaluation_events(wandering, "validation"))
 
 
 def test_a_kernel_that_does_not_help_has_no_say(wandering, tiny, monkeypatch):
     def perfect(*_, **__):
         return lambda events: np.eye(30, dtype=np.float32)[[event.target - 1 for event in events]] * 1e6
 
-    monkeypatch.setattr(calibration_module, "ranker_scorer", perfect)
+    monkeypatch.setattr(kernel_calibration, "ranker_scorer", perfect)
     ranker = new_ranker(wandering, tiny("sasrec").with_switches(kernel_length=3))
     ranker.kernel.weights_K.fill_(1)
 
-    calibrate(ranker, ranker.kernel, wandering)
+    calibrate_kernel(ranker, ranker.kernel, wandering)
 
     assert ranker.kernel.weights_K.eq(0).all()
 
@@ -219,8 +219,8 @@ def test_a_planted_validation_or_test_item_changes_nothing_stored(frames, tiny, 
     planted = frames["events"].copy()
     planted.loc[planted["split"] == planted_split, "item_id"] = "2"
 
-    before = new_ranker(arrange(frames), config).state_dict()
-    after = new_ranker(arrange(frames | {"events": planted}), config).state_dict()
+    before = new_ranker(to_training_set(frames), config).state_dict()
+    after = new_ranker(to_training_set(frames | {"events": planted}), config).state_dict()
 
     names = [f"kernel.{kind}_{part}_NM" for kind in KINDS for part in ("ids", "values")]
     assert {name for name in before if name.startswith("kernel.")} == {*names, "kernel.weights_K"}
@@ -249,7 +249,7 @@ def test_what_training_sequences_hold_is_stored(training_set, tiny):
 def test_strongest_keeps_the_largest_and_fills_with_padding():
     matrix = csr_matrix(np.array([[0, 0.3, 0.9, 0.5], [0, 0, 0, 0], [0.1, 0, 0, 0], [0.2, 0.2, 0.2, 0]]))
 
-    ids, values = strongest(matrix, 2)
+    ids, values = largest_entries(matrix, 2)
 
     assert ids.tolist() == [[3, 4], [0, 0], [1, 0], [1, 2]]
     assert values == pytest.approx(np.array([[0.9, 0.5], [0, 0], [0.1, 0], [0.2, 0.2]]))

@@ -51,7 +51,7 @@ def test_padding_is_inert(make_ranker, backbone, mode, activation):
     padded = ranker.last_state(padded_BT, USERS_BS[:1], USERS_BS[1:])
 
     torch.testing.assert_close(padded, plain)
-    assert ranker.candidates()[0].eq(0).all()
+    assert ranker.candidate_vectors()[0].eq(0).all()
 
 
 def test_an_empty_history_still_has_a_finite_state(make_ranker):
@@ -68,7 +68,7 @@ def test_every_representation_of_items_can_overfit_one_batch(item_representation
     optimiser = torch.optim.Adam(ranker.parameters(), 0.01)
     target_B = torch.tensor([8, 1])
     for _ in range(60):
-        logits = ranker.last_state(ITEMS_BT, USERS_BS, USERS_BS) @ ranker.candidates()[1:].T
+        logits = ranker.last_state(ITEMS_BT, USERS_BS, USERS_BS) @ ranker.candidate_vectors()[1:].T
         loss = torch.nn.functional.cross_entropy(logits, target_B - 1)
         optimiser.zero_grad()
         loss.backward()
@@ -114,24 +114,24 @@ def test_a_level_switched_off_is_one_whose_answer_counts_nothing(make_ranker, sw
         elif not name.endswith("global_query.weight"):  # nobody asks with it
             own[name] = weights[name]
     switched.load_state_dict(own)
-    state_BTD, candidate_ND = switched(ITEMS_BT, USERS_BS, USERS_BS), switched.candidates()
+    state_BTD, candidate_ND = switched(ITEMS_BT, USERS_BS, USERS_BS), switched.candidate_vectors()
 
     assert not torch.allclose(whole(ITEMS_BT, USERS_BS, USERS_BS), state_BTD)
     with torch.no_grad():
         for name, num in num_inputs.items():
             whole.get_parameter(name)[:, 8 * num :] = 0
     torch.testing.assert_close(whole(ITEMS_BT, USERS_BS, USERS_BS), state_BTD)
-    torch.testing.assert_close(whole.candidates(), candidate_ND)
+    torch.testing.assert_close(whole.candidate_vectors(), candidate_ND)
 
 
 def test_without_similar_nothing_depends_on_neighbours(make_ranker, item_vectors):
     ranker = make_ranker(use_similar=False)
-    state, candidates = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()
+    state, candidates = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidate_vectors()
 
     ranker.attach_items(item_vectors(12)[0], torch.zeros(12, 10))
 
     torch.testing.assert_close(ranker(ITEMS_BT, USERS_BS, torch.zeros(2, 10)), state)
-    torch.testing.assert_close(ranker.candidates(), candidates)
+    torch.testing.assert_close(ranker.candidate_vectors(), candidates)
     with_similar = make_ranker()
     state = with_similar(ITEMS_BT, USERS_BS, USERS_BS)
     assert not torch.allclose(with_similar(ITEMS_BT, USERS_BS, torch.zeros(2, 10)), state)
@@ -144,28 +144,28 @@ def test_the_mean_of_prefix_items_needs_no_user_vectors(make_ranker):
 
 def test_training_and_cached_inference_give_the_same_state(make_ranker):
     ranker = make_ranker()
-    in_evaluation = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()
+    in_evaluation = ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidate_vectors()
     ranker.train()
-    torch.testing.assert_close((ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidates()), in_evaluation)
+    torch.testing.assert_close((ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidate_vectors()), in_evaluation)
 
 
 def test_a_copy_forgets_what_it_projected_when_weights_are_loaded(make_ranker):
     copied, other = copy.deepcopy(make_ranker()), make_ranker()
-    before_ND = copied.candidates()
+    before_ND = copied.candidate_vectors()
     torch.nn.init.normal_(other.enhancer.item_adapter.map.weight)
 
     copied.load_state_dict(other.state_dict())
 
-    torch.testing.assert_close(copied.candidates(), other.candidates())
-    assert not torch.allclose(copied.candidates(), before_ND)
+    torch.testing.assert_close(copied.candidate_vectors(), other.candidate_vectors())
+    assert not torch.allclose(copied.candidate_vectors(), before_ND)
 
 
 def test_an_item_newer_than_the_model_is_scored_by_its_meaning(make_ranker):
     ranker = make_ranker(num_attached=14)
-    candidates = ranker.candidates()
+    candidates = ranker.candidate_vectors()
 
     assert candidates.shape == (15, 8)
-    torch.testing.assert_close(candidates[:13], make_ranker(num_attached=14).candidates(torch.arange(13)))
+    torch.testing.assert_close(candidates[:13], make_ranker(num_attached=14).candidate_vectors(torch.arange(13)))
     assert not torch.allclose(candidates[13], candidates[14])
     assert ranker.last_state(torch.tensor([[3, 14]]), USERS_BS[:1], USERS_BS[:1]).isfinite().all()
 
@@ -202,7 +202,7 @@ def test_a_ranker_without_attention_has_no_history_weights(make_ranker):
 def test_vectors_of_a_large_encoder_go_through(make_ranker):
     ranker = make_ranker(semantic_size=1536)
     state_BD = ranker.last_state(ITEMS_BT, torch.randn(2, 1536), torch.randn(2, 1536))
-    assert (state_BD @ ranker.candidates().T).shape == (2, 13)
+    assert (state_BD @ ranker.candidate_vectors().T).shape == (2, 13)
 
 
 @pytest.mark.parametrize(

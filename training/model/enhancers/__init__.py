@@ -2,13 +2,13 @@
 
 from training.model.enhancers.alphafuse import AlphaFuse
 from training.model.enhancers.grasp import Grasp
-from training.model.enhancers.ids import Ids
+from training.model.enhancers.id_embeddings import IdEmbeddings
 from training.model.enhancers.llm_esr import LlmEsr
 from training.model.enhancers.llm_init import LlmInit
 from training.model.enhancers.rlmrec import RlmRecContrastive, RlmRecGenerative
 
-ENHANCERS: dict[str, type[Ids]] = {
-    "none": Ids,
+ENHANCERS: dict[str, type[IdEmbeddings]] = {
+    "none": IdEmbeddings,
     "llm_init": LlmInit,
     "rlmrec_contrastive": RlmRecContrastive,
     "rlmrec_generative": RlmRecGenerative,

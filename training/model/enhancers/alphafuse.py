@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.model.adapter import whitening
 from training.model.config import PADDING, RankerConfig
-from training.model.enhancers.ids import Ids
+from training.model.enhancers.id_embeddings import IdEmbeddings
+from training.model.semantic_adapter import whitening_map
 
 
-class AlphaFuse(Ids):
+class AlphaFuse(IdEmbeddings):
     frozen_ND: Tensor
     weight_DS: Tensor
     bias_D: Tensor
@@ -26,8 +26,8 @@ class AlphaFuse(Ids):
         self.register_buffer("bias_D", torch.zeros(config.width))
         self.register_buffer("frozen_ND", torch.zeros(0, config.width), persistent=False)
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
-        weight_DS, bias_D = whitening(item_NS, self.config.width)
+    def initialise_from(self, item_NS: Tensor, user_NS: Tensor, num_interactions_N: Tensor) -> None:
+        weight_DS, bias_D = whitening_map(item_NS, self.config.width)
         self.weight_DS.copy_(weight_DS)
         self.bias_D.copy_(bias_D)
 
@@ -37,7 +37,7 @@ class AlphaFuse(Ids):
         whitened_ND = (semantic_NS.float() @ self.weight_DS.T + self.bias_D) * self.config.width**-0.5
         self.frozen_ND = F.pad(whitened_ND, (0, 0, 1, 0))
 
-    def ids(self, items: Tensor) -> Tensor:
-        trained = super().ids(items)
+    def id_embeddings(self, items: Tensor) -> Tensor:
+        trained = super().id_embeddings(items)
         frozen = self.frozen_ND[items.clamp(min=PADDING)]
         return frozen + F.pad(trained, (self.config.width - self.config.null_width, 0))

@@ -24,18 +24,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.data.nearest import nearest
-from training.model.adapter import Adapter
-from training.model.attention import HolisticAttention, allowed, linear, mlp
+from training.data.nearest import nearest_rows
+from training.model.attention import HolisticAttention, attention_mask, context_linear, context_mlp
 from training.model.config import PADDING, RankerConfig
-from training.model.enhancers.ids import Ids, Users
+from training.model.enhancers.id_embeddings import IdEmbeddings, UserVectors
+from training.model.semantic_adapter import SemanticAdapter
 
 HALF_BORROWED_AT = 3.0  # interactions, when training begins
 LEAST_COUNT = 0.5  # of an item that nobody has taken
 
 
 @dataclass(frozen=True)
-class History:
+class IndexedItems:
     """Sequences of items, and each of their items once: what an item is made of is computed once for all its places."""
 
     items_BT: Tensor
@@ -44,12 +44,12 @@ class History:
     place_BT: Tensor  # of each item in `unique_N`
 
     @classmethod
-    def of(cls, items_BT: Tensor) -> "History":
+    def from_items(cls, items_BT: Tensor) -> "IndexedItems":
         unique_N, place_BT = items_BT.clamp(min=PADDING).unique(return_inverse=True)
         return cls(items_BT, items_BT > PADDING, unique_N, place_BT)
 
 
-class Grasp(Ids):
+class Grasp(IdEmbeddings):
     own_NC: Tensor
     near_NC: Tensor
     lenders_NM: Tensor
@@ -60,9 +60,9 @@ class Grasp(Ids):
         # Trained embeddings begin with length 1, what comes of projected vectors with unit variance: beside each other
         # the latter would drown the former, and a step of the optimiser would move them eight times as far.
         self.scale = config.width**-0.5
-        self.item_adapter, self.user_adapter = (Adapter(config, config.context_width) for _ in range(2))
+        self.item_adapter, self.user_adapter = (SemanticAdapter(config, config.context_width) for _ in range(2))
         self.holistic_attention = HolisticAttention(config)
-        self.candidate = (mlp if config.candidate == "mlp" else linear)(config, 1 + config.use_similar)
+        self.candidate = (context_mlp if config.candidate == "mlp" else context_linear)(config, 1 + config.use_similar)
         for name in ("own_NC", "near_NC"):
             self.register_buffer(name, torch.zeros(0, config.num_components), persistent=False)
         if config.num_lenders:
@@ -73,18 +73,18 @@ class Grasp(Ids):
             self._attached_lenders_NM = self.lenders_NM
         self._projected: tuple[Tensor, Tensor] | None = None
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
-        self.start_from_components(item_NS)
-        self.item_adapter.start_from(item_NS)
-        self.user_adapter.start_from(user_NS)
+    def initialise_from(self, item_NS: Tensor, user_NS: Tensor, num_interactions_N: Tensor) -> None:
+        self.initialise_from_components(item_NS)
+        self.item_adapter.initialise_from(item_NS)
+        self.user_adapter.initialise_from(user_NS)
         if self.config.num_lenders:
-            self.lend(item_NS, num_taken_N)
+            self.set_lenders(item_NS, num_interactions_N)
 
     def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
         super().attach_items(semantic_NS, neighbour_NS)
         with torch.no_grad():
-            self.own_NC, self.near_NC = (
-                F.pad(self.item_adapter.reduce(vectors_NS.float()), (0, 0, 1, 0))
+            self.own_NC, self.neighbour_NC = (
+                F.pad(self.item_adapter.to_components(vectors_NS.float()), (0, 0, 1, 0))
                 for vectors_NS in (semantic_NS, neighbour_NS)
             )
         if self.config.num_lenders:
@@ -92,39 +92,39 @@ class Grasp(Ids):
             newer_NM = _lenders(meaning_NC[num_known:], meaning_NC[:num_known], self.lenders_NM.shape[1])
             # The buffer itself where nothing is newer: what `lend` and a loaded state write must be seen.
             self._attached_lenders_NM = torch.cat([self.lenders_NM, newer_NM]) if len(newer_NM) else self.lenders_NM
-        self.forget()
+        self.clear_cache()
 
-    def lend(self, item_NS: Tensor, num_taken_N: Tensor) -> None:
+    def set_lenders(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
         """Who lends to whom, by the vectors of all items, and how often each was taken in training."""
         own_NC = self._meaning(item_NS)
-        self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], are_same=True)
-        self.log_count_N[1:] = num_taken_N.float().clamp(min=LEAST_COUNT).log()
+        self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], same_rows=True)
+        self.log_count_N[1:] = num_interactions_N.float().clamp(min=LEAST_COUNT).log()
 
     def _meaning(self, item_NS: Tensor) -> Tensor:
         """Whitened components; an item without a vector, all zeros, has no nearest one and is nobody's."""
-        return self.item_adapter.reduce(item_NS.float()) * item_NS.any(1, keepdim=True)
+        return self.item_adapter.to_components(item_NS.float()) * item_NS.any(1, keepdim=True)
 
-    def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
-        history = History.of(items_BT)
+    def views(self, items_BT: Tensor, users: UserVectors) -> list[Tensor]:
+        history = IndexedItems.from_items(items_BT)
         semantic_BTD = self._enhance(history, users)
-        id_BTD = F.embedding(history.place_BT, self.ids(history.unique_N))
+        id_BTD = F.embedding(history.place_BT, self.id_embeddings(history.unique_N))
         # One backbone for two views, as in LLM-ESR, or one view.
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
-    def candidates(self, items_N: Tensor) -> Tensor:
+    def candidate_vectors(self, items_N: Tensor) -> Tensor:
         item_NW, near_NW = self.project(items_N)
         inputs = [item_NW, near_NW] if self.config.use_similar else [item_NW]
         semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
-        id_ND = self.ids(items_N)
+        id_ND = self.id_embeddings(items_N)
         is_dual = self.config.item_representation == "dual"
         return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
 
-    def ids(self, items_N: Tensor) -> Tensor:
+    def id_embeddings(self, items_N: Tensor) -> Tensor:
         """Embeddings of items, each of which should be asked for once: (N, D)."""
         if self.config.item_representation == "sem":
             return torch.zeros(len(items_N), self.config.width)
         if not self.config.num_lenders:
-            return super().ids(items_N)
+            return super().id_embeddings(items_N)
         lenders_NM = self._attached_lenders_NM[items_N].long()
         is_known_N1 = (items_N <= self.config.num_items)[:, None]
         own_N1 = items_N[:, None] * is_known_N1
@@ -141,36 +141,40 @@ class Grasp(Ids):
             rows_NM, self.item.weight, per_sample_weights=weights_NM, mode="sum", padding_idx=PADDING
         )
 
-    def history_weights(self, items_BT: Tensor, users: Users) -> Tensor:
+    def history_weights(self, items_BT: Tensor, users: UserVectors) -> Tensor:
         """How much each item of the history counted in the last state, (B, T): own and similar level together.
 
         Padding weighs 0.
         """
-        attention, history = self.holistic_attention, History.of(items_BT)
+        attention, history = self.holistic_attention, IndexedItems.from_items(items_BT)
         keys: Sequence[Tensor] = [vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N)]
         weights_BT = torch.zeros(items_BT.shape)
         levels = (attention.self_attention, attention.similar_attention)
-        for level, query_BQW, keys_BTW in zip(levels, self.asking(history, users), keys, strict=True):
+        for level, query_BQW, keys_BTW in zip(levels, self.user_queries(history, users), keys, strict=True):
             if level is not None:
-                last_BQW = attention.ask(query_BQW, keys_BTW)[:, -1:]
+                last_BQW = attention.query_inputs(query_BQW, keys_BTW)[:, -1:]
                 weights_BHQCT = level.weights(
-                    last_BQW, keys_BTW[:, None], allowed(self.config.mode, history.mask_BT)[:, -1:]
+                    last_BQW, keys_BTW[:, None], attention_mask(self.config.mode, history.mask_BT)[:, -1:]
                 )
                 weights_BT = weights_BT + weights_BHQCT.mean(1).flatten(1)
         return weights_BT
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         self._projected = None
 
-    def _enhance(self, history: History, users: Users) -> Tensor:
+    def _enhance(self, history: IndexedItems, users: UserVectors) -> Tensor:
         item_BTW, near_item_BTW = (vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N))
-        enhanced_BTD = self.holistic_attention(item_BTW, near_item_BTW, *self.asking(history, users), history.mask_BT)
+        enhanced_BTD = self.holistic_attention(
+            item_BTW, near_item_BTW, *self.user_queries(history, users), history.mask_BT
+        )
         return self.scale * enhanced_BTD * (history.items_BT != PADDING)[..., None]
 
-    def asking(self, history: History, users: Users) -> tuple[Tensor, Tensor]:
+    def user_queries(self, history: IndexedItems, users: UserVectors) -> tuple[Tensor, Tensor]:
         """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
         if self.config.user_text == "described":
-            reduced = (self.user_adapter.reduce(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS))
+            reduced = (
+                self.user_adapter.to_components(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS)
+            )
             own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
             return own, near
         # A linear map of a mean is the mean of what it maps to.
@@ -178,21 +182,21 @@ class Grasp(Ids):
         num_BT1 = mask_BT1.cumsum(1).clamp(min=1)
         own, near = (
             (self.user_adapter(vectors_NC[history.unique_N])[history.place_BT] * mask_BT1).cumsum(1) / num_BT1
-            for vectors_NC in (self.own_NC, self.near_NC)
+            for vectors_NC in (self.own_NC, self.neighbour_NC)
         )
         return own, near
 
     def project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
         """Own and neighbour vectors of items in context width, (N, W): in inference once for all."""
         if self.training:
-            return self.item_adapter(self.own_NC[items_N]), self.item_adapter(self.near_NC[items_N])
+            return self.item_adapter(self.own_NC[items_N]), self.item_adapter(self.neighbour_NC[items_N])
         if self._projected is None:
             with torch.no_grad():
-                self._projected = self.item_adapter(self.own_NC), self.item_adapter(self.near_NC)
+                self._projected = self.item_adapter(self.own_NC), self.item_adapter(self.neighbour_NC)
         return self._projected[0][items_N], self._projected[1][items_N]
 
 
-def _lenders(asking_NC: Tensor, known_NC: Tensor, num: int, *, are_same: bool = False) -> Tensor:
+def _lenders(asking_NC: Tensor, known_NC: Tensor, num: int, *, same_rows: bool = False) -> Tensor:
     """The nearest known items (N, M), from 1; 0 for want of one with a cosine above 0."""
-    rows_NM, cosines_NM = nearest(asking_NC, known_NC, num, are_same=are_same)
+    rows_NM, cosines_NM = nearest_rows(asking_NC, known_NC, num, same_rows=same_rows)
     return ((rows_NM + 1) * (cosines_NM > 0)).int()

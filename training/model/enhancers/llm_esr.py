@@ -14,23 +14,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.data.nearest import nearest
-from training.model.adapter import Adapter
-from training.model.attention import allowed
+from training.data.nearest import nearest_rows
+from training.model.attention import attention_mask
 from training.model.config import PADDING, RankerConfig
-from training.model.enhancers.ids import Ids, Users
+from training.model.enhancers.id_embeddings import IdEmbeddings, UserVectors
+from training.model.semantic_adapter import SemanticAdapter
 
 NUM_SIMILAR_USERS = 10
 DISTILLATION_WEIGHT = 0.1
 NUM_HEADS = 2  # of the cross attention
 
 
-class LlmEsr(Ids):
+class LlmEsr(IdEmbeddings):
     semantic_NC: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
-        self.adapter = Adapter(config, config.width)
+        self.adapter = SemanticAdapter(config, config.width)
         self.position = nn.Embedding(config.max_length + 2, config.width, padding_idx=0)
         nn.init.normal_(self.position.weight[1:], std=0.02)
         self.semantic_attention = nn.MultiheadAttention(config.width, NUM_HEADS, config.dropout, batch_first=True)
@@ -41,27 +41,27 @@ class LlmEsr(Ids):
         self._state_UD = torch.zeros(0, 2 * config.width)
         self._is_seen_U = torch.zeros(0, dtype=torch.bool)
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
-        self.adapter.start_from(item_NS)
-        self.start_from_components(item_NS)
+    def initialise_from(self, item_NS: Tensor, user_NS: Tensor, num_interactions_N: Tensor) -> None:
+        self.adapter.initialise_from(item_NS)
+        self.initialise_from_components(item_NS)
         num_similar = min(NUM_SIMILAR_USERS, len(user_NS) - 1)
-        self._similar_UK, _ = nearest(user_NS, user_NS, num_similar, are_same=True)
+        self._similar_UK, _ = nearest_rows(user_NS, user_NS, num_similar, same_rows=True)
         self._state_UD = torch.zeros(len(user_NS), 2 * self.config.width)
         self._is_seen_U = torch.zeros(len(user_NS), dtype=torch.bool)
 
     def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
         super().attach_items(semantic_NS, neighbour_NS)
         with torch.no_grad():
-            self.semantic_NC = F.pad(self.adapter.reduce(semantic_NS.float()), (0, 0, 1, 0))
+            self.semantic_NC = F.pad(self.adapter.to_components(semantic_NS.float()), (0, 0, 1, 0))
 
-    def views(self, items_BT: Tensor, users: Users) -> list[Tensor]:
+    def views(self, items_BT: Tensor, users: UserVectors) -> list[Tensor]:
         mask_BT = items_BT > PADDING
         is_step_BT = items_BT != PADDING  # the item asked for has a place too
         position_BTD = self.position(is_step_BT.cumsum(1) * is_step_BT)
-        semantic_BTD, id_BTD = self.semantic(items_BT) + position_BTD, self.ids(items_BT) + position_BTD
+        semantic_BTD, id_BTD = self.semantic(items_BT) + position_BTD, self.id_embeddings(items_BT) + position_BTD
         rule = "prefix" if self.config.backbone_is_causal else "full"
         # A step that may read nothing would be NaN: it reads itself, and is zeroed below.
-        allowed_BTT = allowed(rule, mask_BT) | torch.eye(mask_BT.shape[1], dtype=torch.bool)
+        allowed_BTT = attention_mask(rule, mask_BT) | torch.eye(mask_BT.shape[1], dtype=torch.bool)
         forbidden = (~allowed_BTT).repeat_interleave(NUM_HEADS, 0)
 
         def read(attention: nn.MultiheadAttention, query_BTD: Tensor, keys_BTD: Tensor) -> Tensor:
@@ -73,8 +73,8 @@ class LlmEsr(Ids):
             read(self.collaborative_attention, semantic_BTD, id_BTD),
         ]
 
-    def candidates(self, items_N: Tensor) -> Tensor:
-        return torch.cat([self.semantic(items_N), self.ids(items_N)], -1)
+    def candidate_vectors(self, items_N: Tensor) -> Tensor:
+        return torch.cat([self.semantic(items_N), self.id_embeddings(items_N)], -1)
 
     def semantic(self, items: Tensor) -> Tensor:
         known = items.clamp(min=PADDING)

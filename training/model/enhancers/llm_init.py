@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from training.model.enhancers.ids import Ids
+from training.model.enhancers.id_embeddings import IdEmbeddings
 
 
-class LlmInit(Ids):
+class LlmInit(IdEmbeddings):
     """As in github.com/Hugo-Chinn/AlphaFuse, models/backbone_SASRec.py; the backbone is unchanged."""
 
-    def start_from(self, item_NS: Tensor, user_NS: Tensor, num_taken_N: Tensor) -> None:
-        self.start_from_components(item_NS)
+    def initialise_from(self, item_NS: Tensor, user_NS: Tensor, num_interactions_N: Tensor) -> None:
+        self.initialise_from_components(item_NS)

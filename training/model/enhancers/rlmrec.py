@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.model.config import RankerConfig
-from training.model.enhancers.ids import Ids
+from training.model.enhancers.id_embeddings import IdEmbeddings
 
 CONTRASTIVE_WEIGHT, CONTRASTIVE_TEMPERATURE = 1e-2, 0.2
 GENERATIVE_WEIGHT, MASK_SHARE = 0.1, 0.1
 MAX_ITEMS = 1024  # compared with each other in one batch
 
 
-class _Aligned(Ids):
+class _Aligned(IdEmbeddings):
     """Item embeddings beside the vectors they are aligned with. Those are needed in training only."""
 
     semantic_NS: Tensor

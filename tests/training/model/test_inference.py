@@ -8,8 +8,8 @@ import torch
 from training.fitting.recipes import RECIPES, recipe
 from training.model.config import RankerConfig
 from training.model.enhancers.grasp import Grasp
-from training.model.enhancers.ids import Users
-from training.model.frozen import FrozenRanker, folds
+from training.model.enhancers.id_embeddings import UserVectors
+from training.model.inference import InferenceRanker, can_fold
 from training.model.ranker import Ranker
 
 NUM_ITEMS, NUM_NEWER, SIZE, MAX_LENGTH = 30, 3, 12, 9
@@ -26,14 +26,14 @@ def new_ranker(**switches: object) -> Ranker:
             parameter.add_(0.1 * torch.randn(parameter.shape))
         ranker.enhancer.item.weight[0] = 0
     if ranker.config.num_lenders:
-        ranker.enhancer.lend(torch.randn(NUM_ITEMS, SIZE), torch.randint(0, 9, (NUM_ITEMS,)))
+        ranker.enhancer.set_lenders(torch.randn(NUM_ITEMS, SIZE), torch.randint(0, 9, (NUM_ITEMS,)))
     ranker.eval().requires_grad_(False)
     ranker.attach_items(torch.randn(NUM_ITEMS + NUM_NEWER, SIZE), torch.randn(NUM_ITEMS + NUM_NEWER, SIZE))
     return ranker
 
 
 def assert_same(ranker: Ranker) -> None:
-    frozen, users = FrozenRanker(ranker), Users(torch.randn(1, SIZE), torch.randn(1, SIZE))
+    frozen, users = InferenceRanker(ranker), UserVectors(torch.randn(1, SIZE), torch.randn(1, SIZE))
     for length in (1, 2, MAX_LENGTH, MAX_LENGTH + 4):
         items_T = torch.randint(1, NUM_ITEMS + NUM_NEWER + 1, (length,))
         views, weights_T = frozen.views(items_T, users)
@@ -46,7 +46,7 @@ def assert_same(ranker: Ranker) -> None:
         else:
             expected_1T = torch.full(read_1T.shape, 1 / read_1T.shape[1])
         torch.testing.assert_close(weights_T, expected_1T[0], **CLOSE)
-    torch.testing.assert_close(frozen.candidate_ND, ranker.candidates(), **CLOSE)
+    torch.testing.assert_close(frozen.candidate_ND, ranker.candidate_vectors(), **CLOSE)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -71,7 +71,7 @@ def test_what_folds(backbone, num_heads, user_text):
             candidate=candidate,
             use_global=False,
         )
-        assert folds(ranker.config)
+        assert can_fold(ranker.config)
         assert_same(ranker)
 
 
@@ -96,4 +96,4 @@ def test_ablations(switches):
 
 def test_what_the_default_recipe_serves_folds():
     for name in ("sasrec_grasp", "gru4rec_grasp", "bert4rec_grasp", "sasrec_grasp_described"):
-        assert folds(new_ranker(**dict(recipe(name).ranker)).config)
+        assert can_fold(new_ranker(**dict(recipe(name).ranker)).config)

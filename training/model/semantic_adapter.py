@@ -13,7 +13,7 @@ SMALLEST_VARIANCE = 1e-2  # of the largest; axes below it hold noise, which whit
 
 
 @torch.no_grad()
-def whitening(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def whitening_map(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Weight (size, S) and bias (size,) of the map onto the first principal components, each of unit variance.
 
     Sentence vectors lie in a narrow cone: without whitening a few directions drown all others (AlphaFuse,
@@ -28,7 +28,7 @@ def whitening(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return weight, -weight @ centre_S
 
 
-class Adapter(nn.Module):
+class SemanticAdapter(nn.Module):
     """Semantic size to `width`: a frozen map onto whitened components, then a trained one, both linear.
 
     LLM-ESR trains two linear maps; together they are one map of rank `width`. Freezing the first at the components that
@@ -46,15 +46,15 @@ class Adapter(nn.Module):
         self.map = nn.Linear(config.num_components, width)
 
     @torch.no_grad()
-    def start_from(self, vectors_NS: Tensor) -> None:
+    def initialise_from(self, vectors_NS: Tensor) -> None:
         """Fit the frozen map to the vectors that the adapter will see; the trained one begins with the largest ones."""
-        weight_CS, bias_C = whitening(vectors_NS, len(self.bias_C))
+        weight_CS, bias_C = whitening_map(vectors_NS, len(self.bias_C))
         self.weight_CS.copy_(weight_CS)
         self.bias_C.copy_(bias_C)
         nn.init.eye_(self.map.weight)
         nn.init.zeros_(self.map.bias)
 
-    def reduce(self, semantic: Tensor) -> Tensor:
+    def to_components(self, semantic: Tensor) -> Tensor:
         """Onto the frozen components, (..., C)."""
         return F.linear(semantic, self.weight_CS, self.bias_C)
 

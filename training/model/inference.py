@@ -22,31 +22,31 @@ from torch.nn import functional as F
 from training.model.attention import Attention
 from training.model.backbones import GruBackbone, TransformerBackbone
 from training.model.config import MASK, PADDING, RankerConfig
-from training.model.enhancers.grasp import Grasp, History
-from training.model.enhancers.ids import Ids, Users
+from training.model.enhancers.grasp import Grasp, IndexedItems
+from training.model.enhancers.id_embeddings import IdEmbeddings, UserVectors
 from training.model.ranker import Ranker
 
 
-class Views(Protocol):
+class ViewFunction(Protocol):
     """What the backbone reads of one sequence."""
 
-    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
         """Views (V, T, D), and how much each item counted in the last state (T,), None where all count the same."""
 
 
-class FrozenRanker:
+class InferenceRanker:
     """One sequence without padding in, one state out. The ranker, its weights and its items must not change after."""
 
     @torch.no_grad()
     def __init__(self, ranker: Ranker) -> None:
         self.config = ranker.config
         self.kernel = ranker.kernel
-        self.candidate_ND = ranker.candidates()
+        self.candidate_ND = ranker.candidate_vectors()
         self._ranker = ranker
         self._views = _views_of(ranker.enhancer)
 
     @torch.inference_mode()
-    def views(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor]:
+    def views(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor]:
         """Views (V, T, D) of the latest `max_length` items, and how much each of these counts, (items,)."""
         items_T = items_T[-self.config.max_length :]
         num_items = len(items_T)
@@ -63,7 +63,7 @@ class FrozenRanker:
     def state(self, view_VTD: Tensor) -> Tensor:
         """What candidates are multiplied with, (D,)."""
         state_V1D = self._last_state(view_VTD)[:, None]
-        state_D = self._ranker.enhancer.combine(list(state_V1D))[0]
+        state_D = self._ranker.enhancer.combine_states(list(state_V1D))[0]
         return F.normalize(state_D, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_D
 
     def _last_state(self, view_VTD: Tensor) -> Tensor:
@@ -74,44 +74,44 @@ class FrozenRanker:
         return cast(TransformerBackbone | GruBackbone, backbone).last_state(view_VTD)
 
 
-def _views_of(enhancer: Ids) -> Views:
-    if isinstance(enhancer, Grasp) and folds(enhancer.config):
-        return FoldedGrasp(enhancer)
-    if type(enhancer).views is Ids.views:
-        return IdTable(enhancer)
-    return AsTrained(enhancer)
+def _views_of(enhancer: IdEmbeddings) -> ViewFunction:
+    if isinstance(enhancer, Grasp) and can_fold(enhancer.config):
+        return FoldedGraspViews(enhancer)
+    if type(enhancer).views is IdEmbeddings.views:
+        return IdEmbeddingViews(enhancer)
+    return UnfoldedViews(enhancer)
 
 
-class AsTrained:
+class UnfoldedViews:
     """The enhancer itself."""
 
-    def __init__(self, enhancer: Ids) -> None:
+    def __init__(self, enhancer: IdEmbeddings) -> None:
         self._enhancer = enhancer
 
-    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
         view_VTD = torch.cat(self._enhancer.views(items_T[None], users))
         if not isinstance(self._enhancer, Grasp):
             return view_VTD, None
         return view_VTD, self._enhancer.history_weights(items_T[items_T != MASK][None], users)[0]
 
 
-class IdTable:
+class IdEmbeddingViews:
     """Item embeddings, whatever they are made of."""
 
-    def __init__(self, enhancer: Ids) -> None:
-        self._id_ND = enhancer.ids(torch.arange(enhancer.num_items + 1))
+    def __init__(self, enhancer: IdEmbeddings) -> None:
+        self._id_ND = enhancer.id_embeddings(torch.arange(enhancer.num_items + 1))
 
-    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `Views`
+    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `Views`
         return self._id_ND[items_T.clamp(min=PADDING)][None], None
 
 
-def folds(config: RankerConfig) -> bool:
+def can_fold(config: RankerConfig) -> bool:
     """Whether the attention is one of sigmoids over the prefix alone: recipes have it so, ablations need not."""
     is_prefix = config.mode == "prefix" and config.activation == "sigmoid" and config.use_attention
     return is_prefix and not config.use_global and config.item_representation != "dual"
 
 
-class FoldedGrasp:
+class FoldedGraspViews:
     """GRASP with one row per item: keys and values of each level and head, hidden, id and, without a description that
     asks, queries. The row of padding stands for the item asked for: it has no query and no value.
     """
@@ -138,10 +138,10 @@ class FoldedGrasp:
                 for value_NM in self._values(level, keys_NW, map_MW)
             ],
             "hidden": [F.linear(read_NW[0], own_MW, hidden.bias)],
-            "id": [enhancer.ids(items_N) + enhancer.scale * last.bias],
+            "id": [enhancer.id_embeddings(items_N) + enhancer.scale * last.bias],
         }
         if config.user_text == "mean_of_prefix_items":
-            asking = enhancer.user_adapter(enhancer.own_NC), enhancer.user_adapter(enhancer.near_NC)
+            asking = enhancer.user_adapter(enhancer.own_NC), enhancer.user_adapter(enhancer.neighbour_NC)
             parts["query"] = [
                 self._query(level, each) * is_item_N1 for level, each in zip(self._levels, asking, strict=False)
             ]
@@ -152,7 +152,7 @@ class FoldedGrasp:
         self._mean_TT = prefix_TT / prefix_TT.sum(1, keepdim=True)
         self._share_TT = self._mean_TT if config.normalise == "mean" else prefix_TT
 
-    def __call__(self, items_T: Tensor, users: Users) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
         row_TX = self._row_NX[items_T.clamp(min=PADDING)]
         part = dict(zip(self._widths, row_TX.split(list(self._widths.values()), 1), strict=True))
         key_TGK, value_TGM = (part[name].unflatten(1, (len(self._bias_G), -1)) for name in ("key", "value"))
@@ -184,8 +184,10 @@ class FoldedGrasp:
         answer_TM = torch.bmm(gate_TG[:, None], value_TGM).squeeze(1)
         return torch.addmm(hidden_TM, share_TT, answer_TM), share_TT[-1] * gate_TG.sum(1)
 
-    def _described(self, items_T: Tensor, users: Users) -> Tensor:
-        asking = zip(self._levels, self._enhancer.asking(History.of(items_T[None]), users), strict=False)
+    def _described(self, items_T: Tensor, users: UserVectors) -> Tensor:
+        asking = zip(
+            self._levels, self._enhancer.user_queries(IndexedItems.from_items(items_T[None]), users), strict=False
+        )
         return torch.cat([self._query(level, each_1QW[0]) for level, each_1QW in asking], 1).view(-1, self._head_size)
 
     def _query(self, level: Attention, asking_QW: Tensor) -> Tensor:

@@ -4,21 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.training_set import arrange
-from training.evaluation.evaluate import questions
-from training.fitting import fit as module
-from training.fitting.fit import (
+from training.data.training_set import to_training_set, training_sequences
+from training.evaluation.ranking import evaluation_events
+from training.fitting import training_loop
+from training.fitting.batches import build_batch, cut_into_pieces, make_batches, mask_items
+from training.fitting.training_loop import (
     KERNEL_NDCG,
     SAMPLED_NDCG,
-    Training,
-    as_batch,
-    batches,
+    TrainingRun,
+    deterministic,
     fit,
-    mask_items,
     new_ranker,
-    pieces_of,
-    repeatable,
-    training_sequences,
     validate,
 )
 from training.model.config import MASK
@@ -30,7 +26,7 @@ def test_training_sequences_hold_training_items_only(training_set):
 
 def test_pieces_hold_every_training_target_once(training_set):
     for seed in range(5):
-        pieces = pieces_of(training_sequences(training_set), 2, 3, np.random.default_rng(seed))
+        pieces = cut_into_pieces(training_sequences(training_set), 2, 3, np.random.default_rng(seed))
         targets = sorted((user, int(item)) for user, items in pieces for item in items[1:])
 
         assert targets == [(0, 2), (0, 3), (0, 4), (1, 3), (2, 5)]
@@ -39,7 +35,7 @@ def test_pieces_hold_every_training_target_once(training_set):
 
 def test_a_whole_sequence_is_one_piece_where_it_fits():
     sequences = [np.array([1, 2, 3]), np.array([4]), np.array([], np.int64)]
-    pieces = pieces_of(sequences, 200, 200, np.random.default_rng(0))
+    pieces = cut_into_pieces(sequences, 200, 200, np.random.default_rng(0))
 
     assert [(user, items.tolist()) for user, items in pieces] == [(0, [1, 2, 3])]
 
@@ -47,7 +43,7 @@ def test_a_whole_sequence_is_one_piece_where_it_fits():
 def test_batches_pad_on_the_left_and_hold_every_piece_once():
     pieces = [(user, np.arange(1, user + 2)) for user in range(5)]
 
-    found = list(batches(pieces, 2, np.random.default_rng(0)))
+    found = list(make_batches(pieces, 2, np.random.default_rng(0)))
 
     assert sorted(user for users, _ in found for user in users) == [0, 1, 2, 3, 4]
     assert all((items[:, -1] > 0).all() for _, items in found)
@@ -61,7 +57,7 @@ def test_a_batch_asks_for_the_next_items(training_set, tiny, targets, valid):
     sequences = training_sequences(training_set)
     config = tiny("sasrec", targets=targets)
 
-    found = as_batch(training_set, sequences, np.array([0, 2]), np.array([[2, 3, 4], [0, 4, 5]]), config)
+    found = build_batch(training_set, sequences, np.array([0, 2]), np.array([[2, 3, 4], [0, 4, 5]]), config)
 
     assert found.items_BT.tolist() == [[2, 3], [0, 4]]
     assert found.target_BT.tolist() == [[3, 4], [4, 5]]
@@ -75,7 +71,7 @@ def test_a_batch_of_bert4rec_hides_what_it_asks_for(training_set, tiny):
     given = np.array([[2, 3, 4], [0, 4, 5]] * 20)
     users = np.array([0, 2] * 20)
 
-    found = as_batch(training_set, training_sequences(training_set), users, given, tiny("bert4rec"))
+    found = build_batch(training_set, training_sequences(training_set), users, given, tiny("bert4rec"))
 
     assert found.target_BT.tolist() == given.tolist()
     assert torch.equal(found.items_BT == MASK, found.valid_BT)
@@ -122,7 +118,7 @@ def test_early_stopping_keeps_the_best_epoch(training_set, tiny):
     fitted = fit(training_set, config, 0, lambda epoch, found: seen.update({epoch: found["ndcg@10"]}))
 
     assert fitted.metrics["ndcg@10"] == max(seen.values())
-    assert fitted.num_epochs == min(fitted.epoch + 3, 30)
+    assert fitted.num_epochs == min(fitted.best_epoch + 3, 30)
     assert validate(fitted.ranker, training_set)["ndcg@10"] == pytest.approx(fitted.metrics["ndcg@10"])
 
 
@@ -134,10 +130,10 @@ def test_the_weights_are_those_of_the_best_epoch_not_the_last(training_set, tiny
         kept[len(kept) + 1] = ranker.enhancer.item.weight.detach().clone()
         return {"ndcg@10": next(figures)}
 
-    monkeypatch.setattr(module, "validate", given)
+    monkeypatch.setattr(training_loop, "validate", given)
     fitted = fit(training_set, tiny("sasrec", max_epochs=30, patience=3), 0, lambda *_: None)
 
-    assert (fitted.epoch, fitted.num_epochs) == (2, 5)
+    assert (fitted.best_epoch, fitted.num_epochs) == (2, 5)
     assert fitted.metrics == fitted.metrics_without_kernel == {"ndcg@10": 0.3}
     assert torch.equal(fitted.ranker.enhancer.item.weight, kept[2])
     assert not torch.equal(kept[2], kept[5])
@@ -151,11 +147,11 @@ def test_the_best_epoch_is_that_of_the_protocol_a_recipe_is_selected_by(training
         asked.append(negatives)
         return dict(zip(("ndcg@10", SAMPLED_NDCG), next(figures), strict=True))
 
-    monkeypatch.setattr(module, "validate", given)
-    monkeypatch.setattr(module, "_negatives", lambda _: np.array([[1]]))
+    monkeypatch.setattr(training_loop, "validate", given)
+    monkeypatch.setattr(training_loop, "_negatives", lambda _: np.array([[1]]))
     fitted = fit(training_set, tiny("sasrec", max_epochs=3, selection="sampled"), 0, lambda *_: None)
 
-    assert fitted.epoch == 2
+    assert fitted.best_epoch == 2
     assert all(negatives is asked[0] and negatives is not None for negatives in asked)
 
 
@@ -168,27 +164,27 @@ def test_the_best_epoch_is_the_one_that_is_best_with_the_kernel_where_the_recipe
     def given(*_, with_kernel=True, **__):
         return {"ndcg@10": next(figures[with_kernel])}
 
-    monkeypatch.setattr(module, "validate", given)
+    monkeypatch.setattr(training_loop, "validate", given)
     config = tiny("sasrec", max_epochs=3, selection="with_kernel").with_switches(kernel_length=2)
     fitted = fit(training_set, config, 0, lambda _, found: seen.append(found[KERNEL_NDCG]))
 
-    assert (seen, fitted.epoch) == ([0.1, 0.3, 0.2], 2)
+    assert (seen, fitted.best_epoch) == ([0.1, 0.3, 0.2], 2)
     assert fitted.metrics == {"ndcg@10": 0.25}
     assert fitted.metrics_without_kernel["ndcg@10"] == 0.2
 
 
 def test_without_a_kernel_the_best_epoch_is_that_of_the_ranker_alone(training_set, tiny, monkeypatch):
     figures = iter([0.1, 0.3, 0.2])
-    monkeypatch.setattr(module, "validate", lambda *_, **__: {"ndcg@10": next(figures)})
+    monkeypatch.setattr(training_loop, "validate", lambda *_, **__: {"ndcg@10": next(figures)})
 
     fitted = fit(training_set, tiny("sasrec", max_epochs=3, selection="with_kernel"), 0, lambda *_: None)
 
-    assert (fitted.epoch, fitted.metrics["ndcg@10"]) == (2, 0.3)
+    assert (fitted.best_epoch, fitted.metrics["ndcg@10"]) == (2, 0.3)
 
 
 def test_validation_ranks_among_the_negatives_it_is_given(training_set, tiny):
     ranker = fit(training_set, tiny("sasrec"), 0, lambda *_: None).ranker
-    targets = np.array([event.target for event in questions(training_set, "validation")])
+    targets = np.array([event.target for event in evaluation_events(training_set, "validation")])
 
     alone = validate(ranker, training_set, negatives=targets[:, None])  # one rival each, and that the target itself
     assert alone[SAMPLED_NDCG] == pytest.approx((1 + 1 / np.log2(3)) / 2)
@@ -213,7 +209,7 @@ def test_no_epoch_is_chosen_by_the_kernel(training_set, tiny):
     alone = fit(training_set, tiny("sasrec"), 0, lambda *_: None)
     beside = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
 
-    assert (beside.epoch, beside.metrics_without_kernel) == (alone.epoch, alone.metrics)
+    assert (beside.best_epoch, beside.metrics_without_kernel) == (alone.best_epoch, alone.metrics)
     for key, weights in alone.ranker.state_dict().items():
         assert torch.equal(weights, beside.ranker.state_dict()[key]), key
 
@@ -237,8 +233,12 @@ def test_the_time_that_fitting_took_includes_start_and_calibration(training_set,
 
         return slow
 
-    monkeypatch.setattr(module, "time", clock)
-    for owner, name, seconds in ((module, "new_ranker", 1), (Training, "epoch", 10), (module, "calibrate", 100)):
+    monkeypatch.setattr(training_loop, "time", clock)
+    for owner, name, seconds in (
+        (training_loop, "new_ranker", 1),
+        (TrainingRun, "run_epoch", 10),
+        (training_loop, "calibrate_kernel", 100),
+    ):
         monkeypatch.setattr(owner, name, taking(seconds, getattr(owner, name)))
     fitted = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
 
@@ -248,7 +248,7 @@ def test_the_time_that_fitting_took_includes_start_and_calibration(training_set,
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec_grasp"])
 def test_what_counts_is_the_running_mean_of_the_weights_after_every_step(training_set, tiny, name):
     torch.manual_seed(0)
-    training = Training(training_set, tiny(name, averaging=0.9, batch_size=1), np.random.default_rng(0))
+    training = TrainingRun(training_set, tiny(name, averaging=0.9, batch_size=1), np.random.default_rng(0))
     trained, step = training._ranker, training._optimiser.step
     expected = {key: weights.detach().clone() for key, weights in trained.named_parameters()}
     num_steps = 0
@@ -263,40 +263,40 @@ def test_what_counts_is_the_running_mean_of_the_weights_after_every_step(trainin
 
     training._optimiser.step = followed
     for _ in range(2):
-        training.epoch()
+        training.run_epoch()
 
     assert num_steps > 4
-    for key, weights in training.judged.named_parameters():
+    for key, weights in training.evaluated_ranker.named_parameters():
         torch.testing.assert_close(weights, expected[key])
-    assert not torch.allclose(training.judged.enhancer.item.weight, trained.enhancer.item.weight)
+    assert not torch.allclose(training.evaluated_ranker.enhancer.item.weight, trained.enhancer.item.weight)
     for key, values in trained.named_buffers():
-        assert torch.equal(values, dict(training.judged.named_buffers())[key]), key
+        assert torch.equal(values, dict(training.evaluated_ranker.named_buffers())[key]), key
 
 
 def test_without_averaging_the_weights_themselves_count(training_set, tiny):
-    training = Training(training_set, tiny("sasrec"), np.random.default_rng(0))
+    training = TrainingRun(training_set, tiny("sasrec"), np.random.default_rng(0))
 
-    assert training.judged is training._ranker
+    assert training.evaluated_ranker is training._ranker
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.9])
 def test_what_is_fitted_is_what_counts(training_set, tiny, averaging):
     config = tiny("sasrec_grasp", max_epochs=1, averaging=averaging)
     fitted = fit(training_set, config, 0, lambda *_: None)
-    with repeatable(0) as random:
-        training = Training(training_set, config, random)
-        training.epoch()
+    with deterministic(0) as random:
+        training = TrainingRun(training_set, config, random)
+        training.run_epoch()
 
-    expected = dict(training.judged.named_parameters())
+    expected = dict(training.evaluated_ranker.named_parameters())
     assert all(torch.equal(weights, expected[key]) for key, weights in fitted.ranker.named_parameters())
 
 
 def test_too_many_items_are_not_compared_with_each_other(training_set, tiny, monkeypatch, capsys):
     config = tiny("sasrec_grasp").with_switches(kernel_length=2, num_lenders=2)
-    monkeypatch.setattr(module, "MAX_COMPARED_ITEMS", 6)
+    monkeypatch.setattr(training_loop, "MAX_COMPARED_ITEMS", 6)
     assert new_ranker(training_set, config).kernel is not None
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(module, "MAX_COMPARED_ITEMS", 5)
+    monkeypatch.setattr(training_loop, "MAX_COMPARED_ITEMS", 5)
 
     fitted = fit(training_set, config, 0, lambda *_: None)
 
@@ -319,7 +319,7 @@ def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny
         def process_time(self) -> float:
             return 7.0
 
-    monkeypatch.setattr(module, "time", Clock())
+    monkeypatch.setattr(training_loop, "time", Clock())
     config = tiny("sasrec", max_epochs=30, patience=30, max_minutes=1.75)
 
     assert fit(training_set, config, 0, lambda *_: None).num_epochs == 4  # the first look after it is the fourth
@@ -339,8 +339,8 @@ def test_events_after_the_cutoff_change_no_weight(frames, tiny, name):
     without = frames | {"events": frames["events"][frames["events"]["split"] != "test"]}
     config = tiny(name).with_switches(**READERS[name])
 
-    first = fit(arrange(frames), config, 0, lambda *_: None).ranker
-    second = fit(arrange(without), config, 0, lambda *_: None).ranker
+    first = fit(to_training_set(frames), config, 0, lambda *_: None).ranker
+    second = fit(to_training_set(without), config, 0, lambda *_: None).ranker
 
     for key, weights in first.state_dict().items():
         assert torch.equal(weights, second.state_dict()[key]), key
@@ -352,8 +352,8 @@ def test_planted_validation_items_choose_epoch_and_kernel_weights_at_most(frames
     planted.loc[planted["split"] != "train", "item_id"] = "3"
     config = tiny(name, max_epochs=1).with_switches(**READERS[name])
 
-    first = fit(arrange(frames), config, 0, lambda *_: None).ranker
-    second = fit(arrange(frames | {"events": planted}), config, 0, lambda *_: None).ranker
+    first = fit(to_training_set(frames), config, 0, lambda *_: None).ranker
+    second = fit(to_training_set(frames | {"events": planted}), config, 0, lambda *_: None).ranker
 
     for key, weights in first.state_dict().items():
         assert key == "kernel.weights_K" or torch.equal(weights, second.state_dict()[key]), key
@@ -361,7 +361,7 @@ def test_planted_validation_items_choose_epoch_and_kernel_weights_at_most(frames
 
 def test_without_a_validation_target_training_says_so(frames, tiny):
     events = frames["events"]
-    training_set = arrange(frames | {"events": events[events["split"] == "train"]})
+    training_set = to_training_set(frames | {"events": events[events["split"] == "train"]})
 
     with pytest.raises(ValueError, match="no validation target"):
         fit(training_set, tiny("sasrec"), 0, lambda *_: None)

@@ -4,23 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluation.evaluate import (
+from training.evaluation.baselines import distinct_user_popularity
+from training.evaluation.metrics import bootstrap_interval, event_groups, event_metrics, ndcg_and_hit_rate
+from training.evaluation.negatives import draw_negatives
+from training.evaluation.ranking import (
     BATCH_SIZE,
     MISSED,
     Event,
     Ranks,
     Scorer,
-    gains,
-    groups,
-    interval,
-    metrics,
-    popularity_scorer,
-    questions,
+    evaluation_events,
     rank_events,
     ranker_scorer,
 )
-from training.evaluation.negatives import draw_negatives
-from training.fitting.fit import new_ranker
+from training.fitting.training_loop import new_ranker
 
 
 def event(history: list[int], target: int, user: int = 0) -> Event:
@@ -37,14 +34,14 @@ def only(num_greater: int, num_tied: int = 0) -> Ranks:
 
 
 def test_without_ties_the_gain_is_one_over_log_of_the_rank():
-    ndcg, hr = gains(Ranks(np.array([0, 2, 9, 10]), np.zeros(4, int)), 10)
+    ndcg, hr = ndcg_and_hit_rate(Ranks(np.array([0, 2, 9, 10]), np.zeros(4, int)), 10)
 
     assert ndcg == pytest.approx([1, 1 / 2, 1 / math.log2(11), 0])
     assert hr.tolist() == [1, 1, 1, 0]
 
 
 def test_ties_count_as_the_mean_over_their_orders():
-    ndcg, hr = gains(only(1, 1), 2)  # place 2 or 3, with equal chance
+    ndcg, hr = ndcg_and_hit_rate(only(1, 1), 2)  # place 2 or 3, with equal chance
 
     assert ndcg == pytest.approx(0.5 / math.log2(3))
     assert hr == pytest.approx(0.5)
@@ -55,7 +52,7 @@ def test_a_constant_scorer_gains_nothing_by_its_ties():
     negatives = draw_negatives(events, 300)
 
     found = rank_events(lambda batch: np.zeros((len(batch), 300)), events, [negatives])
-    ndcg, hr = gains(found.sampled[0], 10)
+    ndcg, hr = ndcg_and_hit_rate(found.sampled[0], 10)
 
     assert hr == pytest.approx([10 / 101] * 2)
     assert ndcg == pytest.approx([sum(1 / math.log2(r + 1) for r in range(1, 11)) / 101] * 2)
@@ -113,7 +110,7 @@ def test_an_unknown_item_is_missed_however_few_items_there_are():
 
     assert found.filtered.num_greater.tolist() == [MISSED]
     for ranks in (found.filtered, found.unfiltered, found.sampled[0]):
-        assert all(values.tolist() == [0] for values in metrics(ranks).values())
+        assert all(values.tolist() == [0] for values in event_metrics(ranks).values())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -139,14 +136,14 @@ def test_the_scores_a_scorer_owns_are_left_as_they_are():
 
 
 def test_fewer_items_than_places_is_no_error():
-    assert gains(only(1, 1), 20)[1].tolist() == [1]
+    assert ndcg_and_hit_rate(only(1, 1), 20)[1].tolist() == [1]
 
 
 def test_the_interval_draws_users_not_events():
     # One user holds nine of ten events, all hits: by events the mean would be sure to about 0.1.
     values, users = np.array([1.0] * 9 + [0.0]), np.array([5] * 9 + [2])
 
-    found = interval(values, users)
+    found = bootstrap_interval(values, users)
 
     assert found.mean == pytest.approx(0.9)
     assert (found.low, found.high) == (0.0, 1.0)
@@ -155,30 +152,30 @@ def test_the_interval_draws_users_not_events():
 def test_the_interval_of_no_difference_is_zero_and_repeatable():
     values, users = np.random.default_rng(0).random(50), np.arange(50) % 7
 
-    assert interval(values - values, users).high == 0
-    assert interval(values, users) == interval(values, users)
-    assert interval(values, users).low < values.mean() < interval(values, users).high
+    assert bootstrap_interval(values - values, users).high == 0
+    assert bootstrap_interval(values, users) == bootstrap_interval(values, users)
+    assert bootstrap_interval(values, users).low < values.mean() < bootstrap_interval(values, users).high
 
 
 def test_an_interval_over_nothing_is_no_number():
-    assert math.isnan(interval(np.array([]), np.array([])).low)
+    assert math.isnan(bootstrap_interval(np.array([]), np.array([])).low)
 
 
 def test_questions_know_the_sequence_up_to_the_event(training_set):
-    found = questions(training_set, "test")
+    found = evaluation_events(training_set, "test")
 
     assert [(event.user, event.history.tolist(), event.target) for event in found] == [
         (0, [1, 2, 3, 4, 5], 0),  # the unknown item is a target ...
         (0, [1, 2, 3, 4, 5], 6),  # ... but no model can read it as history
     ]
-    assert [(event.history.tolist(), event.target) for event in questions(training_set, "validation")] == [
+    assert [(event.history.tolist(), event.target) for event in evaluation_events(training_set, "validation")] == [
         ([1, 2, 3, 4], 5),
         ([2, 3], 1),
     ]
 
 
 def test_popularity_ranks_what_most_users_had_first(training_set):
-    found = rank_events(popularity_scorer(training_set), [event([1], 2), event([1], 6)])
+    found = rank_events(distinct_user_popularity(training_set), [event([1], 2), event([1], 6)])
 
     assert found.filtered.num_greater.tolist() == [0, 4]
     assert found.filtered.num_tied.tolist() == [0, 0]
@@ -202,8 +199,8 @@ def test_a_ranker_is_asked_with_its_kernel_or_without(training_set, tiny):
 
 
 def test_groups_cover_every_event_once(training_set):
-    events = questions(training_set, "test")
-    found = groups(training_set, events)
+    events = evaluation_events(training_set, "test")
+    found = event_groups(training_set, events)
 
     assert found["overall"].all()
     assert (found["head items"] ^ found["tail items"]).all()
@@ -212,7 +209,7 @@ def test_groups_cover_every_event_once(training_set):
 
 
 def test_a_target_in_the_history_is_a_repeat(training_set):
-    found = groups(training_set, [event([1, 2], 2), event([1, 2], 3), event([1, 2], 0)])
+    found = event_groups(training_set, [event([1, 2], 2), event([1, 2], 3), event([1, 2], 0)])
 
     assert found["repeat"].tolist() == [True, False, False]
     assert found["non-repeat"].tolist() == [False, True, True]

@@ -7,23 +7,24 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from training.evaluation.controls import (
-    choose,
-    choose_weight,
-    from_history,
+from training.evaluation.baselines import (
+    best_added_weight,
+    best_scorer,
+    history_scorer,
     knn,
     knn_markov,
     knn_markov_popularity,
     knn_repeat_popularity,
     markov_popularity,
     max_cosine,
-    plus,
     popularity,
     repeat_popularity,
     star,
+    with_added_scores,
 )
-from training.evaluation.evaluate import Event, Scorer, gains, rank_events
+from training.evaluation.metrics import ndcg_and_hit_rate
 from training.evaluation.negatives import draw_negatives
+from training.evaluation.ranking import Event, Scorer, rank_events
 
 SEQUENCES = [np.array([1, 2, 3]), np.array([1, 2]), np.array([3, 4])]
 VECTORS = np.array([[1, 0], [0.6, 0.8], [0, 2], [-1, 0]], np.float32)  # of any length
@@ -48,16 +49,16 @@ def test_markov_looks_at_the_last_item_only():
 def test_older_items_weigh_less_and_repeats_add_up():
     kernel = csr_matrix(np.eye(3))
 
-    assert scores(from_history(kernel, 0.5), 1, 2, 1) == pytest.approx([1.25, 0.5, 0])
-    assert scores(from_history(kernel, 0.5, last=2), 3, 2, 1) == pytest.approx([1, 0.5, 0])
-    assert scores(from_history(kernel, 0.5, last=2), 3) == pytest.approx([0, 0, 1])
+    assert scores(history_scorer(kernel, 0.5), 1, 2, 1) == pytest.approx([1.25, 0.5, 0])
+    assert scores(history_scorer(kernel, 0.5, last=2), 3, 2, 1) == pytest.approx([1, 0.5, 0])
+    assert scores(history_scorer(kernel, 0.5, last=2), 3) == pytest.approx([0, 0, 1])
 
 
 def test_an_event_reads_its_own_history_only():
     kernel = csr_matrix(np.eye(3))
     events = [Event(0, np.array(history), 1) for history in ([1, 2], [3], [])]
 
-    assert from_history(kernel, 0.5)(events).tolist() == [[0.5, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert history_scorer(kernel, 0.5)(events).tolist() == [[0.5, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_knn_sums_likeness_to_the_history():
@@ -110,7 +111,7 @@ def test_max_cosine_is_that_of_the_nearest_history_item():
 
 def test_max_cosine_of_a_large_catalogue_is_the_same_without_a_table(monkeypatch):
     with_table = scores(max_cosine(VECTORS), 3, 4)
-    monkeypatch.setattr("training.evaluation.controls.MAX_TABLE_ITEMS", 3)
+    monkeypatch.setattr("training.evaluation.baselines.MAX_TABLE_ITEMS", 3)
 
     assert scores(max_cosine(VECTORS), 3, 4) == pytest.approx(with_table)
 
@@ -118,23 +119,25 @@ def test_max_cosine_of_a_large_catalogue_is_the_same_without_a_table(monkeypatch
 def test_plus_adds_to_the_log_softmax():
     base, extra = (lambda _: np.array([[0.0, 0.0, np.log(2)]])), (lambda _: np.array([[1.0, 0.0, 0.0]]))
 
-    assert np.exp(scores(plus(base, extra, 0.0), 1)) == pytest.approx([0.25, 0.25, 0.5])
-    assert scores(plus(base, extra, 3.0), 1)[0] == pytest.approx(np.log(0.25) + 3)
+    assert np.exp(scores(with_added_scores(base, extra, 0.0), 1)) == pytest.approx([0.25, 0.25, 0.5])
+    assert scores(with_added_scores(base, extra, 3.0), 1)[0] == pytest.approx(np.log(0.25) + 3)
 
 
 def test_the_weight_is_chosen_by_validation_and_the_first_of_equals():
     base, extra = (lambda _: np.array([[2.0, 0.0, 1.0]])), (lambda _: np.array([[0.0, 1.0, 0.0]]))
     event = Event(0, np.array([3]), 2)
 
-    assert choose_weight(base, extra, [event], [0.0, 1.0, 5.0, 9.0]) == 5.0
+    assert best_added_weight(base, extra, [event], [0.0, 1.0, 5.0, 9.0]) == 5.0
     with pytest.raises(ValueError, match="nothing to choose from"):
-        choose({}, [event])
+        best_scorer({}, [event])
 
 
 def both_gains(scorer: Scorer, events: list[Event], negatives: np.ndarray) -> dict[str, tuple[float, float]]:
     found = rank_events(scorer, events, [negatives])
     by_protocol = {"filtered": found.filtered, "unfiltered": found.unfiltered, "sampled": found.sampled[0]}
-    return {name: tuple(float(each.mean()) for each in gains(ranks, 10)) for name, ranks in by_protocol.items()}
+    return {
+        name: tuple(float(each.mean()) for each in ndcg_and_hit_rate(ranks, 10)) for name, ranks in by_protocol.items()
+    }
 
 
 def known_and_events(folder: str) -> tuple[list[np.ndarray], list[Event], int]:
@@ -201,5 +204,5 @@ def test_star_on_beauty_is_that_of_the_specification(model_folders):
 
     filtered = rank_events(star(known, vectors, semantic_share=0.3, decay=0.7, last=3), events).filtered
 
-    ndcg, hr = (float(each.mean()) for each in gains(filtered, 10))
+    ndcg, hr = (float(each.mean()) for each in ndcg_and_hit_rate(filtered, 10))
     assert (ndcg, hr) == pytest.approx((0.0584, 0.0966), abs=0.0005)
