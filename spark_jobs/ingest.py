@@ -1,14 +1,14 @@
-"""Take in what the source knows up to a day: interactions, items and users; refuse what breaks the contract.
+"""Ingest interactions, items and users up to a day; quarantine rows that violate the contract.
 
 Reads:   the source folder (docs/data.md)
-Writes:  quarantine and items and users of the day; interactions, one partition per event day
+Writes:  quarantine, items and users of the day; interactions, one partition per event day
 
-A day that ends after the clock (`GRASP_NOW`, else the wall clock) is refused before anything is read.
-The first run takes every event up to the day. A later run takes the days since the last ingested day and
-`late_days` before it, for events that came late. Events after the day are not known yet and are left alone.
+A day that is not over by the clock (`GRASP_NOW`, else the wall clock) is refused before anything is read. The first run
+reads all events up to the day. A later run reads from `GRASP_LATE_DAYS` before the last ingested day, for events that
+arrive late. Events after the day are ignored.
 
-Refused rows go to the quarantine with a reason (the functions below name them all). When their share is above
-`max_quarantine_share` the day fails, after the quarantine is written and before anything else is replaced.
+Refused rows go to the quarantine with a reason (see the functions below). If their share is above
+`GRASP_MAX_QUARANTINE_SHARE`, the day fails: the quarantine is written, and nothing else is replaced.
 """
 
 from collections import Counter
@@ -24,20 +24,20 @@ from grasp import tables
 from grasp.days import end_of, plus_days, require_ended, start_of
 from grasp.progress import say
 from spark_jobs.job import run
-from spark_jobs.source import reader as source
+from spark_jobs.source.reader import find_table, read_table, require_table
 from spark_jobs.storage.lake import Lake
 from spark_jobs.validation.clean_text import clean_text
 
-EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # earlier times are mistakes, such as 0 or a two-digit year
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)  # earlier times are errors, for example 0 or a two-digit year
 
 _MAX_ID_CHARS = 200
-TIMELESS = ("unreadable_interaction", "no_time", "before_1990", "in_the_future")
-_NOT_COUNTED = "duplicate"  # a repeated delivery loses nothing, so that it never fails a day
+NO_TIME_REASONS = ("unreadable_interaction", "no_time", "before_1990", "in_the_future")
+_DUPLICATE = "duplicate"  # not counted as refused: a repeated delivery loses no data
 
 
 @dataclass(frozen=True)
-class Share:
-    """How many of a group of source rows were refused."""
+class RefusedShare:
+    """How many rows of a group were refused."""
 
     group: str
     num_rows: int
@@ -45,8 +45,8 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Count:
-    """How many rows of one table and event day met one fate; `reason` is None for accepted rows."""
+class RowCount:
+    """Number of rows by table, event day and reason; `reason` is None for accepted rows."""
 
     source_table: str
     day: str | None
@@ -55,13 +55,13 @@ class Count:
 
 
 class QuarantineError(ValueError):
-    """Too many rows were refused; the message counts them by reason."""
+    """Too many rows were refused; the message has the count by reason."""
 
 
-def judge_interactions(rows: DataFrame, known_items: DataFrame, clock: datetime) -> DataFrame:
-    """Parse interactions and give each refused one a `reason`; `dated` tells whether the row has a usable time.
+def check_interactions(rows: DataFrame, known_items: DataFrame, clock: datetime) -> DataFrame:
+    """Parse interactions and set a `reason` for each refused one; `dated` is whether the row has a usable time.
 
-    Order among equal times is the column `row_number` where the source has one, else the position in the source.
+    Equal times are ordered by the column `row_number` if the source has it, else by the position in the source.
     """
     seconds = F.expr("try_cast(fields['timestamp'] as decimal(16,6))")
     given, position = F.col("fields")["row_number"], F.expr("try_cast(fields['row_number'] as bigint)")
@@ -74,34 +74,33 @@ def judge_interactions(rows: DataFrame, known_items: DataFrame, clock: datetime)
         }
     )
     known = known_items.select("item_id", F.lit(True).alias("is_known"))
-    reason = _first(
+    reason = _first_match(
         (F.col("fields").isNull(), "unreadable_interaction"),
         (F.col("event_time").isNull(), "no_time"),
         (F.col("event_time") < F.lit(EARLIEST), "before_1990"),
         (F.col("event_time") > F.lit(clock), "in_the_future"),
-        (_no_id("user_id"), "no_user_id"),
-        (_no_id("item_id"), "no_item_id"),
+        (_is_invalid_id("user_id"), "no_user_id"),
+        (_is_invalid_id("item_id"), "no_item_id"),
         (F.col("is_known").isNull(), "unknown_item"),
         (F.col("row_number").isNull(), "no_row_number"),
     )
-    judged = parsed.join(known, "item_id", "left").withColumn("reason", reason)
-    return judged.withColumn("dated", ~F.coalesce(F.col("reason").isin(*TIMELESS), F.lit(False)))
+    checked = parsed.join(known, "item_id", "left").withColumn("reason", reason)
+    return checked.withColumn("dated", ~F.coalesce(F.col("reason").isin(*NO_TIME_REASONS), F.lit(False)))
 
 
-def refuse_repeated(judged: DataFrame) -> DataFrame:
-    """Of equal interactions the one with the lowest row number stays; two that claim one place are not both kept."""
-    by_user = judged.repartition("user_id")
+def refuse_repeated(checked: DataFrame) -> DataFrame:
+    """Keep the first of equal interactions, and the first of those with equal user, time and row number."""
+    by_user = checked.repartition("user_id")
     same = Window.partitionBy("user_id", "item_id", "event_time", "accepted").orderBy("row_number", "position")
     place = Window.partitionBy("user_id", "event_time", "row_number", "accepted").orderBy("position")
-    reason = _first(
+    reason = _first_match(
         (F.col("reason").isNotNull(), F.col("reason")),
-        (F.col("copy") > 1, _NOT_COUNTED),
+        (F.col("copy") > 1, _DUPLICATE),
         (F.col("claim") > 1, "repeated_row_number"),
     )
     return (
         by_user.withColumn("accepted", F.col("reason").isNull())
         .withColumn("copy", F.row_number().over(same))
-        # A refused copy claims no place.
         .withColumn("accepted", F.col("accepted") & (F.col("copy") == 1))
         .withColumn("claim", F.row_number().over(place))
         .withColumn("reason", reason)
@@ -109,14 +108,14 @@ def refuse_repeated(judged: DataFrame) -> DataFrame:
     )
 
 
-def judge_entities(rows: DataFrame, entity: str) -> DataFrame:
-    """Clean items or users and give each refused row a `reason`; of a repeated id the first row stays."""
+def check_entities(rows: DataFrame, entity: str) -> DataFrame:
+    """Clean items or users and set a `reason` for each refused row. The first row of a repeated id is kept."""
     key = f"{entity}_id"
     known = rows.withColumn(key, F.col("fields")[key])
     first = Window.partitionBy(key).orderBy("position")
-    reason = _first(
+    reason = _first_match(
         (F.col("fields").isNull(), f"unreadable_{entity}"),
-        (_no_id(key), f"no_{key}"),
+        (_is_invalid_id(key), f"no_{key}"),
         (F.row_number().over(first) > 1, f"repeated_{key}"),
     )
     clean = F.udf(_clean_facts, T.MapType(T.StringType(), T.StringType()), useArrow=False)
@@ -129,52 +128,54 @@ def _clean_facts(facts: dict[str, str] | None) -> dict[str, str]:
     return {name: value for name, value in cleaned.items() if name and value}
 
 
-def _first(*cases: tuple[Column, Column | str]) -> Column:
-    """The outcome of the first case that holds, else null."""
+def _first_match(*cases: tuple[Column, Column | str]) -> Column:
+    """The outcome of the first case that is true, else null."""
     outcomes = [F.when(case, outcome if isinstance(outcome, Column) else F.lit(outcome)) for case, outcome in cases]
     return F.coalesce(*outcomes)
 
 
-def _no_id(name: str) -> Column:
-    """Missing, overlong, or with characters nobody sees: no key to join on."""
+def _is_invalid_id(name: str) -> Column:
+    """Missing, too long, or with invisible characters."""
     column = F.col(name)
     return column.isNull() | (F.length(column) > _MAX_ID_CHARS) | column.rlike(r"[\p{Cc}\p{Cf}]")
 
 
-def _refused(judged: DataFrame, source_table: str) -> DataFrame:
-    return judged.where("reason is not null").select(
+def _refused(checked: DataFrame, source_table: str) -> DataFrame:
+    return checked.where("reason is not null").select(
         F.lit(source_table).alias("source_table"), "source_file", "source_row", "reason", "record"
     )
 
 
-def shares(counts: list[Count], num_interactions: int) -> list[Share]:
-    """The groups of rows that have a limit of their own.
+def refused_shares(counts: list[RowCount], num_interactions: int) -> list[RefusedShare]:
+    """The share of refused rows by group; each group has its own limit.
 
-    Interactions without a usable time turn up on every day, whatever days are read, so that all interactions of the
-    source are their measure.
+    Interactions without a usable time belong to no day and are read on every day. They are therefore compared with all
+    interactions of the source.
     """
     groups = [
-        _share(table, [count for count in counts if count.source_table == table and count.reason not in TIMELESS])
+        _refused_share(
+            table, [count for count in counts if count.source_table == table and count.reason not in NO_TIME_REASONS]
+        )
         for table in ("interactions", "items", "users")
     ]
-    num_timeless = sum(count.num_rows for count in counts if count.reason in TIMELESS)
-    return [*groups, Share("interactions (those without a usable time)", num_interactions, num_timeless)]
+    num_timeless = sum(count.num_rows for count in counts if count.reason in NO_TIME_REASONS)
+    return [*groups, RefusedShare("interactions (those without a usable time)", num_interactions, num_timeless)]
 
 
-def _share(group: str, counts: list[Count]) -> Share:
-    num_refused = sum(count.num_rows for count in counts if count.reason not in (None, _NOT_COUNTED))
-    return Share(group, sum(count.num_rows for count in counts), num_refused)
+def _refused_share(group: str, counts: list[RowCount]) -> RefusedShare:
+    num_refused = sum(count.num_rows for count in counts if count.reason not in (None, _DUPLICATE))
+    return RefusedShare(group, sum(count.num_rows for count in counts), num_refused)
 
 
-def check_quarantine(counts: list[Count], num_interactions: int, limit: float) -> None:
-    """Say what was refused; raises `QuarantineError` when a group's share is above the limit."""
+def check_quarantine(counts: list[RowCount], num_interactions: int, limit: float) -> None:
+    """Log what was refused; raises `QuarantineError` if the share of a group is above the limit."""
     by_reason: Counter[str] = Counter()
     for count in counts:
         by_reason[f"{count.source_table} {count.reason}"] += count.num_rows if count.reason else 0
     reasons = ", ".join(f"{num_rows:,} {reason}" for reason, num_rows in sorted(by_reason.items()) if num_rows)
     if reasons:
         say(f"ingest: quarantined {reasons}")
-    for share in shares(counts, num_interactions):
+    for share in refused_shares(counts, num_interactions):
         if share.num_refused > limit * share.num_rows:
             raise QuarantineError(
                 f"{share.num_refused:,} of {share.num_rows:,} {share.group} were refused, a larger share than "
@@ -183,22 +184,22 @@ def check_quarantine(counts: list[Count], num_interactions: int, limit: float) -
 
 
 def first_day(lake: Lake, day: str) -> str | None:
-    """First event day to take in again, or None for all: `late_days` before the last ingested day."""
+    """First event day to read again: `late_days` before the last ingested day, or None for all days."""
     ingested = lake.days(tables.USERS, until=plus_days(day, -1))
     return plus_days(ingested[-1], -lake.settings.late_days) if ingested else None
 
 
-def in_window(judged: DataFrame, first: str | None, day: str) -> DataFrame:
-    """Rows of the days to take in, and every row that has no usable time."""
+def in_window(checked: DataFrame, first: str | None, day: str) -> DataFrame:
+    """Rows of the days to ingest, and every row without a usable time."""
     begins = F.col("event_time") >= F.lit(start_of(first)) if first else F.lit(True)
-    return judged.where(~F.col("dated") | (begins & (F.col("event_time") <= F.lit(end_of(day)))))
+    return checked.where(~F.col("dated") | (begins & (F.col("event_time") <= F.lit(end_of(day)))))
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What was read, each row with its reason or null."""
+class CheckedSource:
+    """The rows that were read, each with its refusal reason or null."""
 
-    interactions: DataFrame  # of the days to take in
+    interactions: DataFrame  # of the days to ingest
     items: DataFrame
     users: DataFrame
 
@@ -206,11 +207,11 @@ class Judged:
 def main(lake: Lake, day: str) -> None:
     require_ended(day, lake.settings.clock())
     folder, first = lake.settings.source, first_day(lake, day)
-    raw = source.read(lake.spark, source.require(folder, "interactions"))
-    items = judge_entities(source.read(lake.spark, source.require(folder, "items")), "item").cache()
+    raw = read_table(lake.spark, require_table(folder, "interactions"))
+    items = check_entities(read_table(lake.spark, require_table(folder, "items")), "item").cache()
     known_items = items.where("reason is null").select("item_id")
-    judged = in_window(judge_interactions(raw, known_items, lake.settings.clock()), first, day)
-    rows = Judged(refuse_repeated(judged).cache(), items, _read_users(lake).cache())
+    checked = in_window(check_interactions(raw, known_items, lake.settings.clock()), first, day)
+    rows = CheckedSource(refuse_repeated(checked).cache(), items, _read_users(lake).cache())
     try:
         counts = _quarantine(lake, day, rows, raw)
         _write_interactions(lake, day, rows, first, counts)
@@ -221,46 +222,46 @@ def main(lake: Lake, day: str) -> None:
 
 
 def _read_users(lake: Lake) -> DataFrame:
-    """Facts about users, judged; without rows when the source knows none."""
-    table = source.find(lake.settings.source, "users")
+    """Facts about users, checked; empty if the source has no users table."""
+    table = find_table(lake.settings.source, "users")
     if table is None:
         say("ingest: the source has no users table, so users have no facts")
         ddl = "source_file string, source_row bigint, position bigint, fields map<string,string>, record string"
-        return judge_entities(lake.spark.createDataFrame([], ddl), "user")
-    return judge_entities(source.read(lake.spark, table), "user")
+        return check_entities(lake.spark.createDataFrame([], ddl), "user")
+    return check_entities(read_table(lake.spark, table), "user")
 
 
-def _quarantine(lake: Lake, day: str, rows: Judged, raw: DataFrame) -> list[Count]:
-    """Write what was refused, then fail the day if it was too much."""
+def _quarantine(lake: Lake, day: str, rows: CheckedSource, raw: DataFrame) -> list[RowCount]:
+    """Write the refused rows; then fail the day if there are too many."""
     counts = _count(rows)
     refused = _refused(rows.interactions, "interactions").unionByName(_refused(rows.items, "items"))
     lake.write(tables.QUARANTINE, refused.unionByName(_refused(rows.users, "users")).coalesce(1), day)
-    has_timeless = any(count.reason in TIMELESS for count in counts)
+    has_timeless = any(count.reason in NO_TIME_REASONS for count in counts)
     check_quarantine(counts, raw.count() if has_timeless else 0, lake.settings.max_quarantine_share)
     return counts
 
 
-def _count(rows: Judged) -> list[Count]:
+def _count(rows: CheckedSource) -> list[RowCount]:
     of_days = rows.interactions.select(F.lit("interactions").alias("source_table"), _event_day(), "reason")
     states = (
-        judged.select(F.lit(name).alias("source_table"), F.lit(None).alias("day"), "reason")
-        for name, judged in (("items", rows.items), ("users", rows.users))
+        checked.select(F.lit(name).alias("source_table"), F.lit(None).alias("day"), "reason")
+        for name, checked in (("items", rows.items), ("users", rows.users))
     )
     counted = reduce(DataFrame.unionByName, states, of_days).groupBy("source_table", "day", "reason").count()
-    return [Count(*row) for row in counted.collect()]
+    return [RowCount(*row) for row in counted.collect()]
 
 
 def _event_day() -> Column:
     return F.date_format("event_time", "yyyy-MM-dd").alias("day")
 
 
-def _write_interactions(lake: Lake, day: str, rows: Judged, first: str | None, counts: list[Count]) -> None:
+def _write_interactions(lake: Lake, day: str, rows: CheckedSource, first: str | None, counts: list[RowCount]) -> None:
     num_by_day = {
         count.day: count.num_rows
         for count in counts
         if count.source_table == "interactions" and count.reason is None and count.day
     }
-    # A day whose events were all withdrawn is replaced as well.
+    # Includes days that have no events any more.
     known = {each for each in lake.days(tables.INTERACTIONS, until=day) if first is None or each >= first}
     accepted = rows.interactions.where("reason is null").select("*", _event_day())
     changed = lake.write_days(tables.INTERACTIONS, accepted, sorted({*num_by_day, *known, day}))
@@ -270,7 +271,7 @@ def _write_interactions(lake: Lake, day: str, rows: Judged, first: str | None, c
         say(f"ingest: {day} has no interactions; GRASP_MIN_DAY_INTERACTIONS decides whether it is published")
 
 
-def _write_entities(lake: Lake, day: str, rows: Judged) -> None:
+def _write_entities(lake: Lake, day: str, rows: CheckedSource) -> None:
     attributes = F.map_filter("facts", lambda name, _: name != "title")
     title = F.coalesce(F.col("facts")["title"], F.lit(""))
     items = rows.items.where("reason is null").select("item_id", title.alias("title"), attributes.alias("attributes"))

@@ -1,1 +1,1 @@
-"""The data contract: the folder a company delivers, read into one shape; samples and public data in it."""
+"""The data contract: reads the folder that a company delivers; makes samples, and converts public data."""

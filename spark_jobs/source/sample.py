@@ -2,9 +2,9 @@
 
     python -m spark_jobs.source.sample SOURCE_FOLDER OUT_FOLDER --users 600 --seed 0
 
-Takes random users with at least five interactions, what they did, every item they touched and what is known of them.
-Two passes over plain rows, no Spark. The last line of the output is JSON: the counts, the `latest` day of the sample
-and a `cutoff` day by which four fifths of the interactions had happened.
+Takes random users with at least five interactions, together with their interactions, items and attributes. Reads the
+rows twice, without Spark. The last line of the output is JSON: the counts, the `latest` day of the sample, and a
+`cutoff` day by which four fifths of the interactions had happened.
 """
 
 import argparse
@@ -20,8 +20,7 @@ from pathlib import Path
 from grasp.days import end_of, plus_days
 from grasp.environment import prepare
 from grasp.progress import say
-from spark_jobs.source import reader as source
-from spark_jobs.source.reader import SourceTable
+from spark_jobs.source.reader import REQUIRED_COLUMNS, SourceTable, find_table, require_table, text_lines
 
 MIN_INTERACTIONS = 5
 CUTOFF_SHARE = 0.8
@@ -29,16 +28,16 @@ CUTOFF_SHARE = 0.8
 Row = dict[str, object]
 
 
-def rows_of(table: SourceTable) -> Iterator[Row]:
-    """The rows of a table as they are; lines that cannot be read are left out, as is an id that is missing."""
-    required = source.REQUIRED[table.name]
+def table_rows(table: SourceTable) -> Iterator[Row]:
+    """The rows of a table, unchanged. Unreadable lines and rows without a required value are left out."""
+    required = REQUIRED_COLUMNS[table.name]
     for row in _READERS[table.format](table.path):
         if all(row.get(name) not in (None, "") for name in required):
             yield row
 
 
 def _tsv_rows(path: Path) -> Iterator[Row]:
-    lines = source.lines_of(path)
+    lines = text_lines(path)
     header = next(lines, "").split("\t")
     for line in lines:
         values = line.split("\t")
@@ -47,11 +46,11 @@ def _tsv_rows(path: Path) -> Iterator[Row]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for line in source.lines_of(path):
+    for line in text_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:
-            continue  # ingestion would quarantine it; a sample needs whole rows only
+            continue  # ingest would quarantine it; a sample holds only valid rows
         if isinstance(row, dict):
             yield row
 
@@ -67,26 +66,26 @@ _READERS = {"tsv": _tsv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}
 
 
 def choose_users(num_interactions: Counter[str], num_users: int, seed: int) -> set[str]:
-    """Random users with enough interactions; the same ones for the same seed, whatever the order of the source."""
+    """Random users with enough interactions. The seed alone decides, not the order of the source."""
     eligible = [user for user, num in num_interactions.items() if num >= MIN_INTERACTIONS]
     eligible.sort(key=lambda user: (hashlib.sha256(f"{seed}:{user}".encode()).hexdigest(), user))
     return set(eligible[:num_users])
 
 
 def suggest_days(times: list[float]) -> tuple[str, str]:
-    """The day by which four fifths of the events had happened, and the last day; raises `ValueError` without both."""
+    """The day by which four fifths of the events had happened, and the last day; `ValueError` for a single day."""
     days = sorted(datetime.fromtimestamp(seconds, UTC).date().isoformat() for seconds in times)
     if not days or days[0] == days[-1]:
-        raise ValueError("the sample spans no two days, so that there is no cutoff: take more users")
+        raise ValueError("the sample covers fewer than two days, so there is no cutoff: take more users")
     cutoff = days[int(CUTOFF_SHARE * (len(days) - 1))]
     return min(cutoff, plus_days(days[-1], -1)), days[-1]
 
 
 def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str, object]:
-    """Write the sample into `out`; returns the counts and the suggested days."""
-    source_table = source.require(folder, "interactions")
-    item_table, user_table = source.require(folder, "items"), source.find(folder, "users")
-    users = choose_users(Counter(str(row["user_id"]) for row in rows_of(source_table)), num_users, seed)
+    """Write the sample to `out`; returns the counts and the suggested days."""
+    source_table = require_table(folder, "interactions")
+    item_table, user_table = require_table(folder, "items"), find_table(folder, "users")
+    users = choose_users(Counter(str(row["user_id"]) for row in table_rows(source_table)), num_users, seed)
     kept = [
         {
             "user_id": str(row["user_id"]),
@@ -94,13 +93,13 @@ def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str
             "timestamp": seconds,
             "row_number": row.get("row_number", position),
         }
-        for position, row in enumerate(rows_of(source_table), start=1)
+        for position, row in enumerate(table_rows(source_table), start=1)
         if str(row["user_id"]) in users and (seconds := _seconds(row["timestamp"])) is not None
     ]
     cutoff, latest = suggest_days([float(str(row["timestamp"])) for row in kept])
     touched = {row["item_id"] for row in kept}
-    items = [row for row in rows_of(item_table) if str(row["item_id"]) in touched]
-    facts = [row for row in rows_of(user_table) if str(row["user_id"]) in users] if user_table else []
+    items = [row for row in table_rows(item_table) if str(row["item_id"]) in touched]
+    facts = [row for row in table_rows(user_table) if str(row["user_id"]) in users] if user_table else []
     out.mkdir(parents=True, exist_ok=True)
     _write_lines(out / "interactions.jsonl.gz", kept)
     _write_lines(out / "items.jsonl.gz", items)
@@ -130,7 +129,7 @@ def count_qualifying(interactions: Iterable[Row], cutoff: str) -> int:
 
 
 def _seconds(value: object) -> str | None:
-    """Unix seconds as text, from a number or a parquet time; None when it is neither."""
+    """Unix seconds as text, from a number or a parquet time; None for anything else."""
     if isinstance(value, datetime):
         aware = value if value.tzinfo else value.replace(tzinfo=UTC)
         return str(aware.timestamp())
@@ -146,7 +145,9 @@ def _seconds(value: object) -> str | None:
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
     text = "".join(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
     content = gzip.compress(text.encode(), mtime=0)
-    if not path.exists() or path.read_bytes() != content:  # an untouched file tells ingestion that nothing is new
+    if (
+        not path.exists() or path.read_bytes() != content
+    ):  # an unchanged file keeps its time, so ingest sees nothing new
         path.write_bytes(content)
 
 

@@ -1,4 +1,4 @@
-"""What keeps the contract is taken in, what breaks it is refused with a reason, and the future is not known."""
+"""Valid rows are ingested, invalid rows are quarantined with a reason, and future events are ignored."""
 
 import json
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 from grasp import partitions, tables
 from grasp.days import DayNotOverError, start_of
 from spark_jobs import ingest
-from spark_jobs.ingest import Count, QuarantineError, check_quarantine, judge_interactions, refuse_repeated
+from spark_jobs.ingest import QuarantineError, RowCount, check_interactions, check_quarantine, refuse_repeated
 from spark_jobs.source.reader import SourceError
 
 DAY, NEXT = "1998-02-20", "1998-02-28"
@@ -40,7 +40,7 @@ def state(lake):
 
 
 @pytest.mark.spark
-def test_every_bad_row_is_named_with_its_reason(spark, settings_with):
+def test_every_refused_row_has_its_reason(spark, settings_with):
     lake = lenient(spark, settings_with)
     lines = [
         f"ann\t1\t{NOON}",
@@ -78,7 +78,7 @@ def test_every_bad_row_is_named_with_its_reason(spark, settings_with):
 
 
 @pytest.mark.spark
-def test_facts_are_cleaned_users_need_none_and_an_empty_day_is_said(spark, lake, capsys):
+def test_facts_are_cleaned_users_are_optional_and_an_empty_day_is_logged(spark, lake, capsys):
     write_source(lake.settings, [f"ann\t1\t{NOON}", f"bob\t2\t{NOON}"])
     ingest.main(lake, NEXT)
     items = {row.item_id: (row.title, row.attributes) for row in lake.read(tables.ITEMS, NEXT).collect()}
@@ -91,7 +91,7 @@ def test_facts_are_cleaned_users_need_none_and_an_empty_day_is_said(spark, lake,
 
 
 @pytest.mark.spark
-def test_a_given_row_number_orders_and_must_be_one(spark):
+def test_row_number_decides_the_order_and_must_be_a_number(spark):
     given = [("ann", "1", "7"), ("ann", "2", "7"), ("bob", "1", "x"), ("bob", "2", "5"), ("bob", "2", "4")]
     rows = [
         (position, {"user_id": user, "item_id": item, "timestamp": str(NOON), "row_number": number})
@@ -99,8 +99,8 @@ def test_a_given_row_number_orders_and_must_be_one(spark):
     ]
     source_rows = spark.createDataFrame(rows, "position bigint, fields map<string,string>")
     items = spark.createDataFrame([("1",), ("2",)], "item_id string")
-    judged = refuse_repeated(judge_interactions(source_rows, items, start_of(NEXT)))
-    found = {row.position: (row.row_number, row.reason) for row in judged.collect()}
+    checked = refuse_repeated(check_interactions(source_rows, items, start_of(NEXT)))
+    found = {row.position: (row.row_number, row.reason) for row in checked.collect()}
     assert found == {
         1: (7, None),
         2: (7, "repeated_row_number"),
@@ -111,7 +111,7 @@ def test_a_given_row_number_orders_and_must_be_one(spark):
 
 
 @pytest.mark.spark
-def test_later_days_take_late_events_and_leave_old_days_and_the_future_alone(spark, lake):
+def test_a_later_run_reads_late_events_but_no_older_or_future_ones(spark, lake):
     old = [f"ann\t1\t{NOON - 20 * 86_400}", f"ann\t1\t{NOON}"]
     write_source(lake.settings, [*old, f"ann\t2\t{NEXT_NOON}"])
     ingest.main(lake, DAY)
@@ -130,7 +130,7 @@ def test_later_days_take_late_events_and_leave_old_days_and_the_future_alone(spa
 
 
 @pytest.mark.spark
-def test_too_many_bad_rows_fail_the_day_and_leave_only_the_quarantine(spark, lake, capsys):
+def test_too_many_refused_rows_fail_the_day_and_only_the_quarantine_is_written(spark, lake, capsys):
     write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t99\t{NOON}"], users=None)
     with pytest.raises(QuarantineError, match=r"1 of 2 interactions were refused.*1 interactions unknown_item"):
         ingest.main(lake, DAY)
@@ -147,24 +147,26 @@ def test_a_missing_column_stops_before_anything_is_written(spark, lake):
     assert not lake.root.exists()
 
 
-def test_a_day_that_is_not_over_is_refused_before_the_source_is_looked_for(settings):
+def test_a_day_that_is_not_over_is_refused_before_the_source_is_read(settings):
     with pytest.raises(DayNotOverError, match="1998-03-02 is after the clock"):
         ingest.main(SimpleNamespace(settings=settings), "1998-03-02")
 
 
 def test_duplicates_never_fail_a_day():
-    check_quarantine([Count("interactions", DAY, None, 1), Count("interactions", DAY, "duplicate", 99)], 100, 0.05)
+    check_quarantine(
+        [RowCount("interactions", DAY, None, 1), RowCount("interactions", DAY, "duplicate", 99)], 100, 0.05
+    )
 
 
-def test_rows_without_a_time_are_measured_by_the_whole_source():
-    counts = [Count("interactions", DAY, None, 10), Count("interactions", None, "no_time", 5)]
+def test_rows_without_a_time_are_compared_with_the_whole_source():
+    counts = [RowCount("interactions", DAY, None, 10), RowCount("interactions", None, "no_time", 5)]
     check_quarantine(counts, num_interactions=100, limit=0.05)
     with pytest.raises(QuarantineError, match="5 of 99 interactions"):
         check_quarantine(counts, num_interactions=99, limit=0.05)
 
 
 def test_the_limit_itself_is_allowed():
-    counts = [Count("items", None, None, 19), Count("items", None, "no_item_id", 1)]
+    counts = [RowCount("items", None, None, 19), RowCount("items", None, "no_item_id", 1)]
     check_quarantine(counts, 0, limit=0.05)
     with pytest.raises(QuarantineError, match=r"1 of 20 items were refused.*1 items no_item_id"):
         check_quarantine(counts, 0, limit=0.049)

@@ -1,4 +1,4 @@
-"""The wheel's files become a folder of the contract, always with the same bytes, without zip codes."""
+"""The wheel is converted to a folder of the contract, always with the same bytes and without zip codes."""
 
 import gzip
 import json

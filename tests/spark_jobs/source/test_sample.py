@@ -1,4 +1,4 @@
-"""A sample is a folder of the contract again: whole users in the source's order, and only what they touched."""
+"""A sample is a folder of the contract with complete users, in the source's order, and only their items."""
 
 import gzip
 import json
@@ -9,8 +9,8 @@ from collections import Counter
 import pytest
 
 from grasp.settings import ROOT
-from spark_jobs.source.reader import require
-from spark_jobs.source.sample import choose_users, count_qualifying, rows_of, suggest_days, write_sample
+from spark_jobs.source.reader import require_table
+from spark_jobs.source.sample import choose_users, count_qualifying, suggest_days, table_rows, write_sample
 
 DAY = 86_400
 
@@ -29,24 +29,24 @@ def folder(tmp_path):
     return place
 
 
-def test_a_sample_holds_whole_users_and_what_they_touched(folder, tmp_path):
+def test_a_sample_holds_complete_users_and_their_items(folder, tmp_path):
     found = write_sample(folder, tmp_path / "out", num_users=3, seed=0)
     assert (found["users"], found["interactions"]) == (3, 18)
-    rows = list(rows_of(require(tmp_path / "out", "interactions")))
+    rows = list(table_rows(require_table(tmp_path / "out", "interactions")))
     users = {row["user_id"] for row in rows}
     assert "once" not in users
-    original = [row for row in rows_of(require(folder, "interactions")) if row["user_id"] in users]
+    original = [row for row in table_rows(require_table(folder, "interactions")) if row["user_id"] in users]
     assert [(row["user_id"], row["item_id"], row["timestamp"]) for row in rows] == [
         tuple(row.values()) for row in original
     ]
     numbers = [row["row_number"] for row in rows]
     assert numbers == sorted(set(numbers))
-    items = list(rows_of(require(tmp_path / "out", "items")))
+    items = list(table_rows(require_table(tmp_path / "out", "items")))
     assert {str(item["item_id"]) for item in items} == {row["item_id"] for row in rows}
     assert items[0]["tags"] == ["a", "b"]
 
 
-def test_the_seed_alone_decides_who_is_drawn():
+def test_the_seed_alone_decides_which_users_are_chosen():
     ten = Counter({f"u{number}": 5 for number in range(10)} | {"few": 4})
     turned = Counter(dict(reversed(ten.items())))
     assert choose_users(ten, 3, seed=0) == choose_users(turned, 3, seed=0) != choose_users(ten, 3, seed=1)
@@ -56,7 +56,7 @@ def test_the_seed_alone_decides_who_is_drawn():
 def test_the_cutoff_lies_before_the_last_day():
     assert suggest_days([day * DAY for day in range(11)]) == ("1970-01-09", "1970-01-11")
     assert suggest_days([0, DAY, DAY, DAY]) == ("1970-01-01", "1970-01-02")
-    with pytest.raises(ValueError, match="no two days"):
+    with pytest.raises(ValueError, match="fewer than two days"):
         suggest_days([1, 2])
 
 
@@ -67,7 +67,7 @@ def test_users_qualify_with_five_before_and_one_after_the_cutoff():
     assert count_qualifying([*rows[1:], {"user_id": "a", "timestamp": DAY}], "1970-01-01") == 0
 
 
-def test_the_last_line_tells_the_days_to_a_program(folder, tmp_path):
+def test_the_last_line_is_json_with_the_days(folder, tmp_path):
     command = [sys.executable, "-m", "spark_jobs.source.sample", str(folder), str(tmp_path / "out"), "--users", "4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -88,5 +88,5 @@ def test_parquet_times_become_unix_seconds(tmp_path):
     )
     pq.write_table(pa.table({"item_id": [1]}), place / "items.parquet")
     write_sample(place, tmp_path / "out", num_users=1, seed=0)
-    rows = list(rows_of(require(tmp_path / "out", "interactions")))
+    rows = list(table_rows(require_table(tmp_path / "out", "interactions")))
     assert [row["timestamp"] for row in rows] == ["0.0", "86400.0", "172800.0", "259200.0", "345600.0"]
