@@ -1,4 +1,4 @@
-"""What goes in and comes out over HTTP: every request and response, with limits, meanings and an example."""
+"""Every HTTP request and response, with limits, explanations and an example."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -8,9 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from serving.ranking.release_ranker import Evidence, Recommendation
 
-MAX_ITEMS = 200  # recommended or similar ones in one answer
+MAX_ITEMS = 200  # recommended or similar items in one answer
 MAX_RECENT = 100
-MAX_LISTED = 1_000  # ids of an allow or deny list, or to be scored
+MAX_LISTED = 1_000  # ids in an allow list, a deny list or a scores request
 MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_QUERY_CHARS = 500
@@ -18,7 +18,7 @@ MAX_KEY_CHARS = 256  # of an id or a category
 
 
 def _json_integer(number: object) -> object:
-    """JSON knows one kind of number: 10.0 is the integer 10."""
+    """JSON has one number type, so 10.0 is the integer 10."""
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
@@ -37,7 +37,7 @@ Fallback = Literal[
 ]
 StoreProblem = Literal["store_timeout", "store_error"]
 
-AN_ANSWER: dict[str, Any] = {
+EXAMPLE_ANSWER: dict[str, Any] = {
     "request_id": "6f1c2a9be0d94c7f8a6d1b0e5f3c2d41",
     "user_id": "196",
     "release": "1998-04-22-0a1b2c3d4e",
@@ -49,9 +49,11 @@ AN_ANSWER: dict[str, Any] = {
     "fallback": None,
     "store_problem": None,
 }
-EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
-AN_ITEM = asdict(
-    Recommendation("172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE])
+EXAMPLE_EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
+EXAMPLE_ITEM = asdict(
+    Recommendation(
+        "172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EXAMPLE_EVIDENCE]
+    )
 )
 
 
@@ -60,20 +62,20 @@ def _example(**content: Any) -> ConfigDict:
 
 
 class StrictRequest(BaseModel):
-    """A request: what it does not know, it refuses."""
+    """A request that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Filters(StrictRequest):
-    """Which items may be shown. Ids and categories are compared, never parsed."""
+    """Which items may be shown. Ids and categories are compared as they are, never parsed."""
 
     allow_item_ids: list[Key] | None = Field(
-        None, min_length=1, max_length=MAX_LISTED, description="Only these; all items when absent."
+        None, min_length=1, max_length=MAX_LISTED, description="Show only these items; all when absent."
     )
-    deny_item_ids: list[Key] = Field([], max_length=MAX_LISTED, description="None of these.")
+    deny_item_ids: list[Key] = Field([], max_length=MAX_LISTED, description="Never show these items.")
     categories: list[Key] = Field(
-        [], max_length=20, description="Only items of at least one of these, if any is given."
+        [], max_length=20, description="Show only items with at least one of these; all when empty."
     )
 
 
@@ -83,24 +85,26 @@ class RecommendationRequest(Filters):
     )
 
     user_id: Key
-    k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items.")
+    k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="Number of items.")
     recent_item_ids: list[Key] = Field(
-        [], max_length=MAX_RECENT, description="Items of the running visit, since the features' day; oldest first."
+        [],
+        max_length=MAX_RECENT,
+        description="Items of the current visit, oldest first; the features do not hold them yet.",
     )
     exclude_seen: bool = Field(
         True, strict=True, description="Leave out the user's last 100 items and the recent ones."
     )
     release: Key | None = Field(
-        None, description="Ask this loaded release, outside any experiment; the one in force when absent."
+        None, description="Answer from this loaded release, outside any experiment; absent: as the service chooses."
     )
-    is_shown: bool = Field(True, strict=True, description="False: somebody only looks; the answer is not kept.")
+    is_shown: bool = Field(True, strict=True, description="False: the user does not see this answer; it is not logged.")
 
 
 class BatchRequest(Filters):
     model_config = ConfigDict(extra="forbid") | _example(user_ids=["196", "186"], k=5)
 
     user_ids: list[Key] = Field(min_length=1, max_length=MAX_BATCH)
-    k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="How many items for each user.")
+    k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="Number of items for each user.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
     is_shown: bool = Field(True, strict=True, description="As for one user.")
@@ -116,59 +120,64 @@ class ScoresRequest(StrictRequest):
 
 
 class Outcome(StrictRequest):
-    request_id: RequestId = Field(description="`request_id` of the answer that showed the item.")
+    request_id: RequestId = Field(description="The `request_id` of the answer that showed the item.")
     item_id: Key
     kind: Literal["click", "purchase"]
 
 
 class OutcomesRequest(StrictRequest):
     model_config = ConfigDict(extra="forbid") | _example(
-        outcomes=[{"request_id": AN_ANSWER["request_id"], "item_id": "172", "kind": "click"}]
+        outcomes=[{"request_id": EXAMPLE_ANSWER["request_id"], "item_id": "172", "kind": "click"}]
     )
 
     outcomes: list[Outcome] = Field(min_length=1, max_length=MAX_OUTCOMES)
 
 
 class Answer(BaseModel):
-    """What every answer about a user says of where it came from. It came from one release alone."""
+    """Where an answer about a user comes from. It comes from one release."""
 
     request_id: str
     user_id: str
     release: str
-    model: str | None = Field(description="Null in a release that recommends what is popular.")
-    experiment: str | None = Field(description="The running experiment; null outside of one.")
-    bucket: Literal["control", "candidate"] | None = Field(description="The user's side of the experiment.")
-    feature_day: str = Field(description="Day of the user's features, or of the release without a user's features.")
+    model: str | None = Field(description="Null if the release has no model and recommends popular items.")
+    experiment: str | None = Field(description="The running experiment, if any.")
+    bucket: Literal["control", "candidate"] | None = Field(description="The user's bucket in the experiment.")
+    feature_day: str = Field(description="Day of the user's features; day of the release if the user has none.")
     feature_age_hours: float
-    fallback: Fallback | None = Field(description="What stood in, and why (docs/serving.md); null when nothing had to.")
-    store_problem: StoreProblem | None = Field(description="Set when the online store failed, whatever stood in.")
+    fallback: Fallback | None = Field(description="Why this is not the usual answer (docs/serving.md); null if it is.")
+    store_problem: StoreProblem | None = Field(description="Set if the online store failed, whatever the fallback.")
 
 
 class RecommendationResponse(Answer):
-    model_config = _example(**AN_ANSWER, items=[AN_ITEM], num_unknown_recent_items=0)
+    model_config = _example(**EXAMPLE_ANSWER, items=[EXAMPLE_ITEM], num_unknown_recent_items=0)
 
     items: list[Recommendation]
-    num_unknown_recent_items: int = Field(description="Recent items that the release does not have; ignored.")
+    num_unknown_recent_items: int = Field(description="Recent items that are not in the release; they are ignored.")
 
 
 class BatchResponse(BaseModel):
     model_config = _example(
-        request_id=AN_ANSWER["request_id"], answers=[{**AN_ANSWER, "items": [AN_ITEM], "num_unknown_recent_items": 0}]
+        request_id=EXAMPLE_ANSWER["request_id"],
+        answers=[{**EXAMPLE_ANSWER, "items": [EXAMPLE_ITEM], "num_unknown_recent_items": 0}],
     )
 
     request_id: str
-    answers: list[RecommendationResponse] = Field(description="One for each user, in the order asked.")
+    answers: list[RecommendationResponse] = Field(description="One per user, in the order of the request.")
 
 
 class ItemScore(BaseModel):
     item_id: str
-    score: float | None = Field(description="The model's, or the number of users in a fallback; null: not in release.")
+    score: float | None = Field(
+        description="From the model; in a fallback the number of users. Null: not in the release."
+    )
 
 
 class ScoresResponse(Answer):
-    model_config = _example(**AN_ANSWER, scores=[{"item_id": "172", "score": 7.31}, {"item_id": "x", "score": None}])
+    model_config = _example(
+        **EXAMPLE_ANSWER, scores=[{"item_id": "172", "score": 7.31}, {"item_id": "x", "score": None}]
+    )
 
-    scores: list[ItemScore] = Field(description="In the order asked. Only scores of one answer can be compared.")
+    scores: list[ItemScore] = Field(description="In the order of the request. Compare scores only within one answer.")
 
 
 class SimilarItem(BaseModel):
@@ -179,11 +188,11 @@ class SimilarItem(BaseModel):
 
 class SimilarResponse(BaseModel):
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
+        request_id=EXAMPLE_ANSWER["request_id"],
         item_id="172",
         title="Empire Strikes Back",
         items=[{"item_id": "181", "title": "Return of the Jedi", "similarity": 0.83}],
-        release=AN_ANSWER["release"],
+        release=EXAMPLE_ANSWER["release"],
     )
 
     request_id: str
@@ -194,10 +203,10 @@ class SimilarResponse(BaseModel):
 
 
 class ItemResponse(BaseModel):
-    """An item as the feature view has it."""
+    """An item with its features."""
 
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
+        request_id=EXAMPLE_ANSWER["request_id"],
         item_id="172",
         title="Empire Strikes Back",
         description="A space adventure for fans of action, drama and science fiction.",
@@ -207,26 +216,26 @@ class ItemResponse(BaseModel):
         categories=["Action", "Adventure"],
         neighbours=[{"item_id": "181", "title": "Return of the Jedi", "similarity": 0.83}],
         day="1998-04-22",
-        release=AN_ANSWER["release"],
+        release=EXAMPLE_ANSWER["release"],
     )
 
     request_id: str
     item_id: str
     title: str
     description: str
-    source: str = Field(description="Who wrote the description: llm, or facts.")
+    source: str = Field(description="Source of the description: llm or facts.")
     popularity: int = Field(description="Distinct users up to the end of the day.")
     is_tail: bool
-    categories: list[str] = Field(description="Values of the item's attributes that read like categories.")
-    neighbours: list[SimilarItem] = Field(description="Those averaged into its neighbour embedding, nearest first.")
+    categories: list[str] = Field(description="Short attribute values that contain a letter.")
+    neighbours: list[SimilarItem] = Field(description="The items averaged into its neighbour embedding, nearest first.")
     day: str
     release: str
 
 
 class HistoryItem(BaseModel):
     item_id: str
-    title: str | None = Field(description="Null for an item that is not in the release.")
-    at: datetime | None = Field(description="When, UTC; null where the features do not say.")
+    title: str | None = Field(description="Null if the item is not in the release.")
+    at: datetime | None = Field(description="Time of the interaction, UTC; null if the features hold no times.")
 
 
 class SimilarUser(BaseModel):
@@ -235,10 +244,10 @@ class SimilarUser(BaseModel):
 
 
 class UserResponse(BaseModel):
-    """A user as the feature view has them."""
+    """A user with their features, for people to read."""
 
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
+        request_id=EXAMPLE_ANSWER["request_id"],
         user_id="196",
         description="Enjoys comedies and dramas of the nineties.",
         source="llm",
@@ -249,7 +258,7 @@ class UserResponse(BaseModel):
         num_interactions=39,
         history=[{"item_id": "181", "title": "Return of the Jedi", "at": "1998-04-20T18:01:07Z"}],
         neighbours=[{"user_id": "186", "similarity": 0.91}],
-        release=AN_ANSWER["release"],
+        release=EXAMPLE_ANSWER["release"],
         fallback=None,
         store_problem=None,
     )
@@ -257,25 +266,25 @@ class UserResponse(BaseModel):
     request_id: str
     user_id: str
     description: str
-    source: str = Field(description="Who wrote the description: llm, or facts.")
+    source: str = Field(description="Source of the description: llm or facts.")
     day: str = Field(description="Day of the features.")
-    age_hours: float = Field(description="The clock minus the end of that day.")
+    age_hours: float = Field(description="Hours since the end of that day.")
     computed_at: datetime = Field(description="When the row's content last changed.")
     is_tail: bool
     num_interactions: int
-    history: list[HistoryItem] = Field(description="The last 100 at most, oldest first.")
+    history: list[HistoryItem] = Field(description="At most the last 100, oldest first.")
     neighbours: list[SimilarUser] = Field(description="Nearest first.")
     release: str
-    fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, an earlier row is shown.")
+    fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, so this is an earlier row.")
     store_problem: StoreProblem | None
 
 
 class UserFeaturesResponse(BaseModel):
-    """A user's row of the online store, whole: for a caller that computes with features itself."""
+    """A user's complete row in the online store, for a caller that computes with features itself."""
 
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
-        release=AN_ANSWER["release"],
+        request_id=EXAMPLE_ANSWER["request_id"],
+        release=EXAMPLE_ANSWER["release"],
         fallback=None,
         store_problem=None,
         user_id="196",
@@ -295,17 +304,17 @@ class UserFeaturesResponse(BaseModel):
 
     request_id: str
     release: str
-    fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, an earlier row is given.")
+    fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, so this is an earlier row.")
     store_problem: StoreProblem | None
     user_id: str
-    sequence: list[str] = Field(description="The last 100 item ids at most, oldest first.")
-    sequence_times: list[int] = Field(description="When, in seconds since 1970 UTC; empty where features do not say.")
+    sequence: list[str] = Field(description="At most the last 100 item ids, oldest first.")
+    sequence_times: list[int] = Field(description="Seconds since 1970 UTC; empty if the features hold no times.")
     semantic_embedding: list[float]
     neighbour_embedding: list[float] = Field(description="Mean of the neighbours' semantic embeddings.")
     neighbour_ids: list[str]
     neighbour_similarities: list[float]
     description: str
-    source: str = Field(description="Who wrote the description: llm, or facts.")
+    source: str = Field(description="Source of the description: llm or facts.")
     is_tail: bool
     num_interactions: int
     event_timestamp: datetime = Field(description="End of the features' day.")
@@ -314,17 +323,17 @@ class UserFeaturesResponse(BaseModel):
 
 class SimilarUsersResponse(BaseModel):
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
+        request_id=EXAMPLE_ANSWER["request_id"],
         user_id="196",
         users=[{"user_id": "186", "similarity": 0.91}],
-        release=AN_ANSWER["release"],
+        release=EXAMPLE_ANSWER["release"],
         fallback=None,
         store_problem=None,
     )
 
     request_id: str
     user_id: str
-    users: list[SimilarUser] = Field(description="As many as the features hold, at most k; nearest first.")
+    users: list[SimilarUser] = Field(description="At most k and at most those in the features; nearest first.")
     release: str
     fallback: Literal["last_good"] | None
     store_problem: StoreProblem | None
@@ -332,22 +341,24 @@ class SimilarUsersResponse(BaseModel):
 
 class SearchResponse(BaseModel):
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
+        request_id=EXAMPLE_ANSWER["request_id"],
         items=[{"item_id": "172", "title": "Empire Strikes Back", "similarity": 0.52}],
-        release=AN_ANSWER["release"],
+        release=EXAMPLE_ANSWER["release"],
         backend="memory",
         fallback=None,
     )
 
     request_id: str
-    items: list[SimilarItem] = Field(description="Nearest to the query first.")
+    items: list[SimilarItem] = Field(description="Nearest first.")
     release: str
     backend: Literal["milvus", "memory"] = Field(description="Where the vectors were searched.")
-    fallback: Literal["milvus_timeout", "milvus_error"] | None = Field(description="Why Milvus was not the backend.")
+    fallback: Literal["milvus_timeout", "milvus_error"] | None = Field(
+        description="Why a configured Milvus server did not answer."
+    )
 
 
 class OutcomesResponse(BaseModel):
-    model_config = _example(request_id=AN_ANSWER["request_id"], num_accepted=1)
+    model_config = _example(request_id=EXAMPLE_ANSWER["request_id"], num_accepted=1)
 
     request_id: str
     num_accepted: int
@@ -357,7 +368,7 @@ class ReleaseInfo(BaseModel):
     release: str
     role: Literal["in_force", "candidate"]
     day: str
-    age_hours: float = Field(description="The clock minus the end of the day.")
+    age_hours: float = Field(description="Hours since the end of that day.")
     model: str | None
     feature_version: str
     embedding_version: str
@@ -367,20 +378,20 @@ class ReleaseInfo(BaseModel):
 
 class ExperimentInfo(BaseModel):
     name: str
-    release: str = Field(description="The candidate.")
-    share: float = Field(description="Of the users who get it.")
+    release: str = Field(description="The release that the experiment shows.")
+    share: float = Field(description="Share of the users who get it, 0 to 1.")
 
 
 class ReleasesResponse(BaseModel):
     model_config = _example(
-        request_id=AN_ANSWER["request_id"],
+        request_id=EXAMPLE_ANSWER["request_id"],
         releases=[
             {
-                "release": AN_ANSWER["release"],
+                "release": EXAMPLE_ANSWER["release"],
                 "role": "in_force",
                 "day": "1998-04-22",
                 "age_hours": 7.5,
-                "model": AN_ANSWER["model"],
+                "model": EXAMPLE_ANSWER["model"],
                 "feature_version": "v1_0a1b2c3d",
                 "embedding_version": "all_minilm_l6_v2_1f2e3d4c5b6a",
                 "num_items": 1682,
@@ -393,7 +404,7 @@ class ReleasesResponse(BaseModel):
     )
 
     request_id: str
-    releases: list[ReleaseInfo] = Field(description="Those loaded: the one in force first, then the candidate.")
+    releases: list[ReleaseInfo] = Field(description="The loaded releases: the one in force, then the experiment's.")
     experiment: ExperimentInfo | None
     problem: str | None = Field(description="Why a newer release was refused.")
     experiment_problem: str | None = Field(description="Why the experiment does not run.")
@@ -405,17 +416,19 @@ class Health(BaseModel):
 
 class Readiness(BaseModel):
     model_config = _example(
-        ready=True, reason=None, release=AN_ANSWER["release"], problem=None, experiment_problem=None
+        ready=True, reason=None, release=EXAMPLE_ANSWER["release"], problem=None, experiment_problem=None
     )
 
     ready: bool
-    reason: str | None = Field(description="Why it is not ready.")
+    reason: str | None = Field(description="Why the service is not ready.")
     release: str | None
-    problem: str | None = Field(description="Why a newer release was refused; with tokens: not_loaded.")
-    experiment_problem: str | None = Field(description="Why the experiment does not run; with tokens: not_running.")
+    problem: str | None = Field(description="Why a newer release was refused; only `not_loaded` where tokens exist.")
+    experiment_problem: str | None = Field(
+        description="Why the experiment does not run; only `not_running` where tokens exist."
+    )
 
     def without_texts(self) -> "Readiness":
-        """For those who show no token: no text of an error, which may hold paths and addresses."""
+        """The same without error texts, which may hold paths and addresses, for callers without a token."""
         return self.model_copy(
             update={
                 "reason": self.reason and (self.reason if self.release else "no_release"),
@@ -426,7 +439,7 @@ class Readiness(BaseModel):
 
 
 class Problem(BaseModel):
-    """What every error says."""
+    """The answer to a request that fails."""
 
     model_config = _example(detail="item '9999' is not in release 1998-04-22-0a1b2c3d4e", request_id="6f1c2a9be0d94c7f")
 
@@ -440,7 +453,7 @@ class Mistake(BaseModel):
 
 
 class WrongRequest(BaseModel):
-    """Each mistake of a request by field; what was sent is not repeated."""
+    """The mistakes of a request, by field. The input is not repeated."""
 
     model_config = _example(
         detail=[{"field": "body.k", "message": "Input should be less than or equal to 200"}],

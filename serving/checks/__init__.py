@@ -1,1 +1,1 @@
-"""Served answers replayed against the offline side."""
+"""Compare served answers with the offline features and with training's scorer."""

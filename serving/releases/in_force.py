@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 
-from grasp.files import held
+from grasp.files import file_lock
 from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, NoReleaseError, manifest_in_force, read_manifest
 from grasp.progress import say
 
@@ -96,7 +96,7 @@ def find_release(manifests: list[Manifest], release_id: str) -> Manifest:
 
 def publication_lock(releases: Path) -> AbstractContextManager[None]:
     """Allow one publication at a time: the refresh and the retraining may finish together."""
-    return held(releases / ".lock", "release: waiting for another publication or rollback to end")
+    return file_lock(releases / ".lock", "release: waiting for another publication or rollback to end")
 
 
 def put_in_force(releases: Path, manifest: Manifest, checkpoint: Checkpoint = no_checkpoint) -> None:

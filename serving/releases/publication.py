@@ -173,7 +173,7 @@ def _build(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
     if content is None or num_items != content.num_rows:
         raise ReleaseError(
             f"item_features of {day} has {num_items} items, table items has {content.num_rows if content else 0}: "
-            f"run `grasp refresh` for {day} again"
+            f"run `grasp refresh --day {day}` again"
         )
     checkpoint("verified")
     (staging / MANIFEST_FILE).write_text(as_json(manifest))
@@ -200,7 +200,7 @@ def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> Non
             if is_same_file and before.checksums[name] != manifest.checksums[name]:
                 raise ReleaseError(
                     f"{shared} was changed after {before.release_id} was published, and so was the lake's file, "
-                    f"which is the same one: run the daily_refresh DAG for {manifest.day} with `force`"
+                    f"which is the same one: run `grasp refresh --day {manifest.day} --force`"
                 )
 
 

@@ -1,10 +1,10 @@
-/* The JSON API of the same server. Every call gives the parsed answer or throws an ApiError. */
+/* Calls to the JSON API of this server. Each returns the parsed answer or throws an ApiError. */
 
-const TOKEN = "grasp-token"; // sessionStorage: gone with the tab, and never in an address
+const TOKEN = "grasp-token"; // in sessionStorage: it ends with the tab and never appears in an address
 const TIMEOUT_MS = 60000; // the first search waits for the encoder
 
 export class ApiError extends Error {
-  /** `status` is 0 when there was no answer at all. */
+  /** `status` is 0 if there was no answer. */
   constructor(status, message) {
     super(message);
     this.status = status;
@@ -38,7 +38,7 @@ async function call(path, signal, body) {
     answer = await response.json();
   } catch (error) {
     if (signal.aborted) throw error;
-    throw response ? new ApiError(response.status, "The answer was no JSON.") : unreachable(error);
+    throw response ? new ApiError(response.status, "The answer is not JSON.") : unreachable(error);
   }
   if (!response.ok) throw new ApiError(response.status, message(answer, response.status));
   return answer;
@@ -49,7 +49,7 @@ function unreachable(error) {
   return new ApiError(0, `The service ${why}. Is it running?`);
 }
 
-/** FastAPI's `detail`: a text, or a list of fields with messages. */
+/** The `detail` of an error: a text, or a list of fields with messages. */
 function message(answer, status) {
   const detail = answer?.detail;
   if (typeof detail === "string") return detail;

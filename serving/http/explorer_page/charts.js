@@ -1,14 +1,14 @@
-/* Two pictures: a bar for a share, and a user's interactions over time. Both stretch with their container. */
+/* Two charts that fill their container's width: a bar for a share, and a timeline of a user's interactions. */
 
 import { svg } from "./dom.js";
 import { day, moment } from "./format.js";
 
 const NUM_BINS = 48;
 const HEIGHT = 64;
-const LARGEST_STEP = 10; // px of one interaction, when no bin holds many
+const LARGEST_STEP = 10; // px per interaction, if no bin holds many
 const MINUTES_MATTER_MS = 2 * 24 * 3600 * 1000;
 
-/** A bar filled to a share of 0 to 1. It repeats the number beside it, so it is hidden from screen readers. */
+/** A bar filled to a share from 0 to 1. It is hidden from screen readers, because a number beside it says the same. */
 export function bar(share) {
   const percent = `${(100 * Math.min(Math.max(share, 0), 1)).toFixed(1)}%`;
   return svg(
@@ -19,7 +19,7 @@ export function bar(share) {
   );
 }
 
-/** One block for each interaction, stacked in bins of equal time. `history`: [{item_id, title, at}], any order. */
+/** One block per interaction, stacked in bins of equal time. `history`: [{item_id, title, at}] in any order. */
 export function timeline(history) {
   const times = history.map((each) => Date.parse(each.at));
   const first = Math.min(...times);

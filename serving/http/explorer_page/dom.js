@@ -1,8 +1,8 @@
-/* Making elements. Strings become text nodes, never markup: titles and descriptions are written by others. */
+/* Make elements. Strings become text nodes, never markup, because titles and descriptions are untrusted. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** element("a", {href: "#", onclick: f}, "text", child): attributes that are null or false are left out. */
+/** element("a", {href: "#", onclick: f}, "text", child). Attributes that are null, undefined or false are left out. */
 export function element(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -21,7 +21,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** A part of the page with a heading of its own; `slot` names its place in the layout. */
+/** A section of the page with a heading; `slot` names its place in the layout. */
 export function section(slot, heading, ...children) {
   const id = `${slot}-heading`;
   return element(
@@ -32,7 +32,7 @@ export function section(slot, heading, ...children) {
   );
 }
 
-/** The heading a view begins with; it takes the focus when the view changes. */
+/** The heading of a view. It takes the focus when the view changes. */
 export function title(text, ...more) {
   return element("h1", { tabindex: "-1" }, text, ...more);
 }

@@ -1,4 +1,4 @@
-/* Moments, ages and shares as text. Moments are UTC, as the days of the features are. */
+/* Times, ages and shares as text. Times are UTC, like the days of the features. */
 
 /** 1998-03-01 */
 export function day(time) {

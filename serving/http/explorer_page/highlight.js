@@ -1,4 +1,4 @@
-/* Point at an item anywhere, with the mouse or the keyboard, and it lights up wherever else it stands. */
+/* Highlight every occurrence of the item under the pointer or the keyboard focus. */
 
 export function highlightIn(view) {
   view.addEventListener("pointerover", (event) => light(view, event.target));
@@ -16,7 +16,7 @@ function light(view, target) {
   if (named.closest(".scrolls") === null) reveal([...same].find((each) => each.closest(".scrolls")));
 }
 
-/** Scroll the list that holds the item, but not the page: that would pull the pointer off what it points at. */
+/** Scroll the list that holds the item, but not the page: the pointer must stay on its target. */
 function reveal(item) {
   const list = item?.closest(".scrolls");
   if (!list) return;

@@ -1,4 +1,4 @@
-/* One item: what is known of it and which items are near. */
+/* One item: its description and similar items. */
 
 import { item } from "./api.js";
 import { element, section, title } from "./dom.js";
@@ -34,7 +34,7 @@ function similar(found) {
   return section(
     "recommended",
     "Similar items",
-    element("p", { class: "hint" }, "By their descriptions' vectors"),
+    element("p", { class: "hint" }, "Similarity of the descriptions"),
     itemList(found.neighbours),
   );
 }

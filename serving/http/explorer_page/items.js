@@ -1,4 +1,4 @@
-/* A list of items with how near each is. */
+/* A list of items with their similarities. */
 
 import { bar } from "./charts.js";
 import { element } from "./dom.js";

@@ -1,6 +1,6 @@
-/* What is shown lives in the address's hash, so that a view can be sent to a colleague and Back works.
+/* The hash of the address holds the state of the view, so links and the Back button work.
 
-  #                                                   the start
+  #                                                   start view
   #user=196&release=R&with=R2&k=10&categories=Drama&recent=50,172&seen=1
   #item=50
   #q=space+adventure
@@ -8,7 +8,7 @@
 
 const NAMES = ["user", "item", "q", "release", "with", "k", "categories", "recent", "seen"];
 
-/** The state an address names; names that are not ours are ignored. */
+/** The state in the current address. Unknown names are ignored. */
 export function read() {
   const given = new URLSearchParams(location.hash.slice(1));
   return Object.fromEntries(NAMES.filter((name) => given.get(name)).map((name) => [name, given.get(name)]));

@@ -1,4 +1,4 @@
-/* The page's one loop: the address says what to show; show it, or say why not. */
+/* Show the view that the address names, or an error. */
 
 import { ApiError, token } from "./api.js";
 import { element, title } from "./dom.js";
@@ -12,10 +12,10 @@ import { userView } from "./user.js";
 const [view, status, release, forget] = ["view", "status", "release", "forget-token"].map((id) =>
   document.getElementById(id),
 );
-const HEADINGS = { 404: "Not found", 422: "That cannot be asked", 503: "Not to be had now" };
+const HEADINGS = { 404: "Not found", 422: "Invalid request", 503: "Not available now" };
 let running = new AbortController();
 
-/** Show what the address names. A view that was asked for later always wins. */
+/** Show the view that the address names. It cancels an earlier call that still runs. */
 async function show({ focus }) {
   running.abort();
   running = new AbortController();
@@ -51,18 +51,18 @@ function viewOf(state) {
 }
 
 function failure(error) {
-  if (!(error instanceof ApiError)) console.error(error); // a fault of this page: say so, and keep the trace
+  if (!(error instanceof ApiError)) console.error(error); // a bug of this page: keep the trace
   if (error.wantsToken) return tokenForm(error);
   const retry = element("button", { type: "button", onclick: () => show({ focus: true }) }, "Try again");
   const isEmpty = error.status === 503 && error.message.startsWith("no release");
-  const heading = isEmpty ? "No release yet" : (HEADINGS[error.status] ?? "That did not work");
+  const heading = isEmpty ? "No release yet" : (HEADINGS[error.status] ?? "Something went wrong");
   return {
     status: `${heading}: ${error.message}`,
     release: null,
     nodes: [
       title(heading),
       element("p", { class: "notice problem" }, error.message),
-      isEmpty && element("p", {}, "This page has something to show as soon as the daily refresh publishes a release."),
+      isEmpty && element("p", {}, "The daily refresh publishes the first release. Then this page has something to show."),
       retry,
     ].filter(Boolean),
   };
@@ -74,8 +74,8 @@ function tokenForm(error) {
     type: "password",
     required: true,
     autocomplete: "off",
-    pattern: "[\\x21-\\x7e]+", // a header takes nothing else
-    title: "Letters, digits and signs of ASCII",
+    pattern: "[\\x21-\\x7e]+", // a header allows nothing else
+    title: "ASCII letters, digits and punctuation",
   });
   const form = element(
     "form",
@@ -88,17 +88,17 @@ function tokenForm(error) {
       },
     },
     element("label", { for: "token" }, "Token", input),
-    element("button", {}, "Use it"),
+    element("button", {}, "Use token"),
   );
   const refused = token.get() !== null;
   token.forget();
   return {
-    status: refused ? `The token was refused: ${error.message}` : "This service asks for a token.",
+    status: refused ? `The token was refused: ${error.message}` : "This service needs a token.",
     release: null,
     focus: input,
     nodes: [
-      title(refused ? "The token was refused" : "A token, please"),
-      element("p", {}, "This service answers only with a token. It is kept in this tab, until you close it."),
+      title(refused ? "The token was refused" : "Token required"),
+      element("p", {}, "Enter an access token of this service. It is kept in this tab until you close the tab."),
       form,
     ],
   };
@@ -115,7 +115,7 @@ document.getElementById("find-items").addEventListener("submit", (event) => {
   find({ q: new FormData(event.target).get("q").trim() });
 });
 document.getElementById("skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the hash says what is shown, so it cannot be the link's target
+  event.preventDefault(); // the hash holds the view's state, so it cannot be the link's target
   view.focus();
 });
 forget.addEventListener("click", () => {
@@ -126,7 +126,7 @@ window.addEventListener("hashchange", () => show({ focus: true }));
 highlightIn(view);
 show({ focus: false });
 
-/** Go there, or look again when we are there already. */
+/** Go to the state, or reload the view if it is the current one. */
 function find(state) {
   const before = location.hash;
   go(state);

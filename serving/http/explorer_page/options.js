@@ -1,12 +1,12 @@
-/* How recommendations are asked for: number, category, recent items, and which releases. */
+/* The form with the options of a recommendation: number, categories, recent items, releases. */
 
 import { element } from "./dom.js";
 import { go } from "./location.js";
 
-const ROLES = { in_force: "in force", candidate: "candidate" };
+const ROLES = { in_force: "in force", candidate: "experiment" };
 const CHANGED = ["k", "categories", "recent", "seen", "release", "with"];
 
-/** `releases`: those loaded, as the API lists them; empty when it does not tell. */
+/** `releases`: the loaded releases as the API lists them; empty if it did not answer. */
 export function optionsForm(state, releases) {
   const form = element(
     "form",
@@ -18,22 +18,22 @@ export function optionsForm(state, releases) {
         go({ user: state.user, ...given });
       },
     },
-    field("How many", "k", { type: "number", min: 1, max: 200, value: state.k ?? 10 }),
-    field("Categories, any of", "categories", { value: state.categories, placeholder: "all" }),
-    field("Seen since, item ids", "recent", { value: state.recent, placeholder: "50, 172" }),
+    field("Number of items", "k", { type: "number", min: 1, max: 200, value: state.k ?? 10 }),
+    field("Any of these categories", "categories", { value: state.categories, placeholder: "all" }),
+    field("Recent items (ids)", "recent", { value: state.recent, placeholder: "50, 172" }),
     releases.length > 0 && choice("Release", "release", state.release, "as the service chooses", releases),
     releases.length > 0 && choice("Compare with", "with", state.with, "nothing", releases),
     releases.length === 1 &&
       element(
         "p",
         { class: "hint" },
-        "To compare, load another release for nobody: python -m serving.rollout.experiment start --share 0 --name NAME --release ID",
+        "To compare, load a second release: grasp experiment start --share 0 --name NAME --release ID",
       ),
     element(
       "label",
       { class: "check" },
       element("input", { type: "checkbox", name: "seen", value: "1", checked: state.seen === "1" }),
-      "Items already seen, too",
+      "Include items already seen",
     ),
     element("button", {}, "Apply"),
   );

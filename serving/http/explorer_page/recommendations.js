@@ -1,4 +1,4 @@
-/* Recommendations with their reasons, alone or beside those of another release. */
+/* Recommendations with their reasons, of one release or of two side by side. */
 
 import { bar } from "./charts.js";
 import { element } from "./dom.js";
@@ -6,21 +6,21 @@ import { address } from "./location.js";
 
 const POPULAR = "these are the items that most users have.";
 
-// What stood in for the usual answer, and why. The first two are still about this user.
+// Why an answer is not the usual one. The first two are still computed for this user.
 const FALLBACKS = {
-  last_good: "The online store failed, so this is computed from the last row it gave for this user.",
-  recent_items_only: "Nothing is known of this user, so this is computed from the recent items alone.",
+  last_good: "The online store failed, so these use the last row it gave for this user.",
+  recent_items_only: "This user has no features, so these use the recent items alone.",
   unknown_user: `The online store does not know this user, so ${POPULAR}`,
-  stale_features: `This user's features are older than the service trusts, so ${POPULAR}`,
+  stale_features: `This user's features are too old, so ${POPULAR}`,
   store_timeout: `The online store did not answer in time, so ${POPULAR}`,
   store_error: `The online store failed, so ${POPULAR}`,
   no_model: `This release has no model, so ${POPULAR}`,
   no_history: `None of this user's items is in the release, so ${POPULAR}`,
 };
 
-/** The items of one answer. `moves` says how each stands against another answer. */
+/** The items of one answer. `moves` compares each with another answer. */
 export function recommendationList(answer, moves = null) {
-  if (answer.items.length === 0) return element("p", { class: "notice" }, "The release has nothing else to recommend.");
+  if (answer.items.length === 0) return element("p", { class: "notice" }, "The release has no other items to recommend.");
   const largest = Math.max(...answer.items.flatMap((each) => each.evidence.map((evidence) => evidence.weight)), 0);
   const entries = answer.items.map((each) => entry(each, largest, moves?.get(each.item_id)));
   return element("ol", { class: "recommendations" }, ...entries);
@@ -40,14 +40,14 @@ function entry(each, largest, move) {
   );
 }
 
-/** The items that the reason names, each with its weight; the reason in words where it names none. */
+/** The items that the reason names, each with its weight; the reason as text if it names none. */
 function why(each, largest) {
   if (each.evidence.length === 0) return element("p", { class: "reason" }, each.reason);
   const entries = each.evidence.map((evidence) => reason(evidence, largest));
   return element("ul", { class: "evidence", "aria-label": each.reason }, ...entries);
 }
 
-/** A bar is as long as the item's attention is against the largest in this list; attention has no upper end. */
+/** Bars are relative to the largest attention in this list, because attention has no upper bound. */
 function reason(evidence, largest) {
   return element(
     "li",
@@ -67,10 +67,10 @@ function numbers(evidence) {
   return `attention ${evidence.weight.toPrecision(2)}, similarity ${evidence.similarity.toFixed(2)}`;
 }
 
-/** What is said above a list that is not the usual one; null when it is. */
+/** The notice above a list that is not the usual one; null above a usual one. */
 export function fallbackNotice(answer) {
   if (answer.fallback === null) return null;
-  const said = FALLBACKS[answer.fallback] ?? "Something stood in for the usual answer.";
+  const said = FALLBACKS[answer.fallback] ?? "This is not the usual answer.";
   const names = [answer.fallback, answer.store_problem].filter(Boolean);
   return element(
     "p",
@@ -80,7 +80,7 @@ export function fallbackNotice(answer) {
   );
 }
 
-/** How the items of `after` stand against `before`: item id -> {kind: new, up, down or same, text}. */
+/** How the rank of each item changed: item id -> {kind: new, up, down or same, text}. */
 export function compare(before, after) {
   const rankBefore = new Map(before.items.map((each, index) => [each.item_id, index]));
   const move = (id, rank) => {
@@ -92,14 +92,14 @@ export function compare(before, after) {
   return new Map(after.items.map((each, rank) => [each.item_id, move(each.item_id, rank)]));
 }
 
-/** Which items of `before` are no longer there: item id -> {kind: gone, text}. */
+/** The items of `before` that are not in `after`: item id -> {kind: gone, text}. */
 export function gone(before, after) {
   const still = new Set(after.items.map((each) => each.item_id));
   const left = before.items.filter((each) => !still.has(each.item_id));
   return new Map(left.map((each) => [each.item_id, { kind: "gone", text: "gone" }]));
 }
 
-/** The comparison in a few words, for those who do not see the two lists: "2 new, 3 up, 1 down, 4 same, 2 gone". */
+/** The comparison as text for screen readers: "2 new, 3 up, 1 down, 4 same, 2 gone". */
 export function differences(before, after) {
   const kinds = [...compare(before, after).values(), ...gone(before, after).values()].map((move) => move.kind);
   return ["new", "up", "down", "same", "gone"]

@@ -1,4 +1,4 @@
-/* Items by what they are about, not by the letters of their titles. */
+/* Search results: the items whose descriptions are nearest to the query. */
 
 import { search } from "./api.js";
 import { element, section, title } from "./dom.js";
@@ -20,6 +20,6 @@ export async function searchView(state, signal) {
 
 function notice(found) {
   if (found.fallback === null) return null;
-  const text = "The vector server did not answer, so the release's vectors were searched in memory. ";
+  const text = "The Milvus server did not answer, so the release was searched in memory. ";
   return element("p", { class: "notice fallback" }, text, element("code", {}, found.fallback));
 }

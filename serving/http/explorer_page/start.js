@@ -1,4 +1,4 @@
-/* What is shown before anything is asked: what one can do here, and which releases answer. */
+/* The start view: what this page can do, and the loaded releases. */
 
 import { releases } from "./api.js";
 import { definitions, element, section, title } from "./dom.js";
@@ -10,12 +10,12 @@ export async function startView(state, signal) {
   return {
     status: "",
     nodes: [
-      title("What is recommended, and why"),
+      title("Recommendations and their reasons"),
       element(
         "p",
         {},
-        "Look a user up to see their description, history and similar users, and what is recommended to them and ",
-        "why; or look for items by what they are about. The address of any view can be sent to somebody else.",
+        "Enter a user id to see the user's description, history, similar users and recommendations with reasons. ",
+        "Or search for items by meaning. Every view has its own address, which you can share.",
       ),
       ...problems.map((each) => element("p", { class: "notice problem" }, each)),
       element("div", { class: "columns" }, ...loaded.releases.map((each) => releaseCard(each, loaded.experiment))),
@@ -26,7 +26,7 @@ export async function startView(state, signal) {
 function releaseCard(each, experiment) {
   const isCandidate = each.role === "candidate";
   const facts = {
-    Model: each.model ?? "none: it recommends what is popular",
+    Model: each.model ?? "none; it recommends popular items",
     "Features of": `${each.day}, ${age(each.age_hours)}`,
     Items: each.num_items,
     Published: `${moment(each.published_at)} UTC`,
@@ -35,7 +35,7 @@ function releaseCard(each, experiment) {
   };
   return section(
     `release-${each.role}`,
-    isCandidate ? `Candidate ${each.release}` : `In force: ${each.release}`,
+    isCandidate ? `Experiment: ${each.release}` : `In force: ${each.release}`,
     definitions(facts),
   );
 }

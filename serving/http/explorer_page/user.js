@@ -1,4 +1,4 @@
-/* One user: who this is, what they did, who is like them, and what is recommended to them and why. */
+/* One user: profile, history, similar users, and recommendations with reasons. */
 
 import { ApiError, recommendations, releases, user } from "./api.js";
 import { bar, timeline } from "./charts.js";
@@ -10,7 +10,7 @@ import { compare, differences, fallbackNotice, gone, recommendationList } from "
 
 const NUM_ITEMS = 10;
 
-/** Loads and lays out the view; throws an ApiError when there is nothing at all to show. */
+/** Load and lay out the view. Throws an ApiError if there is nothing to show. */
 export async function userView(state, signal) {
   const [profile, answer, other, published] = await Promise.all([
     settled(user(signal, state.user)),
@@ -36,7 +36,7 @@ export async function userView(state, signal) {
   };
 }
 
-/** One call's answer or its error, so that a failed part leaves the others standing; a missing token ends all. */
+/** A call's answer or its error, so that one failed part does not hide the others. A missing token still throws. */
 async function settled(call) {
   try {
     return { value: await call };
@@ -90,11 +90,11 @@ function profileCard({ value: profile, error }, answer) {
         isWritten ? "written by the language model" : "built from facts",
       ),
       isStale && element("span", { class: "badge warning" }, "stale"),
-      profile.fallback && element("span", { class: "badge warning" }, "an earlier row: the online store failed"),
+      profile.fallback && element("span", { class: "badge warning" }, "an earlier row, because the online store failed"),
       profile.is_tail && element("span", { class: "badge" }, "few interactions (tail)"),
     ),
     !isWritten &&
-      element("p", { class: "hint" }, "The language model was not asked for this user, or its text was refused."),
+      element("p", { class: "hint" }, "The language model has no accepted text for this user."),
     definitions({
       Interactions: profile.num_interactions,
       "Features of": `${profile.day}, ${age(profile.age_hours)}`,
@@ -112,10 +112,10 @@ function listOf(answer, moves = null) {
   const unknown = answer.num_unknown_recent_items;
   return [
     fallbackNotice(answer),
-    unknown > 0 && element("p", { class: "notice" }, `${unknown} of the recent items are not in this release.`),
+    unknown > 0 && element("p", { class: "notice" }, `Recent items that are not in this release: ${unknown}.`),
     element("p", { class: "hint" }, origin(answer)),
     answer.items.some((each) => each.evidence.length > 0) &&
-      element("p", { class: "hint" }, "Under each, the items of the history that speak for it; bars show attention"),
+      element("p", { class: "hint" }, "Below each item: the items of the history that explain it. Bars show attention."),
     recommendationList(answer, moves),
   ];
 }
@@ -181,7 +181,7 @@ function neighbourCard(profile, state) {
   return section(
     "neighbours",
     "Similar users",
-    element("p", { class: "hint" }, "By their descriptions' vectors; a ranker that is asked by the description reads the mean of these"),
+    element("p", { class: "hint" }, "Similarity of the descriptions. A model may use the mean vector of these users."),
     element("ol", { class: "near" }, ...profile.neighbours.map(entry)),
   );
 }

@@ -17,7 +17,7 @@ from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions
 from serving.checks import consistency
-from serving.checks.consistency import LOG_FOLDER, SkewError, check, choose, read_requests
+from serving.checks.consistency import LOG_FOLDER, SkewError, check, read_requests, sample
 from serving.lookup.online_store import UserRow
 from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.publication import choose_model, publish
@@ -116,7 +116,7 @@ def test_one_users_altered_features_are_found_in_features_and_scores(served, cap
     assert "feature semantic_embedding: 1 users, largest difference" in said
     assert "feature sequence: 1 users, largest difference inf" in said
     assert "scores: 1 requests differ" in said
-    assert "user u2: semantic_embedding online is not what the lake holds of 1998-03-01" in said
+    assert "user u2: semantic_embedding online differs from the lake's of 1998-03-01" in said
 
 
 def test_a_score_that_is_off_is_found_beyond_the_tolerance_only(served):
@@ -177,8 +177,8 @@ def test_a_sample_is_the_same_each_time(served):
         served.answer("u1")
     requests = read_requests(served.log, SERVED_ON)
 
-    assert [each.request_id for each in choose(requests, 5)] == ["request-0", "request-1", "request-2"]
-    assert choose(requests, 2) == choose(requests[::-1], 2)
+    assert [each.request_id for each in sample(requests, 5)] == ["request-0", "request-1", "request-2"]
+    assert sample(requests, 2) == sample(requests[::-1], 2)
     assert served.check(num=2).num_requests == 2
 
 
@@ -187,7 +187,7 @@ def test_a_day_without_a_log_and_another_table_are_named(served, tmp_path):
         read_requests(tmp_path, SERVED_ON)
     (tmp_path / f"day={SERVED_ON}").mkdir()
     pq.write_table(pa.table({"user_id": ["u1"]}), tmp_path / f"day={SERVED_ON}" / "part-0.parquet")
-    with pytest.raises(ValueError, match="no log of served requests: it lacks fallback, feature_day"):
+    with pytest.raises(ValueError, match="not a log of served requests: it lacks fallback, feature_day"):
         read_requests(tmp_path, SERVED_ON)
 
 

@@ -278,7 +278,7 @@ def test_two_releases_stand_side_by_side(put, start, open_page, settings):
 
     page.get_by_text("Options and comparison").click()
     page.get_by_label("Compare with").select_option(first)
-    page.get_by_label("How many").fill("3")
+    page.get_by_label("Number of items").fill("3")
     page.get_by_role("button", name="Apply").click()
 
     sides = page.locator(".side-by-side > div")
@@ -346,12 +346,12 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(put, start, open_page):
     page = open_page()
     page.goto(f"{start(Access.from_environment({'GRASP_TOKENS_READ': TOKEN}))}#user=u1")
 
-    expect(heading(page)).to_have_text("A token, please")
+    expect(heading(page)).to_have_text("Token required")
     page.keyboard.type("not-the-right-one")  # the field has the focus
     page.keyboard.press("Enter")
     expect(heading(page)).to_have_text("The token was refused")
     page.get_by_label("Token").fill(TOKEN)
-    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("button", name="Use token").click()
     expect(heading(page)).to_have_text("User u1")
 
     page.reload()
@@ -359,7 +359,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(put, start, open_page):
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 1, ""]
     assert TOKEN not in page.url
     page.get_by_role("button", name="Forget the token").click()
-    expect(heading(page)).to_have_text("A token, please")
+    expect(heading(page)).to_have_text("Token required")
     assert page.evaluate("sessionStorage.length") == 0
 
 
