@@ -1,1 +1,1 @@
-"""Online: one release, one feature lookup, scores with reasons."""
+"""Online serving: recommendations with reasons over HTTP, releases and experiments."""

@@ -39,7 +39,7 @@ def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `Sta
 
 @dataclass(frozen=True)
 class Evidence:
-    """An item of the user's history that speaks for a recommendation."""
+    """An item of the user's history that explains a recommendation."""
 
     item_id: str
     title: str

@@ -1,4 +1,4 @@
-"""A tiny lake with one or two days, a ranker that was never trained, and users in a dictionary."""
+"""A tiny lake with one or two days, an untrained ranker, and users in a dictionary."""
 
 import json
 import threading

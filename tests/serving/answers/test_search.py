@@ -1,4 +1,4 @@
-"""Search by meaning: Milvus when it answers, memory when it does not, and never with another encoder."""
+"""Search uses Milvus when it answers and memory otherwise, and refuses another encoder than the release's."""
 
 import asyncio
 import threading
@@ -70,7 +70,7 @@ def find(serve, settings_with, encoder):
     return over
 
 
-def test_memory_is_searched_where_there_is_no_server(find):
+def test_without_a_server_memory_is_searched(find):
     answer = find()("something like i4").json()
 
     assert (answer["backend"], answer["fallback"]) == ("memory", None)
@@ -78,7 +78,7 @@ def test_memory_is_searched_where_there_is_no_server(find):
     assert len(answer["items"]) == 3
 
 
-def test_a_server_is_asked_in_the_releases_collection_without_a_filter(find):
+def test_a_server_searches_the_releases_collection_without_a_filter(find):
     milvus = FakeMilvus()
 
     answer = find(milvus)('" or id != "x" i4').json()
@@ -90,7 +90,7 @@ def test_a_server_is_asked_in_the_releases_collection_without_a_filter(find):
     assert "filter" not in asked and "expr" not in asked and "id !=" not in str(asked)
 
 
-def test_a_server_that_is_down_is_left_alone_for_a_while_and_then_asked_again(find):
+def test_a_server_that_is_down_is_asked_again_after_a_pause(find):
     milvus, now = FakeMilvus(), [0.0]
     search = find(milvus, lambda: now[0])
     milvus.is_down = True
@@ -132,7 +132,7 @@ def test_another_encoder_is_refused(find, encoder):
     assert response.json()["detail"].startswith("GRASP_ENCODER is not the encoder that release")
 
 
-def test_searches_that_wait_for_the_encoder_hold_up_nobody_and_are_told_when_to_come_back(
+def test_searches_that_wait_for_the_encoder_block_no_other_request_and_get_retry_after(
     publish_day, settings_with, users, encoder
 ):
     may_load = threading.Event()
@@ -166,7 +166,7 @@ def test_searches_that_wait_for_the_encoder_hold_up_nobody_and_are_told_when_to_
     assert last.json()["items"][0]["item_id"] == "i4"
 
 
-def test_it_can_be_switched_off(find):
+def test_search_can_be_switched_off(find):
     response = find(search=False)("i4")
 
     assert (response.status_code, response.json()["detail"]) == (503, "search is switched off (GRASP_SEARCH)")

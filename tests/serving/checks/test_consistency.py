@@ -1,4 +1,4 @@
-"""What was served is what the offline side gives, and planted skew is found by name."""
+"""Served answers equal the offline side, and planted differences are found and named."""
 
 import sys
 from collections.abc import Callable
@@ -27,7 +27,7 @@ USERS = ("u1", "u2", "u3")
 
 
 class ServedDay:
-    """A release with a model, its users in the lake and online, and the log of what they were given."""
+    """A release with a model, its users in the lake and online, and the log of their answers."""
 
     def __init__(self, settings: Settings, users: Any, manifest: Manifest) -> None:
         self.settings = settings
@@ -90,7 +90,7 @@ def write_users(settings: Settings, users: list[UserRow]) -> None:
     partitions.write_content(place, Content(rows.num_rows, "users"))
 
 
-def test_what_was_served_from_the_days_features_is_what_training_gives(served):
+def test_served_scores_equal_those_of_training(served):
     for user_id in USERS:
         served.answer(user_id)
     served.answer("u1", recent=("i7", "an item nobody has"))
@@ -102,7 +102,7 @@ def test_what_was_served_from_the_days_features_is_what_training_gives(served):
     assert (skew.num_score_differences, skew.num_order_differences, dict(skew.feature_differences)) == (0, 0, {})
 
 
-def test_one_users_altered_features_are_found_in_features_and_scores(served, capsys):
+def test_altered_features_of_one_user_are_found_in_features_and_scores(served, capsys):
     row = served.users.users["u2"]
     altered = -row.semantic_embedding
     served.users.users["u2"] = replace(row, semantic_embedding=altered, sequence=["i8"])
@@ -119,7 +119,7 @@ def test_one_users_altered_features_are_found_in_features_and_scores(served, cap
     assert "user u2: semantic_embedding online differs from the lake's of 1998-03-01" in said
 
 
-def test_a_score_that_is_off_is_found_beyond_the_tolerance_only(served):
+def test_only_a_score_beyond_the_tolerance_differs(served):
     served.answer("u1")
     (row,) = served.rows
     served.answer("u1", scores=[score + 5e-5 for score in row["scores"]])
@@ -132,7 +132,7 @@ def test_a_score_that_is_off_is_found_beyond_the_tolerance_only(served):
     assert skew.max_score_difference == pytest.approx(2e-4, rel=1e-2)
 
 
-def test_another_order_is_found(served):
+def test_a_different_order_is_found(served):
     served.answer("u1")
     (row,) = served.rows
     served.answer("u1", item_ids=row["item_ids"][::-1], scores=row["scores"][::-1])
@@ -142,7 +142,7 @@ def test_another_order_is_found(served):
     assert (skew.num_score_differences, skew.num_order_differences) == (0, 1)
 
 
-def test_a_user_the_online_store_has_moved_on_from_is_counted_and_not_compared(served):
+def test_a_user_whose_online_row_has_moved_on_is_counted_not_compared(served):
     served.answer("u1")
     row = served.users.users["u1"]
     later = row.event_timestamp + timedelta(days=1)
@@ -153,7 +153,7 @@ def test_a_user_the_online_store_has_moved_on_from_is_counted_and_not_compared(s
     assert (skew.num_moved_on, skew.num_users, skew.num_scored) == (1, 0, 1)
 
 
-def test_fallbacks_and_what_is_gone_are_counted(served):
+def test_fallbacks_and_deleted_releases_are_counted(served):
     served.answer("u1")
     served.answer("u1", fallback="stale_features")
     served.answer("u1", fallback="last_good")
@@ -202,7 +202,7 @@ def test_the_command_ends_with_an_error(settings, monkeypatch):
 
 @pytest.mark.integration
 def test_features_altered_in_the_online_store_itself_are_found(served, settings):
-    """The real lookup, through Feast: the store's row of u2 is overwritten behind materialisation's back."""
+    """The real lookup, through Feast: the online row of u2 is overwritten directly."""
     import pandas as pd
 
     from feature_repo.materialise import open_for_writing

@@ -1,4 +1,4 @@
-"""Tokens and their roles: who passes, who does not, and that no token ever shows."""
+"""Tokens and roles: who is admitted, who is not, and that no token is ever shown."""
 
 import hashlib
 
@@ -27,7 +27,7 @@ def test_plain_and_hashed_tokens_have_their_roles(access):
     assert access.roles(HASHED) == access.roles("") == access.roles(SERVE[:-1]) == set()
 
 
-def test_without_tokens_it_is_open_and_binds_to_the_loopback_interface_only(access):
+def test_without_tokens_the_service_is_open_on_the_loopback_interface_only(access):
     nobody = Access.from_environment({"GRASP_TOKENS_SERVE": " , "})
 
     for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost"):
@@ -45,7 +45,7 @@ def test_a_wrong_token_is_named_by_its_variable_and_not_shown(token):
     assert token not in str(error.value).replace("sha256: is", "")
 
 
-def test_no_token_shows(access, settings):
+def test_no_token_appears_in_text(access, settings):
     assert SERVE not in repr(access) + repr(vars(access))
     assert "TOKENS_SERVE" not in repr(settings) + str(settings.variables())
 
@@ -71,7 +71,7 @@ def test_no_token_shows(access, settings):
         (None, "/readyz", 200),
     ],
 )
-def test_each_address_lets_its_roles_pass(publish_day, serve, access, token, path, status):
+def test_each_endpoint_admits_its_roles(publish_day, serve, access, token, path, status):
     publish_day()
 
     response = serve(access=access).get(path, headers={"Authorization": f"Bearer {token}"} if token else {})
@@ -91,8 +91,8 @@ def test_each_address_lets_its_roles_pass(publish_day, serve, access, token, pat
         ("127.0.0.1.evil.example:8100", 400),
     ],
 )
-def test_an_open_service_answers_to_local_names_alone(publish_day, serve, access, host, status):
-    """A page whose own name leads to this machine is told so; with tokens any name will do."""
+def test_an_open_service_accepts_local_host_names_only(publish_day, serve, access, host, status):
+    """A page whose host name resolves to this machine is refused; with tokens any name is accepted."""
     publish_day()
 
     response = serve().get("/v1/users/u1", headers={"Host": host})
@@ -103,7 +103,7 @@ def test_an_open_service_answers_to_local_names_alone(publish_day, serve, access
     assert serve(access=access).get("/v1/users/u1", headers=with_token).status_code == 200
 
 
-def test_readiness_tells_strangers_categories_and_the_reason_only_to_tokens(publish_day, serve, access, settings):
+def test_readiness_shows_error_texts_only_without_tokens_configured(publish_day, serve, access, settings):
     nothing = serve(access=access).get("/readyz").json()
     first = publish_day("1998-03-01")
     client = serve(access=access)
@@ -121,7 +121,7 @@ def test_readiness_tells_strangers_categories_and_the_reason_only_to_tokens(publ
     assert "model.safetensors is missing" in listed["problem"]
 
 
-def test_only_serving_tells_outcomes(publish_day, serve, access):
+def test_only_the_serve_role_sends_outcomes(publish_day, serve, access):
     publish_day()
     client = serve(access=access)
     body = {"outcomes": [{"request_id": "visit-0001", "item_id": "i1", "kind": "click"}]}

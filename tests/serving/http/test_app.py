@@ -1,4 +1,4 @@
-"""The HTTP application: answers, named fallbacks, limits, and how it follows the manifest."""
+"""The HTTP application: answers, fallbacks, limits, and following the manifest."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def test_a_catalogue_is_searched_by_an_index_from_the_number_of_the_settings(
     assert (answer["fallback"], len(answer["items"])) == (None, 20)
 
 
-def test_a_release_is_taken_up_while_the_store_is_down(publish_day, serve, users):
+def test_a_release_is_loaded_while_the_store_is_down(publish_day, serve, users):
     publish_day()
     users.is_broken = True
     client = serve()
@@ -99,7 +99,7 @@ def test_recent_items_are_used_and_unknown_ones_counted(publish_day, serve):
     assert "i1" not in {each["item_id"] for each in answer["items"]}
 
 
-def test_an_unknown_user_gets_popular_items_and_is_told(publish_day, serve):
+def test_an_unknown_user_gets_popular_items_with_a_fallback(publish_day, serve):
     publish_day()
 
     answer = ask(serve(), "stranger", k=2)
@@ -128,9 +128,7 @@ def test_a_release_whose_features_are_too_old_is_named_in_the_log(publish_day, s
     assert (f"features of {DAY} are {hours} h old, above GRASP_MAX_FEATURE_AGE_HOURS=48" in caplog.text) == is_said
 
 
-def test_the_oldest_of_a_hundred_items_and_a_recent_one_is_not_shown_to_a_stale_user_either(
-    publish_day, serve, users, user
-):
+def test_all_seen_items_are_excluded_for_a_user_with_stale_features_too(publish_day, serve, users, user):
     publish_day()
     users.users["u1"] = replace(user, sequence=["i1", *["i2"] * 99], sequence_times=[0] * 100)
 
@@ -170,7 +168,7 @@ def test_vectors_of_another_width_are_a_store_error(publish_day, serve, users):
     assert ask(serve())["fallback"] == "store_error"
 
 
-def test_a_user_whose_items_are_all_gone_has_no_history(publish_day, serve, users):
+def test_a_user_without_any_known_item_has_no_history(publish_day, serve, users):
     publish_day()
     users.users["u1"] = replace(users.users["u1"], sequence=["gone"])
 
@@ -186,7 +184,7 @@ def test_a_popular_release_names_itself(publish_day, serve):
     assert [each["item_id"] for each in answer["items"]] == ["i1", "i2"]
 
 
-def test_without_a_release_it_lives_but_says_why_it_cannot_answer(serve):
+def test_without_a_release_it_is_alive_but_not_ready(serve):
     client = serve()
 
     assert client.get("/healthz").status_code == 200
@@ -231,7 +229,7 @@ def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
         ({"user_id": "u1", "\ud800": 1}, "body"),
     ],
 )
-def test_a_wrong_request_is_named(publish_day, serve, body, field):
+def test_a_mistake_in_a_request_is_named_by_field(publish_day, serve, body, field):
     publish_day()
 
     response = serve().post(
@@ -243,13 +241,13 @@ def test_a_wrong_request_is_named(publish_day, serve, body, field):
 
 
 @pytest.mark.parametrize(("k", "status"), [(2.0, 200), (2.5, 422), ("2", 422), (True, 422)])
-def test_a_whole_number_may_have_a_point_and_nothing_else_passes_for_one(publish_day, serve, k, status):
+def test_a_float_without_a_fraction_is_an_integer_and_nothing_else_is(publish_day, serve, k, status):
     publish_day()
 
     assert serve().post("/v1/recommendations", json={"user_id": "u1", "k": k}).status_code == status
 
 
-def test_a_body_that_is_no_text_is_refused(publish_day, serve):
+def test_a_body_that_is_not_utf_8_is_refused(publish_day, serve):
     publish_day()
 
     response = serve().post(
@@ -261,7 +259,7 @@ def test_a_body_that_is_no_text_is_refused(publish_day, serve):
 
 
 @pytest.mark.parametrize("path", ["/v1/items/{}", "/v1/items/{}/similar", "/v1/users/{}", "/v1/users/{}/features"])
-def test_an_id_in_an_address_is_as_long_as_one_in_a_body(publish_day, serve, path):
+def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, path):
     publish_day()
     client = serve()
 
@@ -269,7 +267,7 @@ def test_an_id_in_an_address_is_as_long_as_one_in_a_body(publish_day, serve, pat
     assert client.get(path.format("i" * 257)).status_code == 422
 
 
-def test_similar_refuses_an_oversize_k(publish_day, serve):
+def test_similar_refuses_a_k_above_the_limit(publish_day, serve):
     publish_day()
 
     assert serve().get("/v1/items/i1/similar", params={"k": 201}).status_code == 422
@@ -290,7 +288,7 @@ def test_a_large_body_is_refused(publish_day, serve, is_announced):
     assert "larger than" in response.json()["detail"]
 
 
-def test_a_new_release_is_taken_up_while_running(publish_day, serve):
+def test_a_new_release_is_loaded_while_running(publish_day, serve):
     first = publish_day(DAY)
     client = serve(poll_seconds=0.02)
     assert ask(client)["release"] == first
@@ -301,7 +299,7 @@ def test_a_new_release_is_taken_up_while_running(publish_day, serve):
     assert ask(client)["model"] == "better"
 
 
-def test_a_folder_that_cannot_be_looked_at_for_a_while_ends_no_following(publish_day, serve, settings, caplog):
+def test_following_goes_on_after_the_releases_folder_could_not_be_read(publish_day, serve, settings, caplog):
     first = publish_day(DAY)
     client = serve(poll_seconds=0.02)
     assert ask(client)["release"] == first
@@ -343,7 +341,7 @@ def test_a_corrupt_new_model_is_refused_and_the_old_release_stays(publish_day, s
 
 
 @pytest.mark.parametrize("damaged", ["model/model.safetensors", "../current.json"])
-def test_a_worker_that_starts_beside_a_corrupt_release_takes_the_nearest_earlier_one_that_loads(
+def test_a_worker_that_starts_with_a_corrupt_release_loads_the_nearest_earlier_one(
     publish_day, serve, settings, damaged
 ):
     publish_day(DAY, model="oldest")
@@ -374,7 +372,7 @@ def test_a_refused_release_opens_no_store(publish_day, settings):
     assert opened == []
 
 
-def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings):
+def test_an_invalid_manifest_is_refused(publish_day, serve, settings):
     first = publish_day(DAY)
     client = serve()
     (settings.releases / "current.json").write_text("{")
@@ -385,7 +383,7 @@ def test_a_manifest_that_is_no_manifest_is_refused(publish_day, serve, settings)
     assert "is not a release manifest" in client.get("/readyz").json()["problem"]
 
 
-def test_a_refused_release_is_tried_again_only_after_a_while(settings, publish_day):
+def test_a_refused_release_is_tried_again_after_a_pause(settings, publish_day):
     publish_day()
     now, attempts = [0.0], []
 
@@ -409,7 +407,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_a_visitor_is_answered_from_what_they_just_looked_at(publish_day, serve):
+def test_a_user_without_a_row_is_answered_from_the_recent_items(publish_day, serve):
     publish_day()
 
     answer = ask(serve(), "stranger", recent_item_ids=["i1", "i4"])
@@ -433,7 +431,7 @@ def test_a_user_seen_before_is_answered_from_the_last_good_row_while_the_store_i
     assert (ask(client)["fallback"], ask(client)["store_problem"]) == (None, None)
 
 
-def test_a_row_that_came_too_late_is_the_last_good_one_next_time(publish_day, serve, users):
+def test_a_late_row_is_the_last_good_one_of_the_next_request(publish_day, serve, users):
     publish_day()
     client = serve(lookup_timeout_ms=100)
     users.delay_seconds = 0.5
@@ -443,7 +441,7 @@ def test_a_row_that_came_too_late_is_the_last_good_one_next_time(publish_day, se
 
 
 @pytest.mark.parametrize("user_id", ["u1", "stranger"])
-def test_filters_hold_for_the_model_and_for_what_stands_in(publish_day, serve, user_id):
+def test_filters_apply_to_the_model_and_to_fallbacks(publish_day, serve, user_id):
     publish_day()
     client = serve()
 
@@ -456,7 +454,7 @@ def test_filters_hold_for_the_model_and_for_what_stands_in(publish_day, serve, u
     assert nothing["items"] == []
 
 
-def test_scores_are_those_of_the_recommendations(publish_day, serve):
+def test_scores_equal_those_of_the_recommendations(publish_day, serve):
     publish_day()
     client = serve()
     shown = {each["item_id"]: each["score"] for each in ask(client, k=3)["items"]}
@@ -468,7 +466,7 @@ def test_scores_are_those_of_the_recommendations(publish_day, serve):
     assert scores == pytest.approx(shown, abs=1e-5)
 
 
-def test_scores_of_a_stranger_are_numbers_of_users(publish_day, serve):
+def test_scores_for_an_unknown_user_are_numbers_of_users(publish_day, serve):
     publish_day()
 
     answer = serve().post("/v1/scores", json={"user_id": "stranger", "item_ids": ["i2", "gone"]}).json()
@@ -477,7 +475,7 @@ def test_scores_of_a_stranger_are_numbers_of_users(publish_day, serve):
     assert [each["score"] for each in answer["scores"]] == [70, None]
 
 
-def test_a_batch_answers_everyone_in_order_as_one_by_one(publish_day, serve, users):
+def test_a_batch_gives_the_same_answers_as_single_requests_in_order(publish_day, serve, users):
     publish_day()
     client = serve()
 
@@ -522,7 +520,7 @@ def test_a_user_is_shown_with_their_history_and_neighbours(publish_day, serve):
     assert client.get("/v1/users/u1/similar").json()["users"] == user["neighbours"]
 
 
-def test_a_user_who_is_unknown_is_404_and_one_who_cannot_be_looked_up_503(publish_day, serve, users):
+def test_an_unknown_user_is_404_and_a_failed_lookup_503(publish_day, serve, users):
     publish_day()
     client = serve()
 
@@ -536,7 +534,7 @@ def test_a_user_who_is_unknown_is_404_and_one_who_cannot_be_looked_up_503(publis
     assert client.get("/v1/users/u1").json()["fallback"] == "last_good"
 
 
-def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, user):
+def test_a_users_features_are_the_stores_row(publish_day, serve, users, user):
     release_id = publish_day()
     client = serve()
 
@@ -554,9 +552,7 @@ def test_a_users_row_is_given_as_the_store_has_it(publish_day, serve, users, use
 
 
 @pytest.mark.parametrize("tokens", ["", "serve-0123456789abcdef"])
-def test_answers_about_one_user_and_the_probe_of_the_process_wait_for_no_busy_thread(
-    publish_day, settings_with, users, tokens
-):
+def test_answers_about_one_user_and_healthz_do_not_wait_for_busy_threads(publish_day, settings_with, users, tokens):
     publish_day()
     access = Access.from_environment({"GRASP_TOKENS_SERVE": tokens})
     app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users, access=access)
@@ -582,7 +578,7 @@ def test_answers_about_one_user_and_the_probe_of_the_process_wait_for_no_busy_th
 @pytest.mark.parametrize(
     ("given", "is_kept"), [("visit-0001.a", True), ("short", False), ("x" * 65, False), ("a b c d e f", False)]
 )
-def test_a_well_formed_request_id_is_kept_and_said_twice(publish_day, serve, given, is_kept):
+def test_a_well_formed_request_id_is_kept_in_body_and_header(publish_day, serve, given, is_kept):
     publish_day()
 
     response = serve().get("/v1/items/nobody", headers={"X-Request-ID": given})
@@ -591,7 +587,7 @@ def test_a_well_formed_request_id_is_kept_and_said_twice(publish_day, serve, giv
     assert (response.json()["request_id"] == given) == is_kept
 
 
-def test_a_body_that_does_not_come_is_not_waited_for():
+def test_a_body_that_does_not_arrive_is_a_408():
     async def nothing() -> dict:
         await asyncio.sleep(60)
         return {}
@@ -604,7 +600,7 @@ def test_a_body_that_does_not_come_is_not_waited_for():
     assert error.value.status_code == 408
 
 
-def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_no_detail(publish_day, serve, users):
+def test_a_bug_is_a_500_with_the_request_id_and_no_detail(publish_day, serve, users):
     publish_day()
     client = serve()
     client._transport.raise_server_exceptions = False  # type: ignore[attr-defined]
@@ -618,7 +614,7 @@ def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_no_detail(publish_d
 
 
 @pytest.mark.parametrize(("argument", "code", "said"), [("--help", 0, "GRASP_PORT"), ("--port=9", 2, "unrecognized")])
-def test_the_command_helps_and_starts_no_server_for_what_it_does_not_know(monkeypatch, capsys, argument, code, said):
+def test_the_command_shows_help_and_refuses_unknown_arguments(monkeypatch, capsys, argument, code, said):
     monkeypatch.setattr("sys.argv", ["app", argument])
     monkeypatch.setenv("GRASP_HOME", "")  # without the help this is what it ends with
 

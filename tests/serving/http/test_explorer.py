@@ -1,4 +1,4 @@
-"""The Explorer's files: what may be fetched, under which policy, and that nothing in them leans on another origin."""
+"""The Explorer's files: what can be fetched, the content policy, and no use of other origins."""
 
 import re
 
@@ -20,7 +20,7 @@ def client():
 
 
 @pytest.mark.parametrize("path", ["", *(f"/{file.name}" for file in FILES)])
-def test_every_file_comes_under_a_strict_policy(client, path):
+def test_every_file_has_a_strict_content_policy(client, path):
     response = client.get(f"/explore{path}")
 
     assert response.status_code == 200
@@ -35,7 +35,7 @@ def test_nothing_else_can_be_fetched(client, name):
     assert client.get(f"/explore/{name}", follow_redirects=False).status_code in (307, 404)
 
 
-def test_the_start_of_the_service_leads_to_the_page(client):
+def test_the_root_address_redirects_to_the_page(client):
     response = client.get("/", follow_redirects=False)
 
     assert (response.status_code, response.headers["location"]) == (307, "/explore")
@@ -49,14 +49,14 @@ def test_the_page_has_nothing_inline():
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_nothing_comes_from_elsewhere(file):
+def test_no_file_refers_to_another_origin(file):
     named = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", file.read_text())
 
     assert set(named) <= {"http://www.w3.org/2000/svg"}  # a name, never fetched
 
 
 @pytest.mark.parametrize("file", SCRIPTS, ids=lambda file: file.name)
-def test_no_script_makes_markup_of_text_or_keeps_what_it_should_not(file):
+def test_no_script_makes_markup_from_text_or_uses_permanent_storage(file):
     forbidden = (
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|\beval\(|new Function|localStorage|cookie"
     )

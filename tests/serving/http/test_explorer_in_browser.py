@@ -1,4 +1,4 @@
-"""The Explorer in a real browser, with real clicks and keys, over the real application and a store of a few users."""
+"""The Explorer in a real browser, over the real application and a store with a few users."""
 
 import json
 import time
@@ -40,7 +40,7 @@ def browser(require_program) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., Page]]:
-    """`open_page(width=360)`: a page that must neither fail, nor break its policy, nor ask anybody else."""
+    """`open_page(width=360)`: a page. The test fails if it raises errors, breaks its policy or calls another host."""
     contexts, faults = [], []
 
     def watch(page: Page) -> None:
@@ -107,7 +107,7 @@ def start(settings_with, users, run_server) -> Callable[..., str]:
 
 
 class KnowsTheTexts:
-    """An encoder that has learnt the descriptions of the release in force by heart: "about i3" has i3's vector."""
+    """An encoder that knows the descriptions of the release in force: "about i3" has i3's vector."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -145,7 +145,7 @@ def test_a_user_is_looked_up(put, start, open_page):
     assert page.url.endswith("#user=u1")
 
 
-def test_the_history_has_a_picture_of_time(put, start, open_page, users):
+def test_the_history_has_a_timeline(put, start, open_page, users):
     put()
     address, page = start(), open_page()
     evening = int(datetime(1998, 2, 27, 20, 15, tzinfo=UTC).timestamp())
@@ -231,7 +231,7 @@ def test_a_broken_store_is_named_and_leaves_the_page_usable(put, start, open_pag
     expect(page.locator(".recommendations > li")).to_have_count(8)
 
 
-def test_texts_are_data(put, start, open_page):
+def test_texts_are_never_markup(put, start, open_page):
     put()
     page = open_page()
     for address in ("#user=nobody", "#user=u1", "#item=i3"):
@@ -241,7 +241,7 @@ def test_texts_are_data(put, start, open_page):
         assert "owned" not in page.title().removesuffix("GRASP Explorer").replace(PLANTED, "")
 
 
-def test_an_item_with_a_strange_id_can_be_looked_at(put, start, open_page):
+def test_an_item_with_a_strange_id_has_a_view(put, start, open_page):
     put()
     page = open_page()
     page.goto(f"{start()}#user=nobody")
@@ -269,7 +269,7 @@ def test_items_are_found_by_meaning(put, start, open_page):
     expect(heading(page)).to_have_text("Title i3")
 
 
-def test_two_releases_stand_side_by_side(put, start, open_page, settings):
+def test_two_releases_are_compared_side_by_side(put, start, open_page, settings):
     first, second = put("one"), put("two", width=16)
     candidate = {"name": "wider", "release_id": first, "share": 0}
     (settings.releases / "experiment.json").write_text(json.dumps(candidate))
@@ -300,7 +300,7 @@ def move(item: str, before: list[str], after: list[str]) -> str:
     return "= same place" if by == 0 else f"▲ up {by}" if by > 0 else f"▼ down {-by}"
 
 
-def test_a_release_that_is_not_loaded_is_said_to_be_so(put, start, open_page):
+def test_a_release_that_is_not_loaded_is_an_error(put, start, open_page):
     put()
     page = open_page()
 
@@ -310,7 +310,7 @@ def test_a_release_that_is_not_loaded_is_said_to_be_so(put, start, open_page):
     expect(page.locator(".recommendations")).to_have_count(1)
 
 
-def test_without_a_release_the_page_waits_for_one(put, start, open_page):
+def test_without_a_release_the_page_can_try_again(put, start, open_page):
     page = open_page()
     page.goto(start())
     expect(heading(page)).to_have_text("No release yet")
@@ -326,7 +326,7 @@ def test_without_a_release_the_page_waits_for_one(put, start, open_page):
     expect(page.get_by_role("heading", level=2)).to_have_text([f"In force: {release}"])
 
 
-def test_a_service_that_is_gone_is_said_to_be_so(put, start, open_page):
+def test_a_service_that_is_gone_is_an_error(put, start, open_page):
     put()
     page = open_page()
     page.goto(start())
@@ -341,7 +341,7 @@ def test_a_service_that_is_gone_is_said_to_be_so(put, start, open_page):
     expect(heading(page)).to_have_text("User u1")
 
 
-def test_a_token_is_asked_for_and_kept_in_the_tab_alone(put, start, open_page):
+def test_the_page_asks_for_a_token_and_keeps_it_in_the_tab(put, start, open_page):
     put()
     page = open_page()
     page.goto(f"{start(Access.from_environment({'GRASP_TOKENS_READ': TOKEN}))}#user=u1")
@@ -363,7 +363,7 @@ def test_a_token_is_asked_for_and_kept_in_the_tab_alone(put, start, open_page):
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_the_keyboard_is_enough(put, start, open_page):
+def test_everything_works_with_the_keyboard(put, start, open_page):
     put()
     page = open_page()
     page.goto(start())
@@ -433,7 +433,7 @@ CONTRASTS = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_text_can_be_read(put, start, open_page, scheme):
+def test_all_text_has_enough_contrast(put, start, open_page, scheme):
     """WCAG AA asks for a contrast of 4.5."""
     put()
     page, address = open_page(scheme=scheme), start()

@@ -1,4 +1,4 @@
-"""The service answers whatever its own OpenAPI document lets somebody ask."""
+"""The service answers every request that its OpenAPI document allows."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 
 
 class LakeEncoder:
-    """Gives a description of the day the vector that the lake has, and any other text the first one."""
+    """Returns the lake's vector for a description of the day, and the first vector for any other text."""
 
     def __init__(self, settings: Settings) -> None:
         place = partitions.partition_path(settings.lake, tables.ITEM_FEATURES, Versions(settings).feature, DAY)
@@ -67,7 +67,7 @@ def fuzz(url: str, folder: Path, num_examples: int) -> dict[str, Any]:
     return found
 
 
-def test_no_made_up_request_breaks_the_service(url, tmp_path):
+def test_no_generated_request_breaks_the_service(url, tmp_path):
     found = fuzz(url, tmp_path, num_examples=3)
 
     assert found["operations"]["tested"] >= 12

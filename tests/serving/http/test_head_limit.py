@@ -1,4 +1,4 @@
-"""A head that does not end is refused; whole ones are not, whatever came before on the connection."""
+"""A head without an end is refused; complete heads are not, whatever came before on the connection."""
 
 import socket
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def client(run_server) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_a_head_that_does_not_end_is_refused(client):
+def test_a_head_without_an_end_is_refused(client):
     client.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nX-Long: ")
     piece, num_sent = b"a" * 65_536, 0
     with pytest.raises(OSError):

@@ -1,4 +1,4 @@
-"""What the service says of itself holds: every documented example, and requests that nobody would send."""
+"""The OpenAPI document is right: every example is valid, and generated requests get documented answers."""
 
 import hypothesis
 import numpy as np
@@ -7,14 +7,14 @@ import pytest
 import schemathesis
 from schemathesis import GenerationMode
 
-from serving import schemas as api
+from serving import schemas
 from serving.answers.search import Search
 from serving.http.access import Access
 from serving.http.app import create_app
 
 TOKEN = "all-roles-0123456789abcdef"
 ACCESS = {f"GRASP_TOKENS_{role}": TOKEN for role in ("SERVE", "READ", "OPERATE")}
-MODELS = [each for each in vars(api).values() if isinstance(each, type) and issubclass(each, pydantic.BaseModel)]
+MODELS = [each for each in vars(schemas).values() if isinstance(each, type) and issubclass(each, pydantic.BaseModel)]
 
 OPERATIONS = [
     ("POST", "/v1/recommendations"),
@@ -35,7 +35,7 @@ OPERATIONS = [
 
 
 class AnyText:
-    """Encodes every text as the release's descriptions are: the first axis will do where nothing is compared."""
+    """Encodes every text as the first axis, which is enough because no vectors are compared."""
 
     def encode(self, texts: list[str]) -> np.ndarray:
         return np.tile(np.eye(6, dtype=np.float32)[0], (len(texts), 1))
@@ -43,7 +43,7 @@ class AnyText:
 
 @pytest.fixture
 def application(settings_with, users, monkeypatch):
-    monkeypatch.setattr("serving.answers.search.LEAST_COSINE", -1)
+    monkeypatch.setattr("serving.answers.search.MIN_COSINE", -1)
     settings = settings_with(lookup_timeout_ms=5000)
     search = Search(settings, lambda _: AnyText())
     return create_app(settings, lambda *_: users, 3600.0, Access.from_environment(ACCESS), search)
@@ -57,7 +57,7 @@ def described(publish_day, application):
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_no_request_leaves_the_description_or_ends_in_a_server_error(described, method, path, mode):
+def test_no_request_breaks_the_schema_or_ends_in_a_server_error(described, method, path, mode):
     @hypothesis.given(case=described[path][method].as_strategy(generation_mode=mode))
     @hypothesis.settings(
         max_examples=10,
@@ -76,14 +76,14 @@ def test_no_request_leaves_the_description_or_ends_in_a_server_error(described, 
         assert mode is GenerationMode.NEGATIVE  # nothing about it can be wrong
 
 
-def test_every_operation_is_tried(application):
+def test_every_operation_is_listed(application):
     paths = application.openapi()["paths"]
 
     assert {(method.upper(), path) for path, operations in paths.items() for method in operations} == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_an_example_is_one(model):
+def test_every_example_is_valid(model):
     for example in (model.model_config.get("json_schema_extra") or {}).get("examples", []):
         model.model_validate(example)
 

@@ -1,4 +1,4 @@
-"""The service as processes: two workers that count together, follow a release under load, and end without a loss."""
+"""The service as processes: two workers share metrics, follow a release under load, and stop without loss."""
 
 import re
 import signal
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def running(settings_with, publish_day):
-    """Settings and a client of two workers over an empty online store on SQLite; and their process."""
+    """Settings, client and process of two workers over an empty online store on SQLite."""
     from feature_repo.materialise import open_for_writing
 
     first, second = publish_day(DAY, model=None), publish_day(NEXT_DAY, model=None)
@@ -71,7 +71,7 @@ def wait_until_ready(client: httpx.Client, process: subprocess.Popen, said: list
     pytest.fail(b"".join(said[-40:]).decode())
 
 
-def test_two_workers_follow_a_release_count_together_and_lose_nothing(running):
+def test_two_workers_follow_a_release_share_metrics_and_lose_no_row(running):
     settings, client, process, (first, second), said = running
     statuses, releases = Counter(), Counter()
 
@@ -114,7 +114,7 @@ def test_two_workers_follow_a_release_count_together_and_lose_nothing(running):
     assert not [each for each in said if b"user 1" in each]
 
 
-def test_a_worker_that_stands_still_for_a_while_is_not_killed(running):
+def test_a_worker_that_is_stopped_for_a_while_is_not_killed(running):
     _, client, process, _, _ = running
     before = workers_of(process)
 
@@ -133,7 +133,7 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
-def test_started_without_make_it_has_one_thread_for_numbers_as_well(settings_with):
+def test_started_as_a_module_it_has_one_numeric_thread_too(settings_with):
     environment = process_environment(settings_with(port=free_port()))
     del environment["OMP_NUM_THREADS"]
 
@@ -150,7 +150,7 @@ def test_started_without_make_it_has_one_thread_for_numbers_as_well(settings_wit
     assert (found["OMP_NUM_THREADS"], found["GRASP_PORT"]) == ("1", environment["GRASP_PORT"])
 
 
-def test_without_tokens_it_does_not_bind_to_other_addresses(settings_with):
+def test_without_tokens_it_refuses_other_addresses(settings_with):
     environment = process_environment(settings_with(host="0.0.0.0"))  # noqa: S104
     environment = {name: value for name, value in environment.items() if not name.startswith("GRASP_TOKENS_")}
 

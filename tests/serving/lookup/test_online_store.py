@@ -47,7 +47,7 @@ def materialised(settings: Settings) -> Callable[[int], Settings]:
 
 
 def plain(row: UserRow) -> dict[str, object]:
-    """The row with its vectors as lists, which can be compared."""
+    """The row with its vectors as lists, so that rows can be compared."""
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in vars(row).items()}
 
 
@@ -74,7 +74,7 @@ def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("size", [384, 1536])
-def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialised, size):
+def test_a_known_user_has_a_complete_row_and_an_unknown_one_none(materialised, size):
     settings = materialised(size)
     users = FeastUserStore(settings, manifest_of(settings))
 
@@ -91,8 +91,8 @@ def test_a_known_user_comes_back_whole_and_an_unknown_one_not_at_all(materialise
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-def test_a_row_is_what_feast_itself_answers(settings, request, store):
-    """The lookup leaves out much of Feast's path, and nothing of its answer."""
+def test_a_row_equals_what_feast_returns(settings, request, store):
+    """The lookup skips much of Feast's code but returns the same answer."""
     from feature_repo.materialise import open_for_writing
 
     settings = settings if store == "sqlite" else request.getfixturevalue("on_redis")(settings)
@@ -113,7 +113,7 @@ def test_a_row_is_what_feast_itself_answers(settings, request, store):
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-def test_many_users_are_one_read_and_a_damaged_row_is_one_users_alone(settings, request, store):
+def test_many_users_are_one_read_and_a_damaged_row_affects_only_its_user(settings, request, store):
     from feature_repo.materialise import open_for_writing
 
     settings = settings if store == "sqlite" else request.getfixturevalue("on_redis")(settings)
@@ -132,7 +132,7 @@ def test_many_users_are_one_read_and_a_damaged_row_is_one_users_alone(settings, 
     assert isinstance(broken, StoreError) and "lacks description" in str(broken)
 
 
-def test_features_of_before_there_were_times_are_still_served(settings):
+def test_features_without_times_are_still_served(settings):
     """A release of feature definition 1 stays in force until the first refresh after it."""
     service, feast = service_without(settings, "sequence_times")
     feast.write_to_online_store("user_features", pd.DataFrame([row_of("u1", Versions(settings).feature, 4)]))
@@ -143,7 +143,7 @@ def test_features_of_before_there_were_times_are_still_served(settings):
     assert (row.sequence, row.sequence_times) == (["i2", "i1"], [])
 
 
-def test_a_service_that_lacks_what_a_row_needs_is_refused_by_name(settings):
+def test_a_feature_service_without_a_needed_column_is_refused(settings):
     service, _ = service_without(settings, "neighbour_embedding")
 
     with pytest.raises(StoreError, match="feature service other has no neighbour_embedding"):
@@ -164,7 +164,7 @@ def service_without(settings, column):
     return "other", feast
 
 
-def test_rows_are_answered_while_a_day_is_written(materialised):
+def test_rows_can_be_read_while_a_day_is_written(materialised):
     from feature_repo.materialise import open_for_writing
 
     settings = materialised(384)
@@ -186,7 +186,7 @@ def test_rows_are_answered_while_a_day_is_written(materialised):
 
 
 def test_a_redis_that_is_gone_is_a_store_error_at_once(settings, on_redis):
-    """redis-py itself would try three times, seconds apart."""
+    """By default redis-py tries three times, seconds apart."""
     from benchmarks.core.redis_server import free_port
     from feature_repo.materialise import open_for_writing
 
@@ -256,7 +256,7 @@ def test_a_damaged_row_is_a_store_error_and_no_log_names_its_user(settings, capl
     assert "4711" not in caplog.text
 
 
-def test_bytes_that_are_no_value_are_a_store_error_of_one_user(materialised):
+def test_invalid_bytes_are_a_store_error_of_one_user(materialised):
     from feature_repo.materialise import open_for_writing
 
     settings = materialised(4)
@@ -275,7 +275,7 @@ def test_bytes_that_are_no_value_are_a_store_error_of_one_user(materialised):
     assert isinstance(broken, StoreError) and "cannot be read" in str(broken)
 
 
-def test_features_that_were_never_registered_are_named_and_nothing_is_written(materialised, settings_with):
+def test_unregistered_features_are_named_and_nothing_is_written(materialised, settings_with):
     settings = materialised(4)
     registry = settings.home / "feast" / "registry.db"
     before = registry.read_bytes()
@@ -286,7 +286,7 @@ def test_features_that_were_never_registered_are_named_and_nothing_is_written(ma
     assert registry.read_bytes() == before
 
 
-def test_a_registry_that_is_not_there_is_named(settings):
+def test_a_missing_registry_is_named(settings):
     with pytest.raises(StoreError, match="is not registered"):
         FeastUserStore(settings, manifest_of(settings))
 

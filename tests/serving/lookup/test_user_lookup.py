@@ -1,4 +1,4 @@
-"""The last good rows: how many are kept, and whose are not; a store that fails again and again."""
+"""The last good rows, the time limit, and a store that keeps failing."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from serving.lookup.online_store import StoreError, UserRow
 from serving.lookup.user_lookup import NUM_FAILURES, REST_SECONDS, LastGoodRows, LookupResult, UserLookup
 
 
-def test_the_users_seen_last_are_kept(user):
+def test_the_latest_users_are_kept(user):
     kept = LastGoodRows(2)
     for user_id in ("a", "b", "a", "c"):
         kept.keep("v1", user_id, replace(user, user_id=user_id))
@@ -37,7 +37,7 @@ def test_rows_of_two_feature_versions_are_not_mixed(user):
     assert kept.get("v2", "u1") is None
 
 
-def test_none_may_be_kept(user):
+def test_keeping_no_rows_is_possible(user):
     kept = LastGoodRows(0)
     kept.keep("v1", "u1", user)
 
@@ -46,7 +46,7 @@ def test_none_may_be_kept(user):
 
 @dataclass
 class FailingStore:
-    """Fails until it is mended; counts how often it was asked."""
+    """Fails while `is_broken` is set; records its reads."""
 
     row: UserRow
     is_broken: bool = True
@@ -59,40 +59,40 @@ class FailingStore:
         return [self.row for _ in user_ids]
 
 
-def served_from(store: Any, release_id: str = "r1") -> Any:
-    """A release whose users' features are in the store."""
+def release_with(store: Any, release_id: str = "r1") -> Any:
+    """A release with this user store."""
 
     return SimpleNamespace(release_id=release_id, users=store, feature_version="v1")
 
 
-def get(lookup: UserLookup, served: Any, user_id: str) -> LookupResult:
-    return asyncio.run(lookup.get(served, user_id))
+def get(lookup: UserLookup, release: Any, user_id: str) -> LookupResult:
+    return asyncio.run(lookup.get(release, user_id))
 
 
-def test_a_store_that_fails_again_and_again_is_left_alone_for_a_moment(user, caplog):
+def test_a_store_that_keeps_failing_is_not_asked_for_a_moment(user, caplog):
     store, now = FailingStore(user), [100.0]
-    served = served_from(store)
+    release = release_with(store)
     lookup = UserLookup(20, 10, lambda: now[0])
 
-    problems = [get(lookup, served, "u1").problem for _ in range(NUM_FAILURES + 3)]
+    problems = [get(lookup, release, "u1").problem for _ in range(NUM_FAILURES + 3)]
 
     assert problems == ["store_error"] * (NUM_FAILURES + 3)
     assert len(store.asked) == NUM_FAILURES
     assert caplog.text.count("nobody there") == len(caplog.records) == NUM_FAILURES  # not a line for every request
     store.is_broken = False
     now[0] += REST_SECONDS
-    assert get(lookup, served, "u1").row == user
+    assert get(lookup, release, "u1").row == user
     lookup.close()
 
 
-def test_failures_between_answers_are_no_reason_to_leave_it_alone(user):
+def test_only_failures_in_a_row_stop_the_lookups(user):
     store = FailingStore(user)
-    served = served_from(store)
+    release = release_with(store)
     lookup = UserLookup(20, 10, lambda: 100.0)
 
     for number in range(4 * NUM_FAILURES):
         store.is_broken = number % NUM_FAILURES != 0
-        get(lookup, served, "u1")
+        get(lookup, release, "u1")
 
     assert len(store.asked) == 4 * NUM_FAILURES
     lookup.close()
@@ -100,7 +100,7 @@ def test_failures_between_answers_are_no_reason_to_leave_it_alone(user):
 
 @dataclass
 class SlowStore:
-    """Answers once it is let."""
+    """Answers only once `may_answer` is set."""
 
     row: UserRow
     may_answer: threading.Event = field(default_factory=threading.Event)
@@ -112,7 +112,7 @@ class SlowStore:
 
 @dataclass
 class MixedStore:
-    """Has the rows of some users; an error in the place of a row is given as one."""
+    """Has rows of some users; a value may be an error instead of a row."""
 
     has: dict[str, UserRow | StoreError]
     asked: list[list[str]] = field(default_factory=list)
@@ -122,9 +122,9 @@ class MixedStore:
         return [self.has.get(user_id) for user_id in user_ids]
 
 
-def test_many_users_are_one_read_of_each_release_in_the_order_asked(user):
+def test_many_users_are_one_read_per_release_in_the_order_asked(user):
     first, second = (MixedStore({"a": replace(user, source=name)}) for name in ("first", "second"))
-    one, other = served_from(first, "r1"), served_from(second, "r2")
+    one, other = release_with(first, "r1"), release_with(second, "r2")
     lookup = UserLookup(20, 10)
 
     found = lookup.get_many([(one, "a"), (other, "a"), (one, "b"), (one, "a")])
@@ -134,15 +134,15 @@ def test_many_users_are_one_read_of_each_release_in_the_order_asked(user):
     lookup.close()
 
 
-def test_a_damaged_row_among_many_is_one_users_error_alone_and_no_reason_to_leave_the_store_alone(user):
+def test_a_damaged_row_among_many_affects_only_its_user(user):
     store = MixedStore({"good": user, "damaged": user})
-    served, asked = served_from(store), ["good", "damaged", "never seen", "stranger"]
+    release, asked = release_with(store), ["good", "damaged", "never seen", "stranger"]
     lookup = UserLookup(20, 10, lambda: 100.0)
-    get(lookup, served, "damaged")
+    get(lookup, release, "damaged")
     store.has |= {"damaged": StoreError("lacks a value"), "never seen": StoreError("lacks a value")}
 
     for _ in range(2 * NUM_FAILURES):
-        found = lookup.get_many([(served, user_id) for user_id in asked])
+        found = lookup.get_many([(release, user_id) for user_id in asked])
 
     assert found == [
         LookupResult(user),
@@ -156,41 +156,41 @@ def test_a_damaged_row_among_many_is_one_users_error_alone_and_no_reason_to_leav
 @pytest.mark.parametrize(
     ("make", "seconds", "problem"), [("slow", 0.05, "store_timeout"), ("failing", 20, "store_error")]
 )
-def test_many_users_without_the_stores_answer_have_each_their_own_earlier_row(user, make, seconds, problem):
-    slow, known = SlowStore(user), served_from(MixedStore({"seen": user}))
-    served = served_from(slow if make == "slow" else FailingStore(user))
+def test_when_the_store_fails_each_of_many_users_gets_the_last_good_row(user, make, seconds, problem):
+    slow, known = SlowStore(user), release_with(MixedStore({"seen": user}))
+    release = release_with(slow if make == "slow" else FailingStore(user))
     lookup = UserLookup(seconds, 10)
     assert any(get(lookup, known, "seen").row for _ in range(100))  # a busy machine may be late as well
 
-    found = lookup.get_many([(served, "stranger"), (served, "seen")])
+    found = lookup.get_many([(release, "stranger"), (release, "seen")])
 
     slow.may_answer.set()
     assert found == [LookupResult(None, problem), LookupResult(user, problem)]
     lookup.close()
 
 
-def test_a_store_that_fails_or_is_late_has_a_name_and_an_earlier_row_stands_in(user):
+def test_a_store_that_fails_or_is_late_is_a_named_problem_with_the_last_good_row(user):
     slow, failing = SlowStore(user), FailingStore(user)
-    served = served_from(slow)
+    release = release_with(slow)
     lookup = UserLookup(0.05, 10)
 
-    assert get(lookup, served, "u1") == LookupResult(None, "store_timeout")
+    assert get(lookup, release, "u1") == LookupResult(None, "store_timeout")
     slow.may_answer.set()
     lookup.close()
 
     lookup = UserLookup(20, 10)
-    assert get(lookup, served, "u1") == LookupResult(user)
-    served.users = failing
-    assert get(lookup, served, "u1") == LookupResult(user, "store_error")
+    assert get(lookup, release, "u1") == LookupResult(user)
+    release.users = failing
+    assert get(lookup, release, "u1") == LookupResult(user, "store_error")
     lookup.close()
 
 
-def test_an_answer_that_came_while_the_event_loop_was_busy_is_none_that_came_late(user):
+def test_an_answer_that_arrived_while_the_event_loop_was_busy_is_not_late(user):
     store = SlowStore(user)
     lookup = UserLookup(0.2, 10)
 
     async def ask_and_be_busy() -> LookupResult:
-        asked = asyncio.create_task(lookup.get(served_from(store), "u1"))
+        asked = asyncio.create_task(lookup.get(release_with(store), "u1"))
         await asyncio.sleep(0)
         store.may_answer.set()
         time.sleep(0.5)

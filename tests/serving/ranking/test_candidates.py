@@ -41,7 +41,7 @@ def by_sorting(table, state, additions, hidden, shown, k) -> list[tuple[int, flo
 
 @pytest.mark.parametrize("with_index", [False, True])
 @pytest.mark.parametrize("share_shown", [None, 0.9, 0.3, 0.01])
-def test_best_is_what_sorting_all_gives(table, states, index, with_index, share_shown):
+def test_best_equals_sorting_all_scores(table, states, index, with_index, share_shown):
     random = np.random.default_rng(3)
     shown = None if share_shown is None else random.random(NUM) < share_shown
     candidates = Candidates(table, index if with_index else None)
@@ -57,7 +57,7 @@ def test_best_is_what_sorting_all_gives(table, states, index, with_index, share_
         assert [score for _, score in best] == pytest.approx([score for _, score in expected], abs=1e-4)
 
 
-def test_when_most_that_is_found_is_hidden_every_item_is_scored(table, states, index):
+def test_every_item_is_scored_when_most_of_what_the_index_finds_is_hidden(table, states, index):
     order = torch.argsort(-(table @ states[0]))
     shown = np.ones(NUM, dtype=bool)
     shown[order[:4500].numpy()] = False  # all that an index finds, a quarter of the catalogue left
@@ -67,7 +67,7 @@ def test_when_most_that_is_found_is_hidden_every_item_is_scored(table, states, i
     assert [row for row, _ in best] == order[4500 : 4500 + K].tolist()
 
 
-def test_scores_of_some_rows_are_those_of_all(table, states):
+def test_scores_of_some_rows_equal_those_of_all_rows(table, states):
     candidates, additions = Candidates(table), added([3, 9, 3, 11], [1.0, 2.0, 4.0, 8.0])
     rows = np.array([0, 3, 9, 10, NUM - 1])
 
@@ -77,7 +77,7 @@ def test_scores_of_some_rows_are_those_of_all(table, states):
     assert candidates.scores_of(np.array([], dtype=np.int64), states[0], additions).shape == (0,)
 
 
-def test_an_index_serves_only_if_it_finds_enough(table, states, caplog):
+def test_an_index_is_used_only_if_its_recall_is_high_enough(table, states, caplog):
     caplog.set_level(logging.INFO, "grasp.serving")
     assert indexed_candidates(table, states).index is not None
     assert "recall@100" in caplog.text

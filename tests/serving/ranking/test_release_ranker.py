@@ -1,4 +1,4 @@
-"""What a loaded release recommends, and why."""
+"""What the ranker of a release recommends, with reasons."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,7 +40,7 @@ def ids(recommendations: list) -> list[str]:
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec"])
 @pytest.mark.parametrize("enhancer", ["none", "grasp"])
 def test_served_scores_equal_offline_scores(load, settings, user, backbone, enhancer):
-    release = load(backbone=backbone, enhancer=enhancer)
+    ranker = load(backbone=backbone, enhancer=enhancer)
     place = release_folder(settings.releases, manifest_in_force(settings.releases))
     model = load_ranker(place / "model").ranker
     table = pq.read_table(place / "items").sort_by("item_id")
@@ -54,58 +54,58 @@ def test_served_scores_equal_offline_scores(load, settings, user, backbone, enha
     with torch.inference_mode():
         offline = (model.last_state(padded_BT, *vectors) @ model.candidate_vectors().T)[0, 1:]
 
-    online = release.score(user, release.history(user, []))
+    online = ranker.score(user, ranker.history(user, []))
 
     torch.testing.assert_close(torch.from_numpy(online), offline, rtol=0, atol=1e-5)
-    best = release.recommend(user, 8, exclude_seen=False)
+    best = ranker.recommend(user, 8, exclude_seen=False)
     assert [each.score for each in best] == sorted((float(score) for score in online), reverse=True)
 
 
 def test_seen_and_recent_items_are_left_out_only_when_asked(load, user):
-    release = load()
+    ranker = load()
 
-    assert set(ids(release.recommend(user, 8, ["i1"]))) == {"i2", "i4", "i6", "i7", "i8"}
-    assert len(release.recommend(user, 8, ["i1"], exclude_seen=False)) == 8
+    assert set(ids(ranker.recommend(user, 8, ["i1"]))) == {"i2", "i4", "i6", "i7", "i8"}
+    assert len(ranker.recommend(user, 8, ["i1"], exclude_seen=False)) == 8
 
 
 def test_recent_items_follow_the_sequence_and_change_the_scores(load, user):
-    release = load()
+    ranker = load()
 
-    assert release.history(user, ["i1", "nonsense"]) == [2, 4, 0]
-    with_recent = {each.item_id: each.score for each in release.recommend(user, 8, ["i1"])}
-    without = {each.item_id: each.score for each in release.recommend(user, 8)}
+    assert ranker.history(user, ["i1", "nonsense"]) == [2, 4, 0]
+    with_recent = {each.item_id: each.score for each in ranker.recommend(user, 8, ["i1"])}
+    without = {each.item_id: each.score for each in ranker.recommend(user, 8)}
     assert with_recent["i2"] != without["i2"]
 
 
 def test_only_the_last_hundred_items_count(load, user):
-    release = load()
+    ranker = load()
     long = replace(user, sequence=["i1"] * 50 + ["i2"] * 100)
 
-    assert release.history(long, []) == [1] * 100
+    assert ranker.history(long, []) == [1] * 100
 
 
 @pytest.mark.parametrize("model", [True, False])
-def test_what_no_longer_counts_was_seen_all_the_same(load, user, model):
-    """A hundred items of the sequence and a recent one: the oldest of them is not recommended again."""
+def test_seen_items_beyond_the_models_length_are_excluded_too(load, user, model):
+    """A sequence of a hundred items and a recent one: not even the oldest is recommended again."""
     long = replace(user, sequence=["i1", *["i2"] * 99])
 
     assert set(ids(load(model=model).recommend(long, 8, ["i3"]))) == {"i4", "i5", "i6", "i7", "i8"}
 
 
-def test_a_model_that_reads_less_explains_by_what_it_read(load, user):
-    release = load(max_length=2)
+def test_reasons_name_only_items_that_the_model_read(load, user):
+    ranker = load(max_length=2)
 
-    best = release.recommend(replace(user, sequence=["i1", "i2", "i3"]), 5)
+    best = ranker.recommend(replace(user, sequence=["i1", "i2", "i3"]), 5)
 
     assert {each.item_id for one in best for each in one.evidence} <= {"i2", "i3"}
 
 
 def test_a_reason_names_the_nearest_item_of_the_history_and_whether_it_is_a_neighbour(load, user):
-    release = load()
-    row = release.items.row_of["i4"]
-    release.items.semantic_NS[release.items.row_of["i3"]] = release.items.semantic_NS[row]
+    ranker = load()
+    row = ranker.items.row_of["i4"]
+    ranker.items.semantic_NS[ranker.items.row_of["i3"]] = ranker.items.semantic_NS[row]
 
-    best = {each.item_id: each for each in release.recommend(user, 8)}["i4"]
+    best = {each.item_id: each for each in ranker.recommend(user, 8)}["i4"]
 
     assert best.reason.startswith("similar to Title i3")
     assert best.evidence[0].similarity == pytest.approx(1.0)
@@ -113,74 +113,74 @@ def test_a_reason_names_the_nearest_item_of_the_history_and_whether_it_is_a_neig
     assert best.evidence[0].weight > 0
 
 
-def test_an_item_unlike_all_of_the_history_claims_no_similarity(load, user):
-    release = load()
-    vectors, row_of = release.items.semantic_NS, release.items.row_of
+def test_an_item_unlike_the_history_has_no_evidence(load, user):
+    ranker = load()
+    vectors, row_of = ranker.items.semantic_NS, ranker.items.row_of
     vectors[[row_of["i3"], row_of["i5"]]] = -vectors[row_of["i4"]]  # the history points the other way
 
-    best = {each.item_id: each for each in release.recommend(user, 8)}["i4"]
+    best = {each.item_id: each for each in ranker.recommend(user, 8)}["i4"]
 
     assert (best.reason, best.evidence) == ("ranked by your history as a whole", [])
 
 
 def test_a_popular_release_counts_users(load, user):
-    release = load(model=False)
+    ranker = load(model=False)
 
-    best = release.recommend(user, 2)
+    best = ranker.recommend(user, 2)
 
     assert [(each.item_id, each.reason) for each in best] == [("i1", "popular: 80 users"), ("i2", "popular: 70 users")]
 
 
-def test_nobody_known_gets_popular_items_without_the_recent_ones(load):
+def test_an_unknown_user_gets_popular_items_without_the_recent_ones(load):
     assert ids(load().recommend(None, 2, ["i1"])) == ["i2", "i3"]
 
 
-def test_more_than_there_is_gives_all_there_is(load, user):
+def test_a_k_above_the_catalogue_returns_all_items(load, user):
     assert len(load().recommend(user, 100)) == 6
 
 
 def test_an_item_newer_than_the_model_can_be_recommended(load, settings, user):
-    release = load(item_ids=[f"i{number}" for number in range(1, 10)])
+    ranker = load(item_ids=[f"i{number}" for number in range(1, 10)])
 
-    assert release.items.ids[-1] == "i9"
-    assert "i9" in ids(release.recommend(user, 9))
+    assert ranker.items.ids[-1] == "i9"
+    assert "i9" in ids(ranker.recommend(user, 9))
 
 
 def test_an_item_withdrawn_from_the_catalogue_keeps_the_others_in_place(load, user):
-    release = load(item_ids=["i1", "i3", "i4", "i5"])
+    ranker = load(item_ids=["i1", "i3", "i4", "i5"])
 
-    best = release.recommend(user, 10)
+    best = ranker.recommend(user, 10)
 
     assert sorted(ids(best)) == ["i1", "i4"]
-    assert release.items.title(release.items.row_of["i4"]) == "Title i4"
-    assert ids(release.popular(10)) == ["i1", "i3", "i4", "i5"]
+    assert ranker.items.title(ranker.items.row_of["i4"]) == "Title i4"
+    assert ids(ranker.popular(10)) == ["i1", "i3", "i4", "i5"]
 
 
 def test_similar_items_are_ordered_by_cosine_without_the_item_itself(load):
-    release = load(model=False)
-    vectors = release.items.semantic_NS
+    ranker = load(model=False)
+    vectors = ranker.items.semantic_NS
 
-    near = release.items.similar("i2", 3)
+    near = ranker.items.similar("i2", 3)
 
     expected = sorted(((float(vectors[row] @ vectors[1]), row) for row in range(8) if row != 1), reverse=True)[:3]
     assert near == [(row, pytest.approx(cosine, abs=1e-6)) for cosine, row in expected]
 
 
 def test_features_of_1536_dimensions(load, user):
-    release = load(size=1536)
+    ranker = load(size=1536)
     wide = np.random.default_rng(3).normal(size=1536).astype(np.float32)
 
-    assert not release.fits(user)
+    assert not ranker.fits(user)
     wide_user = replace(user, semantic_embedding=wide, neighbour_embedding=wide)
-    assert release.fits(wide_user)
-    assert len(release.recommend(wide_user, 3)) == 3
+    assert ranker.fits(wide_user)
+    assert len(ranker.recommend(wide_user, 3)) == 3
 
 
 def test_a_model_with_weights_that_are_not_finite_is_refused(load):
-    release = load()
-    release.model.enhancer.item.weight.data[1] = float("nan")  # type: ignore[union-attr]
+    ranker = load()
+    ranker.model.enhancer.item.weight.data[1] = float("nan")  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="not finite"):
-        ReleaseRanker(release.manifest, release.items, release.model).warm_up()
+        ReleaseRanker(ranker.manifest, ranker.items, ranker.model).warm_up()
 
 
 @pytest.mark.parametrize(
@@ -226,15 +226,15 @@ FOLDED = {
 
 @pytest.fixture
 def with_kernel(load) -> ReleaseRanker:
-    """A release like those of the default recipe, with a history kernel that says something."""
-    release = load(**FOLDED)
-    kernel = release.model.kernel
+    """A ranker like that of the default recipe, with a history kernel that changes scores."""
+    ranker = load(**FOLDED)
+    kernel = ranker.model.kernel
     kernel.weights_K.copy_(torch.tensor([0.5, 1.0, 2.0]))
     generator = torch.Generator().manual_seed(4)
     for kind in ("semantic", "transition", "cooccurrence"):
         kernel.get_buffer(f"{kind}_ids_NM").random_(0, 9, generator=generator)
         kernel.get_buffer(f"{kind}_values_NM").uniform_(generator=generator)
-    return ReleaseRanker(release.manifest, release.items, release.model)
+    return ReleaseRanker(ranker.manifest, ranker.items, ranker.model)
 
 
 def test_scores_with_a_kernel_equal_the_models(with_kernel, user):
@@ -255,14 +255,14 @@ def test_scores_of_items_are_those_of_the_recommendations(with_kernel, user):
     assert scores[-2] is None and scores[-1] == scores[0]
 
 
-def test_only_rows_that_may_be_shown_are(with_kernel, user):
+def test_the_mask_limits_what_is_shown(with_kernel, user):
     shown_N = np.isin(with_kernel.items.ids, ["i1", "i3", "i8"])
 
     assert set(ids(with_kernel.recommend(user, 8, mask_N=shown_N))) == {"i1", "i8"}
     assert ids(with_kernel.popular(8, [0], shown_N)) == ["i3", "i8"]
 
 
-def test_each_stage_of_a_request_is_told(with_kernel, user):
+def test_each_stage_of_a_request_is_timed(with_kernel, user):
     told: list[str] = []
 
     def stage(name: str) -> AbstractContextManager[None]:
@@ -275,7 +275,7 @@ def test_each_stage_of_a_request_is_told(with_kernel, user):
     assert told == ["attention", "backbone", "scoring", "post"]
 
 
-def test_what_the_kernel_takes_counts_to_the_attention(with_kernel, user):
+def test_the_kernels_time_counts_as_attention(with_kernel, user):
     within: list[str] = []
     seen: list[list[str]] = []
     kernel = with_kernel._frozen.kernel
@@ -297,18 +297,18 @@ def test_what_the_kernel_takes_counts_to_the_attention(with_kernel, user):
     assert seen == [["attention"]]
 
 
-def test_a_large_catalogue_is_searched_and_says_the_same(load, user, caplog):
+def test_a_large_catalogue_with_an_index_gives_the_same_answers(load, user, caplog):
     caplog.set_level("INFO", "grasp.serving")
-    release = load(item_ids=[f"i{number}" for number in range(300)], width=16)
-    indexed = ReleaseRanker(release.manifest, release.items, release.model, index_from=300)
+    ranker = load(item_ids=[f"i{number}" for number in range(300)], width=16)
+    indexed = ReleaseRanker(ranker.manifest, ranker.items, ranker.model, index_from=300)
 
     assert "index of 300 items" in caplog.text
-    expected, actual = release.recommend(user, 20), indexed.recommend(user, 20)
+    expected, actual = ranker.recommend(user, 20), indexed.recommend(user, 20)
     assert ids(actual) == ids(expected)
     assert [each.score for each in actual] == pytest.approx([each.score for each in expected], abs=1e-5)
 
 
-def test_a_user_of_whom_nothing_is_known_has_no_scores(load, user):
+def test_scores_need_a_model_and_a_history(load, user):
     with pytest.raises(ValueError, match="no model"):
         load(model=False).scores_of(user, ["i1"])
     with pytest.raises(ValueError, match="no item that is in release"):

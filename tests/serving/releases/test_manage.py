@@ -43,7 +43,7 @@ def put(settings: Settings, day: str = DAY, model: Path | None = None, decision:
 
 
 def files_of(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file with its time and content; the lock file says nothing."""
+    """Every file with its time and content, except the lock file."""
     paths = [path for path in root.rglob("*") if path.is_file() and path.name != ".lock"]
     return {str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
@@ -82,7 +82,7 @@ def test_the_next_day_keeps_the_model(settings, write_day, make_model):
     verify(settings)
 
 
-def test_a_model_of_other_features_is_not_kept_and_the_reason_is_said(
+def test_a_model_of_other_features_is_not_kept_and_the_reason_is_printed(
     settings, settings_with, write_day, make_model, capsys
 ):
     write_day(settings)
@@ -131,9 +131,7 @@ def test_a_model_that_was_not_promoted_leaves_the_old_one(settings, write_day, m
     assert "not promoted: no better than popularity" in capsys.readouterr().out
 
 
-def test_a_model_of_an_earlier_version_of_the_code_gives_way_to_what_is_popular(
-    settings, write_day, make_model, monkeypatch, capsys
-):
+def test_a_model_in_an_old_format_is_replaced_by_popular_items(settings, write_day, make_model, monkeypatch, capsys):
     for day in (DAY, NEXT_DAY):
         write_day(settings, day)
     put(settings, model=make_model(settings, name="old"))
@@ -145,7 +143,7 @@ def test_a_model_of_an_earlier_version_of_the_code_gives_way_to_what_is_popular(
     assert "old cannot be kept" in capsys.readouterr().out
 
 
-def test_the_command_records_which_release_followed_from_a_decision(settings, write_day, decision, monkeypatch):
+def test_the_command_records_the_release_of_a_decision(settings, write_day, decision, monkeypatch):
     write_day(settings)
     file = decision(model=None, promoted=False, reason="no better than popularity")
     monkeypatch.setattr("sys.argv", ["release", "publish", "--day", DAY, "--decision", str(file)])
@@ -186,7 +184,7 @@ def test_an_older_day_is_not_published_over_a_newer_one(settings, write_day, cap
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_crash_at_any_step_leaves_one_whole_release_in_force(settings, write_day, make_model, step):
+def test_a_crash_at_any_step_leaves_an_intact_release_in_force(settings, write_day, make_model, step):
     write_day(settings, DAY)
     write_day(settings, NEXT_DAY)
     old = put(settings, DAY)
@@ -206,7 +204,7 @@ def test_a_crash_at_any_step_leaves_one_whole_release_in_force(settings, write_d
 
 
 def killed(publication: Callable[[Checkpoint], object], step: str) -> bool:
-    """Run a publication in a process that kills itself at a step; whether the kill is what ended it."""
+    """Run a publication in a process that kills itself at a step; returns whether the kill ended it."""
     pid = os.fork()
     if pid == 0:
         signal.alarm(60)  # of the child alone: it must not outlive the test
@@ -219,8 +217,8 @@ def killed(publication: Callable[[Checkpoint], object], step: str) -> bool:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_kill_at_any_step_leaves_one_whole_release_in_force(settings, write_day, make_model, step):
-    """No `finally` runs and no buffer is flushed: what is on the disk is all there is."""
+def test_a_kill_at_any_step_leaves_an_intact_release_in_force(settings, write_day, make_model, step):
+    """No `finally` runs and no buffer is flushed, so only what is on disk remains."""
     write_day(settings, DAY)
     write_day(settings, NEXT_DAY)
     old = put(settings, DAY, model=make_model(settings, name="old"))
@@ -236,7 +234,7 @@ def test_a_kill_at_any_step_leaves_one_whole_release_in_force(settings, write_da
     assert not list(settings.releases.glob(".staging-*"))
 
 
-def test_the_steps_of_the_crash_test_are_all_there_are(settings, write_day):
+def test_the_crash_tests_cover_all_steps(settings, write_day):
     write_day(settings)
     reached: list[str] = []
 
@@ -245,7 +243,7 @@ def test_the_steps_of_the_crash_test_are_all_there_are(settings, write_day):
     assert reached == STEPS
 
 
-def test_what_a_killed_publication_left_behind_is_removed(settings, write_day):
+def test_leftovers_of_a_killed_publication_are_removed(settings, write_day):
     write_day(settings)
     (settings.releases / ".staging-1" / "items").mkdir(parents=True)
 
@@ -270,7 +268,7 @@ def test_an_incomplete_item_side_is_refused(settings, write_day):
         put(settings)
 
 
-def test_replacing_the_day_in_the_lake_leaves_the_release_alone(settings, write_day):
+def test_replacing_the_day_in_the_lake_does_not_change_the_release(settings, write_day):
     write_day(settings)
     put(settings)
     for table, version in ((tables.ITEM_FEATURES, Versions(settings).feature), (tables.ITEMS, None)):
@@ -308,7 +306,7 @@ def put_models(settings, write_day, make_model) -> Callable[..., list[str]]:
     return publish_each
 
 
-def test_rollback_goes_to_what_was_in_force_before_not_to_what_was_left_for_a_reason(settings, put_models):
+def test_rollback_skips_releases_that_were_rolled_back_from(settings, put_models):
     good, _bad = put_models("good", "bad")
     rollback(settings, good)
     put_models("worse")
@@ -318,7 +316,7 @@ def test_rollback_goes_to_what_was_in_force_before_not_to_what_was_left_for_a_re
         rollback(settings)
 
 
-def test_a_line_of_the_history_that_a_crash_cut_off_spoils_no_other(settings, put_models):
+def test_a_history_line_cut_off_by_a_crash_is_ignored(settings, put_models):
     first, second = put_models("one", "two")
     with (settings.releases / HISTORY_FILE).open("a") as file:
         file.write('\n{"relea')
@@ -328,7 +326,7 @@ def test_a_line_of_the_history_that_a_crash_cut_off_spoils_no_other(settings, pu
 
 
 @pytest.mark.parametrize("is_rolled_back", [False, True])
-def test_releases_of_before_there_was_a_history_are_gone_back_to_as_published(settings, put_models, is_rolled_back):
+def test_without_a_history_file_rollback_follows_the_order_of_publication(settings, put_models, is_rolled_back):
     first, second = put_models("one", "two")
     if is_rolled_back:
         rollback(settings)
@@ -339,7 +337,7 @@ def test_releases_of_before_there_was_a_history_are_gone_back_to_as_published(se
     assert [each.release_id for each in rollback_targets(settings.releases, third)] == way
 
 
-def test_a_damaged_manifest_stops_nobody_and_is_said(settings, put_models, monkeypatch, capsys):
+def test_a_damaged_manifest_is_left_out_with_a_message(settings, put_models, monkeypatch, capsys):
     first, second, third = put_models("one", "two", "three")
     (settings.releases / second / MANIFEST_FILE).write_text("{")
 
@@ -352,7 +350,7 @@ def test_a_damaged_manifest_stops_nobody_and_is_said(settings, put_models, monke
     put_models("four")
 
 
-def test_a_damaged_current_manifest_is_replaced_by_a_named_rollback_and_by_a_publication(
+def test_a_damaged_current_manifest_is_replaced_by_a_rollback_to_a_release_and_by_a_publication(
     settings, write_day, put_models, monkeypatch, capsys
 ):
     first, _ = put_models("one", "two")
@@ -369,7 +367,7 @@ def test_a_damaged_current_manifest_is_replaced_by_a_named_rollback_and_by_a_pub
     assert "current.json is not a release manifest" in capsys.readouterr().out
 
 
-def test_after_a_rollback_of_the_model_the_next_refresh_keeps_the_earlier_one(settings, write_day, make_model):
+def test_a_refresh_after_a_rollback_keeps_the_earlier_model(settings, write_day, make_model):
     write_day(settings, DAY)
     write_day(settings, NEXT_DAY)
     put(settings, DAY, model=make_model(settings, name="good"))
@@ -379,7 +377,7 @@ def test_after_a_rollback_of_the_model_the_next_refresh_keeps_the_earlier_one(se
     assert put(settings, NEXT_DAY).model == "good"
 
 
-def test_rollback_to_an_unknown_release_lists_those_there_are(settings, write_day):
+def test_rollback_to_an_unknown_release_lists_the_known_ones(settings, write_day):
     write_day(settings)
     manifest = put(settings)
 
@@ -411,7 +409,7 @@ def test_verify_names_the_damaged_file_and_publishing_again_repairs_it(settings,
 
 
 @pytest.mark.parametrize("name", ["items/part-0.parquet", "catalogue/part-0.parquet"])
-def test_bytes_that_changed_in_the_lake_and_its_releases_at_once_are_not_published(settings, write_day, name):
+def test_a_damaged_file_shared_with_the_lake_is_not_published(settings, write_day, name):
     write_day(settings)
     manifest = put(settings)
     file = release_folder(settings.releases, manifest) / name
@@ -440,7 +438,7 @@ def test_any_release_can_be_verified_and_all_of_them(settings, write_day):
 
 
 def test_a_manifest_that_was_changed_is_named(settings, write_day):
-    """Its id is a hash of what it says, so another day or model in it gives it away."""
+    """The release id is a hash of the content, so a changed day or model is detected."""
     write_day(settings)
     manifest = put(settings)
     file = release_folder(settings.releases, manifest) / MANIFEST_FILE
@@ -479,14 +477,14 @@ class TestRestoreDay:
         assert seen == [(DAY, third)]
         assert manifest_in_force(settings.releases) == second
 
-    def test_a_release_of_the_day_may_be_named(self, settings, released):
+    def test_a_release_of_the_day_can_be_chosen(self, settings, released):
         first, _, third = released
 
         assert restore_day(settings, DAY, first.release_id, lambda *_: None) == first
         with pytest.raises(ReleaseError, match=f"no release {third.release_id}"):
             restore_day(settings, DAY, third.release_id, lambda *_: None)
 
-    def test_features_that_do_not_come_online_leave_the_release_in_force(self, settings, released):
+    def test_a_failed_materialisation_leaves_the_release_in_force(self, settings, released):
         def fail(_: Settings, day: str) -> None:
             raise ReleaseError(f"the features of {day} are not online")
 
@@ -494,7 +492,7 @@ class TestRestoreDay:
             restore_day(settings, DAY, put_online=fail)
         assert manifest_in_force(settings.releases) == released[2]
 
-    def test_a_damaged_release_is_refused_before_any_feature_moves(self, settings, released):
+    def test_a_damaged_release_is_refused_before_features_change(self, settings, released):
         damage(release_folder(settings.releases, released[1]) / "items" / "part-0.parquet")
         moved: list[str] = []
 
@@ -510,14 +508,14 @@ class TestRestoreDay:
         with pytest.raises(ReleaseError, match="no release of 1998-02-01"):
             restore_day(settings, "1998-02-01", put_online=lambda *_: None)
 
-    def test_features_too_old_to_be_served_are_said(self, settings_with, released, capsys):
+    def test_features_that_are_too_old_are_named(self, settings_with, released, capsys):
         restore_day(settings_with(now="1998-03-09T00:00:00Z"), DAY, put_online=lambda *_: None)
 
         assert "everyone gets popular items" in capsys.readouterr().out
 
 
 def damage(file: Path) -> None:
-    """Other bytes in a file of its own: the hard link's other name keeps the good ones."""
+    """Replace a file by a damaged copy; the hard link in the lake keeps the good content."""
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content[:-1])
@@ -533,7 +531,7 @@ def test_only_the_last_releases_are_kept(settings, write_day):
     verify(settings)
 
 
-def test_the_release_before_is_kept_however_many_were_left_since(settings, put_models):
+def test_the_release_before_is_kept_however_many_rollbacks_followed(settings, put_models):
     first, *_ = put_models("first")
     for number in range(NUM_KEPT + 1):
         put_models(f"model-{number}")
@@ -543,7 +541,7 @@ def test_the_release_before_is_kept_however_many_were_left_since(settings, put_m
     assert rollback(settings).release_id == first
 
 
-def test_verify_says_when_nothing_was_published(settings):
+def test_verify_without_a_release_is_an_error(settings):
     with pytest.raises(NoReleaseError, match="no release at"):
         verify(settings)
 

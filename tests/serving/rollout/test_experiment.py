@@ -1,4 +1,4 @@
-"""Experiments: who is in which bucket, what each user is answered from, and how one begins and ends."""
+"""Experiments: buckets of users, the release that answers each user, start and stop."""
 
 import json
 import threading
@@ -17,39 +17,39 @@ PEOPLE = [f"user {number}" for number in range(4000)]
 KNOWN_CANDIDATES = [0, 2, 6, 7, 12, 14, 17]  # of experiment a at 0.3: a change would move users between buckets
 
 
-def test_a_user_stays_in_a_bucket_whose_share_is_the_one_asked_for():
+def test_buckets_are_stable_and_have_the_requested_share():
     buckets = [Experiment("a", "r", 0.3).bucket(user) for user in PEOPLE]
 
     assert buckets == [Experiment("a", "r", 0.3).bucket(user) for user in PEOPLE]
     assert buckets.count("candidate") / len(PEOPLE) == pytest.approx(0.3, abs=0.03)
 
 
-def test_known_users_stay_where_they_were_in_every_version_of_this_code():
+def test_known_users_keep_their_buckets_in_every_version_of_this_code():
     candidates = [number for number in range(20) if Experiment("a", "r", 0.3).bucket(f"u{number}") == "candidate"]
 
     assert candidates == KNOWN_CANDIDATES
 
 
-def test_a_larger_share_only_moves_users_into_the_candidate():
+def test_a_larger_share_only_adds_users_to_the_candidate_bucket():
     small, large = Experiment("a", "r", 0.1), Experiment("a", "r", 0.5)
 
     assert all(large.bucket(user) == "candidate" for user in PEOPLE if small.bucket(user) == "candidate")
 
 
-def test_another_experiment_divides_in_an_unrelated_way():
+def test_another_experiment_divides_the_users_independently():
     both = sum({Experiment(name, "r", 0.5).bucket(user) for name in "ab"} == {"candidate"} for user in PEOPLE)
 
     assert both / len(PEOPLE) == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.mark.parametrize(("share", "bucket"), [(0, "control"), (1, "candidate")])
-def test_the_whole_range_of_shares_is_kept_exactly(share, bucket):
+def test_shares_of_0_and_1_are_exact(share, bucket):
     assert {Experiment("a", "r", share).bucket(user) for user in PEOPLE} == {bucket}
 
 
 @pytest.fixture
 def two_releases(publish_day, settings):
-    """The id of the one in force and of a later one, rolled back from."""
+    """The ids of the release in force and of a later one that was rolled back from."""
     first = publish_day(DAY, mark=MARKS[0])
     second = publish_day(NEXT_DAY, model="better", mark=MARKS[1])
     rollback(settings, first)
@@ -82,7 +82,7 @@ def test_each_user_is_answered_by_the_release_of_their_bucket(two_releases, serv
         assert each["bucket"] == Experiment("new-model", second, 0.5).bucket(each["user_id"])
 
 
-def test_a_share_of_nothing_can_be_asked_for_by_name_only(two_releases, serve, settings):
+def test_a_release_with_share_0_can_only_be_requested_by_name(two_releases, serve, settings):
     first, second = two_releases
     start(settings, "compare", second, 0)
     client = serve()
@@ -94,7 +94,7 @@ def test_a_share_of_nothing_can_be_asked_for_by_name_only(two_releases, serve, s
     assert response.status_code == 404
 
 
-def test_running_servers_follow_its_beginning_and_end(two_releases, serve, settings):
+def test_running_servers_follow_the_start_and_end_of_an_experiment(two_releases, serve, settings):
     first, second = two_releases
     client = serve()
     assert ask(client)["bucket"] is None
@@ -117,7 +117,7 @@ def test_running_servers_follow_its_beginning_and_end(two_releases, serve, setti
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"name": "a", "release_id": "gone", "share": 0.5}'])
-def test_an_experiment_that_cannot_run_counts_nobody_and_says_why(two_releases, serve, settings, content):
+def test_an_experiment_that_cannot_run_sets_no_bucket_and_gives_the_reason(two_releases, serve, settings, content):
     (settings.releases / EXPERIMENT_FILE).write_text(content)
     client = serve()
 
@@ -125,7 +125,7 @@ def test_an_experiment_that_cannot_run_counts_nobody_and_says_why(two_releases, 
     assert client.get("/readyz").json()["experiment_problem"].startswith("the experiment does not run: ")
 
 
-def test_an_experiment_ends_where_its_candidate_is_put_in_force(two_releases, serve, settings):
+def test_an_experiment_ends_when_its_release_is_put_in_force(two_releases, serve, settings):
     start(settings, "new-model", two_releases[1], 0.5)
     rollback(settings, two_releases[1])
 
@@ -135,7 +135,7 @@ def test_an_experiment_ends_where_its_candidate_is_put_in_force(two_releases, se
     assert "is the release in force" in client.get("/v1/releases").json()["experiment_problem"]
 
 
-def test_requests_are_neither_dropped_nor_mixed_while_releases_and_experiments_change(two_releases, serve, settings):
+def test_no_request_is_dropped_or_mixed_while_releases_and_experiments_change(two_releases, serve, settings):
     first, second = two_releases
     model_of, mark_of = {first: "tiny-ranker", second: "better"}, {first: MARKS[0], second: MARKS[1]}
     client = serve()
@@ -176,7 +176,7 @@ def test_requests_are_neither_dropped_nor_mixed_while_releases_and_experiments_c
         assert (each["bucket"] is None) == (each["experiment"] is None)
 
 
-def test_it_begins_and_ends_by_one_file(two_releases, settings):
+def test_a_file_starts_and_ends_an_experiment(two_releases, settings):
     start(settings, "new-model", two_releases[1], 0.1)
     assert json.loads((settings.releases / EXPERIMENT_FILE).read_text())["share"] == 0.1
     start(settings, "new-model", two_releases[1], 0.2)
@@ -195,7 +195,7 @@ def test_it_begins_and_ends_by_one_file(two_releases, settings):
         ("new", None, 0.5, "no release at"),
     ],
 )
-def test_a_wrong_beginning_is_refused(two_releases, settings, name, which, share, message):
+def test_an_invalid_start_is_refused(two_releases, settings, name, which, share, message):
     release_id = "gone" if which is None else two_releases[which]
 
     with pytest.raises((ExperimentError, ValueError, FileNotFoundError), match=message):
@@ -210,7 +210,9 @@ def test_a_second_experiment_is_refused_while_one_runs(two_releases, settings):
         start(settings, "two", two_releases[1], 0.5)
 
 
-def test_a_publication_keeps_the_candidate_however_old_it_is(two_releases, publish_day, settings, monkeypatch):
+def test_a_publication_keeps_the_experiments_release_however_old_it_is(
+    two_releases, publish_day, settings, monkeypatch
+):
     first, second = two_releases
     rollback(settings, second)
     start(settings, "old-model", first, 0.5)

@@ -1,4 +1,4 @@
-"""What serving loads is whole and fits together, or is refused by the name of what does not."""
+"""Serving refuses a release with a damaged, missing or mismatching part, and names the part."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ def released(settings: Settings, write_day: Callable[..., None], make_model: Cal
     return publish(settings, DAY, choose_model(settings, make_model(settings), None))
 
 
-def test_a_file_whose_checksum_differs(settings, released):
+def test_a_file_with_another_checksum_is_refused(settings, released):
     file = release_folder(settings.releases, released) / ITEMS
     content = file.read_bytes()
     file.unlink()
@@ -33,7 +33,7 @@ def test_a_file_whose_checksum_differs(settings, released):
         load_release_ranker(release_folder(settings.releases, released), released)
 
 
-def test_a_file_that_is_missing(settings, released):
+def test_a_missing_file_is_refused(settings, released):
     (release_folder(settings.releases, released) / "model" / "vocabulary.json").unlink()
 
     with pytest.raises(ValueError, match=r"vocabulary\.json is missing: the release is incomplete"):
@@ -48,15 +48,15 @@ def test_a_file_that_is_missing(settings, released):
         ({"feature_version": "v0_other"}, "v0_other"),
     ],
 )
-def test_a_manifest_that_names_what_the_model_was_not_trained_with(settings, released, changed, message):
+def test_a_manifest_that_does_not_match_its_model_is_refused(settings, released, changed, message):
     place = release_folder(settings.releases, released)
 
     with pytest.raises(ValueError, match=message):
         load_release_ranker(place, replace(released, **changed))
 
 
-def test_vectors_of_another_width_than_the_models(settings, released, write_day):
-    """The checksum is right: somebody published by hand."""
+def test_vectors_of_another_width_than_the_models_are_refused(settings, released, write_day):
+    """The checksum is right, as after a publication by hand."""
     place = release_folder(settings.releases, released)
     (place / ITEMS).unlink()
     write_day(settings, DAY, size=5)

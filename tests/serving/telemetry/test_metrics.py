@@ -1,4 +1,4 @@
-"""Prometheus and the log: what they tell of a request, and what they never tell."""
+"""Metrics and log lines of requests, and what must never be in them."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from serving.telemetry.metrics import MULTIPROCESS_VARIABLE, STAGES, _forget_dea
 
 
 def sample(text: str, name: str, **labels: str) -> float | None:
-    """The value of one sample of the exposition format; label order does not count."""
+    """The value of one sample in the text format; the order of labels does not matter."""
     for line in text.splitlines():
         found = re.fullmatch(rf"{name}(?:\{{(.*)\}})? (\S+)", line)
         if found and dict(re.findall(r'(\w+)="([^"]*)"', found[1] or "")) == labels:
@@ -48,7 +48,7 @@ def test_requests_stages_fallbacks_and_releases_are_counted(publish_day, serve, 
 
 
 @pytest.mark.parametrize(("filters", "num"), [({}, 1), ({"categories": ["Comedy"]}, 2)])
-def test_filters_are_timed_where_there_are_any(publish_day, serve, filters, num):
+def test_only_requests_with_filters_time_them(publish_day, serve, filters, num):
     publish_day()
     client = serve()
 
@@ -57,7 +57,7 @@ def test_filters_are_timed_where_there_are_any(publish_day, serve, filters, num)
     assert sample(client.get("/metrics").text, "grasp_stage_seconds_count", stage="post") == num
 
 
-def test_one_process_counts_for_itself_whatever_feast_sets_when_it_is_imported(
+def test_a_single_process_keeps_its_own_metrics_although_feast_sets_the_multiprocess_variable(
     publish_day, serve, tmp_path, monkeypatch
 ):
     publish_day()
@@ -70,7 +70,7 @@ def test_one_process_counts_for_itself_whatever_feast_sets_when_it_is_imported(
     assert sample(text, "grasp_http_requests_total", route="/v1/recommendations", status="200") == 1
 
 
-def test_a_release_that_is_no_longer_loaded_is_shown_as_such(publish_day, serve):
+def test_a_release_that_is_no_longer_loaded_has_the_value_0(publish_day, serve):
     first = publish_day("1998-03-01")
     client = serve()
     publish_day("1998-03-02", model="better")
@@ -81,7 +81,7 @@ def test_a_release_that_is_no_longer_loaded_is_shown_as_such(publish_day, serve)
     assert sample(text, "grasp_release_loaded", release=first, model="tiny-ranker", role="in_force") == 0
 
 
-def test_addresses_are_counted_by_template_so_that_ids_are_no_labels(publish_day, serve):
+def test_routes_are_labelled_by_template_not_by_path(publish_day, serve):
     publish_day()
     client = serve()
     client.get("/v1/items/i1")
@@ -94,7 +94,7 @@ def test_addresses_are_counted_by_template_so_that_ids_are_no_labels(publish_day
     assert "/u1" not in text
 
 
-def test_the_log_has_a_line_a_request_without_ids_queries_or_tokens(publish_day, serve, caplog):
+def test_the_log_has_one_line_per_request_without_ids_queries_or_tokens(publish_day, serve, caplog):
     publish_day()
     client = serve()
     caplog.set_level(logging.INFO)
@@ -108,7 +108,7 @@ def test_the_log_has_a_line_a_request_without_ids_queries_or_tokens(publish_day,
     assert not re.search(r"wish|secret|\bu1\b", json.dumps(lines))
 
 
-def test_a_line_is_one_json_object_with_the_request_it_belongs_to():
+def test_a_log_line_is_a_json_object_with_the_request_id():
     record = logging.LogRecord("grasp", logging.WARNING, "", 0, "two\nlines %s", ("here",), None)
     token = request_id_of.set("visit-0001")
     try:
@@ -121,7 +121,7 @@ def test_a_line_is_one_json_object_with_the_request_it_belongs_to():
     assert json.loads(line)["request_id"] == "visit-0001"
 
 
-def test_a_dead_workers_own_state_is_forgotten_and_what_it_counted_is_not(tmp_path):
+def test_a_dead_workers_gauges_are_removed_and_its_counters_stay(tmp_path):
     dead, alive = 2**22 + 1, os.getpid()  # beyond the largest process id of Linux
     for pid in (dead, alive):
         for kind in ("gauge_livemax", "counter"):

@@ -1,4 +1,4 @@
-"""Served requests and outcomes reach their tables, whatever the disk does, and never hold anybody up."""
+"""Served requests and outcomes reach their tables despite disk failures, and never delay a request."""
 
 import threading
 import time
@@ -43,7 +43,7 @@ def start(tmp_path, counts):
     return make
 
 
-def test_what_waits_is_written_at_the_end(start, tmp_path, counts):
+def test_queued_rows_are_written_on_close(start, tmp_path, counts):
     log = start()
     assert log.add(tables.OUTCOMES, DAY, [outcome(1), outcome(2)])
 
@@ -53,7 +53,7 @@ def test_what_waits_is_written_at_the_end(start, tmp_path, counts):
     assert counts == {"written": 2}
 
 
-def test_batches_come_while_it_runs_and_only_whole_files_are_seen(start, tmp_path):
+def test_batches_are_written_while_it_runs_and_only_complete_files_are_visible(start, tmp_path):
     log = start(flush_seconds=0.05)
     log.add(tables.OUTCOMES, DAY, [outcome(1)])
 
@@ -66,7 +66,7 @@ def test_batches_come_while_it_runs_and_only_whole_files_are_seen(start, tmp_pat
     log.close()
 
 
-def test_a_file_that_is_being_written_is_no_reader_s_to_find(start, tmp_path, monkeypatch):
+def test_readers_do_not_see_a_file_that_is_being_written(start, tmp_path, monkeypatch):
     seen = []
 
     def looking(rows: object, where: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_file_that_is_being_written_is_no_reader_s_to_find(start, tmp_path, mo
     assert (len(seen), len(rows_of(tmp_path, tables.OUTCOMES))) == (0, 1)
 
 
-def test_two_processes_write_beside_each_other(start, tmp_path):
+def test_two_processes_write_into_one_partition(start, tmp_path):
     for log in (start(), start()):
         log.add(tables.OUTCOMES, DAY, [outcome(1)])
         log.close()
@@ -90,7 +90,7 @@ def test_two_processes_write_beside_each_other(start, tmp_path):
     assert len(rows_of(tmp_path, tables.OUTCOMES)) == 2
 
 
-def test_a_full_queue_drops_and_counts_and_nobody_waits(start, counts):
+def test_a_full_queue_drops_and_counts_rows_without_blocking(start, counts):
     log = start(max_queued=2)
 
     assert not log.add(tables.OUTCOMES, DAY, [outcome(number) for number in range(5)])
@@ -126,7 +126,7 @@ def test_rows_that_do_not_fit_are_dropped_and_the_thread_goes_on(start, tmp_path
     assert "do not fit outcomes" in caplog.text
 
 
-def test_a_slow_disk_holds_up_no_request(start, monkeypatch):
+def test_a_slow_disk_delays_no_request(start, monkeypatch):
     is_writing, may_go_on = threading.Event(), threading.Event()
     written = requests_log._write
 
@@ -168,7 +168,7 @@ def test_an_answer_and_its_outcome_are_logged_with_ids_and_no_text(publish_day, 
     assert {name: outcome_row[name] for name in told} == told
 
 
-def test_what_analysts_ask_is_not_logged(publish_day, serve, settings):
+def test_answers_to_analysts_are_not_logged(publish_day, serve, settings):
     release_id = publish_day()
     tokens = {role: f"{role}-0123456789abcdef" for role in ("serve", "read")}
     access = Access.from_environment({f"GRASP_TOKENS_{role.upper()}": token for role, token in tokens.items()})
@@ -184,7 +184,7 @@ def test_what_analysts_ask_is_not_logged(publish_day, serve, settings):
     assert len(served["item_ids"]) == 1
 
 
-def test_what_somebody_only_looks_at_is_not_logged_in_an_open_service_either(publish_day, serve, settings):
+def test_answers_that_no_user_sees_are_not_logged(publish_day, serve, settings):
     publish_day()
     client = serve()
     for path, who in (("", {"user_id": "u1"}), ("/batch", {"user_ids": ["u1", "u2"]})):
@@ -197,7 +197,7 @@ def test_what_somebody_only_looks_at_is_not_logged_in_an_open_service_either(pub
     assert sorted((row["user_id"], len(row["item_ids"])) for row in served) == [("u1", 1), ("u1", 1), ("u2", 1)]
 
 
-def test_switched_off_it_keeps_nothing_and_says_so(publish_day, serve, settings):
+def test_a_log_that_is_switched_off_refuses_outcomes(publish_day, serve, settings):
     publish_day()
     client = serve(log_requests=False)
     assert client.post("/v1/recommendations", json={"user_id": "u1"}).status_code == 200
