@@ -1,4 +1,4 @@
-"""The wiring: every task works on an explicit day, publication comes last, and every program it starts exists."""
+"""The DAGs: every task works on a named day, publication comes last, every program that is started exists."""
 
 import importlib.util
 import json
@@ -46,7 +46,7 @@ def test_both_dags_load_and_nothing_else_does(dag_bag):
     assert set(dag_bag.dags) == {"daily_refresh", "retrain"}
 
 
-def test_every_dag_says_what_it_does_retries_and_runs_alone(dag_bag):
+def test_every_dag_has_a_page_retries_and_one_run_at_a_time(dag_bag):
     for dag in dag_bag.dags.values():
         assert dag.doc_md
         assert dag.max_active_runs == 1
@@ -64,7 +64,7 @@ def test_retraining_listens_to_what_the_refresh_announces(dag_bag):
     assert announced in dag_bag.dags["retrain"].timetable.asset_condition.objects
 
 
-def test_quality_stands_between_features_and_the_online_store(dag_bag):
+def test_quality_is_checked_before_features_go_online(dag_bag):
     tasks = dag_bag.dags["daily_refresh"].task_dict
     assert tasks["check_quality"].upstream_task_ids == {"build_features"}
     assert tasks["is_fresh"].upstream_task_ids == {"check_quality"}
@@ -72,7 +72,7 @@ def test_quality_stands_between_features_and_the_online_store(dag_bag):
     assert tasks["publish"].upstream_task_ids == {"materialise"}
 
 
-def test_the_clock_is_asked_first_and_the_language_model_only_about_a_day_with_interactions(dag_bag):
+def test_the_clock_is_checked_first_and_interactions_before_the_language_model(dag_bag):
     tasks = dag_bag.dags["daily_refresh"].task_dict
     assert tasks["has_ended"].upstream_task_ids == set()
     assert tasks["ingest"].upstream_task_ids == {"has_ended"}
@@ -80,7 +80,7 @@ def test_the_clock_is_asked_first_and_the_language_model_only_about_a_day_with_i
     assert tasks["describe_items"].upstream_task_ids == {"has_interactions"}
 
 
-def test_the_jobs_that_ask_the_language_model_take_turns_for_its_limits_are_those_of_one_job(dag_bag):
+def test_the_two_describing_jobs_run_one_after_the_other(dag_bag):
     tasks = dag_bag.dags["daily_refresh"].task_dict
     assert tasks["describe_users"].upstream_task_ids == {"describe_items"}
     assert tasks["embed_descriptions"].upstream_task_ids == {"describe_users"}
@@ -167,7 +167,7 @@ def at(text: str) -> datetime:
         ("manual with a day", "1998-02-28", at("2026-01-01T00:00"), at("2026-01-01T00:00"), "1998-02-28"),
     ],
 )
-def test_each_kind_of_run_lands_on_its_day(dag_bag, kind, day_param, data_interval_end, run_after, day):
+def test_each_kind_of_run_works_on_its_day(dag_bag, kind, day_param, data_interval_end, run_after, day):
     assert render_day(dag_bag, day_param, data_interval_end, run_after) == day
 
 
@@ -218,15 +218,13 @@ def test_an_older_day_does_not_wait_for_a_later_retraining(retrain_module, setti
     assert retrain_module.is_due(settings, "1998-02-20")
 
 
-def test_a_failing_module_ends_with_its_last_words(settings: Settings, monkeypatch):
+def test_a_failing_module_shows_its_last_lines(settings: Settings, monkeypatch):
     monkeypatch.setenv("GRASP_HOME", str(settings.home))
     from airflow.sdk.exceptions import AirflowException
 
     from dags.tasks import ModuleTask
 
-    task = ModuleTask(
-        task_id="fails", module="cli.demo", arguments=["--cutoff", "never"], day="1998-03-01"
-    )
+    task = ModuleTask(task_id="fails", module="cli.demo", arguments=["--cutoff", "never"], day="1998-03-01")
     with pytest.raises(AirflowException, match=r"(?s)failed with exit code 2.*not a day"):
         task.run_module()
 

@@ -1,4 +1,4 @@
-"""Both DAGs through Airflow on a small slice of real data: every store holds what it should, and twice is once."""
+"""Both DAGs through Airflow on a small slice of real data: every store is right, and a second run changes nothing."""
 
 import hashlib
 import json
@@ -66,7 +66,7 @@ def test_no_feature_knows_an_event_after_its_day(finished):
     assert features.num_interactions.to_dict() == known.to_dict()
 
 
-def test_the_llm_was_paid_within_its_budget_and_the_rest_is_facts(finished):
+def test_the_language_model_stays_within_its_budget_and_facts_describe_the_rest(finished):
     for day in (CUTOFF, LATEST):
         ledgers = [read(finished, table, day) for table in (tables.ITEM_GENERATION, tables.USER_GENERATION)]
         assert sum(ledger.generation_key.nunique() for ledger in ledgers) == LLM_BUDGET  # a repair is a second row
@@ -97,7 +97,7 @@ def test_the_online_store_answers_with_the_latest_day(finished):
     assert store.project == feast_project(version)
 
 
-def test_the_release_in_force_is_the_latest_day_and_whole(finished):
+def test_the_release_in_force_is_the_latest_day_and_complete(finished):
     manifest = manifest_in_force(finished.settings.releases)
     assert manifest.day == LATEST
     folder = release_folder(finished.settings.releases, manifest)
@@ -108,7 +108,7 @@ def test_the_release_in_force_is_the_latest_day_and_whole(finished):
     assert decision["reason"]
 
 
-def test_the_server_answered_all_through_the_refresh(finished):
+def test_the_server_answered_during_the_whole_refresh(finished):
     assert finished.errors == []
     assert len(finished.answers) > 10
     assert all(len(answer["items"]) == 5 for answer in finished.answers)

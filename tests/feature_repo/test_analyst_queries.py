@@ -57,7 +57,7 @@ def test_the_first_counts_every_fallback_with_its_reason(two_days):
     }
 
 
-def test_the_second_names_who_has_another_nearest_neighbour(two_days):
+def test_the_second_names_users_with_another_nearest_neighbour(two_days):
     (query,) = blocks(SECTIONS["2"], "sql")
     rows = connect(two_days.settings).sql(query).fetchall()
     assert ("u1", "u3", "u2", 0, True) in rows
@@ -100,7 +100,7 @@ def test_the_eighth_adds_up_the_days_for_each_length_of_history(two_days):
     assert [row[2:] for row in found if row[0] == "user"] == [("1-4", 2, 50.0), ("5-9", 8, 37.5), ("20-49", 4, 0.0)]
 
 
-def test_the_ninth_counts_an_answer_once_and_knows_how_little_it_knows(two_days):
+def test_the_ninth_counts_an_answer_once_and_gives_its_interval(two_days):
     """Wilson's interval of 4 of 10 is 16.8 to 68.7 percent, of 0 of 10 it is 0 to 27.8; a click elsewhere is none."""
     (query,) = blocks(SECTIONS["9"], "sql")
     assert connect(two_days.settings).sql(query).fetchall() == [

@@ -1,4 +1,4 @@
-"""Every feature view is owned, explained, limited in age and a faithful picture of its table."""
+"""Every feature view has an owner, a description, an age limit and exactly the columns of its table."""
 
 import subprocess
 from datetime import timedelta
@@ -66,7 +66,7 @@ def test_the_service_asks_for_the_user_only(settings):
     assert {feature.name for feature in projection.features} == set(RANKER_FEATURES)
 
 
-def test_an_offline_store_nobody_tried_is_refused_by_name(settings):
+def test_an_unsupported_offline_store_is_refused_by_name(settings):
     from feature_repo.features import definitions
 
     with pytest.raises(ValueError, match="offline store 'file': GRASP_FEATURE_STORE_YAML"):

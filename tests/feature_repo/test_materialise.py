@@ -1,4 +1,4 @@
-"""The online store holds exactly one day, never an older one by accident, and says so when it does not."""
+"""The online store holds exactly one day, never an older one by accident; an error says when it does not."""
 
 import json
 import resource
@@ -73,7 +73,7 @@ def test_all_rows_of_a_day_arrive(two_days, capsys):
     assert (state.day, state.complete) == (DAY, True)
 
 
-def test_every_kind_of_value_comes_back_as_it_was(small_lake):
+def test_every_type_of_value_reads_back_unchanged(small_lake):
     """Production encoders are wider than the demo's: 1536 numbers through Feast and back."""
     small_lake.write_features(DAY, dimension=1536)
     put(small_lake.settings, DAY)
@@ -105,7 +105,7 @@ def test_an_older_day_never_overwrites_a_newer_one(two_days, capsys):
     assert "skipped, 1998-03-02 is online" in capsys.readouterr().out
 
 
-def test_a_rollback_puts_the_older_day_online_whole(two_days):
+def test_a_rollback_puts_exactly_the_older_day_online(two_days):
     """Whoever came only later reads as unknown again."""
     settings = two_days.settings
     two_days.write_features(NEXT, users=["u1", "u2", "u3", "u4"])
@@ -131,7 +131,7 @@ def test_a_corrected_row_of_the_same_day_arrives(two_days):
     assert look_up(settings, ["u1"]) == [("corrected",)]
 
 
-def test_a_day_that_died_half_way_is_written_again_and_bars_older_ones(two_days):
+def test_a_half_written_day_is_written_again_and_still_blocks_older_days(two_days):
     settings = two_days.settings
     version = Versions(settings).feature
     put(settings, NEXT)
@@ -142,7 +142,7 @@ def test_a_day_that_died_half_way_is_written_again_and_bars_older_ones(two_days)
     assert read_state(settings, version).complete
 
 
-def test_a_row_of_another_time_is_refused(two_days):
+def test_a_row_with_another_event_timestamp_is_refused(two_days):
     two_days.change(tables.USER_FEATURES, DAY, 1, event_timestamp=end_of("1998-02-01"))
     with pytest.raises(IncompleteError, match=r"1 of 3 rows have another event_timestamp .*, such as u2"):
         put(two_days.settings, DAY)
@@ -159,7 +159,7 @@ def test_an_older_day_is_refused_when_the_state_was_lost(two_days):
     assert put(settings, NEXT)
 
 
-def test_a_long_table_says_how_far_it_is(two_days, settings_with, tmp_path, capsys):
+def test_a_long_table_logs_its_progress(two_days, settings_with, tmp_path, capsys):
     """Batches of one row: 1 and 2 of 3."""
     file = tmp_path / "small_batches.yaml"
     text = (ROOT / "feature_repo" / "feature_store.yaml").read_text()
@@ -187,7 +187,7 @@ def test_a_second_run_ends_before_feast_is_imported(two_days, environment):
     assert after.ru_utime - before.ru_utime < 5  # under a second where nothing else runs
 
 
-def test_a_reader_is_answered_while_a_day_is_written(two_days):
+def test_a_read_succeeds_while_a_day_is_written(two_days):
     """SQLite's write-ahead mode: an open write transaction holds nobody up."""
     put(two_days.settings, DAY)
     with sqlite3.connect(two_days.settings.home / "feast" / "online.db", isolation_level=None) as writer:
@@ -206,7 +206,7 @@ def test_a_damaged_state_names_its_file(two_days):
         put(two_days.settings, DAY)
 
 
-def test_a_setting_the_store_needs_is_named(two_days, settings_with, tmp_path):
+def test_a_missing_variable_of_the_store_is_named(two_days, settings_with, tmp_path):
     yaml = tmp_path / "store.yaml"
     yaml.write_text("project: grasp\nprovider: local\nregistry: ${NO_SUCH_PLACE}/registry.db\n")
     settings: Settings = settings_with(feature_store_yaml=str(yaml))
@@ -215,7 +215,7 @@ def test_a_setting_the_store_needs_is_named(two_days, settings_with, tmp_path):
 
 
 class TestWhatFeastDoesNotGuard:
-    """Reasons for our own guards: when one of these fails, Feast has learnt it and the guard may go."""
+    """Reasons for our own guards. When one of these fails, Feast guards this itself and ours may go."""
 
     def test_a_late_write_overwrites_a_newer_value(self, two_days):
         from feature_repo.feast_store import open_store

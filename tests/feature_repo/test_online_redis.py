@@ -39,7 +39,7 @@ def test_redis_answers_as_sqlite_does(two_days, redis_settings):
     assert look_up(redis_settings, ids) == look_up(two_days.settings, ids)
 
 
-def test_batches_put_online_what_feast_does(two_days, redis_settings, empty_redis):
+def test_our_batches_put_the_same_rows_online_as_feast(two_days, redis_settings, empty_redis):
     """Every feature of every user, with its time: our own way to the store and `FeatureStore.materialize`."""
     from feature_repo.materialise import open_for_writing
 
@@ -89,7 +89,7 @@ def test_a_rollback_clears_a_user_of_a_later_day_that_another_host_wrote(two_day
     assert look_up(redis_settings, ["u1", "u4"])["description"] == [f"u1 on {DAY}", None]
 
 
-def test_a_lost_file_hides_nobody_whom_the_day_does_not_know(two_days, redis_settings):
+def test_without_the_state_file_users_who_are_not_in_the_day_are_still_cleared(two_days, redis_settings):
     two_days.write_features(DAY, users=["u1", "u4"])
     put(redis_settings, DAY)
     state_file(redis_settings, Versions(redis_settings).feature).unlink()

@@ -1,4 +1,4 @@
-"""Analysts see every table under its name, with its days, and cannot fall over a wrong statement."""
+"""Analysts see every table under its name, with its days; a wrong statement only gives an error."""
 
 # ruff: noqa: S608 - the tables' names are our own
 
@@ -67,7 +67,7 @@ def test_a_wrong_query_says_what_is_wrong(two_days, environment):
     assert "Table with name itms does not exist" in result.stderr
 
 
-def test_statements_from_a_pipe_go_on_after_a_mistake(two_days, environment):
+def test_statements_from_a_pipe_go_on_after_an_error(two_days, environment):
     typed = "SELECT * FROM itms;\n.tables\nSELECT count(*)\nFROM items;\n.quit\nSELECT 77;\n"
     result = run(environment, typed=typed)
     assert result.returncode == 0

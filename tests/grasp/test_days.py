@@ -1,4 +1,4 @@
-"""Days are UTC dates; the end of a day is what its features may know."""
+"""Days are UTC dates; a day's features know what happened up to its end."""
 
 import argparse
 from datetime import datetime
@@ -9,7 +9,7 @@ from grasp.days import DayNotOverError, day_argument, end_of, has_ended, parse_d
 
 
 @pytest.mark.parametrize("text", ["1998-02-30", "yesterday", "1998-2-1", "1998-02-01T00:00", ""])
-def test_what_is_no_day_is_refused_by_its_text(text):
+def test_text_that_is_not_a_day_is_refused_and_shown(text):
     with pytest.raises(ValueError, match="is not a day"):
         parse_day(text)
     with pytest.raises(argparse.ArgumentTypeError):
@@ -34,6 +34,6 @@ def test_a_day_is_over_from_its_last_second_on(clock, is_over):
     assert has_ended("1998-04-22", datetime.fromisoformat(clock)) == is_over
 
 
-def test_a_day_after_the_clock_is_refused_by_both_their_names():
+def test_a_day_after_the_clock_is_refused_and_both_are_named():
     with pytest.raises(DayNotOverError, match=r"2026-11-22 is after the clock \(1998-04-22T23:59:59\+00:00; GRASP_NOW"):
         require_ended("2026-11-22", datetime.fromisoformat("1998-04-22T23:59:59+00:00"))

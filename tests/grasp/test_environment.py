@@ -1,4 +1,4 @@
-"""Child processes get complete settings, and what production set already is left alone."""
+"""Child processes get complete settings; variables that production has set are kept."""
 
 import subprocess
 import sys
@@ -11,12 +11,12 @@ def test_children_see_the_same_settings(settings):
     assert Settings.load(process_environment(settings)) == settings
 
 
-def test_what_is_set_already_wins(settings, monkeypatch):
+def test_a_variable_that_is_already_set_wins(settings, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SPARK_DEFAULT", "spark://cluster:7077")
     assert process_environment(settings)["AIRFLOW_CONN_SPARK_DEFAULT"] == "spark://cluster:7077"
 
 
-def test_our_code_comes_first_whatever_the_shell_has_on_its_path(settings, monkeypatch):
+def test_our_code_comes_first_on_the_path(settings, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/opt/others")
     assert process_environment(settings)["PYTHONPATH"] == f"{ROOT}:/opt/others"
 

@@ -1,4 +1,4 @@
-"""A file that is written is the old one or the new one, whoever reads it meanwhile."""
+"""A reader finds the old file or the new one, never half of either."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from grasp.files import replacing, write_json
 
 
-def test_a_file_comes_back_from_a_folder_that_was_missing(tmp_path):
+def test_a_missing_folder_is_created_and_the_file_reads_back(tmp_path):
     with replacing(tmp_path / "new" / "a.npz") as handle:
         np.savez(handle, near=np.arange(3))
     write_json(tmp_path / "newer" / "a.json", {"é": 1})
@@ -18,7 +18,7 @@ def test_a_file_comes_back_from_a_folder_that_was_missing(tmp_path):
     assert (tmp_path / "newer" / "a.json").read_text() == '{\n "é": 1\n}\n'
 
 
-def test_what_fails_on_the_way_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"old": 1})
 
     with pytest.raises(RuntimeError, match="full"), replacing(tmp_path / "a.json") as handle:

@@ -1,4 +1,4 @@
-"""Set-up takes the Java that Spark will take, and says what to do when that one is unfit."""
+"""Set-up uses the same Java as Spark, and says what to do if it is unsuitable."""
 
 import os
 import subprocess
@@ -25,13 +25,13 @@ def run_java(home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("version", ["17", "21"])
-def test_a_fit_java_home_is_taken(tmp_path, version):
+def test_a_suitable_java_home_is_used(tmp_path, version):
     result = run_java(tmp_path / "home", JAVA_HOME=str(fake_java(tmp_path / "jdk", version)))
     assert result.returncode == 0
     assert f"Java {version}" in result.stdout
 
 
-def test_an_unfit_java_home_is_named_though_another_java_would_do(tmp_path):
+def test_an_unsuitable_java_home_is_named_although_another_java_would_work(tmp_path):
     good, old = fake_java(tmp_path / "good", "17"), fake_java(tmp_path / "old", "11")
     path = f"{good / 'bin'}{os.pathsep}/usr/bin:/bin"
     result = run_java(tmp_path / "home", JAVA_HOME=str(old), PATH=path)
@@ -39,6 +39,6 @@ def test_an_unfit_java_home_is_named_though_another_java_would_do(tmp_path):
     assert f"JAVA_HOME={old} is no Java 17 or 21" in result.stderr
 
 
-def test_a_java_fetched_earlier_is_found_again(tmp_path):
+def test_a_downloaded_java_is_found_again(tmp_path):
     fake_java(tmp_path / "home" / "java", "17")
     assert "Java 17" in run_java(tmp_path / "home").stdout

@@ -1,4 +1,4 @@
-"""The manifest is named by what it says."""
+"""A release is named by the content of its manifest."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from grasp.manifest import CURRENT_FILE, Manifest, NoReleaseError, manifest_in_f
 MANIFEST = Manifest("1998-03-01", "v1_a", "minilm_b", {"item": "item_embedding_b"}, "ranker_v1_a", None)
 
 
-def test_the_time_of_publication_is_no_part_of_the_identity():
+def test_the_time_of_publication_is_not_part_of_the_release_id():
     assert dataclasses.replace(MANIFEST, published_at="now").release_id == MANIFEST.release_id
     assert dataclasses.replace(MANIFEST, model="sasrec").release_id != MANIFEST.release_id
 

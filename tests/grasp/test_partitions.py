@@ -1,4 +1,4 @@
-"""A partition is replaced as a whole, and a process killed half-way loses nothing."""
+"""A partition is replaced as a whole; a process that is killed meanwhile loses nothing."""
 
 import pytest
 
@@ -21,25 +21,25 @@ def staged(tmp_path):
     return folder
 
 
-def test_the_new_one_takes_the_place_and_nothing_is_left_over(target, staged):
+def test_a_staged_partition_replaces_the_old_one_and_leaves_nothing_behind(target, staged):
     partitions.put_in_place(staged, target)
     assert (target / "part.parquet").read_text() == "new"
     assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
-def test_when_the_new_one_cannot_be_moved_the_old_one_stays(target, tmp_path):
+def test_the_old_partition_stays_when_the_new_one_cannot_be_moved(target, tmp_path):
     with pytest.raises(FileNotFoundError):
         partitions.put_in_place(tmp_path / "never staged", target)
     assert (target / "part.parquet").read_text() == "old"
 
 
-def test_what_a_killed_process_moved_aside_comes_back(target, tmp_path):
+def test_a_partition_that_a_killed_process_moved_aside_is_recovered(target, tmp_path):
     target.rename(target.with_name(f".replaced-{target.name}"))
     partitions.recover(tmp_path / "lake")
     assert (target / "part.parquet").read_text() == "old"
 
 
-def test_what_was_replaced_already_does_not_come_back(target, staged, tmp_path):
+def test_a_replaced_partition_is_not_recovered(target, staged, tmp_path):
     aside = target.with_name(f".replaced-{target.name}")
     target.rename(aside)
     staged.rename(target)

@@ -1,4 +1,4 @@
-"""A child that was told to ends with its parent, even when the parent is killed without a chance to say so."""
+"""A child process ends with its parent, even when the parent is killed."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A wrong setting ends the run at its start, by name; what is unset has a sensible place."""
+"""A wrong setting stops the run at its start and is named; every setting has a default."""
 
 import re
 from pathlib import Path
@@ -55,19 +55,19 @@ def test_the_service_variables_of_kubernetes_pass_over(tmp_path):
     assert Settings.load(home | services) == Settings.load(home)
 
 
-def test_variables_of_the_process_do_not_reach_settings_that_are_made_by_hand(tmp_path, monkeypatch):
+def test_settings_made_in_code_ignore_the_process_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("GRASP_NUM_NEIGHBOURS", "3")
     assert Settings(home=tmp_path).num_neighbours == 10
     assert Settings.load().num_neighbours == 3
 
 
-def test_settings_survive_the_way_through_a_child_process(tmp_path):
+def test_settings_pass_unchanged_through_a_child_process(tmp_path):
     given = {"GRASP_HOME": str(tmp_path), "GRASP_NOW": "1998-04-22T23:59:59Z", "GRASP_HIDDEN_ATTRIBUTES": "asin,ean"}
     settings = Settings.load(given)
     assert Settings.load(settings.variables()) == settings
 
 
-def test_the_clock_is_the_wall_clock_unless_told(tmp_path):
+def test_the_clock_is_the_wall_clock_unless_it_is_set(tmp_path):
     told = Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_NOW": "1998-04-22T23:59:59+01:00"})
     assert told.clock().isoformat() == "1998-04-22T22:59:59+00:00"
     assert Settings.load({"GRASP_HOME": str(tmp_path)}).clock().year >= 2026

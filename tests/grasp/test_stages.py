@@ -1,4 +1,4 @@
-"""A stage runs again when what it depends on changed, and only then."""
+"""A stage runs again when something that it depends on changed, and only then."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_a_lost_result_makes_it_run_again(ran):
 
 
 @pytest.mark.parametrize(("changed", "current"), [({"llm_budget": 1}, False), ({"port": 9000}, True)])
-def test_a_setting_counts_only_where_it_matters(ran, settings_with, changed, current):
+def test_only_settings_of_a_stage_make_it_run_again(ran, settings_with, changed, current):
     assert stages.is_current(settings_with(**changed), "describe_users", DAY) is current
 
 

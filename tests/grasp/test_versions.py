@@ -1,4 +1,4 @@
-"""A version changes with its meaning, and only then."""
+"""A version changes when its meaning changes, and only then."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_an_empty_model_folder_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("changed", [{"user_history_holdout": 1}, {"hidden_attributes": ("asin",)}])
-def test_what_descriptions_are_is_part_of_every_later_version(settings, settings_with, changed):
+def test_settings_that_change_descriptions_change_every_later_version(settings, settings_with, changed):
     before, after = Versions(settings), Versions(settings_with(**changed))
     assert before.embedding != after.embedding
     assert before.feature != after.feature
@@ -53,7 +53,7 @@ def test_a_server_needs_no_folder_and_its_model_is_named_by_name_and_revision(se
     assert len(set(names)) == 3
 
 
-def test_where_a_model_is_served_changes_no_version_but_how_it_is_asked_does(settings_with):
+def test_the_address_of_a_model_changes_no_version_but_its_output_format_does(settings_with):
     served = {"llm_url": "http://localhost:8000/v1", "llm_model": "m"}
     here = Versions(settings_with(**served))
     there = Versions(settings_with(**served | {"llm_url": "http://elsewhere/v1"}))
@@ -62,5 +62,5 @@ def test_where_a_model_is_served_changes_no_version_but_how_it_is_asked_does(set
     assert here.prompt("item") != structured.prompt("item")
 
 
-def test_collection_names_suit_milvus(settings):
+def test_collection_names_are_valid_in_milvus(settings):
     assert collection("item", Versions(settings).embedding).replace("_", "").isalnum()
