@@ -100,7 +100,7 @@ def vector(column: str, norms: tuple[float, float], norm_meaning: str) -> Expect
     ]
 
 
-UNIT = (1 - NORM_TOLERANCE, 1 + NORM_TOLERANCE)
+UNIT_NORM = (1 - NORM_TOLERANCE, 1 + NORM_TOLERANCE)
 
 
 def interactions(settings: Settings, day: str) -> SuitePair:
@@ -141,10 +141,10 @@ def descriptions(settings: Settings, table: Table, entities: Table) -> SuitePair
     return suite_pair(table.name, rows, summary)
 
 
-def generation(failures: Sequence[str]) -> SuitePair:
+def generation(share_columns: Sequence[str]) -> SuitePair:
     """Dead letters give only warnings: a text built from facts stands in for each, so they do not stop the day here.
 
-    `failures` names the summary's shares: one for each entity and reason, and one for each entity and history length.
+    `share_columns` names the summary's shares, one for each entity and reason and for each entity and history length.
     """
     table = tables.GENERATION_METRICS
     rows = [
@@ -154,12 +154,12 @@ def generation(failures: Sequence[str]) -> SuitePair:
     ]
     summary = [
         between("num_rows", 2, 2, "items and users have metrics of the current prompts and model", WARNING),
-        *map(failure_share, failures),
+        *map(share_limit, share_columns),
     ]
     return suite_pair(table.name, rows, summary)
 
 
-def failure_share(column: str) -> gxe.ExpectColumnMaxToBeBetween:
+def share_limit(column: str) -> gxe.ExpectColumnMaxToBeBetween:
     """A limit for one column of the summary. The report then shows the share itself."""
     most, meaning = USUAL_REASON_SHARE, "at most every other text fails for this one reason"
     if HISTORY in column:
@@ -174,7 +174,7 @@ def embeddings(table: Table, entities: Table) -> SuitePair:
     rows = [
         *unique(table.key),
         *present("description_hash", "computed_at"),
-        *vector("semantic_embedding", UNIT, "every semantic embedding has length one"),
+        *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
     ]
     summary = [
         schema(table.ddl),
@@ -198,8 +198,8 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
         one_of("source", ["llm", "facts"], "each text says who wrote it"),
         one_of("embedding_version", [versions.embedding], "one embedding version, the current one"),
         one_of("feature_version", [versions.feature], "one feature version, the current one"),
-        *vector("semantic_embedding", UNIT, "every semantic embedding has length one"),
-        *vector("neighbour_embedding", (0, UNIT[1]), "a mean of unit vectors is no longer than one"),
+        *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
+        *vector("neighbour_embedding", (0, UNIT_NORM[1]), "a mean of unit vectors is no longer than one"),
         between("neighbour_ids_length", 0, settings.num_neighbours, "at most GRASP_NUM_NEIGHBOURS neighbours"),
         gxe.ExpectColumnPairValuesToBeEqual(
             column_A="neighbour_ids_length",
@@ -239,11 +239,11 @@ def _own_features(table: Table) -> Expectations:
     ]
 
 
-def daily_suites(settings: Settings, day: str, failures: Sequence[str]) -> dict[str, SuitePair]:
-    """The suites of a day, by table; `failures` as in `generation`."""
+def daily_suites(settings: Settings, day: str, share_columns: Sequence[str]) -> dict[str, SuitePair]:
+    """The suites of a day, by table; `share_columns` as in `generation`."""
     return {
         "interactions": interactions(settings, day),
-        "generation_metrics": generation(failures),
+        "generation_metrics": generation(share_columns),
         "item_description": descriptions(settings, tables.ITEM_DESCRIPTION, tables.ITEMS),
         "user_description": descriptions(settings, tables.USER_DESCRIPTION, tables.USERS),
         "item_embedding": embeddings(tables.ITEM_EMBEDDING, tables.ITEMS),
@@ -256,8 +256,8 @@ def daily_suites(settings: Settings, day: str, failures: Sequence[str]) -> dict[
 def training_suites() -> dict[str, SuitePair]:
     """The suites of a training set, by file. All its users share one event timestamp, the cutoff."""
     vectors = [
-        *vector("semantic_embedding", UNIT, "every semantic embedding has length one"),
-        *vector("neighbour_embedding", (0, UNIT[1]), "a mean of unit vectors is no longer than one"),
+        *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
+        *vector("neighbour_embedding", (0, UNIT_NORM[1]), "a mean of unit vectors is no longer than one"),
     ]
     known = zero("seconds_from_cutoff", "every feature is known as of the cutoff")
     filled = between("num_rows", 1, None, "there is at least one row")

@@ -84,7 +84,7 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
     # One writer at a time. A second one waits, then finds nothing left to do.
     with file_lock(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
         state = read_state(settings, feature_version)
-        if not rollback and state and _is_settled(settings, state, day, hashes):
+        if not rollback and state and _is_done(settings, state, day, hashes):
             return False
         if not rollback:
             check_age(settings, day)
@@ -117,12 +117,16 @@ def read_state(settings: Settings, feature_version: str) -> OnlineState | None:
         raise ValueError(f"{file} is damaged ({error}): delete it and materialise with --rollback") from error
 
 
-def _is_settled(settings: Settings, state: OnlineState, day: str, hashes: dict[str, str]) -> bool:
+def _is_done(settings: Settings, state: OnlineState, day: str, hashes: dict[str, str]) -> bool:
     """True when the online store already holds this day or a later one; logs which."""
     if day < state.day:
         say(f"materialise {day}: skipped, {state.day} is online (--rollback puts {day} online)")
         return True
-    if day == state.day and state.complete and (state.hashes, state.definitions) == (hashes, _definitions(settings)):
+    if (
+        day == state.day
+        and state.complete
+        and (state.hashes, state.definitions) == (hashes, _definitions_hash(settings))
+    ):
         say(f"materialise {day}: already online, nothing changed")
         return True
     return False
@@ -140,7 +144,7 @@ def _write_day(
     started = time.monotonic()
     ids = {table.name: _ids(settings, table, feature_version, day) for table in VIEWS}
     registered = before.definitions if before else None
-    target = OnlineState(day, True, hashes, _definitions(settings), ids)
+    target = OnlineState(day, True, hashes, _definitions_hash(settings), ids)
     store = open_for_writing(settings, feature_version, apply=registered != target.definitions)
     known = {table.name: set(before.keys.get(table.name, []) if before else []) for table in VIEWS}
     if may_go_back or before is None:
@@ -250,7 +254,7 @@ def _ids(settings: Settings, table: Table, feature_version: str, day: str) -> li
     return list(moments)
 
 
-def _definitions(settings: Settings) -> str:
+def _definitions_hash(settings: Settings) -> str:
     """Hash of everything that `features.definitions` and the store's configuration depend on."""
     return digest(
         [

@@ -61,8 +61,8 @@ def check_day(settings: Settings, day: str) -> list["FailedExpectation"]:
     Raises `QualityError` when a critical expectation fails and `MissingPartitionError` when a table has no such day.
     """
     measured = measure_day(settings, day)
-    failures = measured[tables.GENERATION_METRICS.name].summary.columns.drop("num_rows")
-    return _judge(settings, day, "daily", measured, _expectations().daily_suites(settings, day, list(failures)))
+    share_columns = measured[tables.GENERATION_METRICS.name].summary.columns.drop("num_rows")
+    return _judge(settings, day, "daily", measured, _expectations().daily_suites(settings, day, list(share_columns)))
 
 
 def check_training_set(settings: Settings, day: str) -> list["FailedExpectation"]:
