@@ -61,6 +61,16 @@ def test_what_is_said_at_the_end_gives_the_demo_s_settings_again(settings_with, 
     assert Settings.load(said) == settings.model_copy(update={"task_retries": 2})
 
 
+def test_what_is_said_at_the_end_shows_no_secret(settings_with):
+    settings = settings_with(milvus_token="hunter2", redis="redis://:hunter2@localhost", llm_budget=5)
+    assert "hunter2" not in " ".join(changed_variables(settings))
+    assert "GRASP_LLM_BUDGET=5" in changed_variables(settings)
+
+
+def test_the_usual_home_need_not_be_said():
+    assert changed_variables(Settings.load({})) == []
+
+
 def interval(mean):
     return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
 
