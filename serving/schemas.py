@@ -37,10 +37,11 @@ Fallback = Literal[
 ]
 StoreProblem = Literal["store_timeout", "store_error"]
 
-EXAMPLE_ANSWER: dict[str, Any] = {
-    "request_id": "6f1c2a9be0d94c7f8a6d1b0e5f3c2d41",
+# Parts of the examples.
+ORIGIN: dict[str, Any] = {"request_id": "6f1c2a9be0d94c7f8a6d1b0e5f3c2d41", "release": "1998-04-22-0a1b2c3d4e"}
+ANSWER: dict[str, Any] = {
+    **ORIGIN,
     "user_id": "196",
-    "release": "1998-04-22-0a1b2c3d4e",
     "model": "sasrec-grasp-1998-02-28-1a2b3c4d",
     "experiment": "new-model",
     "bucket": "control",
@@ -49,11 +50,9 @@ EXAMPLE_ANSWER: dict[str, Any] = {
     "fallback": None,
     "store_problem": None,
 }
-EXAMPLE_EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
-EXAMPLE_ITEM = asdict(
-    Recommendation(
-        "172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EXAMPLE_EVIDENCE]
-    )
+EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
+ITEM = asdict(
+    Recommendation("172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE])
 )
 
 
@@ -87,9 +86,7 @@ class RecommendationRequest(Filters):
     user_id: Key
     k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="Number of items.")
     recent_item_ids: list[Key] = Field(
-        [],
-        max_length=MAX_RECENT,
-        description="Items of the current visit, oldest first; the features do not hold them yet.",
+        [], max_length=MAX_RECENT, description="Items of the current visit, oldest first, not in the features yet."
     )
     exclude_seen: bool = Field(
         True, strict=True, description="Leave out the user's last 100 items and the recent ones."
@@ -127,7 +124,7 @@ class Outcome(StrictRequest):
 
 class OutcomesRequest(StrictRequest):
     model_config = ConfigDict(extra="forbid") | _example(
-        outcomes=[{"request_id": EXAMPLE_ANSWER["request_id"], "item_id": "172", "kind": "click"}]
+        outcomes=[{"request_id": ORIGIN["request_id"], "item_id": "172", "kind": "click"}]
     )
 
     outcomes: list[Outcome] = Field(min_length=1, max_length=MAX_OUTCOMES)
@@ -149,7 +146,7 @@ class Answer(BaseModel):
 
 
 class RecommendationResponse(Answer):
-    model_config = _example(**EXAMPLE_ANSWER, items=[EXAMPLE_ITEM], num_unknown_recent_items=0)
+    model_config = _example(**ANSWER, items=[ITEM], num_unknown_recent_items=0)
 
     items: list[Recommendation]
     num_unknown_recent_items: int = Field(description="Recent items that are not in the release; they are ignored.")
@@ -157,8 +154,7 @@ class RecommendationResponse(Answer):
 
 class BatchResponse(BaseModel):
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
-        answers=[{**EXAMPLE_ANSWER, "items": [EXAMPLE_ITEM], "num_unknown_recent_items": 0}],
+        request_id=ORIGIN["request_id"], answers=[{**ANSWER, "items": [ITEM], "num_unknown_recent_items": 0}]
     )
 
     request_id: str
@@ -168,14 +164,12 @@ class BatchResponse(BaseModel):
 class ItemScore(BaseModel):
     item_id: str
     score: float | None = Field(
-        description="From the model; in a fallback the number of users. Null: not in the release."
+        description="From the model or, in a fallback, the number of users; null: not in release."
     )
 
 
 class ScoresResponse(Answer):
-    model_config = _example(
-        **EXAMPLE_ANSWER, scores=[{"item_id": "172", "score": 7.31}, {"item_id": "x", "score": None}]
-    )
+    model_config = _example(**ANSWER, scores=[{"item_id": "172", "score": 7.31}, {"item_id": "x", "score": None}])
 
     scores: list[ItemScore] = Field(description="In the order of the request. Compare scores only within one answer.")
 
@@ -188,11 +182,10 @@ class SimilarItem(BaseModel):
 
 class SimilarResponse(BaseModel):
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
+        **ORIGIN,
         item_id="172",
         title="Empire Strikes Back",
         items=[{"item_id": "181", "title": "Return of the Jedi", "similarity": 0.83}],
-        release=EXAMPLE_ANSWER["release"],
     )
 
     request_id: str
@@ -206,7 +199,7 @@ class ItemResponse(BaseModel):
     """An item with its features."""
 
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
+        **ORIGIN,
         item_id="172",
         title="Empire Strikes Back",
         description="A space adventure for fans of action, drama and science fiction.",
@@ -216,7 +209,6 @@ class ItemResponse(BaseModel):
         categories=["Action", "Adventure"],
         neighbours=[{"item_id": "181", "title": "Return of the Jedi", "similarity": 0.83}],
         day="1998-04-22",
-        release=EXAMPLE_ANSWER["release"],
     )
 
     request_id: str
@@ -247,7 +239,7 @@ class UserResponse(BaseModel):
     """A user with their features, for people to read."""
 
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
+        **ORIGIN,
         user_id="196",
         description="Enjoys comedies and dramas of the nineties.",
         source="llm",
@@ -258,7 +250,6 @@ class UserResponse(BaseModel):
         num_interactions=39,
         history=[{"item_id": "181", "title": "Return of the Jedi", "at": "1998-04-20T18:01:07Z"}],
         neighbours=[{"user_id": "186", "similarity": 0.91}],
-        release=EXAMPLE_ANSWER["release"],
         fallback=None,
         store_problem=None,
     )
@@ -283,8 +274,7 @@ class UserFeaturesResponse(BaseModel):
     """A user's complete row in the online store, for a caller that computes with features itself."""
 
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
-        release=EXAMPLE_ANSWER["release"],
+        **ORIGIN,
         fallback=None,
         store_problem=None,
         user_id="196",
@@ -323,10 +313,9 @@ class UserFeaturesResponse(BaseModel):
 
 class SimilarUsersResponse(BaseModel):
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
+        **ORIGIN,
         user_id="196",
         users=[{"user_id": "186", "similarity": 0.91}],
-        release=EXAMPLE_ANSWER["release"],
         fallback=None,
         store_problem=None,
     )
@@ -341,9 +330,8 @@ class SimilarUsersResponse(BaseModel):
 
 class SearchResponse(BaseModel):
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
+        **ORIGIN,
         items=[{"item_id": "172", "title": "Empire Strikes Back", "similarity": 0.52}],
-        release=EXAMPLE_ANSWER["release"],
         backend="memory",
         fallback=None,
     )
@@ -358,7 +346,7 @@ class SearchResponse(BaseModel):
 
 
 class OutcomesResponse(BaseModel):
-    model_config = _example(request_id=EXAMPLE_ANSWER["request_id"], num_accepted=1)
+    model_config = _example(request_id=ORIGIN["request_id"], num_accepted=1)
 
     request_id: str
     num_accepted: int
@@ -384,14 +372,14 @@ class ExperimentInfo(BaseModel):
 
 class ReleasesResponse(BaseModel):
     model_config = _example(
-        request_id=EXAMPLE_ANSWER["request_id"],
+        request_id=ORIGIN["request_id"],
         releases=[
             {
-                "release": EXAMPLE_ANSWER["release"],
+                "release": ORIGIN["release"],
                 "role": "in_force",
                 "day": "1998-04-22",
                 "age_hours": 7.5,
-                "model": EXAMPLE_ANSWER["model"],
+                "model": ANSWER["model"],
                 "feature_version": "v1_0a1b2c3d",
                 "embedding_version": "all_minilm_l6_v2_1f2e3d4c5b6a",
                 "num_items": 1682,
@@ -415,9 +403,7 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    model_config = _example(
-        ready=True, reason=None, release=EXAMPLE_ANSWER["release"], problem=None, experiment_problem=None
-    )
+    model_config = _example(ready=True, reason=None, release=ORIGIN["release"], problem=None, experiment_problem=None)
 
     ready: bool
     reason: str | None = Field(description="Why the service is not ready.")
