@@ -1,14 +1,14 @@
-"""Put everything known of each item and user into one row: the offline side of the Feast feature views.
+"""Join all data of each item and user into one row: the offline side of the Feast feature views.
 
 Reads:   interactions, items, users, descriptions, embeddings, neighbour features
 Writes:  item_features, user_features
 
-Every item and every user gets a row; one whose description, embedding or neighbour row is missing stops the day. An
-item or user without any neighbour (a catalogue of one) carries the zero vector of the same length and empty lists,
-as `aggregate_neighbours` wrote them. A row whose content is the same as in the latest state keeps its `computed_at`.
+Every item and every user gets a row. The day fails if a description, an embedding or a neighbour row is missing. An
+item or user without neighbours has a zero vector and empty lists, as `aggregate_neighbours` wrote them. A row whose
+content did not change keeps its `computed_at`.
 
-Head and tail (Pareto 80/20, and user cut, as LLM-ESR and GRASP group them): head items are the most popular fifth of
-the catalogue by distinct users, ties by id; tail users have fewer than nine interactions.
+Head and tail groups as in LLM-ESR and GRASP: head items are the most popular fifth of the catalogue by distinct users,
+ties by id; tail users have fewer than nine interactions.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ MIN_HEAD_INTERACTIONS = 9  # of a user
 
 
 class IncompleteFeaturesError(ValueError):
-    """An item or user lacks a description, embedding or neighbour row; the message counts them and names one."""
+    """Items or users lack a description, embedding or neighbour row; the message has the number and an example."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The tables that are joined to each item or user, all keyed by its id."""
+    """The tables that are joined by item or user id."""
 
     description: DataFrame
     embedding: DataFrame
@@ -52,7 +52,7 @@ def item_popularity(items: DataFrame, interactions: DataFrame) -> DataFrame:
 
 
 def user_sequences(users: DataFrame, interactions: DataFrame) -> DataFrame:
-    """Each user's last items with their times, oldest first, and how many there are in all.
+    """Each user's last items with their times, oldest first, and the total number of interactions.
 
     Columns: user_id, sequence, sequence_times, num_interactions, is_tail.
     """
@@ -79,7 +79,7 @@ def user_sequences(users: DataFrame, interactions: DataFrame) -> DataFrame:
 def join_parts(own: DataFrame, parts: Parts, key: str) -> DataFrame:
     """Join the parts to every row of `own`.
 
-    Raises `IncompleteFeaturesError` when a part has no row for an id, or an embedding is that of another description.
+    Raises `IncompleteFeaturesError` if a part has no row for an id, or an embedding belongs to another description.
     """
     described_by = F.col("description_hash").alias("encoded_hash")
     embedding = parts.embedding.select(key, "semantic_embedding", described_by)
@@ -108,11 +108,13 @@ def _require_complete(joined: DataFrame, key: str) -> None:
         if row[f"num_{index}"]
     ]
     if found:
-        raise IncompleteFeaturesError(f"{key.removesuffix('_id')}_features: {', '.join(found)}; run the stages before")
+        raise IncompleteFeaturesError(
+            f"{key.removesuffix('_id')}_features: {', '.join(found)}; run the earlier stages again"
+        )
 
 
 def keep_computed_at(rows: DataFrame, latest: DataFrame, table: Table) -> DataFrame:
-    """Carry `computed_at` over from the latest state for rows whose content is the same."""
+    """Keep the earlier `computed_at` of rows whose content did not change."""
     (key,) = table.key
     content = [name for name in table.column_names if name not in ("event_timestamp", "computed_at")]
     before = latest.select(key, F.xxhash64(*content).alias("old_content"), F.col("computed_at").alias("old_at"))

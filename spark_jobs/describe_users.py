@@ -1,4 +1,4 @@
-"""Describe every user's taste from profile and history, the most active ones by the language model.
+"""Describe every user from profile and history. The language model describes the most active ones.
 
 Reads:   users, items, interactions, user_generation
 Writes:  user_generation (the ledger), user_description
@@ -13,7 +13,7 @@ from grasp import tables
 from grasp.days import end_of
 from spark_jobs.generation.attributes import attribute_values
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import describe
+from spark_jobs.generation.describe_entities import describe_entities
 from spark_jobs.generation.prompts import NUM_FAVOURITES, NUM_RECENT, USER
 from spark_jobs.job import run
 from spark_jobs.storage.lake import Lake
@@ -22,9 +22,9 @@ from spark_jobs.storage.lake import Lake
 def user_facts(
     users: DataFrame, items: DataFrame, interactions: DataFrame, day: str, *, holdout: int, hidden: Collection[str]
 ) -> DataFrame:
-    """Profile, newest titles and most frequent attribute values of each user, from what was known on the day.
+    """Profile, newest titles and most frequent attribute values of each user, as known on the day.
 
-    The latest `holdout` interactions stay out of the text. The activity is the number of interactions.
+    The latest `holdout` interactions are left out of the text. `activity` is the number of interactions.
     """
     newest_first = Window.partitionBy("user_id").orderBy(F.desc("event_time"), F.desc("row_number"))
     known = interactions.where(F.col("event_time") <= F.lit(end_of(day))).withColumn(
@@ -52,13 +52,13 @@ def _recent(history: DataFrame, items: DataFrame) -> DataFrame:
 
 
 def _favourites(history: DataFrame, items: DataFrame, hidden: Collection[str]) -> DataFrame:
-    """The attribute values met most often, ties by name."""
+    """The most frequent attribute values, ties by name."""
     counted = history.join(attribute_values(items, hidden), "item_id").groupBy("user_id", "value").count()
     ordered = F.array_sort(F.collect_list(F.struct(-F.col("count"), "value")))
     return counted.groupBy("user_id").agg(F.slice(ordered.getField("value"), 1, NUM_FAVOURITES).alias("favourites"))
 
 
-def day_facts(lake: Lake, day: str) -> DataFrame:
+def read_user_facts(lake: Lake, day: str) -> DataFrame:
     return user_facts(
         lake.read(tables.USERS, day),
         lake.read(tables.ITEMS, day),
@@ -70,7 +70,7 @@ def day_facts(lake: Lake, day: str) -> DataFrame:
 
 
 def main(lake: Lake, day: str) -> None:
-    describe(lake, day, USER, day_facts(lake, day), caps=Caps.of(lake.settings, "user"))
+    describe_entities(lake, day, USER, read_user_facts(lake, day), caps=Caps.of(lake.settings, "user"))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What people type: forecast, dead letters, fetch."""
+"""Commands for people: forecast, dead letters, fetch."""

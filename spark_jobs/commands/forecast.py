@@ -1,13 +1,13 @@
-"""What a day of descriptions will cost, before anything is spent.
+"""Forecast what a day of descriptions will cost.
 
-    python -m spark_jobs.commands.forecast --day D [--json]
+    grasp forecast --day D [--json]
 
 Reads:   items, users, interactions, the descriptions of the day before, both ledgers
-Writes:  nothing, and asks no model
+Writes:  nothing, and calls no model
 
-The day has to be ingested. Without data, and without Spark, a catalogue of any size:
+The day must be ingested. For a catalogue of any size, without data and without Spark:
 
-    python -m spark_jobs.commands.forecast --items 1200000 --users 100000 --new-share 1.0
+    grasp forecast --items 1200000 --users 100000 --new-share 1.0
 """
 
 import argparse
@@ -27,88 +27,93 @@ from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
 from spark_jobs import describe_items, describe_users
 from spark_jobs.commands.forecast_table import as_json, as_text
-from spark_jobs.generation.budget import Caps, Estimate, affordable, counted_bytes
-from spark_jobs.generation.describe_entities import Describing
-from spark_jobs.generation.description_kind import ledger_of
-from spark_jobs.generation.expected_cost import ASSUMED_FACTS_BYTES, Forecast, Rates, Work, allowed
-from spark_jobs.generation.ledger_totals import account
+from spark_jobs.generation.budget import Caps, UsageEstimate, affordable_requests, estimated_bytes
+from spark_jobs.generation.describe_entities import DescriptionRun
+from spark_jobs.generation.description_kind import ledger_table
+from spark_jobs.generation.expected_cost import (
+    ASSUMED_FACTS_BYTES,
+    Forecast,
+    KeyCounts,
+    UsagePerKey,
+    count_allowed_keys,
+)
+from spark_jobs.generation.ledger_totals import ledger_totals
 from spark_jobs.generation.live_generation import Prices
 from spark_jobs.generation.prompts import ITEM, USER, Subject
 from spark_jobs.job import spark_session
 from spark_jobs.storage.lake import Lake, cached
 
-FACTS = ((ITEM, describe_items.day_facts), (USER, describe_users.day_facts))
+FACTS = ((ITEM, describe_items.read_item_facts), (USER, describe_users.read_user_facts))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What somebody who knows the model says of its speed; None is left to the ledger."""
+    """A given speed of the model; None means to use the ledger's."""
 
     seconds_per_answer: float | None = None
     parallelism: float | None = None
 
-    def of(self, rates: Rates) -> Rates:
+    def applied_to(self, per_key: UsagePerKey) -> UsagePerKey:
         return replace(
-            rates,
-            seconds_per_answer=self.seconds_per_answer or rates.seconds_per_answer,
-            parallelism=self.parallelism or rates.parallelism,
+            per_key,
+            seconds_per_answer=self.seconds_per_answer or per_key.seconds_per_answer,
+            parallelism=self.parallelism or per_key.parallelism,
         )
 
 
 def forecast_day(lake: Lake, day: str, speed: Speed) -> list[Forecast]:
-    """What describing this day would take from here on. Raises `MissingPartitionError` for a day without facts."""
+    """What it will cost to describe the rest of this day. Raises `MissingPartitionError` if it is not ingested."""
     result = []
-    for subject, day_facts in FACTS:
-        work, facts_bytes = count_work(lake, day, subject, day_facts(lake, day))
-        rates = speed.of(_rates(lake.settings, subject.entity, facts_bytes))
-        result.append(Forecast.of(subject.entity, work, rates, _prices(lake.settings)))
+    for subject, read_facts in FACTS:
+        counts, facts_bytes = count_keys(lake, day, subject, read_facts(lake, day))
+        per_key = speed.applied_to(_usage_per_key(lake.settings, subject.entity, facts_bytes))
+        result.append(Forecast.of(subject.entity, counts, per_key, _prices(lake.settings)))
     return result
 
 
-def count_work(lake: Lake, day: str, subject: Subject, facts: DataFrame) -> tuple[Work, float]:
-    """What is to do, by the same frames that a run works with, and the mean bytes of new facts, as estimates count."""
-    describing = Describing.of(lake, day, subject)
-    estimate, caps = Estimate.of(lake.settings, subject.entity), Caps.of(lake.settings, subject.entity)
-    with cached(describing.inputs(facts)) as inputs, cached(describing.unpaid(inputs)) as unpaid:
+def count_keys(lake: Lake, day: str, subject: Subject, facts: DataFrame) -> tuple[KeyCounts, float]:
+    """Counts from the same frames that a run uses, and the mean bytes of new facts by `estimated_bytes`."""
+    run = DescriptionRun.of(lake, day, subject)
+    estimate, caps = UsageEstimate.of(lake.settings, subject.entity), Caps.of(lake.settings, subject.entity)
+    with cached(run.inputs(facts)) as inputs, cached(run.entities_to_describe(inputs)) as wanted:
         num_entities = inputs.count()
-        num_unanswered = describing.ledger.unpaid(inputs).count()
-        [new] = unpaid.agg(
+        num_unanswered = run.ledger.without_answer(inputs).count()
+        [new] = wanted.agg(
             F.count("*").alias("num_entities"),
             F.count_distinct("generation_key").alias("num_keys"),
-            F.avg(counted_bytes(F.col("canonical"))).alias("facts_bytes"),
+            F.avg(estimated_bytes(F.col("canonical"))).alias("facts_bytes"),
         ).collect()
-        num_allowed = affordable(unpaid, caps.left(describing.spent()), estimate).count()
+        num_allowed = affordable_requests(wanted, caps.left(run.usage()), estimate).count()
     facts_bytes = new.facts_bytes or ASSUMED_FACTS_BYTES[subject.entity]
-    work = Work(
+    counts = KeyCounts(
         num_entities,
         num_cache_hits=num_entities - num_unanswered,
         num_kept=num_unanswered - new.num_entities,
         num_new=new.num_keys,
         num_allowed=num_allowed,
-        num_a_day=allowed(new.num_keys, caps, estimate, facts_bytes),
+        num_a_day=count_allowed_keys(new.num_keys, caps, estimate, facts_bytes),
     )
-    return work, facts_bytes
+    return counts, facts_bytes
 
 
 def forecast_scale(settings: Settings, numbers: dict[str, int], new_share: float, speed: Speed) -> list[Forecast]:
-    """What so many items and users would take, of which a share is new, with all of a day's caps to spend."""
+    """What these numbers of items and users will cost, if `new_share` of them is new and the day's caps are unused."""
     result = []
     for entity, num_entities in numbers.items():
-        estimate, facts_bytes = Estimate.of(settings, entity), ASSUMED_FACTS_BYTES[entity]
+        estimate, facts_bytes = UsageEstimate.of(settings, entity), ASSUMED_FACTS_BYTES[entity]
         num_new = round(num_entities * new_share)
-        num_allowed = allowed(num_new, Caps.of(settings, entity), estimate, facts_bytes)
-        work = Work(num_entities, num_entities - num_new, 0, num_new, num_allowed, num_allowed)
-        rates = speed.of(_rates(settings, entity, facts_bytes))
-        result.append(Forecast.of(entity, work, rates, _prices(settings)))
+        num_allowed = count_allowed_keys(num_new, Caps.of(settings, entity), estimate, facts_bytes)
+        counts = KeyCounts(num_entities, num_entities - num_new, 0, num_new, num_allowed, num_allowed)
+        per_key = speed.applied_to(_usage_per_key(settings, entity, facts_bytes))
+        result.append(Forecast.of(entity, counts, per_key, _prices(settings)))
     return result
 
 
-def _rates(settings: Settings, entity: str, facts_bytes: float) -> Rates:
-    """The ledger's, of the last days this prompt and model were asked anything."""
-    table, versions = ledger_of(entity), Versions(settings)
+def _usage_per_key(settings: Settings, entity: str, facts_bytes: float) -> UsagePerKey:
+    table, versions = ledger_table(entity), Versions(settings)
     folder = partitions.table_path(settings.lake, table, None)
-    asked = account(folder, table, versions.prompt(entity), versions.llm)
-    return Rates.of(asked, Estimate.of(settings, entity), facts_bytes)
+    totals = ledger_totals(folder, table, versions.prompt(entity), versions.llm)
+    return UsagePerKey.of(totals, UsageEstimate.of(settings, entity), facts_bytes)
 
 
 def _prices(settings: Settings) -> Prices:
@@ -118,7 +123,7 @@ def _prices(settings: Settings) -> Prices:
 def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is no share: from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a share from 0 to 1")
     return value
 
 
@@ -132,7 +137,7 @@ def _positive(text: str) -> float:
 def _count(text: str) -> int:
     value = int(text)
     if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is no count")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
     return value
 
 
@@ -141,12 +146,12 @@ def main(given: Sequence[str] | None = None) -> None:
         prog="grasp forecast", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--day", type=day_argument, help="UTC day that was ingested, YYYY-MM-DD")
-    parser.add_argument("--items", type=_count, help="instead of a day: a catalogue of so many items")
-    parser.add_argument("--users", type=_count, help="instead of a day: so many users")
-    parser.add_argument("--new-share", type=_share, default=1.0, help="share of them that is not in the ledger")
-    parser.add_argument("--seconds-per-answer", type=_positive, help="instead of what the ledger knows")
-    parser.add_argument("--parallelism", type=_positive, help="answers written at a time, instead of the ledger's")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--items", type=_count, help="instead of a day: number of items")
+    parser.add_argument("--users", type=_count, help="instead of a day: number of users")
+    parser.add_argument("--new-share", type=_share, default=1.0, help="share without an answer in the ledger, 0 to 1")
+    parser.add_argument("--seconds-per-answer", type=_positive, help="instead of the ledger's mean")
+    parser.add_argument("--parallelism", type=_positive, help="concurrent answers, instead of the ledger's mean")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(given)
     numbers = {"item": arguments.items, "user": arguments.users}
     numbers = {entity: number for entity, number in numbers.items() if number is not None}

@@ -1,1 +1,1 @@
-"""Descriptions at scale: what is asked, what it may cost, how it is paid for once, and which text a row gets."""
+"""Descriptions at scale: prompts, caps, the ledger, live and batch generation, metrics and cost forecasts."""

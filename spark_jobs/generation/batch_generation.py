@@ -1,13 +1,12 @@
-"""Have a vendor's batch files write what is not in the ledger: as `generate.py`, for half the price, within a day.
+"""Generate texts with the OpenAI batch API: half the price of `live_generation.py`, answers within a day.
 
-A key that is in a batch is asked for nowhere else until the batch is over. A run first reads what earlier batches came
-to, then submits what is in none, as far as the day's caps go, then waits. What comes back is judged on the driver and
-added to the ledger as one shard: either a batch's rows are there, and its folder goes, or they are not, and they are
-read again. The refused texts that can be repaired are a batch of their own.
+A run first reads the answers of finished batches, then submits new batches within the day's caps, then waits. A key in
+a pending batch is not requested elsewhere. Answers are validated on the driver and added to the ledger as one shard per
+batch; then the batch's folder is removed. Refused texts that can be repaired become a batch of their own.
 
-A batch belongs to the day that submitted it: its answers are rows of that day's ledger, and until they are there, the
-most it may take is taken off that day's caps. What a batch takes in tokens is only known when it is over, and nothing
-stops it: caps on tokens and cost are kept by the length of its requests and the longest answers.
+A batch belongs to the day that submitted it: its answers go to that day's ledger. Until then, the most it may cost
+counts against that day's caps. A running batch cannot be limited, and its tokens are known only at its end. Therefore
+the caps on tokens and cost use the length of the requests and of the longest possible answers.
 """
 
 import hashlib
@@ -28,11 +27,11 @@ from pyspark.sql import DataFrame
 
 from grasp.progress import say
 from grasp.settings import Settings
-from spark_jobs.generation.batch_files import Batch, Work, find, pending, read_ended, submit
-from spark_jobs.generation.budget import Caps, most_tokens
-from spark_jobs.generation.ledger import Ledger, Spent
-from spark_jobs.generation.live_generation import GenerationError, Judge, listed
-from spark_jobs.generation.prompts import messages
+from spark_jobs.generation.batch_files import Batch, find_submitted, pending_batches, read_answers, submit_batch
+from spark_jobs.generation.budget import Caps, max_tokens_of
+from spark_jobs.generation.ledger import Ledger, Usage
+from spark_jobs.generation.live_generation import GenerationError, GenerationRequest, Validator, format_counts
+from spark_jobs.generation.prompts import prompt_messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
 from spark_jobs.models.chat_completions import read_failure, request_body
 from spark_jobs.models.language_model import Generation, Messages
@@ -42,112 +41,112 @@ from spark_jobs.storage.shards import Shards, ShardWriter
 if TYPE_CHECKING:
     from openai import OpenAI
 
-MAX_REQUESTS = 50_000  # of one batch, by OpenAI's rules
-MAX_BYTES = 100_000_000  # of one batch: half of what OpenAI takes, so that its repairs are one batch as well
+MAX_REQUESTS = 50_000  # per batch, OpenAI's limit
+MAX_BYTES = 100_000_000  # per batch: half of OpenAI's limit, so that its repairs fit into one batch too
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 60.0
 
-Asked = tuple[Work, Messages]
-Request = tuple[Work, str, Spent]  # its body as JSON, and the most it may take
+PromptedRequest = tuple[GenerationRequest, Messages]
+PricedRequest = tuple[GenerationRequest, str, Usage]  # with its HTTP body as JSON, and the most it may cost
 
 
 class BatchError(GenerationError):
-    """A batch could not be submitted or read, or takes too long. What was submitted is found by the next run."""
+    """A batch could not be submitted or read, or takes too long. The next run finds what was submitted."""
 
 
 @dataclass(frozen=True)
-class Batches:
-    """The batches of one ledger; used by the run that holds its lock."""
+class BatchGeneration:
+    """The batches of one ledger; used by the run that holds the ledger's lock."""
 
     ledger: Ledger
-    versions: tuple[str, str]  # of the prompt and of the model whose texts are wanted
-    make_judge: Callable[[], Judge]  # of these versions; called when there is something to judge
-    caps: Caps  # of every day
+    versions: tuple[str, str]  # of the wanted prompt and model
+    make_validator: Callable[[], Validator]  # for these versions; called on first use
+    caps: Caps  # of one day
     settings: Settings
     max_requests: int = MAX_REQUESTS
 
     @property
     def folder(self) -> Path:
-        return self.ledger.folder / "_batches"  # readers of parquet folders pass over it
+        return self.ledger.folder / "_batches"  # readers of parquet folders ignore it
 
-    def not_pending(self, unpaid: DataFrame) -> DataFrame:
-        """Of rows with a `generation_key` those that no batch is asked for."""
-        files = [str(batch.work_file) for batch in pending(self.folder)]
+    def without_pending(self, wanted: DataFrame) -> DataFrame:
+        """The rows whose `generation_key` is in no pending batch."""
+        files = [str(batch.requests_file) for batch in pending_batches(self.folder)]
         if not files:
-            return unpaid
-        asked = unpaid.sparkSession.read.schema("generation_key string").parquet(*files)
-        return unpaid.join(asked, "generation_key", "left_anti")
+            return wanted
+        pending = wanted.sparkSession.read.schema("generation_key string").parquet(*files)
+        return wanted.join(pending, "generation_key", "left_anti")
 
-    def reserved(self, day: str) -> Spent:
-        """The most that a day's batches of this prompt and model may still take."""
-        return sum((batch.reserved for batch in self._pending_of(day)), Spent())
+    def reserved(self, day: str) -> Usage:
+        """The most that a day's pending batches of this prompt and model may cost."""
+        return sum((batch.reserved for batch in self._pending_of(day)), Usage())
 
-    def lay(self, day: str, work: Iterable[Work], left: Caps) -> None:
-        """Make batches of the work, in its order, as far as the caps go; `collect` submits them."""
-        subject = self.make_judge().subject
-        prompts = ((piece, messages(subject, json.loads(piece["canonical"]))) for piece in work)
-        chunk: list[Request] = []
+    def prepare(self, day: str, requests: Iterable[GenerationRequest], left: Caps) -> None:
+        """Create the folders of new batches, in the order of the requests, within the caps; `collect` submits them."""
+        subject = self.make_validator().subject
+        prompts = ((each, prompt_messages(subject, json.loads(each["canonical"]))) for each in requests)
+        chunk: list[PricedRequest] = []
         num_bytes = 0
         for each in self._affordable(prompts, left, num_keys=1):
             if len(chunk) == self.max_requests or num_bytes + len(each[1]) > MAX_BYTES:
-                self._lay(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
+                self._create_batch(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
                 chunk, num_bytes = [], 0
             chunk.append(each)
             num_bytes += len(each[1])
         if chunk:
-            self._lay(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
+            self._create_batch(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
 
     def collect(self) -> None:
-        """Bring into the ledger what is over, and submit what a run has left to submit; what goes on is left alone.
+        """Add the answers of finished batches to the ledger, and submit prepared batches.
 
-        Raises `BatchError` when the server does not take a batch, or cannot be asked at all.
+        Raises `BatchError` if the server refuses a batch or cannot be reached.
         """
-        self._tidy()
-        if not any(map(self._is_here, pending(self.folder))):
+        self._clean_up()
+        if not any(map(self._is_at_this_server, pending_batches(self.folder))):
             return
         with self._client() as client:
-            for batch in filter(self._is_here, pending(self.folder)):
-                if batch.batch_id and (generations := self._ended(client, batch)):
-                    self._keep(batch, generations)
-            for batch in filter(self._is_here, pending(self.folder)):
+            for batch in filter(self._is_at_this_server, pending_batches(self.folder)):
+                if batch.batch_id and (generations := self._read_answers(client, batch)):
+                    self._store_answers(batch, generations)
+            for batch in filter(self._is_at_this_server, pending_batches(self.folder)):
                 if batch.batch_id:
                     continue
                 if self._is_current(batch) and self.settings.llm_batch_files:
-                    submit(client, batch)
-                elif not find(client, batch):
-                    batch.remove()  # nobody wants these texts any more, or not in this way, and nothing was paid
+                    submit_batch(client, batch)
+                elif not find_submitted(client, batch):
+                    batch.remove()  # never submitted, and not wanted any more
 
     def wait(self) -> None:
-        """Collect until nothing of this prompt and model is pending.
+        """Collect until no batch of this prompt and model is pending.
 
-        Raises `BatchError` when patience ends before, or when a batch is with a server that is not asked any more.
+        Raises `BatchError` after `GRASP_LLM_BATCH_PATIENCE_HOURS`, or for a batch at another server.
         """
         started, patience = time.monotonic(), 3600 * self.settings.llm_batch_patience_hours
         while True:
             self.collect()
-            waiting = [batch for batch in pending(self.folder) if self._is_current(batch)]
+            waiting = [batch for batch in pending_batches(self.folder) if self._is_current(batch)]
             if not waiting:
                 return
-            if lost := [batch for batch in waiting if not self._is_here(batch)]:
+            if lost := [batch for batch in waiting if not self._is_at_this_server(batch)]:
                 raise BatchError(
-                    f"{_described(lost)}: with another server than GRASP_LLM_URL names: set it back to read what they "
-                    f"came to, or remove {', '.join(str(batch.folder) for batch in lost)} to pay again"
+                    f"{_summary(lost)}: submitted to another server than GRASP_LLM_URL: set it back to read them, "
+                    f"or remove {', '.join(str(batch.folder) for batch in lost)} to pay again"
                 )
             waited = time.monotonic() - started
             if waited >= patience:
                 raise BatchError(
-                    f"{_described(waiting)}: not over after GRASP_LLM_BATCH_PATIENCE_HOURS="
-                    f"{self.settings.llm_batch_patience_hours:g}: it goes on there, and the same command picks it up"
+                    f"{_summary(waiting)}: not finished after GRASP_LLM_BATCH_PATIENCE_HOURS="
+                    f"{self.settings.llm_batch_patience_hours:g}; still running: run again later to read it"
                 )
             time.sleep(min(MAX_POLL_SECONDS, max(MIN_POLL_SECONDS, waited / 10), patience - waited))
 
     def _pending_of(self, day: str) -> list[Batch]:
-        return [batch for batch in pending(self.folder) if batch.day == day and self._is_current(batch)]
+        return [batch for batch in pending_batches(self.folder) if batch.day == day and self._is_current(batch)]
 
     def _is_current(self, batch: Batch) -> bool:
         return (batch.prompt_version, batch.model_revision) == self.versions
 
-    def _is_here(self, batch: Batch) -> bool:
-        return batch.server == _name(self.settings.llm_url)
+    def _is_at_this_server(self, batch: Batch) -> bool:
+        return batch.server == _server_hash(self.settings.llm_url)
 
     @contextmanager
     def _client(self) -> Iterator["OpenAI"]:
@@ -157,110 +156,117 @@ class Batches:
         try:
             with OpenAI(api_key=api_key(), base_url=self.settings.llm_url, max_retries=retries) as client:
                 yield client
-        except OpenAIError as error:  # its text may quote the key
+        except OpenAIError as error:  # its text may contain the key
             failure = read_failure(error).failure
             raise BatchError(f"the batches of {self.folder} could not be submitted: {failure}") from None
 
-    def _ended(self, client: "OpenAI", batch: Batch) -> list[Generation] | None:
-        """What a batch came to; None when it goes on, or nobody can tell at the moment."""
+    def _read_answers(self, client: "OpenAI", batch: Batch) -> list[Generation] | None:
+        """The answers of a batch; None if it is running or cannot be read at the moment."""
         from openai import OpenAIError
 
         try:
-            return read_ended(client, batch)
+            return read_answers(client, batch)
         except OpenAIError as error:
             failure = read_failure(error)
             if failure.is_transient:
                 say(f"batch {batch.batch_id} could not be read: {failure.failure}")
                 return None
             raise BatchError(
-                f"batch {batch.batch_id} could not be read: {failure.failure}; if the server has it no more, remove "
+                f"batch {batch.batch_id} could not be read: {failure.failure}; if the server no longer has it, remove "
                 f"{batch.folder} to pay again"
             ) from None
 
-    def _tidy(self) -> None:
-        """Finish what a killed run has left half done."""
+    def _clean_up(self) -> None:
+        """Finish what a killed run left incomplete."""
         for folder in self.folder.glob(".*"):
             shutil.rmtree(folder)
-        for batch in pending(self.folder):
+        for batch in pending_batches(self.folder):
             if self._shards(batch).files(batch.is_repair):
                 batch.remove()
 
-    def _keep(self, batch: Batch, generations: Sequence[Generation]) -> None:
-        """Add a batch's answers to the ledger, and have what can be repaired asked once more."""
-        judge = replace(self.make_judge(), prompt_version=batch.prompt_version, model_revision=batch.model_revision)
-        work, now = batch.work(), datetime.now(UTC)
-        inputs = [json.loads(piece["canonical"]) for piece in work]
+    def _store_answers(self, batch: Batch, generations: Sequence[Generation]) -> None:
+        """Add a batch's answers to the ledger, and prepare a batch of repairs."""
+        validator = replace(
+            self.make_validator(), prompt_version=batch.prompt_version, model_revision=batch.model_revision
+        )
+        requests, now = batch.requests(), datetime.now(UTC)
+        inputs = [json.loads(each["canonical"]) for each in requests]
         rows = [
-            judge.row(piece, facts, generation, is_repair=batch.is_repair, at=now)
-            for piece, facts, generation in zip(work, inputs, generations, strict=True)
+            validator.ledger_row(request, facts, generation, is_repair=batch.is_repair, at=now)
+            for request, facts, generation in zip(requests, inputs, generations, strict=True)
         ]
         if self.settings.llm_repairs and not batch.is_repair and self._is_current(batch):
             refused = (
-                (piece, repair_messages(messages(judge.subject, facts), row["output"], row["refusal_reason"]))
-                for piece, facts, row in zip(work, inputs, rows, strict=True)
+                (
+                    request,
+                    repair_messages(prompt_messages(validator.subject, facts), row["output"], row["refusal_reason"]),
+                )
+                for request, facts, row in zip(requests, inputs, rows, strict=True)
                 if row["refusal_reason"] and is_repairable(row["refusal_reason"])
             )
-            self._lay_repairs(batch, refused, rows)
+            self._prepare_repairs(batch, refused, rows)
         with ShardWriter(self._shards(batch), batch.is_repair, max_rows=len(rows), max_seconds=math.inf) as writer:
             for row in rows:
                 writer.add(row)
         batch.remove()
         self.ledger.seal(batch.day)
         outcomes = Counter(row["error"] or row["refusal_reason"] or "accepted" for row in rows)
-        say(f"batch {batch.batch_id}: {listed(outcomes)}")
+        say(f"batch {batch.batch_id}: {format_counts(outcomes)}")
 
-    def _lay_repairs(self, batch: Batch, refused: Iterable[Asked], rows: Sequence[dict[str, Any]]) -> None:
-        """Make a batch of repairs, as far as the caps go; before the rows are in the ledger, and only once."""
-        if self._place(batch.run, is_repair=True).exists():
+    def _prepare_repairs(
+        self, batch: Batch, refused: Iterable[PromptedRequest], rows: Sequence[dict[str, Any]]
+    ) -> None:
+        """Create a batch of repairs within the caps: before the rows are in the ledger, and only once."""
+        if self._batch_folder(batch.run, is_repair=True).exists():
             return
         tokens = sum(row["num_input_tokens"] + row["num_output_tokens"] for row in rows)
-        taken = Spent(num_calls=len(rows), num_tokens=tokens, cost=sum(row["cost"] for row in rows))
+        taken = Usage(num_calls=len(rows), num_tokens=tokens, cost=sum(row["cost"] for row in rows))
         others = [each.reserved for each in self._pending_of(batch.day) if each.folder != batch.folder]
-        spent = self.ledger.spent(batch.day, batch.prompt_version, batch.model_revision)
+        spent = self.ledger.usage(batch.day, batch.prompt_version, batch.model_revision)
         chunk = list(self._affordable(refused, self.caps.left(sum(others, spent + taken)), num_keys=0))
         if chunk:
-            self._lay(batch.run, batch.day, chunk, is_repair=True)
+            self._create_batch(batch.run, batch.day, chunk, is_repair=True)
 
-    def _affordable(self, asked: Iterable[Asked], left: Caps, num_keys: int) -> Iterator[Request]:
-        """Requests as far as the caps go."""
-        settings, prices, total = self.settings, self.make_judge().prices, Spent()
-        for piece, prompt in asked:
+    def _affordable(self, prompted: Iterable[PromptedRequest], left: Caps, num_keys: int) -> Iterator[PricedRequest]:
+        """The first requests that the caps allow."""
+        settings, prices, total = self.settings, self.make_validator().prices, Usage()
+        for request, prompt in prompted:
             body = request_body(prompt, settings.llm_model, settings.llm_max_new_tokens, settings.llm_structured)
-            line = json.dumps(body)  # ASCII: even half a surrogate goes through
-            num_input = most_tokens(json.dumps(body, ensure_ascii=False))
+            line = json.dumps(body)  # ASCII, so that lone surrogates pass
+            num_input = max_tokens_of(json.dumps(body, ensure_ascii=False))
             num_output = settings.llm_max_new_tokens
-            most = Spent(num_keys, 1, num_input + num_output, prices.of(num_input, num_output))
+            most = Usage(num_keys, 1, num_input + num_output, prices.of(num_input, num_output))
             total += most
             if not left.allow(total):
                 return
-            yield piece, line, most
+            yield request, line, most
 
-    def _place(self, run: str, *, is_repair: bool) -> Path:
+    def _batch_folder(self, run: str, *, is_repair: bool) -> Path:
         return self.folder / f"{run}-{'repair' if is_repair else 'first'}"
 
     def _shards(self, batch: Batch) -> Shards:
         return Shards(self.ledger.table, self.ledger.folder / f"day={batch.day}", batch.run)
 
-    def _lay(self, run: str, day: str, chunk: Sequence[Request], *, is_repair: bool) -> None:
+    def _create_batch(self, run: str, day: str, chunk: Sequence[PricedRequest], *, is_repair: bool) -> None:
         batch = Batch(
-            self._place(run, is_repair=is_repair),
+            self._batch_folder(run, is_repair=is_repair),
             day,
             *self.versions,
-            _name(self.settings.llm_url),
+            _server_hash(self.settings.llm_url),
             self.settings.llm_model,
             self.settings.llm_structured,
             is_repair,
-            sum((most for _, _, most in chunk), Spent()),
+            sum((most for _, _, most in chunk), Usage()),
         )
-        batch.lay([piece for piece, _, _ in chunk], [body for _, body, _ in chunk])
+        batch.create([request for request, _, _ in chunk], [body for _, body, _ in chunk])
 
 
-def _name(url: str) -> str:
-    """Tells servers apart without saying where they are."""
+def _server_hash(url: str) -> str:
+    """Identifies a server without storing its address."""
     return hashlib.sha256(url.encode()).hexdigest()
 
 
-def _described(batches: Sequence[Batch]) -> str:
+def _summary(batches: Sequence[Batch]) -> str:
     """For example `2 batches (batch-0, batch-1) with 700 texts`."""
     names = ", ".join(batch.batch_id or "not submitted" for batch in batches)
     num = sum(batch.reserved.num_calls for batch in batches)

@@ -1,8 +1,8 @@
-"""What a day may spend on descriptions, and who is described first.
+"""How much a day may spend on descriptions, and which entities come first.
 
-Urgent is who is active and was not described for long: `activity * share of four weeks since the last text`, and who
-never had one counts as four weeks. Caps are kept before anything is asked, by estimates that are too high rather than
-too low, and by a server's own counts while it answers (`openai_llm.py`).
+Priority: active entities whose text is oldest. Urgency = activity * (age of the text / 28 days, at most 1); an entity
+without a text counts as 28 days. The caps are applied before anything is sent, with estimates that are rather too
+high, and again by a server's own token counts while it answers (`models/language_model_http.py`).
 """
 
 import math
@@ -13,17 +13,17 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from grasp.settings import Settings
-from spark_jobs.generation.ledger import Spent
+from spark_jobs.generation.ledger import Usage
 from spark_jobs.generation.prompts import MAX_FACTS_BYTES, load_template
 from spark_jobs.models.language_model import SpendingLimits
 
-LONGEST_WAIT_DAYS = 28.0
-BYTES_PER_TOKEN = 3.0  # of ASCII; English has more than four
+MAX_AGE_DAYS = 28.0
+BYTES_PER_TOKEN = 3.0  # of ASCII text; English has more than 4
 
 
 @dataclass(frozen=True)
 class Caps:
-    """Of one day and one kind of description: texts asked for, tokens, cost and calls; None is no limit."""
+    """Caps for one day and one kind of description: texts, tokens, cost and calls; None means no limit."""
 
     num_keys: int
     num_tokens: int | None = None
@@ -32,7 +32,7 @@ class Caps:
 
     @classmethod
     def of(cls, settings: Settings, entity: str) -> "Caps":
-        """Items may spend half of a day's caps, rounded down; users have the rest."""
+        """Items get half of the day's caps, rounded down; users get the rest."""
 
         def half(limit: int) -> int:
             return limit // 2 if entity == "item" else limit - limit // 2
@@ -44,7 +44,7 @@ class Caps:
             half(settings.llm_max_calls) if settings.llm_max_calls else None,
         )
 
-    def left(self, spent: Spent) -> "Caps":
+    def left(self, spent: Usage) -> "Caps":
         return Caps(
             max(0, self.num_keys - spent.num_keys),
             None if self.num_tokens is None else max(0, self.num_tokens - spent.num_tokens),
@@ -52,13 +52,13 @@ class Caps:
             None if self.num_calls is None else max(0, self.num_calls - spent.num_calls),
         )
 
-    def allow(self, spent: Spent) -> bool:
-        """Whether so much is within them."""
+    def allow(self, spent: Usage) -> bool:
+        """Whether this usage is within the caps."""
         limits = (self.num_tokens, spent.num_tokens), (self.cost, spent.cost), (self.num_calls, spent.num_calls)
         return spent.num_keys <= self.num_keys and all(limit is None or much <= limit for limit, much in limits)
 
     def limits(self, settings: Settings) -> SpendingLimits:
-        """The same as a model can count them while it works: a cost is the tokens that it buys at the higher price."""
+        """The caps in units that a model can count: a cost is converted to tokens at the higher price."""
         price = max(settings.llm_input_price, settings.llm_output_price)
         of_cost = math.floor(1e6 * self.cost / price) if self.cost is not None and price else None
         known = [each for each in (self.num_tokens, of_cost) if each is not None]
@@ -66,17 +66,17 @@ class Caps:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What one generation may take at most, from the settings and the length of the prompt around the facts."""
+class UsageEstimate:
+    """Upper estimate for one generation, from the settings and the length of the prompt without facts."""
 
     prompt_bytes: int
     max_new_tokens: int
     input_price: float  # per million tokens
     output_price: float
-    num_tries: int = 1  # with its repair
+    num_tries: int = 1  # including the repair
 
     @classmethod
-    def of(cls, settings: Settings, entity: str) -> "Estimate":
+    def of(cls, settings: Settings, entity: str) -> "UsageEstimate":
         template = load_template(entity)
         return cls(
             sum(len(content.encode()) for _, content in template.messages),
@@ -87,11 +87,11 @@ class Estimate:
         )
 
     def input_tokens_of(self, num_bytes: float) -> int:
-        """For facts of so many bytes, counted by `counted_bytes`."""
+        """Input tokens for facts of `num_bytes`, as counted by `estimated_bytes`."""
         return math.ceil((num_bytes + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
 
     def input_tokens(self, canonical: Column) -> Column:
-        return F.ceil((counted_bytes(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
+        return F.ceil((estimated_bytes(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
 
     @property
     def output_tokens(self) -> int:
@@ -101,37 +101,37 @@ class Estimate:
         return (input_tokens * self.input_price + self.output_tokens * self.output_price) / 1e6
 
 
-def counted_bytes(canonical: Column) -> Column:
-    """Bytes of facts as the estimate counts them: one that is not ASCII may be a token, and is three; with the cap."""
+def estimated_bytes(canonical: Column) -> Column:
+    """Bytes of facts for the estimate, capped. A byte that is not ASCII counts three times: it may be a whole token."""
     num_ascii = F.char_length(F.regexp_replace(canonical, r"[^\x00-\x7F]", ""))
     num_bytes = BYTES_PER_TOKEN * F.octet_length(canonical) - (BYTES_PER_TOKEN - 1) * num_ascii
     return F.least(num_bytes, F.lit(BYTES_PER_TOKEN * MAX_FACTS_BYTES))
 
 
-def most_tokens(text: str) -> int:
-    """The same for a text: a token for three bytes of ASCII, and for each other one."""
+def max_tokens_of(text: str) -> int:
+    """Upper estimate of the tokens of a text: one per three ASCII bytes, and one per other byte."""
     num_ascii, num_bytes = sum(map(str.isascii, text)), len(text.encode(errors="surrogatepass"))
     return math.ceil(num_ascii / BYTES_PER_TOKEN) + num_bytes - num_ascii
 
 
 def urgency(activity: Column, described_at: Column, now: datetime) -> Column:
-    """Activity times the share of four weeks that the last text is old; never described is four weeks."""
+    """Activity * (age of the text / 28 days, at most 1); without a text the age is 28 days."""
     days = F.date_diff(F.lit(now), described_at).cast("double")
-    waited = F.least(F.greatest(F.coalesce(days, F.lit(LONGEST_WAIT_DAYS)), F.lit(0.0)), F.lit(LONGEST_WAIT_DAYS))
-    return activity * waited / LONGEST_WAIT_DAYS
+    age = F.least(F.greatest(F.coalesce(days, F.lit(MAX_AGE_DAYS)), F.lit(0.0)), F.lit(MAX_AGE_DAYS))
+    return activity * age / MAX_AGE_DAYS
 
 
-def affordable(unpaid: DataFrame, caps: Caps, estimate: Estimate) -> DataFrame:
-    """The most urgent keys that the caps allow, numbered from 0: `number, generation_key, entity_id, canonical`.
+def affordable_requests(wanted: DataFrame, caps: Caps, estimate: UsageEstimate) -> DataFrame:
+    """The most urgent requests that the caps allow, numbered from 0: `number, generation_key, entity_id, canonical`.
 
-    `unpaid` has `generation_key, entity_id, canonical, urgency`; entities with equal facts share one generation.
+    `wanted` has `generation_key, entity_id, canonical, urgency`. Entities with equal facts share one request.
     """
     order = F.struct(-F.col("urgency"), "entity_id")
-    keyed = unpaid.groupBy("generation_key").agg(
+    keyed = wanted.groupBy("generation_key").agg(
         F.min_by(F.struct("entity_id", "canonical", "urgency"), order).alias("first")
     )
     by_urgency = Window.orderBy(F.desc("urgency"), "entity_id")
-    listed = (
+    requests = (
         keyed.select("generation_key", "first.*")
         .withColumn("number", F.row_number().over(by_urgency).cast("bigint") - 1)
         .where(F.col("number") < (caps.num_keys if caps.num_calls is None else min(caps.num_keys, caps.num_calls)))
@@ -139,10 +139,10 @@ def affordable(unpaid: DataFrame, caps: Caps, estimate: Estimate) -> DataFrame:
     if caps.num_tokens is not None or caps.cost is not None:
         tokens = estimate.input_tokens(F.col("canonical"))
         so_far = Window.orderBy("number").rowsBetween(Window.unboundedPreceding, Window.currentRow)
-        listed = listed.withColumn("tokens", F.sum(tokens + estimate.output_tokens).over(so_far))
-        listed = listed.withColumn("cost", F.sum(estimate.cost(tokens)).over(so_far))
+        requests = requests.withColumn("tokens", F.sum(tokens + estimate.output_tokens).over(so_far))
+        requests = requests.withColumn("cost", F.sum(estimate.cost(tokens)).over(so_far))
         if caps.num_tokens is not None:
-            listed = listed.where(F.col("tokens") <= caps.num_tokens)
+            requests = requests.where(F.col("tokens") <= caps.num_tokens)
         if caps.cost is not None:
-            listed = listed.where(F.col("cost") <= caps.cost)
-    return listed.select("number", "generation_key", "entity_id", "canonical")
+            requests = requests.where(F.col("cost") <= caps.cost)
+    return requests.select("number", "generation_key", "entity_id", "canonical")

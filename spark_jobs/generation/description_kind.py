@@ -1,4 +1,4 @@
-"""The two kinds of description: what each is about, its tables, and what makes two generations the same."""
+"""The two kinds of description, of items and of users: their tables, and the generation key."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,28 +6,27 @@ from typing import TYPE_CHECKING
 from grasp import tables
 from grasp.tables import Table
 from grasp.versions import digest
-from spark_jobs.generation.prompts import Input, Subject
+from spark_jobs.generation.prompts import Facts, Subject
 from spark_jobs.models.language_model import decoding_parameters
 
 if TYPE_CHECKING:
     from spark_jobs.storage.lake import Lake
 
 ENTITIES = ("item", "user")
-OUTPUT_SCHEMA = "text-1"  # what an answer is: raise it when answers are to be read in another way
+OUTPUT_SCHEMA = "text-1"  # part of the generation key: raise it when answers are parsed differently
 
 
-def ledger_of(entity: str) -> Table:
+def ledger_table(entity: str) -> Table:
     return tables.ITEM_GENERATION if entity == "item" else tables.USER_GENERATION
 
 
-def table_of(entity: str) -> Table:
-    """Where an entity's descriptions are."""
+def description_table(entity: str) -> Table:
     return tables.ITEM_DESCRIPTION if entity == "item" else tables.USER_DESCRIPTION
 
 
 @dataclass(frozen=True)
-class Description:
-    """One kind of description, by one prompt and one model."""
+class DescriptionKind:
+    """Descriptions of items or users by one prompt and one model."""
 
     subject: Subject
     prompt_version: str
@@ -36,7 +35,7 @@ class Description:
     hidden: frozenset[str]
 
     @classmethod
-    def of(cls, subject: Subject, lake: "Lake") -> "Description":
+    def of(cls, subject: Subject, lake: "Lake") -> "DescriptionKind":
         return cls(
             subject,
             lake.versions.prompt(subject.entity),
@@ -51,7 +50,7 @@ class Description:
 
     @property
     def table(self) -> Table:
-        return table_of(self.subject.entity)
+        return description_table(self.subject.entity)
 
     @property
     def id(self) -> str:
@@ -59,14 +58,13 @@ class Description:
 
     @property
     def is_kept(self) -> bool:
-        """Whether an answer, be it a text or a refusal, stays until a newer one is paid for.
+        """Whether the last answer (a text or a refusal) is kept until there is a newer one.
 
-        An item's facts change when something about it is different, so its old text must go; a user's change with
-        every click.
+        True for users, whose facts change with every interaction. When an item's facts change, its old text is wrong.
         """
         return self.subject.entity == "user"
 
-    def generation_key(self, facts: Input) -> str:
-        """sha256 of everything that decides what the model writes."""
+    def generation_key(self, facts: Facts) -> str:
+        """sha256 of everything that determines the model's answer."""
         decoding = decoding_parameters(self.max_new_tokens)
         return digest([self.prompt_version, self.model_revision, decoding, OUTPUT_SCHEMA, facts])

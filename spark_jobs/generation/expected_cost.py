@@ -1,25 +1,25 @@
-"""What a day of generation is expected to take: arithmetic on counts, means and caps, without data.
+"""Expected cost of a day of generation, computed from counts, means and caps.
 
-Two ways to know what one text takes. Where the ledger holds enough texts of the prompt and model, their means: they
-know how often a text is asked for again and how long an answer takes here. Else the estimate that the caps are kept
-by, which is too high on purpose and knows nothing of time.
+The usage of one text comes from the ledger's means, if it holds enough texts of this prompt and model. The means
+include repairs and the speed of answers. Otherwise it is the estimate used for the caps, which is deliberately too high
+and has no speed.
 """
 
 import math
 from dataclasses import dataclass
 
-from spark_jobs.generation.budget import Caps, Estimate
-from spark_jobs.generation.ledger_totals import Account
+from spark_jobs.generation.budget import Caps, UsageEstimate
+from spark_jobs.generation.ledger_totals import LedgerTotals
 from spark_jobs.generation.live_generation import Prices
 
-MIN_MEASURED = 20  # keys, before their means say anything
+MIN_KEYS = 20  # fewer keys in the ledger give no means
 MEASURED, ESTIMATED = "ledger", "estimate"
-ASSUMED_FACTS_BYTES = {"item": 300, "user": 1500}  # of facts nobody has measured: long titles, twenty of them to a user
+ASSUMED_FACTS_BYTES = {"item": 300, "user": 1500}  # without data: assumes long titles, twenty per user
 
 
 @dataclass(frozen=True)
-class Rates:
-    """What one key takes on average, its repair and its failed calls included."""
+class UsagePerKey:
+    """Mean usage of one key, including its repair and failed calls."""
 
     source: str  # MEASURED or ESTIMATED
     num_measured: int
@@ -28,15 +28,15 @@ class Rates:
     repaired_share: float
     input_tokens: float
     output_tokens: float
-    seconds_per_answer: float | None  # None where nobody knows
-    parallelism: float | None  # answers that are being written at a time
+    seconds_per_answer: float | None  # None if unknown
+    parallelism: float | None  # answers generated concurrently
 
     @classmethod
-    def of(cls, account: Account, estimate: Estimate, facts_bytes: float) -> "Rates":
-        """The ledger's means, or the estimate for facts of `facts_bytes` where it holds too little."""
-        num = account.num_keys
-        num_answers = account.num_calls - account.num_failed_calls
-        if num < MIN_MEASURED or not num_answers:
+    def of(cls, totals: LedgerTotals, estimate: UsageEstimate, facts_bytes: float) -> "UsagePerKey":
+        """The ledger's means, or the estimate for facts of `facts_bytes` if the ledger holds too few keys."""
+        num = totals.num_keys
+        num_answers = totals.num_calls - totals.num_failed_calls
+        if num < MIN_KEYS or not num_answers:
             return cls(
                 ESTIMATED,
                 num,
@@ -51,26 +51,26 @@ class Rates:
         return cls(
             MEASURED,
             num,
-            calls=account.num_calls / num,
+            calls=totals.num_calls / num,
             answers=num_answers / num,
-            repaired_share=account.num_repairs / num,
-            input_tokens=account.num_input_tokens / num,
-            output_tokens=account.num_output_tokens / num,
-            seconds_per_answer=account.seconds / num_answers,
-            parallelism=account.seconds / account.wall_seconds if account.wall_seconds else None,
+            repaired_share=totals.num_repairs / num,
+            input_tokens=totals.num_input_tokens / num,
+            output_tokens=totals.num_output_tokens / num,
+            seconds_per_answer=totals.seconds / num_answers,
+            parallelism=totals.seconds / totals.wall_seconds if totals.wall_seconds else None,
         )
 
-    def expect(self, num_keys: int, prices: Prices) -> "Expected":
+    def expect(self, num_keys: int, prices: Prices) -> "ExpectedUsage":
         tokens = round(num_keys * self.input_tokens), round(num_keys * self.output_tokens)
         hours = None
         if self.seconds_per_answer is not None and self.parallelism:
             hours = num_keys * self.answers * self.seconds_per_answer / self.parallelism / 3600
-        return Expected(num_keys, round(num_keys * self.calls), *tokens, prices.of(*tokens), hours)
+        return ExpectedUsage(num_keys, round(num_keys * self.calls), *tokens, prices.of(*tokens), hours)
 
 
 @dataclass(frozen=True)
-class Expected:
-    """Of a number of keys; cost in the currency of the prices, hours None where no rate is known."""
+class ExpectedUsage:
+    """Expected usage of a number of keys. The cost is in the currency of the prices; hours are None if unknown."""
 
     num_keys: int
     num_calls: int
@@ -79,9 +79,9 @@ class Expected:
     cost: float
     hours: float | None
 
-    def __add__(self, other: "Expected") -> "Expected":
+    def __add__(self, other: "ExpectedUsage") -> "ExpectedUsage":
         hours = None if self.hours is None or other.hours is None else self.hours + other.hours
-        return Expected(
+        return ExpectedUsage(
             self.num_keys + other.num_keys,
             self.num_calls + other.num_calls,
             self.num_input_tokens + other.num_input_tokens,
@@ -92,39 +92,41 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What there is to describe. Entities with equal facts share a key, so there are fewer keys than entities."""
+class KeyCounts:
+    """Numbers of entities and keys to describe. Entities with equal facts share a key."""
 
     num_entities: int
-    num_cache_hits: int  # their facts are in the ledger
-    num_kept: int  # users whose history has not grown enough since the model's last answer, a text or a refusal
-    num_new: int  # keys
-    num_allowed: int  # keys that what is left of the day's caps leaves room for
-    num_a_day: int  # keys of this length that a whole day's caps leave room for
+    num_cache_hits: int  # entities whose facts have an answer in the ledger
+    num_kept: int  # users whose history has not grown enough since their last answer
+    num_new: int  # keys to generate
+    num_allowed: int  # keys within what is left of the day's caps
+    num_a_day: int  # keys within the caps of a whole day
 
 
 @dataclass(frozen=True)
 class Forecast:
     entity: str
-    work: Work
-    rates: Rates
-    today: Expected  # what the caps allow
-    all_new: Expected  # as if there were no caps
+    counts: KeyCounts
+    per_key: UsagePerKey
+    today: ExpectedUsage  # within the caps
+    all_new: ExpectedUsage  # without caps
 
     @classmethod
-    def of(cls, entity: str, work: Work, rates: Rates, prices: Prices) -> "Forecast":
-        return cls(entity, work, rates, rates.expect(work.num_allowed, prices), rates.expect(work.num_new, prices))
+    def of(cls, entity: str, counts: KeyCounts, per_key: UsagePerKey, prices: Prices) -> "Forecast":
+        return cls(
+            entity, counts, per_key, per_key.expect(counts.num_allowed, prices), per_key.expect(counts.num_new, prices)
+        )
 
     @property
     def num_days(self) -> int | None:
-        """Whole days of these caps until everyone has a text; None when they allow nothing."""
-        if not self.work.num_new:
+        """Days until every entity has a text within these caps; None if the caps allow nothing."""
+        if not self.counts.num_new:
             return 0
-        return math.ceil(self.work.num_new / self.work.num_a_day) if self.work.num_a_day else None
+        return math.ceil(self.counts.num_new / self.counts.num_a_day) if self.counts.num_a_day else None
 
 
-def allowed(num_keys: int, caps: Caps, estimate: Estimate, facts_bytes: float) -> int:
-    """How many of equally long keys the caps leave room for, kept as a run keeps them: by the estimate."""
+def count_allowed_keys(num_keys: int, caps: Caps, estimate: UsageEstimate, facts_bytes: float) -> int:
+    """How many keys of equal length the caps allow, by the same estimate that a run uses."""
     input_tokens = estimate.input_tokens_of(facts_bytes)
     cost = Prices(estimate.input_price, estimate.output_price).of(input_tokens, estimate.output_tokens)
     room = [num_keys, caps.num_keys]

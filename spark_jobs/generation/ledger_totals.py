@@ -1,7 +1,6 @@
-"""What a ledger says about a day or the last ones: what was asked and paid, what came of it, how fast.
+"""Totals of a ledger over one day or the last days: requests, outcomes, cost and speed.
 
-DuckDB over the ledger's files, whether their day is sealed or not: a command answers in a second, and the driver of a
-job does not wait for a Spark stage.
+Uses DuckDB on the ledger's files, so a command answers within a second and a job needs no Spark stage.
 """
 
 from collections.abc import Mapping
@@ -15,31 +14,31 @@ from spark_jobs.storage.shards import arrow_schema
 if TYPE_CHECKING:
     import duckdb
 
-IDLE_SECONDS = 600  # without an answer: nobody was asking
-LAST_DAYS = 7  # with an answer: rates follow a change of server or model within a week
+IDLE_SECONDS = 600  # a longer gap between answers does not count as working time
+LAST_DAYS = 7  # days with answers, so that means adapt to a changed server within a week
 
 
 @dataclass(frozen=True)
-class Account:
-    """Keys (texts to be had), what became of each, and the calls, tokens, money and time it took.
+class LedgerTotals:
+    """Number of keys by outcome, and the calls, tokens, cost and time they took.
 
-    A key counts by its latest answer of the time in question: accepted or refused; unanswered when every call failed.
+    Each key counts once, by its latest answer in the period: accepted or refused, or unanswered if every call failed.
     """
 
-    num_answers: int = 0  # keys
+    num_answers: int = 0  # accepted and refused keys
     num_accepted: int = 0
     num_refused: int = 0
-    num_repairs: int = 0  # keys that were asked for once more
-    num_repaired: int = 0  # of these, with success
+    num_repairs: int = 0  # keys with a repair
+    num_repaired: int = 0  # of these, accepted
     num_unanswered: int = 0
     num_calls: int = 0
     num_failed_calls: int = 0
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     cost: float = 0.0
-    seconds: float = 0.0  # of all calls, added up
-    wall_seconds: float = 0.0  # while answers came
-    reasons: Mapping[str, int] = field(default_factory=dict)  # keys refused or unanswered, by why
+    seconds: float = 0.0  # sum over all calls
+    wall_seconds: float = 0.0  # without idle time
+    reasons: Mapping[str, int] = field(default_factory=dict)  # refused and unanswered keys by reason
 
     @property
     def num_keys(self) -> int:
@@ -51,18 +50,18 @@ class Account:
 
     @property
     def answers_per_minute(self) -> float | None:
-        """None when nothing was answered, or nobody knows when."""
+        """None without answers, or if their times are unknown."""
         return round(60 * self.num_answers / self.wall_seconds, 3) if self.wall_seconds else None
 
 
-# Without the texts: a first day may have more than a million, and this is in the driver's memory.
-_ASKED = (
+# Without the texts, to save memory on the driver: a first day may have more than a million.
+_COLUMNS = (
     "generation_key, refusal_reason, error, is_repair, num_attempts, num_input_tokens, num_output_tokens, cost, "
     "seconds, generated_at"
 )
-# Sums are rounded: their last bits depend on the order in which files are read. The first answer of a run took what it
-# says, or, where a model in process answered a whole batch at once, that share for each of the batch.
-_ACCOUNT = f"""
+# Sums are rounded, because their last bits depend on the order of the files. `started` is the time before the first
+# answers of each run: their own `seconds`, summed over a batch that an in-process model answered at once.
+_TOTALS = f"""
 WITH timed AS (
     SELECT *, (moment - lag(moment) OVER (ORDER BY moment)) / 1e6 AS gap
     FROM (SELECT *, epoch_us(generated_at) AS moment FROM asked)
@@ -114,10 +113,10 @@ SELECT reason, count(*) FROM (
 """
 
 
-def connect(folder: Path, table: Table) -> "duckdb.DuckDBPyConnection":
-    """A database in memory with the view `ledger`: the table's columns, its id as `entity_id`, and `day` as text.
+def connect_to_ledger(folder: Path, table: Table) -> "duckdb.DuckDBPyConnection":
+    """An in-memory database with a view `ledger`: the table's columns, its id as `entity_id`, and `day` as text.
 
-    `folder` is the ledger's; one without any day gives a view without rows.
+    `folder` is the ledger's folder. Without any day in it, the view is empty.
     """
     import duckdb
 
@@ -134,19 +133,21 @@ def connect(folder: Path, table: Table) -> "duckdb.DuckDBPyConnection":
     return connection
 
 
-def account(folder: Path, table: Table, prompt_version: str, model_revision: str, *, day: str | None = None) -> Account:
-    """What this prompt and model did on a day; without one, on the last days they were asked anything."""
-    connection = connect(folder, table)
+def ledger_totals(
+    folder: Path, table: Table, prompt_version: str, model_revision: str, *, day: str | None = None
+) -> LedgerTotals:
+    """Totals of this prompt and model on a day, or without `day` on the last `LAST_DAYS` days with answers."""
+    connection = connect_to_ledger(folder, table)
     same: dict[str, Any] = {"prompt": prompt_version, "model": model_revision}
     where = "prompt_version = $prompt AND model_revision = $model"
     days = [day] if day else _last_days(connection, where, same)
     connection.execute(
-        f"CREATE TABLE asked AS SELECT {_ASKED} FROM ledger WHERE {where} AND list_contains($days, day)",  # noqa: S608
+        f"CREATE TABLE asked AS SELECT {_COLUMNS} FROM ledger WHERE {where} AND list_contains($days, day)",  # noqa: S608
         same | {"days": days},
     )
-    outcomes, amounts = connection.execute(_ACCOUNT).fetchall()[0]
+    outcomes, amounts = connection.execute(_TOTALS).fetchall()[0]
     reasons = {str(reason): int(num) for reason, num in connection.execute(_REASONS).fetchall()}
-    return Account(**outcomes, **amounts, reasons=reasons)
+    return LedgerTotals(**outcomes, **amounts, reasons=reasons)
 
 
 def _last_days(connection: "duckdb.DuckDBPyConnection", where: str, same: dict[str, Any]) -> list[str]:

@@ -1,9 +1,8 @@
-"""Have the language model write what is not in the ledger, on Spark workers, every answer kept as it arrives.
+"""Generate texts that are not in the ledger, on Spark workers. Every answer is stored as it arrives.
 
-The work of a run is one table of prompts, cut into tasks of like size. A task asks the model, judges each text, gives
-a refused one a single chance of repair, and adds a row to the ledger for every answer (`shards.py`); what goes back to
-the driver are counts. A killed worker's task begins again after the last shard it wrote, a killed driver's run after
-all of them.
+The requests of a run are divided into Spark tasks of similar size. A task asks the model, validates each text, has a
+refused text repaired at most once, and adds a row to the ledger for every answer (`storage/shards.py`). Only counts go
+back to the driver. After a crash, a task or run continues after the last shard written.
 """
 
 import json
@@ -22,7 +21,7 @@ from typing import Any, cast
 from pyspark.sql import DataFrame
 
 from grasp.progress import say
-from spark_jobs.generation.prompts import Input, Subject, load_template, messages
+from spark_jobs.generation.prompts import Facts, Subject, load_template, prompt_messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
 from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
 from spark_jobs.storage.lake import Lake
@@ -31,24 +30,24 @@ from spark_jobs.storage.worker_errors import worker_errors
 from spark_jobs.validation.checks import clean_output, refusal_reason
 from spark_jobs.validation.grounding import Evidence
 
-MAX_TASK_PROMPTS = 2048  # of one task: its prompts are in memory
-REPAIR_EVERY = 512  # prompts: what a killed driver or a spent budget can leave without repair; a server idles between
-SAY_EVERY = 15.0  # seconds
-WORK_DDL = "number bigint, generation_key string, entity_id string, canonical string"
+MAX_TASK_REQUESTS = 2048  # of one task: it holds them in memory
+REPAIR_EVERY = 512  # requests; fewer leave a server idle more often, more delay repairs
+LOG_EVERY = 15.0  # seconds
+REQUEST_DDL = "number bigint, generation_key string, entity_id string, canonical string"
 _COUNTS_DDL = "outcome string, num bigint"
 
 ModelFactory = Callable[[], LanguageModel]
-Work = Mapping[str, str]  # columns of WORK_DDL but the number
+GenerationRequest = Mapping[str, str]  # the columns of REQUEST_DDL without `number`
 Frames = Iterator[Any]  # pandas data frames, as mapInPandas hands them over
 
 
 class GenerationError(ValueError):
-    """The language model failed in a Spark worker; what it was paid for until then is in the ledger."""
+    """The language model failed in a Spark worker. Paid answers are in the ledger."""
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Per million tokens, in one currency."""
+    """Prices per million tokens."""
 
     input: float = 0.0
     output: float = 0.0
@@ -58,22 +57,25 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Makes an answer a row of the ledger: cleaned, judged, priced."""
+class Validator:
+    """Turns an answer into a row of the ledger: cleans, checks and prices it."""
 
     subject: Subject
     prompt_version: str
     model_revision: str
     prices: Prices
-    known_values: Collection[str]  # of the catalogue: what a text could wrongly claim
+    known_values: Collection[str]  # attribute values of the catalogue, which a text could wrongly claim
 
-    def row(self, work: Work, facts: Input, generation: Generation, *, is_repair: bool, at: datetime) -> dict[str, Any]:
-        """Of a piece of work (columns of `WORK_DDL`) that was answered at this time."""
+    def ledger_row(
+        self, request: GenerationRequest, facts: Facts, generation: Generation, *, is_repair: bool, at: datetime
+    ) -> dict[str, Any]:
+        """The ledger row of a request that was answered at the time `at`."""
         text = clean_output(generation.text)
-        refused = None if generation.error else refusal_reason(text, evidence(self.subject, facts, self.known_values))
+        evidence = build_evidence(self.subject, facts, self.known_values)
+        refused = None if generation.error else refusal_reason(text, evidence)
         return {
-            "generation_key": work["generation_key"],
-            f"{self.subject.entity}_id": work["entity_id"],
+            "generation_key": request["generation_key"],
+            f"{self.subject.entity}_id": request["entity_id"],
             "prompt_version": self.prompt_version,
             "model_revision": self.model_revision,
             "output": generation.text,
@@ -91,38 +93,38 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Task:
-    """What every task of a run knows; travels to the workers, so it holds no secret."""
+class GenerationTask:
+    """What every Spark task of a run needs. It is sent to the workers, so it holds no secret."""
 
-    judge: Judge
+    validator: Validator
     shards: Shards
     make_model: ModelFactory
-    max_repairs: int  # of a text: 0 or 1
-    limits: SpendingLimits  # of all tasks together
-    num_work: int  # prompts of all tasks together
+    max_repairs: int  # per text: 0 or 1
+    limits: SpendingLimits  # for all tasks together
+    num_requests: int  # of all tasks together
 
     def __call__(self, frames: Frames) -> Frames:
         import pandas
         from pyspark import TaskContext
 
-        context = cast("TaskContext", TaskContext.get())  # there is one in a worker
-        work = [row for frame in frames for row in frame.to_dict("records")]
+        context = cast("TaskContext", TaskContext.get())  # never None in a worker
+        requests = [row for frame in frames for row in frame.to_dict("records")]
         with ShardWriter(self.shards, context.partitionId()) as shards:
-            counts = run_task(self, work, shards)
+            counts = run_task(self, requests, shards)
         yield pandas.DataFrame(list(counts.items()), columns=["outcome", "num"])
 
 
-def generate(lake: Lake, task: Task, work: DataFrame, num_work: int) -> Counter[str]:
-    """Run all of `work` (columns of `WORK_DDL`, numbered from 0); returns how often each outcome occurred.
+def generate(lake: Lake, task: GenerationTask, requests: DataFrame, num_requests: int) -> Counter[str]:
+    """Generate all `requests` (columns of `REQUEST_DDL`, numbered from 0); returns the count of each outcome.
 
-    An outcome is `accepted`, or why a text was refused or never came. Raises `GenerationError` when the model itself
-    fails in a worker, or a worker dies as often as Spark lets it.
+    An outcome is `accepted`, a refusal reason or an error. Raises `GenerationError` if the model itself fails in a
+    worker, or a worker dies more often than Spark retries.
     """
     num_workers = lake.spark.sparkContext.defaultParallelism
-    per_worker = -(-num_work // (num_workers * MAX_TASK_PROMPTS))
-    num_tasks = min(num_work, num_workers * per_worker)  # as many for each worker
-    tasks = work.repartitionById(num_tasks, (work.number % num_tasks).cast("int")).drop("number")
-    with _progress(task.shards, num_work), worker_errors(GenerationError):
+    per_worker = -(-num_requests // (num_workers * MAX_TASK_REQUESTS))
+    num_tasks = min(num_requests, num_workers * per_worker)  # equally many for each worker
+    tasks = requests.repartitionById(num_tasks, (requests.number % num_tasks).cast("int")).drop("number")
+    with _progress(task.shards, num_requests), worker_errors(GenerationError):
         rows = tasks.mapInPandas(task, _COUNTS_DDL).collect()
     counts: Counter[str] = Counter()
     for row in rows:
@@ -131,29 +133,31 @@ def generate(lake: Lake, task: Task, work: DataFrame, num_work: int) -> Counter[
 
 
 @contextmanager
-def staged(lake: Lake, work: DataFrame) -> Iterator[tuple[DataFrame, int]]:
-    """The work written down first, and how much it is: what is left to do must not change while it is being done."""
+def staged_requests(lake: Lake, requests: DataFrame) -> Iterator[tuple[DataFrame, int]]:
+    """Write the requests to a temporary folder, so they do not change during the run; yields them and their number."""
     folder = lake.root / "_staging" / f"work-{uuid.uuid4().hex[:12]}"
     try:
-        work.write.parquet(str(folder))
-        written = lake.spark.read.schema(work.schema).parquet(str(folder))
+        requests.write.parquet(str(folder))
+        written = lake.spark.read.schema(requests.schema).parquet(str(folder))
         yield written, written.count()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_task(task: Task, work: Sequence[Work], shards: ShardWriter) -> Counter[str]:
-    """Ask for every piece of work, and once more for the refused texts that can be repaired (runs in workers).
+def run_task(task: GenerationTask, requests: Sequence[GenerationRequest], shards: ShardWriter) -> Counter[str]:
+    """Ask for every request, then once more for the refused texts that can be repaired (runs in workers).
 
-    What an earlier attempt of the task has finished is not asked for again; what it left to repair is.
+    Requests that an earlier attempt of the task finished are skipped; its open repairs are done.
     """
     refused = left_to_repair(shards.earlier("generation_key", "output", "refusal_reason", "is_repair"))
-    first = [row for row in work if row["generation_key"] not in shards.finished]
-    repairs = [Refused(row, *refused[row["generation_key"]]) for row in work if row["generation_key"] in refused]
+    first = [row for row in requests if row["generation_key"] not in shards.finished]
+    repairs = [
+        RefusedText(row, *refused[row["generation_key"]]) for row in requests if row["generation_key"] in refused
+    ]
     if not first and not (repairs and task.max_repairs):
         return Counter()
     spent = shards.spent("num_attempts"), shards.spent("num_input_tokens", "num_output_tokens")
-    attempt = Attempt(task, task.limits.share(len(work) / task.num_work).minus(*spent), shards.add)
+    attempt = TaskAttempt(task, task.limits.share(len(requests) / task.num_requests).minus(*spent), shards.add)
     attempt.repair(repairs)
     for start in range(0, len(first), REPAIR_EVERY):
         attempt.repair(attempt.ask(first[start : start + REPAIR_EVERY]))
@@ -161,16 +165,16 @@ def run_task(task: Task, work: Sequence[Work], shards: ShardWriter) -> Counter[s
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A piece of work, what the model wrote for it, and why that is of no use."""
+class RefusedText:
+    """A request, what the model wrote, and the refusal reason."""
 
-    work: Work
+    request: GenerationRequest
     output: str
     reason: str
 
 
 def left_to_repair(rows: Sequence[tuple[Any, ...]]) -> dict[str, tuple[str, str]]:
-    """Output and reason by key, of rows `key, output, reason, is_repair`: refused, repairable and not yet repaired."""
+    """Output and reason by key, for rows (key, output, reason, is_repair) that can still be repaired."""
     repaired = {key for key, _, _, is_repair in rows if is_repair}
     return {
         key: (output, reason)
@@ -179,65 +183,67 @@ def left_to_repair(rows: Sequence[tuple[Any, ...]]) -> dict[str, tuple[str, str]
     }
 
 
-class Attempt:
-    """One attempt at a task: a model with limits, and how often each outcome occurred."""
+class TaskAttempt:
+    """One attempt at a task: a model with limits, and the count of each outcome."""
 
-    def __init__(self, task: Task, limits: SpendingLimits, add: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, task: GenerationTask, limits: SpendingLimits, add: Callable[[dict[str, Any]], None]) -> None:
         self._task, self._add, self._parent = task, add, os.getppid()
         self._model = task.make_model()
         self._model.limit(limits)
         self.counts: Counter[str] = Counter()
 
-    def ask(self, work: Sequence[Work]) -> list[Refused]:
-        """Ask for each piece once; returns the refused texts that have a chance, which are not counted yet."""
-        asked = [self._prompt(row) for row in work]
+    def ask(self, requests: Sequence[GenerationRequest]) -> list[RefusedText]:
+        """Ask for each request once; returns the repairable refused texts, which are not counted yet."""
+        asked = [self._prompt(row) for row in requests]
         refused = []
-        for place, generation, reason in self._judged(work, asked, is_repair=False):
+        for index, generation, reason in self._validated(requests, asked, is_repair=False):
             if reason and self._task.max_repairs and is_repairable(reason):
-                refused.append(Refused(work[place], generation.text, reason))
+                refused.append(RefusedText(requests[index], generation.text, reason))
             else:
                 self.counts[reason or "accepted"] += 1
         return refused
 
-    def repair(self, refused: Sequence[Refused]) -> None:
-        """Ask once more for each, told what was wrong; one that the budget leaves no room for stays refused."""
+    def repair(self, refused: Sequence[RefusedText]) -> None:
+        """Ask once more for each refused text. Without budget for that, it stays refused."""
         if not self._task.max_repairs:
             return
-        asked = [repair_messages(self._prompt(each.work), each.output, each.reason) for each in refused]
-        for place, _, reason in self._judged([each.work for each in refused], asked, is_repair=True):
-            outcome = refused[place].reason if reason == OUT_OF_BUDGET else reason
+        asked = [repair_messages(self._prompt(each.request), each.output, each.reason) for each in refused]
+        for index, _, reason in self._validated([each.request for each in refused], asked, is_repair=True):
+            outcome = refused[index].reason if reason == OUT_OF_BUDGET else reason
             self.counts[outcome or "accepted"] += 1
 
-    def _prompt(self, work: Work) -> Messages:
-        return messages(self._task.judge.subject, json.loads(work["canonical"]))
+    def _prompt(self, request: GenerationRequest) -> Messages:
+        return prompt_messages(self._task.validator.subject, json.loads(request["canonical"]))
 
-    def _judged(
-        self, work: Sequence[Work], asked: Sequence[Messages], *, is_repair: bool
+    def _validated(
+        self, requests: Sequence[GenerationRequest], asked: Sequence[Messages], *, is_repair: bool
     ) -> Iterator[tuple[int, Generation, str | None]]:
-        """Place, answer and why it is of no use, None when it is; each a row of the ledger.
+        """Add each answer to the ledger; yields (index, answer, refusal reason or error, None if accepted).
 
-        What was not asked for want of budget is no row: nothing happened.
+        A request that was not sent for lack of budget is not added.
         """
-        judge = self._task.judge
-        for place, generation in self._model.generate(asked):
+        validator = self._task.validator
+        for index, generation in self._model.generate(asked):
             if generation.error == OUT_OF_BUDGET:
-                yield place, generation, OUT_OF_BUDGET
+                yield index, generation, OUT_OF_BUDGET
             else:
-                facts = json.loads(work[place]["canonical"])
-                row = judge.row(work[place], facts, generation, is_repair=is_repair, at=datetime.now(UTC))
+                facts = json.loads(requests[index]["canonical"])
+                row = validator.ledger_row(
+                    requests[index], facts, generation, is_repair=is_repair, at=datetime.now(UTC)
+                )
                 self._add(row)
-                yield place, generation, generation.error or row["refusal_reason"]
+                yield index, generation, generation.error or row["refusal_reason"]
             if os.getppid() != self._parent:
                 raise GenerationError("the Spark driver of this worker has died")
 
 
-def listed(outcomes: Mapping[str, int]) -> str:
+def format_counts(outcomes: Mapping[str, int]) -> str:
     """For example `51 accepted, 12 loop, 3 timeout`, most frequent first."""
     return ", ".join(f"{num} {name}" for name, num in sorted(outcomes.items(), key=lambda each: (-each[1], each[0])))
 
 
-def evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> Evidence:
-    """What a text about these facts is held against."""
+def build_evidence(subject: Subject, facts: Facts, known_values: Collection[str]) -> Evidence:
+    """What a text about these facts is checked against."""
     template = load_template(subject.entity)
     return Evidence(
         facts="\n".join(subject.to_lines(facts)),
@@ -251,14 +257,14 @@ def evidence(subject: Subject, facts: Input, known_values: Collection[str]) -> E
 
 
 @contextmanager
-def _progress(shards: Shards, num_work: int) -> Iterator[None]:
-    """Say every few seconds how much is in the ledger, by the names of its files."""
+def _progress(shards: Shards, num_requests: int) -> Iterator[None]:
+    """Log progress every few seconds, from the names of the shard files."""
     started, over = time.monotonic(), threading.Event()
 
     def watch() -> None:
-        while not over.wait(SAY_EVERY):
+        while not over.wait(LOG_EVERY):
             seconds = time.monotonic() - started
-            say(f"{shards.table.name}: {shards.num_rows()} answers, repairs included, to {num_work} in {seconds:.0f} s")
+            say(f"{shards.table.name}: {shards.num_rows()} answers to {num_requests} requests in {seconds:.0f} s")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

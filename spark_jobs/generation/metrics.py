@@ -1,8 +1,7 @@
-"""What describing a day took: one row of `generation_metrics` for each kind, prompt and model.
+"""Metrics of a day's descriptions: one row of `generation_metrics` for each kind, prompt and model.
 
-Everything is read off what is stored, never counted while it happens: a day that runs twice, or in two halves after a
-crash, has the row of a day that ran once. A cache hit is therefore not "found by this run", which on a second run
-everything is, but an entity whose answer was paid for on another day.
+Everything is computed from stored tables, not counted during the run. So the row is the same if a day runs twice or
+continues after a crash. Therefore a cache hit is an entity whose answer was paid for on another day.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,17 +12,17 @@ from pyspark.sql import functions as F
 
 from grasp import partitions, tables
 from grasp.files import file_lock
-from spark_jobs.generation.ledger_totals import Account
-from spark_jobs.generation.prometheus_file import expose
+from spark_jobs.generation.ledger_totals import LedgerTotals
+from spark_jobs.generation.prometheus_file import write_prometheus_file
 from spark_jobs.storage.lake import Lake
 
 TABLE = tables.GENERATION_METRICS
-HISTORY_FROM = (0, 1, 5, 10, 20, 50, 100, 200)  # interactions; where each range begins
+HISTORY_FROM = (0, 1, 5, 10, 20, 50, 100, 200)  # first number of interactions of each range
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Entities of a day, and where their texts come from."""
+    """Number of entities of a day, by origin of their texts."""
 
     num_entities: int
     num_cache_hits: int
@@ -31,11 +30,11 @@ class Coverage:
     num_described: int
 
 
-def coverage(inputs: DataFrame, answers: DataFrame, kept: DataFrame, answered_today: DataFrame) -> Coverage:
+def count_coverage(inputs: DataFrame, answers: DataFrame, kept: DataFrame, answered_today: DataFrame) -> Coverage:
     """Count the entities of `inputs`.
 
-    `answers` has `entity_id, llm_description` of those with an answer, `kept` the `entity_id` of those who have an
-    earlier text, `answered_today` the `generation_key` of the day's own answers.
+    `answers` has `entity_id, llm_description` of entities with an answer, `kept` the `entity_id` of those with an
+    earlier text, `answered_today` the `generation_key` of the answers of this day.
     """
     answered = answers.select("entity_id", F.col("llm_description").isNotNull().alias("is_accepted"))
     earlier = kept.select("entity_id", F.lit(True).alias("has_earlier"))
@@ -59,17 +58,17 @@ def coverage(inputs: DataFrame, answers: DataFrame, kept: DataFrame, answered_to
 
 
 @dataclass(frozen=True)
-class ByHistory:
-    """Texts asked for on a day, and those that were refused or never came, by how much was known of the entity."""
+class CountsByHistory:
+    """Texts requested on a day, and those refused or unanswered, by number of interactions of the entity."""
 
     asked_by_history: dict[str, int]
     failed_by_history: dict[str, int]
 
 
-def by_history(asked: DataFrame, inputs: DataFrame) -> ByHistory:
-    """Count the texts of `asked`, the ledger's rows of a day, by the `activity` their entities have in `inputs`.
+def count_by_history(asked: DataFrame, inputs: DataFrame) -> CountsByHistory:
+    """Count the texts of `asked` (the ledger's rows of a day) by the `activity` of their entity in `inputs`.
 
-    A text counts by its latest answer. One whose entity is gone since counts nowhere.
+    A text counts by its latest answer. Texts of entities that no longer exist are not counted.
     """
     answer = F.struct("generated_at", F.col("refusal_reason").isNull().alias("is_accepted"))
     rows = (
@@ -78,7 +77,7 @@ def by_history(asked: DataFrame, inputs: DataFrame) -> ByHistory:
             F.max_by("entity_id", "generated_at").alias("entity_id"),
             F.max(F.when(F.col("error").isNull(), answer)).alias("answer"),
         )
-        .join(inputs.select("entity_id", history(F.col("activity")).alias("history")), "entity_id")
+        .join(inputs.select("entity_id", history_range(F.col("activity")).alias("history")), "entity_id")
         .groupBy("history")
         .agg(
             F.count("*").alias("num_asked"),
@@ -87,13 +86,13 @@ def by_history(asked: DataFrame, inputs: DataFrame) -> ByHistory:
         .orderBy("history")
         .collect()
     )
-    return ByHistory(
+    return CountsByHistory(
         {row.history: row.num_asked for row in rows}, {row.history: row.num_failed for row in rows if row.num_failed}
     )
 
 
-def history(activity: Column) -> Column:
-    """The range that a number of interactions lies in, such as `5-9`; the last one has no end."""
+def history_range(activity: Column) -> Column:
+    """The range of a number of interactions, for example `5-9` or `200+`."""
     ranges = [f"{low}-{high - 1}" if high - low > 1 else f"{low}" for low, high in pairwise(HISTORY_FROM)]
     found = F.lit(f"{HISTORY_FROM[-1]}+")
     for name, end in reversed(list(zip(ranges, HISTORY_FROM[1:], strict=True))):
@@ -101,23 +100,29 @@ def history(activity: Column) -> Column:
     return found
 
 
-def record(
-    lake: Lake, day: str, key: tuple[str, str, str], *, covered: Coverage, asked: Account, histories: ByHistory
+def write_metrics(
+    lake: Lake,
+    day: str,
+    key: tuple[str, str, str],
+    *,
+    coverage: Coverage,
+    totals: LedgerTotals,
+    histories: CountsByHistory,
 ) -> None:
-    """Replace the day's row of this kind, prompt and model, and what monitoring reads."""
+    """Replace the day's row of this kind, prompt and model, and the Prometheus file."""
     row = {
         **dict(zip(TABLE.key, key, strict=True)),
-        **asdict(covered),
-        **asdict(asked),
+        **asdict(coverage),
+        **asdict(totals),
         **asdict(histories),
-        "answers_per_minute": asked.answers_per_minute,
+        "answers_per_minute": totals.answers_per_minute,
         "computed_at": lake.settings.clock(),
     }
-    # Both kinds of description write here, and somebody may run them by hand at the same time.
+    # Both description jobs write this table, possibly at the same time.
     lock = partitions.table_path(lake.root, TABLE, None) / "_lock"
     with file_lock(lock, f"{TABLE.name}: another job writes; waiting for it"):
         known = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []
         others = [each.asDict() for each in known if tuple(each[name] for name in TABLE.key) != key]
         rows = [tuple(each[name] for name in TABLE.column_names) for each in [*others, row]]
         lake.write(TABLE, lake.spark.createDataFrame(rows, TABLE.ddl), day)
-        expose(lake.settings, lake.versions)
+        write_prometheus_file(lake.settings, lake.versions)

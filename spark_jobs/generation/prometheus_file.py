@@ -1,8 +1,7 @@
-"""The last day's generation metrics as a text file for Prometheus: `$GRASP_HOME/metrics/generation.prom`.
+"""The last day's generation metrics as a Prometheus text file: `$GRASP_HOME/metrics/generation.prom`.
 
-A batch job is gone before anybody could scrape it, so it leaves a file for the node exporter's textfile collector.
-Every sample is a gauge of one day, labelled by entity: a day that runs again replaces its numbers. All of them are
-explained in `docs/observability.md`.
+A batch job ends before Prometheus can scrape it, so it writes a file for the node exporter's textfile collector. Every
+sample is a gauge of one day, labelled by entity. `docs/observability.md` explains all metrics.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from spark_jobs.generation.budget import Caps
 
 TABLE = tables.GENERATION_METRICS
 PREFIX = "grasp_generation_"
-# Gauge by column; the column's meaning in `grasp/tables.py` is the help text.
+# Gauge name by column; the help text is the column's meaning in `grasp/tables.py`.
 GAUGES = {
     "num_entities": "entities",
     "num_cache_hits": "cache_hits",
@@ -56,12 +55,12 @@ DAY = ("day_timestamp_seconds", "end of the day that was described, seconds sinc
 INFO = ("info", "1 for the prompt and model that the other metrics are about")
 
 
-def textfile(settings: Settings) -> Path:
+def prometheus_path(settings: Settings) -> Path:
     return settings.home / "metrics" / "generation.prom"
 
 
-def expose(settings: Settings, versions: Versions) -> None:
-    """Replace the file by the last day that each kind was described on, with the prompt and model of these settings."""
+def write_prometheus_file(settings: Settings, versions: Versions) -> None:
+    """Write the metrics of the last described day of each kind, for the configured prompt and model."""
     registry = CollectorRegistry()
     gauges = {name: _gauge(registry, gauge, _meaning(name)) for name, gauge in GAUGES.items()}
     caps = {name: _gauge(registry, *gauge) for name, gauge in CAPS.items()}
@@ -87,13 +86,13 @@ def expose(settings: Settings, versions: Versions) -> None:
                 gauge.labels(entity, history).set(histories[name].get(history, 0))
         info.labels(*(row[name] for name in TABLE.key)).set(1)
         day.labels(entity).set(end_of(last).timestamp())
-    file = textfile(settings)
+    file = prometheus_path(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_to_textfile(str(file), registry)  # beside it first, then one rename
+    write_to_textfile(str(file), registry)  # writes a temporary file, then renames it
 
 
 def _latest(settings: Settings, key: tuple[str, str, str]) -> tuple[str, dict[str, Any]] | None:
-    """The last day that has a row of this kind, prompt and model, and that row."""
+    """The last day with a row of this kind, prompt and model, and that row."""
     for day in reversed(partitions.days(settings.lake, TABLE, None)):
         folder = partitions.partition_path(settings.lake, TABLE, None, day)
         for row in pq.read_table(folder, partitioning=None).to_pylist():

@@ -1,11 +1,13 @@
-"""From facts to prompts: what a description is built from, how it is asked for, and its deterministic form.
+"""From raw facts to prompts, and to descriptions without a language model.
 
-Three pure steps for an item or a user: *canonical input* (clean, stable, JSON-able; its hash decides whether anything
-is paid), *prompt messages* (a versioned template of `prompts/` with the facts fenced off as data), and the *facts
-description*, which needs no language model.
+Three pure steps for an item or a user:
 
-A fact that is more than data (an order to a model, markup, a link, an advertisement: `injection.py`) is left out of the
-canonical input, so that neither a model reads it nor a description repeats it.
+- *Canonical facts*: clean, in stable order, JSON-serialisable. Their hash is part of the generation key.
+- *Prompt messages*: a versioned template of `prompts/`, with the facts fenced as data.
+- The *facts description*, which needs no language model.
+
+Hostile facts (instructions to a model, markup, links, advertisements: `validation/injection.py`) are left out of the
+canonical facts, so no model reads them and no description repeats them.
 """
 
 import re
@@ -22,29 +24,29 @@ from spark_jobs.validation.injection import holds_chat_token, hostile_reason, re
 
 TEMPLATES = Path(__file__).with_name("prompts")
 
-NUM_RECENT = 20  # newest items of a user that the canonical input and the facts description hold
-NUM_RECENT_IN_PROMPT = 5  # a small model loses its way in longer lists
+NUM_RECENT = 20  # newest items of a user in the canonical facts and the facts description
+NUM_RECENT_IN_PROMPT = 5  # small models fail with longer lists
 NUM_FAVOURITES = 5
 NUM_FAVOURITES_IN_PROMPT = 3
 MAX_ATTRIBUTES = 12
 MAX_VALUE_CHARS = 200
-MAX_READ_CHARS = 10 * MAX_VALUE_CHARS  # of an outside text; what is remembered of a hostile one is no longer, either
-NUM_REMEMBERED = 65536  # texts: names and values of attributes, and titles in histories, come again and again
-MAX_FACTS_BYTES = 3200  # of a prompt; no token is less, so with template, repair and answer it is below 4,096 of them
+MAX_READ_CHARS = 10 * MAX_VALUE_CHARS  # of an outside text; also limits the cache entries of hostile texts
+NUM_REMEMBERED = 65536  # cached texts: attributes and titles repeat often
+MAX_FACTS_BYTES = 3200  # of a prompt; with template, repair and answer it stays below 4,096 tokens
 
-# Angle brackets would allow fences and chat tokens such as <|im_end|>; [INST] is the other family of chat tokens.
+# Angle brackets could form fences and chat tokens such as <|im_end|>; [INST] is another chat token.
 _DELIMITERS = re.compile(r"[<>＜＞]|\[/?INST\]|={3,}", re.IGNORECASE)
 _TRAILING_ARTICLE = re.compile(r"^(.+), (The|A|An)$")
 _NO_VALUE = {"", "unknown", "none", "other", "n/a", "null", "nan"}
 _GENDERS = {"m": "male", "f": "female"}
-_INSTRUCTION_REASONS = {"instruction", "chat_token"}  # of the reasons of `injection.py`
+_INSTRUCTION_REASONS = {"instruction", "chat_token"}  # reasons of `validation/injection.py`
 
-Input = dict[str, Any]
+Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Template:
-    """The messages of one prompt version; the last one takes the facts, those between are worked examples."""
+    """The messages of one prompt version: an instruction, worked examples, and a last message for the facts."""
 
     messages: tuple[tuple[str, str], ...]
 
@@ -57,7 +59,7 @@ class Template:
         return "\n".join(content for _, content in self.messages[1:-1])
 
     def fill(self, lines: Sequence[str]) -> list[dict[str, str]]:
-        """Chat messages with the facts between the fences, one fact a line."""
+        """Chat messages with the facts inserted between fences, one fact per line."""
         facts = "\n".join(["<facts>", *lines, "</facts>"])
         filled = [{"role": role, "content": content} for role, content in self.messages]
         filled[-1]["content"] = filled[-1]["content"].replace("{facts}", facts)
@@ -66,28 +68,28 @@ class Template:
 
 @cache
 def load_template(entity: str) -> Template:
-    """The template of the entity's prompt version: messages that begin with a line `=== role`."""
+    """The template of the entity's prompt version. In the file, each message starts with a line `=== role`."""
     text = (TEMPLATES / f"{PROMPT_VERSIONS[entity]}.txt").read_text()
     blocks = [block.split("\n", 1) for block in text.removeprefix("=== ").split("\n=== ")]
     return Template(tuple((role.strip(), content.strip()) for role, content in blocks))
 
 
-def safe(text: str | None) -> str:
-    """Outside text as data: one clean line without fence or chat token; empty when it is more than data, or no word."""
+def safe_text(text: str | None) -> str:
+    """Outside text as one clean line without fences or chat tokens; empty if hostile or without letters and digits."""
     line, hostility = _read(text)
     return "" if hostility or not any(map(str.isalnum, line)) else line
 
 
-def item_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
+def item_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Facts:
     """Canonical facts of an item. `raw` holds `title` and `attributes` (name to value, lists joined with ', ')."""
     facts = {"title": _natural_title(raw.get("title")), "attributes": _attributes(raw.get("attributes"), hidden)}
     return _without_instructions(facts, raw, hidden)
 
 
-def user_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
+def user_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Facts:
     """Canonical facts of a user. `raw` holds `attributes`, `recent` titles (newest first) and `favourites`."""
     recent = [title for title in map(_natural_title, raw.get("recent") or []) if title]
-    favourites = [value for value in map(safe, raw.get("favourites") or []) if value.lower() not in _NO_VALUE]
+    favourites = [value for value in map(safe_text, raw.get("favourites") or []) if value.lower() not in _NO_VALUE]
     facts = {
         "attributes": _attributes(raw.get("attributes"), hidden),
         "recent": list(dict.fromkeys(recent))[:NUM_RECENT],
@@ -96,12 +98,12 @@ def user_input(raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
     return _without_instructions(facts, raw, hidden)
 
 
-def item_lines(facts: Input) -> list[str]:
+def item_lines(facts: Facts) -> list[str]:
     title = [f"title: {facts['title']}"] if facts["title"] else []
     return title + [f"{name}: {value}" for name, value in facts["attributes"].items()]
 
 
-def user_lines(facts: Input) -> list[str]:
+def user_lines(facts: Facts) -> list[str]:
     person, others = _person(facts["attributes"])
     lines = [f"user: {person}"] if person else []
     lines += [f"{name}: {value}" for name, value in others.items()]
@@ -112,7 +114,7 @@ def user_lines(facts: Input) -> list[str]:
     return lines
 
 
-def item_facts_description(facts: Input) -> str:
+def item_facts_description(facts: Facts) -> str:
     """For example `Toy Story (1995). genres: Animation, Children's, Comedy.`"""
     attributes = dict(facts["attributes"])
     year = attributes.pop("year", "")
@@ -124,7 +126,7 @@ def item_facts_description(facts: Input) -> str:
     return _sentences(sentences)
 
 
-def user_facts_description(facts: Input) -> str:
+def user_facts_description(facts: Facts) -> str:
     """For example `A 24 year old male technician who favours Comedy, Drama. Recently chose Heat, Toy Story.`"""
     person, others = _person(facts["attributes"])
     if not person and not others and not facts["recent"] and not facts["favourites"]:
@@ -139,13 +141,13 @@ def user_facts_description(facts: Input) -> str:
 
 @dataclass(frozen=True)
 class Subject:
-    """What can be described: the three pure steps for one kind of entity."""
+    """The three pure steps for one kind of entity."""
 
-    entity: str  # item or user
-    to_input: Callable[[Mapping[str, Any], Collection[str]], Input]
-    to_lines: Callable[[Input], list[str]]
-    to_facts_description: Callable[[Input], str]
-    name_of: Callable[[Input], str]  # text of which a description must mention something
+    entity: str  # `item` or `user`
+    to_input: Callable[[Mapping[str, Any], Collection[str]], Facts]
+    to_lines: Callable[[Facts], list[str]]
+    to_facts_description: Callable[[Facts], str]
+    name_of: Callable[[Facts], str]  # a description must mention part of this text
 
 
 ITEM = Subject("item", item_input, item_lines, item_facts_description, lambda facts: str(facts["title"]))
@@ -158,41 +160,41 @@ USER = Subject(
 )
 
 
-def messages(subject: Subject, facts: Input) -> list[dict[str, str]]:
+def prompt_messages(subject: Subject, facts: Facts) -> list[dict[str, str]]:
     return load_template(subject.entity).fill(_leading(subject.to_lines(facts)))
 
 
 def _leading(lines: Sequence[str]) -> list[str]:
-    """The first lines, as many as fit into `MAX_FACTS_BYTES`."""
+    """The first lines that fit into `MAX_FACTS_BYTES`."""
     ends = accumulate(len(line.encode(errors="surrogatepass")) + 1 for line in lines)
     return [line for line, end in zip(lines, ends, strict=True) if end <= MAX_FACTS_BYTES]
 
 
-class _Outside(NamedTuple):
-    """An outside text: its clean line, and why it is more than data, None when it is not."""
+class _ReadText(NamedTuple):
+    """An outside text as one clean line, and why it is hostile, or None."""
 
     line: str
     hostility: str | None
 
 
-def _read(text: str | None) -> _Outside:
-    return _judged((text or "")[:MAX_READ_CHARS])
+def _read(text: str | None) -> _ReadText:
+    return _clean_and_check((text or "")[:MAX_READ_CHARS])
 
 
 @lru_cache(maxsize=NUM_REMEMBERED)
-def _judged(text: str) -> _Outside:
+def _clean_and_check(text: str) -> _ReadText:
     line = " ".join(_DELIMITERS.sub(" ", clean_text(text, MAX_VALUE_CHARS)).split())
-    return _Outside(line, "chat_token" if holds_chat_token(text) else hostile_reason(line))
+    return _ReadText(line, "chat_token" if holds_chat_token(text) else hostile_reason(line))
 
 
-def _without_instructions(facts: Input, raw: Mapping[str, Any], hidden: Collection[str]) -> Input:
-    """Facts without title and attributes if those give orders, one by one or together; marked if any is hostile.
+def _without_instructions(facts: Facts, raw: Mapping[str, Any], hidden: Collection[str]) -> Facts:
+    """Remove title and attributes if they contain instructions, alone or together; set `withheld` if any is hostile.
 
-    The mark says that no generated text about the entity is to be trusted. Two things leave none: a link in an
-    attribute, since many catalogues have attributes of links, and the titles of a user's history, since one poisoned
-    item would cost everyone who took it a description.
+    With `withheld`, no generated text about the entity is trusted. Exceptions that do not set it: a link in an
+    attribute, because many catalogues have link attributes, and hostile titles in a user's history, because one
+    hostile item must not prevent the descriptions of all its users.
     """
-    shown = sorted((raw.get("attributes") or {}).items())  # in the order of the prompt
+    shown = sorted((raw.get("attributes") or {}).items())  # in prompt order
     attributes = {name: value for name, value in shown if name not in hidden}
     title, values = _read(raw.get("title")), [_read(value) for value in attributes.values()]
     reasons = {text.hostility for text in (*map(_read, attributes), *values)} - {"link"} | {title.hostility}
@@ -205,17 +207,17 @@ def _without_instructions(facts: Input, raw: Mapping[str, Any], hidden: Collecti
 
 
 def _natural_title(title: str | None) -> str:
-    """`Usual Suspects, The` as people say it."""
-    return _TRAILING_ARTICLE.sub(r"\2 \1", safe(title))
+    """`Usual Suspects, The` becomes `The Usual Suspects`."""
+    return _TRAILING_ARTICLE.sub(r"\2 \1", safe_text(title))
 
 
 def _attributes(attributes: Mapping[str, str] | None, hidden: Collection[str]) -> dict[str, str]:
-    """Known values by name, in the order of the names, so that the same facts always look the same."""
+    """Known values by name, sorted by name, so that equal facts are identical."""
     cleaned = {}
     for name, value in sorted((attributes or {}).items()):
-        parts = [part for part in safe(value).split(", ") if part.lower() not in _NO_VALUE]
-        if name not in hidden and safe(name) and parts:
-            cleaned[safe(name)] = ", ".join(parts)
+        parts = [part for part in safe_text(value).split(", ") if part.lower() not in _NO_VALUE]
+        if name not in hidden and safe_text(name) and parts:
+            cleaned[safe_text(name)] = ", ".join(parts)
     return dict(list(cleaned.items())[:MAX_ATTRIBUTES])
 
 

@@ -1,9 +1,9 @@
-"""The one chance of a refused text: the model sees it again, with what was wrong about it."""
+"""Repair of a refused text: the model is asked once more and told what was wrong."""
 
-from spark_jobs.generation.prompts import safe
+from spark_jobs.generation.prompts import safe_text
 from spark_jobs.models.language_model import Messages
 
-# What the validator found, as the model is told; a reason that is not here cannot be mended by asking again.
+# What the model is told, by refusal reason. Other reasons cannot be repaired.
 REMEDIES = {
     "too_short": "It is too short: write two sentences.",
     "too_long": "It is too long: write two short sentences.",
@@ -29,9 +29,9 @@ def is_repairable(reason: str) -> bool:
 
 
 def repair_messages(asked: Messages, output: str, reason: str) -> Messages:
-    """The prompt, what the model made of it, and what to mend; the facts are in the prompt.
+    """The prompt, the model's text, and what to correct.
 
-    What the model wrote may hold chat tokens that it was talked into: it is data here like any other text.
+    The model's text is cleaned like any other data, because it may contain chat tokens.
     """
     told = f"That text cannot be used. {REMEDIES[reason]} Write it again, using only the facts and plain words."
-    return [*asked, {"role": "assistant", "content": safe(output)}, {"role": "user", "content": told}]
+    return [*asked, {"role": "assistant", "content": safe_text(output)}, {"role": "user", "content": told}]

@@ -1,6 +1,6 @@
-"""Requests to generate a key again, whatever it was answered: small files beside the ledger's days, read without Spark.
+"""Requests to generate a key again: small files beside the ledger's days, read without Spark.
 
-A request is over when the key is answered after it; nothing has to be taken back.
+A request is done when the key has a later answer, so request files are never removed.
 """
 
 import uuid
@@ -11,18 +11,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-DDL = "generation_key string, requested_at timestamp"
-_FOLDER = "_replays"  # readers of parquet folders pass over it
+REPLAY_DDL = "generation_key string, requested_at timestamp"
+_FOLDER = "_replays"  # readers of parquet folders ignore it
 _SCHEMA = pa.schema([("generation_key", pa.string()), ("requested_at", pa.timestamp("us", tz="UTC"))])
 
 
-def files(ledger: Path) -> list[Path]:
-    """Every request file of the ledger in this folder."""
+def replay_files(ledger: Path) -> list[Path]:
+    """All request files of the ledger in this folder."""
     return sorted(ledger.glob(f"{_FOLDER}/*.parquet"))
 
 
-def request(ledger: Path, keys: Sequence[str], at: datetime) -> None:
-    """Add a request; `at` is by the clock of `generated_at`, the wall clock."""
+def request_replay(ledger: Path, keys: Sequence[str], at: datetime) -> None:
+    """Request a replay of these keys; `at` is wall-clock time, like `generated_at`."""
     folder = ledger / _FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{uuid.uuid4().hex}.parquet"

@@ -1,4 +1,4 @@
-"""What the tests of the jobs share: a language model's server that fails as told, and rows of the ledger."""
+"""Shared fixtures: a scripted language model server, and rows of the ledger."""
 
 import datetime
 import json

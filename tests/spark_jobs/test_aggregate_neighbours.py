@@ -1,4 +1,4 @@
-"""Neighbours count the same, and an entity without any gets zeros of the right length."""
+"""Neighbours have equal weight, and an entity without neighbours gets zeros of the right length."""
 
 import numpy as np
 import pytest

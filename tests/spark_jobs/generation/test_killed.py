@@ -1,4 +1,4 @@
-"""A worker or the driver is killed outright in the middle: what was paid for stays paid for.
+"""A worker or the driver is killed during a run. Paid texts and computed vectors are kept.
 
 Each run is a process of its own, with a fake model or encoder that notes every film it is asked for, by which process.
 """
@@ -35,7 +35,7 @@ from pyspark.sql import SparkSession
 from grasp import tables
 from grasp.settings import Settings
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import FACTS_DDL, describe
+from spark_jobs.generation.describe_entities import FACTS_DDL, describe_entities
 from spark_jobs.job import spark_session
 from spark_jobs.storage.lake import Lake
 from spark_jobs.models.language_model import Generation
@@ -76,7 +76,7 @@ films = [
 ]
 facts = lake.spark.createDataFrame(films, FACTS_DDL)
 model = partial(Model, log, seconds, deadly)
-describe(lake, "1998-03-01", ITEM, facts, caps=Caps(num_films), make_model=model)
+describe_entities(lake, "1998-03-01", ITEM, facts, caps=Caps(num_films), make_model=model)
 """
 EMBED = """
 import hashlib, os, signal, sys, time
@@ -198,7 +198,7 @@ def sources(settings) -> Counter:
     return Counter(pq.read_table(folder, partitioning=None)["source"].to_pylist())
 
 
-def test_a_killed_worker_costs_no_more_than_the_shard_it_was_filling(start, settings, tmp_path):
+def test_a_killed_worker_loses_only_its_current_shard_of_texts(start, settings, tmp_path):
     log, num_films, deadly = tmp_path / "asked.txt", 200, "Film 160"  # the 81st of a hundred of its task
     run = start(log, master=settings.spark_master, num_films=num_films, deadly=deadly)
 
@@ -218,7 +218,7 @@ def test_a_killed_worker_costs_no_more_than_the_shard_it_was_filling(start, sett
     assert sources(settings) == {"llm": num_films}
 
 
-def test_after_a_killed_driver_the_next_run_pays_only_for_what_is_missing(start, settings, tmp_path):
+def test_after_a_killed_driver_only_missing_texts_are_paid_for(start, settings, tmp_path):
     first, second, num_films = tmp_path / "first.txt", tmp_path / "second.txt", 400
     run = start(first, num_films=num_films, seconds=0.05)
     wait_until(lambda: len(shards(settings)) >= NUM_TASKS, 120, "a shard of each task")
@@ -237,7 +237,7 @@ def test_after_a_killed_driver_the_next_run_pays_only_for_what_is_missing(start,
     assert sources(settings) == {"llm": num_films}
 
 
-def test_a_killed_worker_costs_no_more_than_the_vectors_it_was_making(start, settings, tmp_path):
+def test_a_killed_worker_loses_only_its_current_vectors(start, settings, tmp_path):
     log, num_films, deadly = tmp_path / "encoded.txt", 1000, "Film 500"
     run = start(log, script=EMBED, master=settings.spark_master, num_films=num_films, deadly=deadly)
 
@@ -251,7 +251,7 @@ def test_a_killed_worker_costs_no_more_than_the_vectors_it_was_making(start, set
     assert embedded(settings) == num_films
 
 
-def test_after_a_killed_driver_the_next_run_encodes_only_what_has_no_vector(start, settings, tmp_path):
+def test_after_a_killed_driver_only_missing_vectors_are_encoded(start, settings, tmp_path):
     first, second, num_films = tmp_path / "first.txt", tmp_path / "second.txt", 2000
     run = start(first, script=EMBED, num_films=num_films, seconds=2)
     wait_until(lambda: len(shards(settings, tables.TEXT_EMBEDDING)) >= NUM_TASKS, 120, "a shard of each task")

@@ -1,11 +1,12 @@
-"""What was paid for is found again, whatever wrote it and however often."""
+"""The ledger finds every paid generation again."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from grasp import partitions, tables
-from spark_jobs.generation.ledger import Ledger, Spent
+from spark_jobs.generation.ledger import Ledger, Usage
+from spark_jobs.generation.replays import request_replay
 from spark_jobs.storage import append_only
 from spark_jobs.storage.shards import ShardWriter
 
@@ -49,10 +50,10 @@ def pay(ledger, day, *rows):
 
 def unpaid(ledger, lake, *keys):
     inputs = lake.spark.createDataFrame([(key,) for key in keys], "generation_key string")
-    return sorted(row.generation_key for row in ledger.unpaid(inputs).collect())
+    return sorted(row.generation_key for row in ledger.without_answer(inputs).collect())
 
 
-def test_a_key_is_paid_for_once_on_whatever_day_and_before_it_is_sealed(ledger, lake):
+def test_a_key_is_known_on_every_day_and_before_sealing(ledger, lake):
     assert unpaid(ledger, lake, "a", "b", "c") == ["a", "b", "c"]
     pay(ledger, NEXT, row("a"), row("b", description=None, refusal_reason="loop"))
     pay(ledger, DAY, row("c", description=None, output="", error="timeout"))
@@ -62,55 +63,55 @@ def test_a_key_is_paid_for_once_on_whatever_day_and_before_it_is_sealed(ledger, 
     assert ledger.days(until=DAY) == [DAY]
 
 
-def test_the_latest_answer_of_a_key_counts_and_a_failed_call_is_none(ledger):
+def test_the_latest_answer_counts_and_a_failed_call_is_no_answer(ledger):
     pay(ledger, DAY, row("a", description=None, refusal_reason="loop"), row("a", 1, description="mended"))
     pay(ledger, NEXT, row("a", 2, description=None, output="", error="timeout"), row("b", 3))
 
-    assert {each.generation_key: each.description for each in ledger.answers().collect()} == {
+    assert {each.generation_key: each.description for each in ledger.latest_answers().collect()} == {
         "a": "mended",
         "b": "text",
     }
-    assert [each.generation_key for each in ledger.answers(until=DAY).collect()] == ["a"]
+    assert [each.generation_key for each in ledger.latest_answers(until=DAY).collect()] == ["a"]
 
 
-def test_a_replayed_key_is_unpaid_until_it_is_answered_again(ledger, lake):
+def test_a_replayed_key_counts_as_unanswered_until_its_next_answer(ledger, lake):
     pay(ledger, DAY, row("a", 0), row("b", 0))
-    ledger.request_replay(["a"], START + timedelta(minutes=5))
+    request_replay(ledger.folder, ["a"], START + timedelta(minutes=5))
     assert unpaid(ledger, lake, "a", "b") == ["a"]
 
     pay(ledger, NEXT, row("a", 6))
     assert unpaid(ledger, lake, "a", "b") == []
 
 
-def test_an_entity_waits_for_its_replay_until_it_is_answered_about_whatever_facts(ledger):
+def test_an_entity_waits_for_its_replay_until_any_later_answer(ledger):
     def waiting():
-        return [each.item_id for each in ledger.waiting("item_id").collect()]
+        return [each.item_id for each in ledger.waiting_for_replay("item_id").collect()]
 
     pay(ledger, DAY, row("a", 0, item_id="x"), row("b", 0, item_id="y"))
     assert waiting() == []
-    ledger.request_replay(["a"], START + timedelta(minutes=5))
+    request_replay(ledger.folder, ["a"], START + timedelta(minutes=5))
     assert waiting() == ["x"]
 
     pay(ledger, NEXT, row("c", 6, item_id="x", description=None, output="", error="timeout"))
     assert waiting() == ["x"]
     pay(ledger, NEXT, row("c", 7, item_id="x"))
     assert waiting() == []
-    assert [each.generation_key for each in ledger.waiting("generation_key").collect()] == ["a"]
+    assert [each.generation_key for each in ledger.waiting_for_replay("generation_key").collect()] == ["a"]
 
 
-def test_a_day_knows_what_it_spent_by_prompt_and_model(ledger):
+def test_usage_of_a_day_is_by_prompt_and_model(ledger):
     pay(
         ledger, DAY, row("a", num_attempts=3), row("a", 1, is_repair=True), row("b"), row("c", model_revision="model-2")
     )
     pay(ledger, DAY, row("d", description=None, output="", error="timeout", num_attempts=5, cost=0.0))
 
     # What no call has answered is no text yet, but its calls and tokens count.
-    assert ledger.spent(DAY, "item-1", "model-1") == Spent(2, 10, 480, 1.5)
-    assert ledger.spent(DAY, "item-1", "model-2") == Spent(1, 1, 120, 0.5)
-    assert ledger.spent(NEXT, "item-1", "model-1") == Spent()
+    assert ledger.usage(DAY, "item-1", "model-1") == Usage(2, 10, 480, 1.5)
+    assert ledger.usage(DAY, "item-1", "model-2") == Usage(1, 1, 120, 0.5)
+    assert ledger.usage(NEXT, "item-1", "model-1") == Usage()
 
 
-def test_sealing_merges_many_files_and_loses_nothing(ledger, monkeypatch):
+def test_sealing_merges_files_and_keeps_all_rows(ledger, monkeypatch):
     monkeypatch.setattr(append_only, "MAX_FILES", 2)
     monkeypatch.setattr(append_only, "MERGED_ROWS", 2)
     pay(ledger, DAY, *(row(key) for key in "abcde"))
@@ -125,7 +126,7 @@ def test_sealing_merges_many_files_and_loses_nothing(ledger, monkeypatch):
     assert partitions.read_content(folder).num_rows == 6
 
 
-def test_nothing_is_merged_while_tasks_of_a_failed_run_may_still_write(ledger, monkeypatch):
+def test_no_merge_while_tasks_of_a_failed_run_may_still_write(ledger, monkeypatch):
     monkeypatch.setattr(append_only, "MAX_FILES", 2)
 
     def run(*keys, fails):
@@ -147,7 +148,7 @@ def test_nothing_is_merged_while_tasks_of_a_failed_run_may_still_write(ledger, m
     assert sorted(each.generation_key for each in ledger.rows().collect()) == list("abcd")
 
 
-def test_a_day_of_few_files_is_only_counted(ledger):
+def test_few_files_are_not_merged(ledger):
     pay(ledger, DAY, row("a"))
     before = [file.name for file in ledger.shards(DAY).folder.iterdir()]
     ledger.seal(DAY)

@@ -1,10 +1,10 @@
-"""A ledger's account, without Spark: every key counts once, by its latest answer."""
+"""Totals of a ledger, without Spark: every key counts once, by its latest answer."""
 
 import pytest
 
 from grasp import tables
 from grasp.versions import Versions
-from spark_jobs.generation.ledger_totals import Account, account, connect
+from spark_jobs.generation.ledger_totals import LedgerTotals, connect_to_ledger, ledger_totals
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 TABLE = tables.ITEM_GENERATION
@@ -15,7 +15,7 @@ def of(settings, item_rows):
     versions = Versions(settings)
 
     def of(day=None, model=versions.llm):
-        return account(item_rows.folder, TABLE, versions.prompt("item"), model, day=day)
+        return ledger_totals(item_rows.folder, TABLE, versions.prompt("item"), model, day=day)
 
     return of
 
@@ -44,7 +44,7 @@ def test_every_key_counts_once_by_its_latest_answer(item_rows, of):
     assert (found.num_keys, found.num_failed) == (5, 3)
 
 
-def test_time_is_counted_while_answers_come_and_not_between_two_runs(item_rows, of):
+def test_time_between_two_runs_is_not_counted(item_rows, of):
     seconds = (0, 10, 20, 5000, 5010)
     item_rows.pay(DAY, *(item_rows.accepted(f"key {second}", second) for second in seconds))
 
@@ -55,31 +55,31 @@ def test_time_is_counted_while_answers_come_and_not_between_two_runs(item_rows, 
     assert found.answers_per_minute == round(60 * 5 / 34, 3)
 
 
-def test_a_batch_that_comes_at_once_took_the_shares_of_all_of_it(item_rows, of):
+def test_the_time_of_a_batch_answered_at_once_is_the_sum_of_its_shares(item_rows, of):
     moments = (0, 0.001, 0.002, 0.003, 6, 6.001)
     item_rows.pay(DAY, *(item_rows.accepted(f"key {n}", second, seconds=1.5) for n, second in enumerate(moments)))
 
     assert of(DAY).wall_seconds == pytest.approx(4 * 1.5 + 6.001)
 
 
-def test_another_model_another_day_and_no_day_are_kept_apart(item_rows, of):
+def test_totals_are_by_model_and_day(item_rows, of):
     item_rows.pay(DAY, item_rows.accepted("a"), item_rows.accepted("b", model_revision="model-2"))
     item_rows.pay(NEXT, item_rows.accepted("c"), item_rows.accepted("a", 9))
 
     assert of(DAY).num_answers == 1
     assert of(NEXT).num_answers == 2
     assert (of().num_answers, of().num_calls) == (2, 3)
-    assert of(DAY, "model-3") == Account()
+    assert of(DAY, "model-3") == LedgerTotals()
 
 
-def test_only_the_last_days_are_looked_at_without_a_day(item_rows, of):
+def test_without_a_day_only_the_last_days_count(item_rows, of):
     for number in range(1, 10):
         item_rows.pay(f"1998-03-{number:02d}", item_rows.accepted(f"key {number}"))
 
     assert of().num_answers == 7
 
 
-def test_nothing_was_ever_asked(item_rows, of):
-    assert of() == Account()
+def test_an_empty_ledger_has_zero_totals(item_rows, of):
+    assert of() == LedgerTotals()
     assert of().answers_per_minute is None
-    assert connect(item_rows.folder, TABLE).execute("SELECT entity_id, day FROM ledger").fetchall() == []
+    assert connect_to_ledger(item_rows.folder, TABLE).execute("SELECT entity_id, day FROM ledger").fetchall() == []

@@ -1,4 +1,4 @@
-"""A task adds a row for every answer as it comes, and gives a refused text one chance."""
+"""A task stores every answer as it arrives, and repairs a refused text once."""
 
 import json
 
@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from grasp import tables
-from spark_jobs.generation.live_generation import REPAIR_EVERY, Judge, Prices, Task, run_task
-from spark_jobs.generation.prompts import ITEM, item_input, messages
+from spark_jobs.generation.live_generation import REPAIR_EVERY, GenerationTask, Prices, Validator, run_task
+from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
 from spark_jobs.generation.repair import REMEDIES, is_repairable, repair_messages
 from spark_jobs.models.language_model import Generation, SpendingLimits
 from spark_jobs.storage.shards import Shards, ShardWriter
@@ -36,7 +36,7 @@ class ScriptedModel:
             yield place, answer if isinstance(answer, Generation) else Generation(answer, 100, 20, 0.5)
 
 
-def work_of(*titles):
+def requests_for(*titles):
     inputs = [item_input({"title": title, "attributes": {"genres": "Drama"}}, ()) for title in titles]
     return [
         {"generation_key": f"key of {title}", "entity_id": title, "canonical": json.dumps(facts)}
@@ -48,20 +48,20 @@ def work_of(*titles):
 def run(tmp_path):
     """`run(answers)`: the counts of one attempt, all rows of the task so far, and the model; again, it is a retry."""
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    judge = Judge(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
+    validator = Validator(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
 
     def run(answers, max_repairs=1, titles=None):
-        model, work = ScriptedModel(answers), work_of(*(titles or answers))
-        task = Task(judge, shards, lambda: model, max_repairs, SpendingLimits(num_calls=5), len(work))
+        model, requests = ScriptedModel(answers), requests_for(*(titles or answers))
+        task = GenerationTask(validator, shards, lambda: model, max_repairs, SpendingLimits(num_calls=5), len(requests))
         with ShardWriter(shards, 0) as writer:
-            counts = run_task(task, work, writer)
+            counts = run_task(task, requests, writer)
         rows = [row for file in shards.files() for row in pq.read_table(file, partitioning=None).to_pylist()]
         return counts, rows, model
 
     return run
 
 
-def test_every_answer_is_a_row_of_the_ledger_with_what_it_cost(run):
+def test_every_answer_is_a_ledger_row_with_its_cost(run):
     counts, [row], _ = run({"Heat": [GOOD.format("Heat")]})
 
     assert counts == {"accepted": 1}
@@ -72,7 +72,7 @@ def test_every_answer_is_a_row_of_the_ledger_with_what_it_cost(run):
     assert row["generated_at"].tzinfo is not None
 
 
-def test_answers_find_their_own_work_whatever_their_order(run):
+def test_answers_in_any_order_belong_to_their_request(run):
     _, rows, _ = run({title: [GOOD.format(title)] for title in ("Heat", "Fargo", "Jaws")})
 
     assert [(row["item_id"], row["description"]) for row in rows] == [
@@ -80,7 +80,7 @@ def test_answers_find_their_own_work_whatever_their_order(run):
     ]
 
 
-def test_a_refused_text_is_repaired_once_and_both_answers_are_kept(run):
+def test_a_refused_text_is_repaired_once_and_both_answers_are_stored(run):
     counts, rows, model = run({"Heat": ["Too short.", GOOD.format("Heat")], "Jaws": ["No.", "No.", "never asked"]})
 
     assert counts == {"accepted": 1, "too_short": 1}
@@ -94,21 +94,21 @@ def test_a_refused_text_is_repaired_once_and_both_answers_are_kept(run):
     assert [length for _, length in model.asked] == [plain, plain, plain + 2, plain + 2]
 
 
-def test_no_text_is_repaired_where_the_settings_say_so(run):
+def test_repairs_can_be_switched_off(run):
     counts, rows, _ = run({"Heat": ["Too short."]}, max_repairs=0)
 
     assert counts == {"too_short": 1}
     assert len(rows) == 1
 
 
-def test_a_refusal_is_not_asked_again(run):
+def test_a_refusal_by_the_model_is_not_repaired(run):
     counts, rows, _ = run({"Heat": ["Sorry, it is not possible to describe this film for viewers."]})
 
     assert counts == {"refusal": 1}
     assert len(rows) == 1
 
 
-def test_a_call_that_failed_is_a_row_without_a_verdict(run):
+def test_a_failed_call_is_a_row_without_a_refusal_reason(run):
     failed = Generation("", 0, 0, 30.0, num_attempts=5, error="timeout")
     counts, [row], _ = run({"Heat": [failed]})
 
@@ -116,7 +116,7 @@ def test_a_call_that_failed_is_a_row_without_a_verdict(run):
     assert (row["error"], row["refusal_reason"], row["description"], row["num_attempts"]) == ("timeout", None, None, 5)
 
 
-def test_what_was_not_asked_for_want_of_budget_is_no_row(run):
+def test_a_request_that_was_not_sent_for_lack_of_budget_is_not_stored(run):
     counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [Generation("", 0, 0, 0, 0, "out_of_budget")]})
 
     assert model.limits == SpendingLimits(num_calls=5)
@@ -124,7 +124,7 @@ def test_what_was_not_asked_for_want_of_budget_is_no_row(run):
     assert [row["item_id"] for row in rows] == ["Heat"]
 
 
-def test_what_a_repair_says_is_data_to_the_chat_template():
+def test_the_refused_text_in_a_repair_prompt_holds_no_chat_tokens():
     [_, told, asked] = repair_messages([{"role": "user", "content": "facts"}], "<|im_end|> a text", "loop")
 
     assert (told["role"], asked["role"]) == ("assistant", "user")
@@ -133,7 +133,7 @@ def test_what_a_repair_says_is_data_to_the_chat_template():
     assert not is_repairable("instruction_in_facts")
 
 
-def test_a_task_that_died_while_it_repaired_goes_on_with_what_is_left_to_repair(run):
+def test_a_retried_task_continues_with_the_open_repairs(run):
     killed = {
         "Heat": ["Too short.", GOOD.format("Heat")],
         "Jaws": ["No.", MemoryError()],
@@ -145,7 +145,7 @@ def test_a_task_that_died_while_it_repaired_goes_on_with_what_is_left_to_repair(
 
     assert counts == {"accepted": 1}
     [(title, length)] = model.asked
-    assert (title, length > len(messages(ITEM, item_input({"title": "Jaws"}, ())))) == ("Jaws", True)
+    assert (title, length > len(prompt_messages(ITEM, item_input({"title": "Jaws"}, ())))) == ("Jaws", True)
     assert [(row["item_id"], row["is_repair"]) for row in rows if row["refusal_reason"] is None] == [
         ("Alien", False),
         ("Heat", True),
@@ -154,7 +154,7 @@ def test_a_task_that_died_while_it_repaired_goes_on_with_what_is_left_to_repair(
     assert run({}, titles=list(killed))[0] == {}
 
 
-def test_repairs_do_not_wait_for_all_of_a_large_task(run):
+def test_repairs_start_before_the_end_of_a_large_task(run):
     titles = [f"Film {number}" for number in range(REPAIR_EVERY + 1)]
     answers = {title: [GOOD.format(title)] for title in titles}
     counts, _, model = run(answers | {titles[0]: ["Too short.", GOOD.format(titles[0])]})
@@ -163,23 +163,25 @@ def test_repairs_do_not_wait_for_all_of_a_large_task(run):
     assert [title for title, _ in model.asked[-2:]] == [titles[0], titles[-1]]
 
 
-def test_a_text_that_the_budget_lets_nobody_repair_stays_refused(run):
+def test_without_budget_for_a_repair_a_text_stays_refused(run):
     counts, rows, _ = run({"Heat": ["Too short.", Generation("", 0, 0, 0, 0, "out_of_budget")]})
 
     assert counts == {"too_short": 1}
     assert len(rows) == 1
 
 
-def test_nothing_to_do_loads_no_model(tmp_path):
+def test_a_task_without_requests_loads_no_model(tmp_path):
     def no_model():
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    task = Task(Judge(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, SpendingLimits(), 9)
+    task = GenerationTask(
+        Validator(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, SpendingLimits(), 9
+    )
     assert run_task(task, [], ShardWriter(shards, 0)) == {}
 
 
-def test_a_retried_task_may_spend_what_its_first_attempt_left_of_its_share():
+def test_a_retried_task_may_spend_the_rest_of_its_share():
     share = SpendingLimits(num_calls=11, num_tokens=1001).share(0.5)
 
     assert share == SpendingLimits(5, 500)

@@ -1,4 +1,4 @@
-"""A day's metrics are read off what is stored: running it again changes nothing, whatever it found in the ledger."""
+"""A day's metrics are computed from stored tables, so running it again does not change them."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -7,12 +7,12 @@ import pytest
 from pyspark.sql import functions as F
 
 from grasp import partitions, tables
-from spark_jobs.generation import replays
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import FACTS_DDL, describe
-from spark_jobs.generation.metrics import ByHistory, by_history, history
-from spark_jobs.generation.prometheus_file import textfile
+from spark_jobs.generation.describe_entities import FACTS_DDL, describe_entities
+from spark_jobs.generation.metrics import CountsByHistory, count_by_history, history_range
+from spark_jobs.generation.prometheus_file import prometheus_path
 from spark_jobs.generation.prompts import ITEM, USER
+from spark_jobs.generation.replays import request_replay
 from spark_jobs.models.language_model import Generation
 from spark_jobs.storage.lake import Lake
 
@@ -55,13 +55,13 @@ def describe_items(lake, day, num_keys):
     raws = [json.dumps({"title": title, "attributes": {"genres": "Drama"}}) for title in TITLES]
     rows = [(f"{number}", 9 - number, raw) for number, raw in enumerate(raws)]
     facts = lake.spark.createDataFrame(rows, FACTS_DDL)
-    describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=FakeModel)
+    describe_entities(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=FakeModel)
 
 
 def describe_user(lake, day, activity, title, num_keys):
     raw = json.dumps({"attributes": {}, "recent": [title], "favourites": ["Drama"]})
     facts = lake.spark.createDataFrame([("u", activity, raw)], FACTS_DDL)
-    describe(lake, day, USER, facts, caps=Caps(num_keys), make_model=FakeModel)
+    describe_entities(lake, day, USER, facts, caps=Caps(num_keys), make_model=FakeModel)
 
 
 def metrics(lake, day, entity="item"):
@@ -78,7 +78,7 @@ def files(lake):
     return {path: path.stat().st_mtime_ns for path in folder.glob("day=*/*")}
 
 
-def test_a_days_row_says_what_was_asked_and_what_came_of_it(filled):
+def test_a_days_row_counts_requests_and_outcomes(filled):
     describe_items(filled, DAY, 3)
     row = metrics(filled, DAY)
     assert covered(row) == (5, 0, 0, 2)
@@ -87,7 +87,7 @@ def test_a_days_row_says_what_was_asked_and_what_came_of_it(filled):
     assert (row.num_input_tokens, row.num_output_tokens, row.cost, row.seconds) == (400, 80, 0.4, 8.0)
     assert row.reasons == {"refusal": 1}
     assert row.answers_per_minute > 0
-    assert "grasp_generation_refused" in textfile(filled.settings).read_text()
+    assert "grasp_generation_refused" in prometheus_path(filled.settings).read_text()
 
 
 def test_failures_are_counted_by_the_length_of_the_history(filled):
@@ -97,7 +97,7 @@ def test_failures_are_counted_by_the_length_of_the_history(filled):
     assert metrics(filled, DAY, "user").failed_by_history == {"200+": 1}
 
 
-def test_a_repaired_text_has_not_failed_and_one_that_never_came_has(spark):
+def test_an_unanswered_text_has_failed_and_a_repaired_one_has_not(spark):
     rows = [
         ("k1", "short", "loop", None, 1),
         ("k1", "short", None, None, 2),
@@ -110,13 +110,13 @@ def test_a_repaired_text_has_not_failed_and_one_that_never_came_has(spark):
         rows, "generation_key string, entity_id string, refusal_reason string, error string, generated_at int"
     )
     inputs = spark.createDataFrame([("short", 0), ("long", 20)], "entity_id string, activity bigint")
-    assert by_history(asked, inputs) == ByHistory({"0": 1, "20-49": 2}, {"20-49": 1})
+    assert count_by_history(asked, inputs) == CountsByHistory({"0": 1, "20-49": 2}, {"20-49": 1})
 
 
-def test_the_ranges_of_histories_meet_without_a_gap(spark):
+def test_history_ranges_have_no_gaps(spark):
     activities = [0, 1, 4, 5, 9, 10, 19, 20, 49, 50, 99, 100, 199, 200, 5000]
     found = spark.createDataFrame([(each,) for each in activities], "activity bigint").select(
-        history(F.col("activity"))
+        history_range(F.col("activity"))
     )
     assert [row[0] for row in found.collect()] == [
         "0",
@@ -130,7 +130,7 @@ def test_the_ranges_of_histories_meet_without_a_gap(spark):
     ]
 
 
-def test_a_cache_hit_was_paid_for_on_another_day_however_often_this_one_runs(filled):
+def test_a_second_run_does_not_change_the_cache_hits(filled):
     describe_items(filled, DAY, 3)
     describe_items(filled, NEXT, 3)  # pays for Jaws, which two items share
     assert covered(metrics(filled, NEXT)) == (5, 3, 0, 4)
@@ -141,7 +141,7 @@ def test_a_cache_hit_was_paid_for_on_another_day_however_often_this_one_runs(fil
     assert files(filled) == before
 
 
-def test_both_kinds_and_every_model_keep_their_row_of_a_day(filled, settings):
+def test_each_kind_and_model_has_its_own_row(filled, settings):
     describe_items(filled, DAY, 3)
     describe_user(filled, DAY, 10, "Heat", 1)
     (settings.llm / "config.json").write_text('{"new": true}')
@@ -150,7 +150,7 @@ def test_both_kinds_and_every_model_keep_their_row_of_a_day(filled, settings):
     assert sorted((row.entity, row.num_answers) for row in rows) == [("item", 1), ("item", 3), ("user", 1)]
 
 
-def test_a_text_that_is_kept_is_no_cache_hit(filled):
+def test_a_kept_text_is_not_a_cache_hit(filled):
     describe_user(filled, DAY, 10, "Heat", 1)
     describe_user(filled, NEXT, 11, "Jaws", 1)
     assert covered(metrics(filled, DAY, "user")) == (1, 0, 0, 1)
@@ -158,18 +158,18 @@ def test_a_text_that_is_kept_is_no_cache_hit(filled):
     assert metrics(filled, NEXT, "user").answers_per_minute is None
 
 
-def test_an_earlier_refusal_is_no_text_that_is_kept(filled):
+def test_an_earlier_refusal_does_not_count_as_kept(filled):
     describe_user(filled, DAY, 10, "Alien", 1)
     describe_user(filled, NEXT, 11, "Jaws", 1)
     assert covered(metrics(filled, NEXT, "user")) == (1, 0, 0, 0)
     assert metrics(filled, NEXT, "user").asked_by_history == {}
 
 
-def test_a_replayed_text_counts_on_the_day_it_was_asked_for_again(filled):
+def test_a_replayed_text_counts_on_the_day_of_the_replay(filled):
     describe_items(filled, DAY, 3)
     folder = partitions.table_path(filled.root, tables.ITEM_GENERATION, None)
     [alien] = filled.read(tables.ITEM_GENERATION, DAY).where("refusal_reason = 'refusal'").collect()
-    replays.request(folder, [alien.generation_key], datetime.now(UTC) + timedelta(milliseconds=1))
+    request_replay(folder, [alien.generation_key], datetime.now(UTC) + timedelta(milliseconds=1))
     describe_items(filled, NEXT, 9)
     row = metrics(filled, NEXT)
     assert (row.num_answers, row.num_refused) == (2, 1)  # Jaws and Alien

@@ -1,4 +1,4 @@
-"""The text file for Prometheus says what the last described day was like, and its page explains every metric."""
+"""The Prometheus file has the metrics of the last described day; docs/observability.md explains each of them."""
 
 import re
 
@@ -12,7 +12,7 @@ from grasp.days import end_of
 from grasp.partitions import Content
 from grasp.settings import ROOT
 from grasp.versions import Versions
-from spark_jobs.generation.prometheus_file import expose, textfile
+from spark_jobs.generation.prometheus_file import prometheus_path, write_prometheus_file
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 TABLE = tables.GENERATION_METRICS
@@ -53,9 +53,9 @@ def metrics(settings):
 
 def samples(settings):
     """Every sample by name and labels, such as `failures{item,loop}`."""
-    expose(settings, Versions(settings))
+    write_prometheus_file(settings, Versions(settings))
     found = {}
-    for family in text_string_to_metric_families(textfile(settings).read_text()):
+    for family in text_string_to_metric_families(prometheus_path(settings).read_text()):
         assert family.type == "gauge"
         assert family.documentation
         for sample in family.samples:
@@ -78,7 +78,7 @@ def test_the_last_day_of_each_kind_is_shown(settings, metrics):
     assert found[f"info{{item,{versions.llm},{versions.prompt('item')}}}"] == 1
 
 
-def test_a_reason_that_is_over_is_gone_and_no_rate_is_no_sample(settings, metrics):
+def test_outdated_reasons_and_unknown_rates_have_no_sample(settings, metrics):
     metrics(DAY, {"entity": "item", "reasons": [("loop", 3)], "answers_per_minute": 12.5})
     assert samples(settings)["answers_per_minute{item}"] == 12.5
     metrics(DAY, {"entity": "item"})
@@ -86,7 +86,7 @@ def test_a_reason_that_is_over_is_gone_and_no_rate_is_no_sample(settings, metric
     assert not [name for name in found if name.startswith(("failures", "answers_per_minute"))]
 
 
-def test_failures_are_shown_by_length_of_history_where_texts_were_asked_for(settings, metrics):
+def test_failures_are_shown_by_length_of_history(settings, metrics):
     metrics(DAY, {"entity": "user", "asked_by_history": [("1-4", 6), ("5-9", 3)], "failed_by_history": [("1-4", 2)]})
 
     found = samples(settings)
@@ -102,7 +102,7 @@ def test_another_models_day_is_not_shown(settings, metrics):
     assert samples(settings)["entities{item}"] == 90
 
 
-def test_caps_are_shown_where_there_are_any(settings, settings_with, metrics):
+def test_only_existing_caps_are_shown(settings, settings_with, metrics):
     metrics(DAY, {"entity": "item"}, {"entity": "user"})
     found = samples(settings)
     assert (found["limit_answers{item}"], found["limit_answers{user}"]) == (37, 38)
@@ -112,11 +112,11 @@ def test_caps_are_shown_where_there_are_any(settings, settings_with, metrics):
     assert (found["limit_tokens{item}"], found["limit_cost{user}"]) == (500, 1.5)
 
 
-def test_nothing_described_yet_is_a_file_without_samples(settings):
+def test_without_described_days_the_file_has_no_samples(settings):
     assert samples(settings) == {}
 
 
-def test_the_page_explains_every_metric_and_alerts_on_no_other(settings_with, metrics):
+def test_the_documentation_explains_every_metric_and_alerts_use_no_other(settings_with, metrics):
     histories = {name: [("5-9", 1)] for name in ("asked_by_history", "failed_by_history")}
     metrics(DAY, {"entity": "item", "reasons": [("loop", 1)], "answers_per_minute": 1.0, **histories})
     settings = settings_with(llm_max_calls=99, llm_max_tokens=1000, llm_max_cost=3.0, llm_output_price=0.4)

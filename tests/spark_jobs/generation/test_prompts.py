@@ -1,4 +1,4 @@
-"""Facts become the same canonical input whatever order they come in, and never more than data."""
+"""Canonical facts do not depend on the order of the input, and hold no prompt markup."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from spark_jobs.generation.prompts import (
     ITEM,
     MAX_FACTS_BYTES,
     USER,
-    _judged,
+    _clean_and_check,
     item_input,
     load_template,
-    messages,
-    safe,
+    prompt_messages,
+    safe_text,
     user_input,
 )
 
@@ -49,7 +49,7 @@ def test_a_user_reads_naturally_without_a_language_model():
         (USER, user(occupation="none", city="Paris"), "A user. city: Paris."),
     ],
 )
-def test_whoever_lacks_facts_is_described_all_the_same(subject, facts, expected):
+def test_entities_without_facts_have_a_description(subject, facts, expected):
     assert subject.to_facts_description(facts) == expected
 
 
@@ -70,7 +70,7 @@ def test_a_trailing_article_goes_to_the_front():
     assert item("Usual Suspects, The")["title"] == "The Usual Suspects"
 
 
-def test_a_repeated_item_of_the_history_counts_once_and_only_the_newest_are_kept():
+def test_the_history_holds_each_of_the_newest_items_once():
     facts = user(["Heat", "Heat", *(f"Film {number}" for number in range(30))])
     assert facts["recent"][:2] == ["Heat", "Film 0"]
     assert len(facts["recent"]) == 20
@@ -88,7 +88,7 @@ def test_a_repeated_item_of_the_history_counts_once_and_only_the_newest_are_kept
     ],
 )
 def test_data_cannot_close_the_fence_or_start_a_message(title):
-    asked = messages(ITEM, item(title))
+    asked = prompt_messages(ITEM, item(title))
     last = asked[-1]["content"]
     assert [message["role"] for message in asked[-2:]] == ["assistant", "user"]
     assert (last.count("<"), last.count(">")) == (2, 2)
@@ -99,7 +99,7 @@ def test_data_cannot_close_the_fence_or_start_a_message(title):
 
 
 def test_a_placeholder_in_the_data_is_not_filled():
-    assert messages(ITEM, item("{facts}"))[-1]["content"].count("<facts>") == 1
+    assert prompt_messages(ITEM, item("{facts}"))[-1]["content"].count("<facts>") == 1
 
 
 def test_long_facts_are_cut():
@@ -108,29 +108,29 @@ def test_long_facts_are_cut():
     assert max(map(len, lines)) <= 220
 
 
-def test_a_prompt_is_no_longer_than_its_cap_in_any_language_and_loses_whole_lines_from_its_end():
+def test_a_long_prompt_loses_whole_lines_from_its_end_in_any_language():
     facts = item_input({"title": "寿司", "attributes": {f"name{n:02}": "寿" * 200 for n in range(12)}}, ())
-    shown = messages(ITEM, facts)[-1]["content"].splitlines()[1:-1]
+    shown = prompt_messages(ITEM, facts)[-1]["content"].splitlines()[1:-1]
     assert shown == ITEM.to_lines(facts)[:6]  # five values of 600 bytes
     assert len("\n".join(shown).encode()) <= MAX_FACTS_BYTES
     english = item_input({"title": "x" * 200, "attributes": {f"name{n:02}": "y" * 200 for n in range(12)}}, ())
-    assert messages(ITEM, english)[-1]["content"].splitlines()[1:-1] == ITEM.to_lines(english)
+    assert prompt_messages(ITEM, english)[-1]["content"].splitlines()[1:-1] == ITEM.to_lines(english)
 
 
 @pytest.mark.parametrize("subject", [ITEM, USER])
 def test_all_prompts_of_an_entity_share_everything_but_the_facts(subject):
-    first = messages(subject, subject.to_input({"title": "Heat", "recent": ["Heat"]}, ()))
-    second = messages(subject, subject.to_input({"title": "Alien", "recent": ["Alien"]}, ()))
+    first = prompt_messages(subject, subject.to_input({"title": "Heat", "recent": ["Heat"]}, ()))
+    second = prompt_messages(subject, subject.to_input({"title": "Alien", "recent": ["Alien"]}, ()))
     assert first[:-1] == second[:-1]
     assert first[0]["role"] == "system"
     assert first[-1] != second[-1]
     assert load_template(subject.entity).examples.count("<facts>") == (len(first) - 2) / 2
 
 
-def test_no_more_of_a_long_text_is_remembered_than_is_read():
+def test_a_long_text_is_cut_before_it_is_cached():
     head = "Heat and " + "dust " * 400
-    _judged.cache_clear()
+    _clean_and_check.cache_clear()
 
-    lines = {safe(head + "x" * length) for length in (10_000, 20_000, 30_000)}
+    lines = {safe_text(head + "x" * length) for length in (10_000, 20_000, 30_000)}
 
-    assert len(lines) == _judged.cache_info().currsize == 1
+    assert len(lines) == _clean_and_check.cache_info().currsize == 1

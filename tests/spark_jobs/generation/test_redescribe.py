@@ -1,4 +1,4 @@
-"""Over days: whose text is written anew, whose stays, and what becomes of a day that fails."""
+"""Over several days: which texts are generated again, which are kept, and what happens when a day fails."""
 
 import json
 from functools import partial
@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 
 from grasp import partitions, tables
-from spark_jobs.commands.dead_letters import find, replay
-from spark_jobs.commands.forecast import count_work
+from spark_jobs.commands.dead_letters import find_dead_letters, replay
+from spark_jobs.commands.forecast import count_keys
 from spark_jobs.generation.budget import Caps
-from spark_jobs.generation.describe_entities import FACTS_DDL, describe
+from spark_jobs.generation.describe_entities import FACTS_DDL, describe_entities
 from spark_jobs.generation.live_generation import GenerationError
 from spark_jobs.generation.prompts import ITEM, USER
 from spark_jobs.models.language_model import Generation
@@ -86,7 +86,7 @@ def facts_of_users(lake, users):
 
 
 def describe_users(lake, day, users, num_keys, make_model):
-    describe(lake, day, USER, facts_of_users(lake, users), caps=Caps(num_keys), make_model=make_model)
+    describe_entities(lake, day, USER, facts_of_users(lake, users), caps=Caps(num_keys), make_model=make_model)
     return {row.user_id: row for row in lake.read(tables.USER_DESCRIPTION, day).collect()}
 
 
@@ -97,7 +97,7 @@ def describe_user(lake, day, activity, recent, num_keys, make_model):
 def describe_items(lake, day, titles, num_keys, make_model):
     raws = [json.dumps({"title": title, "attributes": {"genres": "Drama"}}) for title in titles]
     facts = lake.spark.createDataFrame([(f"{n}", 1, raw) for n, raw in enumerate(raws)], FACTS_DDL)
-    describe(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
+    describe_entities(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=make_model)
     return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, day).collect()}
 
 
@@ -107,7 +107,7 @@ def files_of(lake, *of):
     return {str(path): path.stat().st_mtime_ns for path in paths if path.is_file() and path.name != "_lock"}
 
 
-def test_a_user_is_described_anew_once_the_history_has_grown_enough(filled, log):
+def test_a_user_gets_a_new_text_when_the_history_has_grown_enough(filled, log):
     model = partial(FakeModel, log)
     first = describe_user(filled, DAY, 10, ["Heat"], 9, model)
     second = describe_user(filled, NEXT, 11, ["Jaws", "Heat"], 9, no_model)
@@ -118,14 +118,14 @@ def test_a_user_is_described_anew_once_the_history_has_grown_enough(filled, log)
     assert asked(log) == ["Heat", "Fargo; Jaws; Heat"]
 
 
-def test_how_much_is_enough_is_a_setting(filled, settings_with, log):
+def test_the_growth_is_a_setting(filled, settings_with, log):
     model = partial(FakeModel, log)
     describe_user(filled, DAY, 10, ["Heat"], 9, model)
     often = Lake(filled.spark, settings_with(redescribe_growth=0.1))
     assert describe_user(often, NEXT, 11, ["Jaws", "Heat"], 9, model).activity == 11
 
 
-def test_a_users_text_stays_until_a_new_one_is_paid_for(filled, log):
+def test_a_users_text_is_kept_until_there_is_a_new_one(filled, log):
     model = partial(FakeModel, log)
     first = describe_user(filled, DAY, 10, ["Heat"], 9, model)
     second = describe_user(filled, NEXT, 30, ["Jaws", "Heat"], 0, no_model)
@@ -146,11 +146,11 @@ def why(row):
 
 def forecast(lake, day, users):
     """How many users would not be asked about, and how many keys would be asked for."""
-    work, _ = count_work(lake, day, USER, facts_of_users(lake, users))
-    return work.num_kept, work.num_new
+    counts, _ = count_keys(lake, day, USER, facts_of_users(lake, users))
+    return counts.num_kept, counts.num_new
 
 
-def test_a_refused_user_is_asked_about_again_once_the_history_has_grown_enough(filled, log):
+def test_a_refused_user_is_asked_about_again_when_the_history_has_grown_enough(filled, log):
     model = partial(FakeModel, log)
     first = {"to_good": (10, ["Bad 1"]), "to_bad": (10, ["Bad 2"]), "from_good": (10, ["Heat"])}
     rows = describe_users(filled, DAY, first, 9, model)
@@ -172,7 +172,7 @@ def test_a_refused_user_is_asked_about_again_once_the_history_has_grown_enough(f
     assert sorted(asked(log)) == ["Bad 1", "Bad 2", "Bad 3", "Bad 4", "Fargo", "Heat"]
 
 
-def test_a_call_that_failed_is_no_answer_and_the_user_is_asked_about_the_next_day(filled, log):
+def test_after_a_failed_call_the_user_is_asked_about_on_the_next_day(filled, log):
     model = partial(FakeModel, log)
     describe_user(filled, DAY, 10, ["Bad"], 9, model)
     failed = describe_user(filled, NEXT, 12, ["Jaws", "Bad"], 9, partial(SilentModel, log))
@@ -180,11 +180,11 @@ def test_a_call_that_failed_is_no_answer_and_the_user_is_asked_about_the_next_da
     assert why(describe_user(filled, LAST, 13, ["Fargo", "Jaws"], 9, model)) == ("llm", None, 13)
 
 
-def test_a_replay_asks_about_refused_users_whatever_their_history_and_only_once(filled, log):
+def test_a_replay_asks_about_refused_users_once_whatever_their_history(filled, log):
     model = partial(FakeModel, log)
     # Two with equal facts, paid for as those of `clicked`, who has other facts when the replay comes.
     describe_users(filled, DAY, {"clicked": (10, ["Bad 1"]), "same": (10, ["Bad 1"]), "v": (10, ["Bad 2"])}, 9, model)
-    letters = find(filled.settings, "user")
+    letters = find_dead_letters(filled.settings, "user")
     assert [letter.state for letter in letters] == ["refused", "refused"]
     replay(filled.settings, letters, limit=None)
 
@@ -195,14 +195,14 @@ def test_a_replay_asks_about_refused_users_whatever_their_history_and_only_once(
     assert why(rows["same"]) == ("facts", "refusal", 10)
     assert why(rows["v"]) == ("facts", "refusal", 11)
     assert sorted(asked(log)) == ["Bad 1", "Bad 1", "Bad 2", "Bad 3; Bad 2", "Jaws; Bad 1"]
-    assert "queued" not in {letter.state for letter in find(filled.settings, "user")}
+    assert "queued" not in {letter.state for letter in find_dead_letters(filled.settings, "user")}
 
     third = {"clicked": (12, ["Dune"]), "same": (11, ["Dune", "Bad 1"]), "v": (12, ["Heat"])}
     rows = describe_users(filled, LAST, third, 9, no_model)
     assert [why(rows[user])[2] for user in third] == [11, 10, 11]
 
 
-def test_an_earlier_day_that_is_run_again_keeps_the_refusal_it_had(filled, log):
+def test_running_an_earlier_day_again_keeps_its_refusal(filled, log):
     model, newest = partial(FakeModel, log), ["Bad too", "Bad"]
     for day, activity, recent in ((DAY, 10, ["Bad"]), (NEXT, 11, newest), (LAST, 12, newest)):
         describe_user(filled, day, activity, recent, 9, model)
@@ -214,13 +214,13 @@ def test_an_earlier_day_that_is_run_again_keeps_the_refusal_it_had(filled, log):
     assert files_of(filled, tables.USER_DESCRIPTION, tables.USER_GENERATION) == before
 
 
-def test_an_items_text_goes_with_the_facts_it_was_about(filled, log):
+def test_an_items_text_is_dropped_when_its_facts_change(filled, log):
     assert describe_items(filled, DAY, ["Heat"], 9, partial(FakeModel, log))["0"].source == "llm"
     row = describe_items(filled, NEXT, ["Heat and Dust"], 0, no_model)["0"]
     assert (row.source, row.fallback_reason, row.description) == ("facts", "budget", "Heat and Dust. genres: Drama.")
 
 
-def test_a_day_of_which_too_much_fails_is_no_day_however_often_it_runs(filled, settings_with, log):
+def test_a_day_with_too_many_failures_fails_every_time_it_runs(filled, settings_with, log):
     titles = ["Heat", *(f"Bad {number}" for number in range(19))]
     with pytest.raises(GenerationError, match=r"^19 of 20 texts failed, more than .*SHARE=0\.9 allows: 19 refusal"):
         describe_items(filled, DAY, titles, 99, partial(FakeModel, log))
@@ -239,12 +239,12 @@ def test_a_day_of_which_too_much_fails_is_no_day_however_often_it_runs(filled, s
     assert describe_items(allowed, DAY, titles, 99, no_model)["0"].source == "llm"
 
 
-def test_too_few_failures_say_nothing(filled, log):
+def test_failures_are_not_checked_for_few_texts(filled, log):
     rows = describe_items(filled, DAY, [f"Bad {number}" for number in range(19)], 99, partial(FakeModel, log))
     assert {row.fallback_reason for row in rows.values()} == {"refusal"}
 
 
-def test_after_an_outage_the_day_is_asked_for_again_within_the_same_caps(filled, log):
+def test_after_an_outage_the_day_is_asked_for_again_within_its_caps(filled, log):
     titles = [f"Film {number}" for number in range(20)]
     with pytest.raises(GenerationError, match=r"20 of 20 texts failed.*20 timeout"):
         describe_items(filled, DAY, titles, 20, partial(SilentModel, log))

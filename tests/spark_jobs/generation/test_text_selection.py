@@ -1,10 +1,10 @@
-"""A day that is run again says the same, whatever was paid for since."""
+"""Running a day again gives the same texts, whatever was paid for since."""
 
 import pytest
 
-from spark_jobs.generation.description_kind import Description
+from spark_jobs.generation.description_kind import DescriptionKind
 from spark_jobs.generation.prompts import ITEM, USER
-from spark_jobs.generation.text_selection import described, lasting, usable
+from spark_jobs.generation.text_selection import description_rows, kept_descriptions, select_answers
 
 pytestmark = pytest.mark.spark
 
@@ -12,29 +12,29 @@ VERSIONS = {"prompt_version": "p", "model_revision": "m"}
 TODAY, NEW = "facts of today", "a text of later"
 
 
-def kind(subject):
-    return Description(subject, "p", "m", 48, frozenset())
+def kind_of(subject):
+    return DescriptionKind(subject, "p", "m", 48, frozenset())
 
 
 @pytest.fixture
 def answers_of(lake):
-    """`answers_of(subject, until=..., later=..., written=...)`: text or refusal of the one entity, as the day may use.
+    """`answers_of(subject, until=..., later=..., written=...)`: the answer that the day may use for the one entity.
 
-    `until` and `later` are what the ledger says of its facts: a text, a refusal after `!`, or None.
+    `until` and `later` are the ledger's answers: a text, a refusal with a leading `!`, or None.
     """
 
     def answers_of(subject, *, until=None, later=None, written=None):
-        description = kind(subject)
+        kind = kind_of(subject)
         inputs = lake.spark.createDataFrame(
             [("a", 12, "key", TODAY)], "entity_id string, activity bigint, generation_key string, input_hash string"
         )
-        rows = None if written is None else [as_row(description, written)]
-        found = usable(
+        rows = None if written is None else [as_row(kind, written)]
+        found = select_answers(
             inputs,
             answer_frame(lake, until),
             answer_frame(lake, later),
-            rows and lake.spark.createDataFrame(rows, description.table.ddl),
-            description,
+            rows and lake.spark.createDataFrame(rows, kind.table.ddl),
+            kind,
         )
         return [row.llm_description or f"!{row.refusal_reason}" for row in found.collect()]
 
@@ -46,10 +46,10 @@ def answer_frame(lake, said):
     return lake.spark.createDataFrame(rows, "generation_key string, description string, refusal_reason string")
 
 
-def as_row(description, written):
-    known = {description.id: "a", "description": "a text", "description_hash": "h", "computed_at": None} | VERSIONS
+def as_row(kind, written):
+    known = {kind.id: "a", "description": "a text", "description_hash": "h", "computed_at": None} | VERSIONS
     row = {"activity": None, "fallback_reason": None} | known | written
-    return tuple(row[name] for name in description.table.column_names)
+    return tuple(row[name] for name in kind.table.column_names)
 
 
 FACTS = {"source": "facts", "fallback_reason": "budget", "input_hash": TODAY}
@@ -68,33 +68,33 @@ EARLIER_TEXT = {"source": "llm", "input_hash": "facts of yesterday"}
         ({**FACTS, "input_hash": "facts of yesterday"}, [NEW]),  # the day itself has changed
     ],
 )
-def test_a_later_text_changes_no_day_that_went_without(answers_of, subject, written, expected):
+def test_a_later_text_does_not_change_a_day_without_it(answers_of, subject, written, expected):
     assert answers_of(subject, later=NEW, written=written) == expected
 
 
-def test_a_user_who_kept_an_earlier_text_keeps_it(answers_of):
+def test_an_earlier_text_kept_by_a_written_day_stays(answers_of):
     assert answers_of(USER, later=NEW, written=EARLIER_TEXT) == []
     assert answers_of(ITEM, later=NEW, written=EARLIER_TEXT) == [NEW]  # an item's old text is of other facts
 
 
-def test_a_later_refusal_is_no_reason_of_a_day_that_had_another(answers_of):
+def test_a_later_refusal_does_not_replace_another_fallback_reason(answers_of):
     assert answers_of(ITEM, later="!loop", written=FACTS) == []
     assert answers_of(ITEM, later="!loop", written={**FACTS, "fallback_reason": "loop"}) == ["!loop"]
 
 
-def test_a_later_refusal_is_not_taken_for_an_earlier_one_with_the_same_reason(answers_of):
+def test_a_later_refusal_is_not_confused_with_an_earlier_one_of_the_same_reason(answers_of):
     earlier, of_the_day = ({**FACTS, "fallback_reason": "loop", "activity": known} for known in (10, 12))
     assert answers_of(USER, later="!loop", written=earlier) == []
     assert answers_of(USER, later="!loop", written=of_the_day) == ["!loop"]
 
 
 @pytest.mark.parametrize("written", [None, TEXT, {**FACTS, "fallback_reason": "loop"}])
-def test_what_the_day_was_answered_comes_before_what_a_replay_brought_later(answers_of, written):
+def test_the_answer_of_the_day_comes_before_that_of_a_later_replay(answers_of, written):
     assert answers_of(ITEM, until="!loop", later=NEW, written=written) == ["!loop"]
 
 
-def test_an_earlier_refusal_is_the_reason_of_a_day_on_which_nothing_happened(lake):
-    description = kind(USER)
+def test_an_earlier_refusal_is_the_fallback_reason_when_nothing_else_happened(lake):
+    kind = kind_of(USER)
     rows = [
         # id and key, withheld, answer of the day, error of the day
         ("nothing", False, None, None),
@@ -117,13 +117,11 @@ def test_an_earlier_refusal_is_the_reason_of_a_day_on_which_nothing_happened(lak
     errors = lake.spark.createDataFrame(
         [(name, error) for name, _, _, error in rows if error], "generation_key string, error string"
     )
-    before = [
-        as_row(description, {**FACTS, "user_id": name, "fallback_reason": "loop", "activity": 10}) for name in ids
-    ]
-    before[-1] = as_row(description, {**FACTS, "user_id": "never asked"})
-    kept = lasting(lake.spark.createDataFrame(before, description.table.ddl), description)
+    before = [as_row(kind, {**FACTS, "user_id": name, "fallback_reason": "loop", "activity": 10}) for name in ids]
+    before[-1] = as_row(kind, {**FACTS, "user_id": "never asked"})
+    kept = kept_descriptions(lake.spark.createDataFrame(before, kind.table.ddl), kind)
 
-    found = described(inputs, answers, errors, kept, description).collect()
+    found = description_rows(inputs, answers, errors, kept, kind).collect()
 
     assert {row.user_id: (row.fallback_reason, row.activity) for row in found} == {
         "nothing": ("loop", 10),

@@ -5,13 +5,13 @@ import struct
 
 import pytest
 
-from spark_jobs.generation.prompts import ITEM, item_input, messages
+from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
 from spark_jobs.models.language_model import ModelFolderError, TransformersModel, check_model_folder, load_model
 
 
 def prompts(*titles):
     facts = [item_input({"title": title, "attributes": {"genres": "Comedy, Drama"}}, ()) for title in titles]
-    return [messages(ITEM, each) for each in facts]
+    return [prompt_messages(ITEM, each) for each in facts]
 
 
 def in_order(generations):

@@ -1,4 +1,4 @@
-"""A day is replaced as a whole, only when its content changed, and never by rows without a key."""
+"""A day is replaced as a whole, only if its content changed, and never by rows without a key."""
 
 import subprocess
 import time
@@ -24,7 +24,7 @@ def test_what_is_written_is_read_back(lake, spark):
     assert [tuple(row) for row in lake.read(tables.ITEMS, DAY).collect()] == [("1", "Toy Story", {"year": "1995"})]
 
 
-def test_the_same_rows_in_another_order_leave_the_files_alone(lake, spark):
+def test_the_same_rows_in_another_order_change_no_file(lake, spark):
     rows = [("1", "Toy Story", {"year": "1995", "genre": "Comedy"}), ("2", "Heat", None)]
     assert lake.write(tables.ITEMS, spark.createDataFrame(rows, ITEMS), DAY)
     before = files(lake, DAY)
@@ -108,7 +108,7 @@ def test_a_job_ends_with_its_jvm(environment, tmp_path, ends_soon):
     assert ends_soon(driver)
 
 
-def test_versions_of_one_table_never_meet(spark, settings, settings_with):
+def test_versions_of_a_table_are_separate(spark, settings, settings_with):
     from spark_jobs.storage.lake import Lake
 
     ddl = "item_id string, neighbour_id string, similarity float, rank int"

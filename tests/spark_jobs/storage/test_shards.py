@@ -1,4 +1,4 @@
-"""Shards are there as a whole or not at all, and a retried task goes on after the last one."""
+"""Shards are complete or absent, and a retried task continues after the last one."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +20,7 @@ def keys(files):
     return [pq.read_table(file, partitioning=None)["generation_key"].to_pylist() for file in files]
 
 
-def test_rows_are_written_as_soon_as_a_shard_is_full(shards):
+def test_a_full_shard_is_written_at_once(shards):
     writer = ShardWriter(shards, task=3, max_rows=2)
     for key in "abc":
         writer.add(row(key))
@@ -32,7 +32,7 @@ def test_rows_are_written_as_soon_as_a_shard_is_full(shards):
     assert shards.files(1) == []
 
 
-def test_a_shard_does_not_wait_for_rows_that_do_not_come(shards):
+def test_a_shard_is_written_after_its_time_limit(shards):
     writer = ShardWriter(shards, task=0, max_seconds=0)
     writer.add(row("a"))
 
@@ -60,7 +60,7 @@ def test_a_retried_task_knows_what_it_finished_and_overwrites_nothing(shards):
     assert keys(shards.files(0)) == [["a"], ["b"], ["c"]]
 
 
-def test_two_attempts_of_one_task_at_a_time_lose_nothing_of_each_other(shards):
+def test_two_concurrent_attempts_of_a_task_do_not_overwrite_each_other(shards):
     taken_for_dead, again = ShardWriter(shards, task=0, max_rows=1), ShardWriter(shards, task=0, max_rows=1)
     taken_for_dead.add(row("a"))
     again.add(row("b"))

@@ -1,4 +1,4 @@
-"""A job ends with one line that says why, whatever Spark wraps around it."""
+"""A failed job reports one line with the cause, without Spark's context."""
 
 import pytest
 from py4j.protocol import Py4JJavaError
@@ -16,7 +16,7 @@ class Failure:
         return "org.apache.spark.SparkException: Job aborted: Task 0 failed 4 times\n\tat java.base/Thread.run"
 
 
-def test_a_job_that_spark_gave_up_says_so_in_one_line_and_that_nothing_paid_is_lost():
+def test_a_job_that_spark_gave_up_is_reported_in_one_line():
     with pytest.raises(GenerationError) as raised, worker_errors(GenerationError):
         raise Py4JJavaError("An error occurred", Failure())
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.generation.poisoned import GENRES, poisoned
-from spark_jobs.generation.live_generation import evidence
+from spark_jobs.generation.live_generation import build_evidence
 from spark_jobs.generation.prompts import ITEM, USER, item_input, messages
 from spark_jobs.validation.checks import refusal_reason
 from spark_jobs.validation.clean_text import fold
@@ -32,7 +32,7 @@ def test_a_hostile_title_in_the_history_does_not_prevent_a_user_description():
     hostile = next(each for each in poisoned() if each.note == "in a title of the history")
     assert hostile.facts["recent"] == ["Heat", "Fargo"]
     text = "This user favours comedy and drama, such as Heat. More comedy would suit the user next."
-    assert refusal_reason(text, evidence(USER, hostile.facts, GENRES)) is None
+    assert refusal_reason(text, build_evidence(USER, hostile.facts, GENRES)) is None
 
 
 def test_an_item_with_instructions_loses_all_its_facts():
