@@ -1,1 +1,1 @@
-"""The ranker: its data set, model, training loop, evaluation and promotion gate."""
+"""The ranker: training set, model, training loop, evaluation and the promotion gate."""

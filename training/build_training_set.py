@@ -1,15 +1,14 @@
-"""Build the point-in-time training set of a day: what was known at the end of the cutoff, and what came after.
+"""Build the training set of a day: features as of the end of the cutoff day, and interactions before and after it.
 
     python -m training.build_training_set --day 1998-04-22 --cutoff 1998-02-28
 
 Reads:   interactions up to `day`; user and item features as of the end of `cutoff`, through Feast
 Writes:  <home>/training/<day>/training_set/{users,items,events}.parquet
 
-Training and validation targets lie before the cutoff, test events after it. One leak remains and is wanted to be
-known: the description of a user as of the cutoff was written from interactions that include the training targets and
-the validation target, which chooses the epoch. `GRASP_USER_HISTORY_HOLDOUT=1` keeps the last one, the validation
-target, out of it (`train_minus_last`), and a recipe with `user_text="mean_of_prefix_items"` reads no user description
-at all. Test events are never seen by either.
+Training and validation targets lie before the cutoff, test events after it. One known leak remains: a user's
+description was written from interactions that include the training targets and the validation target, which chooses
+the epoch. `GRASP_USER_HISTORY_HOLDOUT=1` leaves the last interaction, the validation target, out of the description. A
+recipe with `user_text="mean_of_prefix_items"` reads no user descriptions. Test events never leak.
 """
 
 import json
@@ -40,17 +39,17 @@ from training.data.training_set import INPUTS_FILE, TIMESTAMP, VECTOR_COLUMNS, t
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-MIN_FOR_VALIDATION = 3  # interactions before the cutoff of a user whose last one is a validation target
-MIN_FOR_TEST = 5  # interactions before the cutoff of a user whose later ones are test events
+MIN_FOR_VALIDATION = 3  # interactions before the cutoff that a user needs for a validation target
+MIN_FOR_TEST = 5  # interactions before the cutoff that a user needs for test events
 
 _FEATURE_TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
 
 
 def assign_splits(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
-    """Name each interaction `train`, `validation` or `test`, in order of user, time and row number.
+    """Assign each interaction to `train`, `validation` or `test`; sorted by user, time and row number.
 
-    Before the cutoff all train, but the last one of a user with three or more is a validation target. After it the
-    events of users with five or more before it test; those of all other users are left out.
+    before the cutoff    `train`; but the last one is `validation` if the user has at least three before the cutoff
+    after the cutoff     `test` if the user has at least five before the cutoff; otherwise dropped
     """
     events = interactions.sort_values(["user_id", "event_time", "row_number"], ignore_index=True)
     is_before = events["event_time"] <= cutoff
@@ -63,10 +62,10 @@ def assign_splits(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
 
 
 def align_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: str) -> pd.DataFrame:
-    """Features in the order of `keys`, exactly one row each.
+    """The features in the order of `keys`, exactly one row per key.
 
-    Feast drops keys whose features are too old or too new and returns rows in another order; both would go unnoticed.
-    Raises `ValueError` that counts what is missing or repeated.
+    Feast silently drops keys whose features are too old or too new, and returns rows in another order. Raises
+    `ValueError` with the number of missing or repeated keys.
     """
     if features[key].duplicated().any():
         raise ValueError(f"Feast returned {features[key].duplicated().sum()} rows twice for {key} as of {day}")
@@ -75,13 +74,13 @@ def align_features(keys: Sequence[str], key: str, features: pd.DataFrame, day: s
     if len(missing):
         raise ValueError(
             f"{len(missing)} of {len(joined)} {key}s have no features as of {day}, the first is {missing.iloc[0]!r}: "
-            f"run daily_refresh for {day}"
+            f"run `grasp refresh --day {day}`"
         )
     return joined
 
 
 def open_feature_store(settings: Settings, feature_version: str) -> "FeatureStore":
-    """The Feast store of one feature version, configured by `GRASP_FEATURE_STORE_YAML`."""
+    """The Feast store of a feature version, configured by `GRASP_FEATURE_STORE_YAML`."""
     import yaml
     from feast import FeatureStore, RepoConfig
 
@@ -93,7 +92,7 @@ def open_feature_store(settings: Settings, feature_version: str) -> "FeatureStor
 def features_as_of(
     settings: Settings, user_ids: Sequence[str], item_ids: Sequence[str], cutoff: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """User and item features as they were known at the end of the cutoff day, one row per id and in their order."""
+    """User and item features as of the end of the cutoff day, one row per id in the order of the ids."""
     feature_version = Versions(settings).feature
     store = open_feature_store(settings, feature_version)
     service = store.get_feature_service(feature_service(feature_version))
@@ -108,7 +107,7 @@ def features_as_of(
 
 
 def read_interactions(settings: Settings, day: str) -> pd.DataFrame:
-    """All interactions up to the end of the day; raises `FileNotFoundError` when there are none."""
+    """All interactions up to the end of the day. Raises `FileNotFoundError` if the day has no partition."""
     partitions.require_partition(settings.lake, tables.INTERACTIONS, None, day)
     days = partitions.days(settings.lake, tables.INTERACTIONS, None, until=day)
     rows = [_read_partition(settings, tables.INTERACTIONS, each) for each in days]
@@ -125,22 +124,24 @@ def _read_partition(settings: Settings, table: tables.Table, day: str) -> pa.Tab
     return rows
 
 
-def build(settings: Settings, day: str, cutoff: str) -> dict[str, pd.DataFrame]:
-    """The three tables of the training set."""
+def build_tables(settings: Settings, day: str, cutoff: str) -> dict[str, pd.DataFrame]:
+    """The tables `users`, `items` and `events` of the training set."""
     events = assign_splits(read_interactions(settings, day), end_of(cutoff))
     user_ids = sorted(events.loc[events["split"] != "test", "user_id"].unique())
     if not user_ids:
-        raise ValueError(f"no interaction up to {cutoff}: choose a later cutoff")
+        raise ValueError(f"no interactions up to {cutoff}: choose a later cutoff")
     item_ids = sorted(_read_partition(settings, tables.ITEMS, cutoff)["item_id"].to_pylist())
     users, items = features_as_of(settings, user_ids, item_ids, cutoff)
     unknown = set(events.loc[events["split"] != "test", "item_id"]) - set(item_ids)
     if unknown:
-        raise ValueError(f"{len(unknown)} items of interactions up to {cutoff} are in no catalogue: {min(unknown)!r}")
+        raise ValueError(
+            f"{len(unknown)} items of interactions up to {cutoff} are not in the catalogue, such as {min(unknown)!r}"
+        )
     return {"users": users, "items": items, "events": events}
 
 
 def fingerprint(settings: Settings, day: str, cutoff: str) -> str:
-    """sha256 over everything the training set depends on."""
+    """SHA-256 of everything the training set depends on."""
     versions = Versions(settings)
     wanted = ((tables.INTERACTIONS, day), *((t, cutoff) for t in (tables.ITEMS, *_FEATURE_TABLES)))
     states = {
@@ -156,15 +157,15 @@ def _say_counts(frames: dict[str, pd.DataFrame]) -> None:
     count = events["split"].value_counts()
     test = events[events["split"] == "test"]
     unknown = (~test["item_id"].isin(frames["items"]["item_id"])).sum()
-    # The first interaction of a user is nobody's target.
+    # The first interaction of a user is not a target.
     num_targets = count.get("train", 0) - events.loc[events["split"] == "train", "user_id"].nunique()
     say(
         f"training set: {len(frames['users']):,} users, {len(frames['items']):,} items, {num_targets:,} training "
         f"targets, {count.get('validation', 0):,} validation targets"
     )
     say(
-        f"training set: {len(test):,} later interactions of {test['user_id'].nunique():,} users test; "
-        f"{unknown:,} are of items unknown at the cutoff and count as missed"
+        f"training set: {len(test):,} test events of {test['user_id'].nunique():,} users; "
+        f"{unknown:,} have items unknown at the cutoff and count as misses"
     )
 
 
@@ -178,7 +179,7 @@ def main(arguments_given: Any = None) -> None:
         if (target / INPUTS_FILE).is_file() and json.loads((target / INPUTS_FILE).read_text())["fingerprint"] == inputs:
             say(f"training set {given.day}: unchanged")
             return
-        frames = build(settings, given.day, given.cutoff)
+        frames = build_tables(settings, given.day, given.cutoff)
         write_training_set(target, frames, inputs, given.cutoff)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

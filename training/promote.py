@@ -1,13 +1,13 @@
-"""Decide whether the model just trained may be served.
+"""Decide whether the candidate, the model just trained, may be served.
 
     python -m training.promote --day 1998-04-22 --cutoff 1998-02-28
 
 Reads:   the training set and the candidate of <home>/training/<day>, the model of the release in force
 Writes:  evaluation.json, evaluation.md and decision.json beside the candidate's folder
 
-All are judged on the same test events. The candidate is promoted only if its NDCG@10 is above popularity's, and above
-that of the model in force, beyond noise: the 95 % interval of the paired difference, users drawn again, lies above 0.
-A refusal is a result, not an error.
+All models are evaluated on the same test events. The candidate is promoted only if its NDCG@10 beats that of popularity
+and that of the model in force beyond noise: the 95 % interval of the paired difference, with users resampled, lies
+above 0. A refusal is a result, not an error.
 """
 
 import json
@@ -40,7 +40,7 @@ POPULARITY = "popularity"
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from an evaluation; `model` is the candidate's folder, or None when it is refused."""
+    """The result of an evaluation. `model` is the folder of a promoted candidate and None for a refused one."""
 
     model: str | None
     promoted: bool
@@ -48,19 +48,20 @@ class Decision:
 
 
 def decide(folder: Path, against: dict[str, Interval], remark: str = "") -> Decision:
-    """Promote what lies above every rival beyond noise. `against` holds the paired differences, rival by rival."""
+    """Promote a candidate that beats every rival beyond noise. `against` holds the paired difference to each rival."""
     compared = [
-        f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}) on {rival}" for rival, found in against.items()
+        f"{difference.mean:+.4f} ({difference.low:+.4f} to {difference.high:+.4f}) on {rival}"
+        for rival, difference in against.items()
     ]
-    # A difference over no events is NaN, and no comparison with NaN is true: it is refused.
-    promoted = all(found.low > 0 for found in against.values())
+    # A difference over no events is NaN, and every comparison with NaN is false: the candidate is refused.
+    promoted = all(difference.low > 0 for difference in against.values())
     verdict = "beats its rivals beyond noise" if promoted else "does not beat its rivals beyond noise"
     reason = "; ".join([f"{METRIC.upper()} {verdict}: {', '.join(compared)}", *([remark] if remark else [])])
     return Decision(str(folder) if promoted else None, promoted, reason)
 
 
 def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedRanker | None, str]:
-    """The served model to beat, or None and, where there is one that cannot be compared, why."""
+    """The model in force, or None; with the reason if there is one that cannot be compared."""
     try:
         manifest = manifest_in_force(settings.releases)
     except NoReleaseError:
@@ -79,18 +80,18 @@ def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedR
 def evaluate_models(
     training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Every metric of every event, for popularity and each ranker, by name."""
-    found = {POPULARITY: event_metrics(rank_events(distinct_user_popularity(training_set), events).filtered)}
+    """Every metric of every event, for popularity and each ranker: {name: {metric: (E,)}}."""
+    metrics = {POPULARITY: event_metrics(rank_events(distinct_user_popularity(training_set), events).filtered)}
     for each in rankers:
         scorer = ranker_scorer(each.ranker, each.vocabulary, training_set)
-        found[each.metadata.name] = event_metrics(rank_events(scorer, events).filtered)
-    return found
+        metrics[each.metadata.name] = event_metrics(rank_events(scorer, events).filtered)
+    return metrics
 
 
 def summarise(
-    training_set: TrainingSet, events: Sequence[Event], found: dict[str, dict[str, np.ndarray]]
+    training_set: TrainingSet, events: Sequence[Event], metrics: dict[str, dict[str, np.ndarray]]
 ) -> dict[str, Any]:
-    """Counts, and every metric of every group with its interval, as JSON."""
+    """The evaluation as JSON: counts, and every metric of every group with its interval."""
     users = np.array([event.user for event in events])
     chosen = {name: rows for name, rows in event_groups(training_set, events).items() if rows.any()}
     return {
@@ -106,24 +107,24 @@ def summarise(
                 }
                 for group, rows in chosen.items()
             }
-            for model, by_metric in found.items()
+            for model, by_metric in metrics.items()
         },
     }
 
 
-def markdown(summary: dict[str, Any], reason: str) -> str:
-    """The evaluation for a reader: NDCG@10 and HR@10 by model and group, then what was decided."""
+def evaluation_markdown(summary: dict[str, Any], reason: str) -> str:
+    """The evaluation as a page: NDCG@10 and HR@10 by model and group, then the decision."""
     lines = [
         f"{summary['num_events']:,} test events of {summary['num_users']:,} users, "
-        f"{summary['num_unknown_items']:,} of items unknown at the cutoff (missed). Full ranking, history left out; "
+        f"{summary['num_unknown_items']:,} with items unknown at the cutoff (misses). Full ranking without history; "
         "95 % intervals by user.",
         "",
         "| model | group | events | NDCG@10 | 95 % | HR@10 |",
         "|---|---|---|---|---|---|",
     ]
     for model, by_group in summary["metrics"].items():
-        for group, found in by_group.items():
-            ndcg, hr = found[METRIC], found["hr@10"]
+        for group, by_metric in by_group.items():
+            ndcg, hr = by_metric[METRIC], by_metric["hr@10"]
             lines.append(
                 f"| {model} | {group} | {summary['num_events_by_group'][group]:,} | {ndcg['mean']:.4f} "
                 f"| {ndcg['low']:.4f} to {ndcg['high']:.4f} | {hr['mean']:.4f} |"
@@ -132,45 +133,47 @@ def markdown(summary: dict[str, Any], reason: str) -> str:
 
 
 def promote(settings: Settings, day: str, cutoff: str) -> Decision:
-    """Evaluate the day's candidate and write the reports; one that is in force already was decided on before."""
+    """Evaluate the candidate of the day and write the reports. A candidate in force keeps its earlier decision."""
     home = settings.home / "training" / day
     if not (home / CANDIDATE_FILE).is_file():
-        raise FileNotFoundError(f"no candidate in {home}: run python -m training.train --day {day}")
+        raise FileNotFoundError(f"no candidate in {home}: run python -m training.train --day {day} --cutoff {cutoff}")
     folder = home / json.loads((home / CANDIDATE_FILE).read_text())["model"]
     require_training_set(training_set_folder(settings, day), cutoff)
     training_set, candidate = load_training_set(training_set_folder(settings, day)), load_ranker(folder)
     if candidate.metadata.cutoff != cutoff:
         raise ValueError(f"{folder} was trained with the cutoff {candidate.metadata.cutoff}, not {cutoff}")
-    decided = _decided_before(settings, home, folder)
+    decided = _earlier_decision(settings, home, folder)
     if decided:
         say(f"promote {day}: {candidate.metadata.name} is in force already")
         return decided
     events = evaluation_events(training_set, "test")
     if not events:
         for report in ("evaluation.json", "evaluation.md"):
-            (home / report).unlink(missing_ok=True)  # of an earlier run
-        return Decision(None, False, f"no known user came back between {cutoff} and {day}: nothing to judge by")
+            (home / report).unlink(missing_ok=True)  # left by an earlier run
+        return Decision(None, False, f"no test events: no known user came back between {cutoff} and {day}")
     rival, remark = rival_in_force(settings, candidate)
-    found = evaluate_models(training_set, events, [candidate, *([rival] if rival else [])])
+    metrics = evaluate_models(training_set, events, [candidate, *([rival] if rival else [])])
     users = np.array([event.user for event in events])
-    own = found[candidate.metadata.name][METRIC]
+    own = metrics[candidate.metadata.name][METRIC]
     against = {
-        name: bootstrap_interval(own - found[name][METRIC], users) for name in found if name != candidate.metadata.name
+        name: bootstrap_interval(own - metrics[name][METRIC], users)
+        for name in metrics
+        if name != candidate.metadata.name
     }
     decision = decide(folder, against, remark)
-    summary = summarise(training_set, events, found)
+    summary = summarise(training_set, events, metrics)
     summary |= {"day": day, "cutoff": cutoff, "candidate": candidate.metadata.name, "decision": asdict(decision)}
     summary["differences"] = {name: asdict(each) for name, each in against.items()}
     write_json(home / "evaluation.json", summary)
-    (home / "evaluation.md").write_text(markdown(summary, decision.reason))
-    for line in markdown(summary, "").splitlines():
+    (home / "evaluation.md").write_text(evaluation_markdown(summary, decision.reason))
+    for line in evaluation_markdown(summary, "").splitlines():
         if line:
             say(line)
     return decision
 
 
-def _decided_before(settings: Settings, home: Path, folder: Path) -> Decision | None:
-    """The decision that put this candidate in force: judged again, it would have no rival but itself."""
+def _earlier_decision(settings: Settings, home: Path, folder: Path) -> Decision | None:
+    """The decision that put this candidate in force. A second evaluation would compare the candidate with itself."""
     file = home / DECISION_FILE
     try:
         in_force = manifest_in_force(settings.releases).model

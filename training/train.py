@@ -1,12 +1,12 @@
-"""Fit a ranker on the training set of a day.
+"""Train a ranker on the training set of a day.
 
     python -m training.train --day 1998-04-22 --cutoff 1998-02-28 --recipe sasrec_grasp
 
 Reads:   <home>/training/<day>/training_set
-Writes:  <home>/training/<day>/<model name>/, and candidate.json beside it, which names the model just trained
+Writes:  <home>/training/<day>/<model name>/, and candidate.json beside it with the name of that model
 
-The artefact is complete or absent; the same training set, recipe and seed give the same weights and thus the same
-name, and are not trained twice.
+The model folder is either complete or absent. The same training set, recipe and seed give the same weights and the
+same name, so they are not trained again.
 """
 
 import json
@@ -42,17 +42,17 @@ SAY_EVERY = 5  # epochs
 
 
 def inputs_fingerprint(source: Path, recipe: TrainConfig, seed: int, cutoff: str) -> str:
-    """sha256 over everything the weights depend on."""
+    """SHA-256 of everything the weights depend on."""
     here = Path(__file__).parent
     code = {str(file.relative_to(here)): file_sha256(file) for file in sorted(here.rglob("*.py"))}
     data = {name: file_sha256(source / f"{name}.parquet") for name in SCHEMAS}
     return digest([code, data, asdict(recipe), seed, cutoff])
 
 
-def save(fitted: "FittedRanker", training_set: TrainingSet, target: Path, metadata: "RankerMetadata") -> Path:
-    """Write the artefact below `target`, complete or not at all; equal weights and config give an equal name.
+def save_model(fitted: "FittedRanker", training_set: TrainingSet, target: Path, metadata: "RankerMetadata") -> Path:
+    """Write the artefact to a folder in `target`, named after weights and config, complete or not at all.
 
-    For example `sasrec-grasp-1998-02-28-1a2b3c4d`.
+    Example of a name: `sasrec-grasp-1998-02-28-1a2b3c4d`.
     """
     from training.model.artefact import WEIGHTS_FILE, save_ranker
 
@@ -68,13 +68,13 @@ def save(fitted: "FittedRanker", training_set: TrainingSet, target: Path, metada
 
 
 def progress_lines(config: TrainConfig) -> "ProgressCallback":
-    """A bar for a person at a terminal, a line every few epochs for a log."""
+    """A progress bar in a terminal, and a log line every few epochs."""
     from tqdm import tqdm
 
     bar = tqdm(total=config.max_epochs, desc=config.name, unit="epoch", disable=None, leave=False)
 
-    def show(epoch: int, found: dict[str, float]) -> None:
-        text = f"loss {found['loss']:.3f}, validation NDCG@10 {found['ndcg@10']:.4f}, HR@10 {found['hr@10']:.4f}"
+    def show(epoch: int, metrics: dict[str, float]) -> None:
+        text = f"loss {metrics['loss']:.3f}, validation NDCG@10 {metrics['ndcg@10']:.4f}, HR@10 {metrics['hr@10']:.4f}"
         bar.update()
         bar.set_postfix_str(text)
         if epoch % SAY_EVERY == 0:
@@ -84,7 +84,7 @@ def progress_lines(config: TrainConfig) -> "ProgressCallback":
 
 
 def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: int) -> Path:
-    """Fit, save and track one model; returns its folder."""
+    """Train one model, save it and log it to MLflow. Returns its folder."""
     import mlflow
     import torch
 
@@ -102,9 +102,9 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
         mlflow.log_params({**asdict(config), "seed": seed, "day": day, "cutoff": cutoff, "features": feature_version})
         show = progress_lines(config)
 
-        def progress(epoch: int, found: dict[str, float]) -> None:
-            show(epoch, found)
-            mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in found.items()}, epoch)
+        def progress(epoch: int, metrics: dict[str, float]) -> None:
+            show(epoch, metrics)
+            mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in metrics.items()}, epoch)
 
         fitted = fit(training_set, config, seed, progress)
         metadata = RankerMetadata(
@@ -117,9 +117,9 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             seed=seed,
             metrics=fitted.metrics,
         )
-        folder = save(fitted, training_set, settings.home / "training" / day, metadata)
+        folder = save_model(fitted, training_set, settings.home / "training" / day, metadata)
         mlflow.set_tags({"model": folder.name, "best_epoch": fitted.best_epoch})
-    say(f"{folder.name}: best of {fitted.num_epochs} epochs was {fitted.best_epoch}")
+    say(f"{folder.name}: epoch {fitted.best_epoch} of {fitted.num_epochs} was the best")
     return folder
 
 

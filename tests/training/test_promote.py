@@ -53,7 +53,7 @@ def make_model(target: Path, frames, seed: int, feature_version: str = "v1") -> 
     )
     training_set = to_training_set(frames)
     metadata = RankerMetadata("", "ranker", feature_version, "sasrec_grasp", DAY, CUTOFF, seed, {})
-    return train.save(fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
+    return train.save_model(fit(training_set, config, seed, lambda *_: None), training_set, target, metadata)
 
 
 def put_in_force(settings, model: Path | None, name: str | None) -> None:
@@ -149,7 +149,7 @@ def test_a_popular_release_in_force_is_no_rival_beside_popularity(trained):
     assert set(evaluation(trained)["differences"]) == {"popularity"}
 
 
-def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_todays_items(trained, frames, tmp_path):
+def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_all_items(trained, frames, tmp_path):
     smaller = {
         "users": frames["users"],
         "items": frames["items"].iloc[:5],
@@ -168,7 +168,7 @@ def test_when_nobody_came_back_the_model_is_refused(trained, frames):
     only_before = frames | {"events": events[events["split"] != "test"]}
     write_training_set(training_set_folder(trained, DAY), only_before, "x", CUTOFF)
 
-    assert "nothing to judge by" in run_promote(trained)["reason"]
+    assert "no test events" in run_promote(trained)["reason"]
 
 
 def test_a_corrupt_candidate_is_an_error_that_names_the_file(trained, capsys):

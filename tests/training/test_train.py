@@ -5,7 +5,7 @@ from training.data.training_set import training_set_folder, write_training_set
 from training.fitting.recipes import RECIPES
 from training.fitting.training_loop import fit
 from training.model.artefact import RankerMetadata, load_ranker
-from training.train import inputs_fingerprint, save
+from training.train import inputs_fingerprint, save_model
 
 
 def test_equal_weights_are_saved_under_an_equal_name(training_set, tiny, tmp_path):
@@ -13,11 +13,11 @@ def test_equal_weights_are_saved_under_an_equal_name(training_set, tiny, tmp_pat
     fitted = fit(training_set, tiny("sasrec_grasp"), 0, lambda *_: None)
     other = fit(training_set, tiny("sasrec_grasp"), 1, lambda *_: None)
 
-    folder = save(fitted, training_set, tmp_path, metadata)
+    folder = save_model(fitted, training_set, tmp_path, metadata)
 
-    assert folder == save(fitted, training_set, tmp_path, metadata)
+    assert folder == save_model(fitted, training_set, tmp_path, metadata)
     assert folder.name.startswith("sasrec-grasp-1998-02-28-")
-    assert save(other, training_set, tmp_path, metadata) != folder
+    assert save_model(other, training_set, tmp_path, metadata) != folder
     assert load_ranker(folder).metadata.name == folder.name
     assert len(list(tmp_path.iterdir())) == 2  # nothing half-made stays
 

@@ -1,1 +1,1 @@
-"""What models learn from: the training set in memory, counts over its sequences, nearest vectors."""
+"""The training set in memory, counts over its sequences, and nearest vectors."""

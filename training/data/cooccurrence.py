@@ -1,6 +1,6 @@
-"""Which items users take together and one after the other: sparse counts over sequences.
+"""Sparse counts of items that users take together or one after the other.
 
-What is counted is the caller's choice: `training_set.known_sequences` gives what may be known when a split is asked.
+The caller chooses the sequences: `training_set.known_sequences` gives those that are known before a split.
 
 Shape suffixes:  U users  N items; item i is in row or column i - 1
 """
@@ -12,7 +12,7 @@ from scipy.sparse import csr_matrix, diags
 
 
 def user_item_matrix(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
-    """Who has what: (U, N) of ones, however often an item is in a sequence."""
+    """(U, N): 1 for each item of a user, repeats counted once."""
     user = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
     matrix_UN = _counts(user, _flat(sequences) - 1, (len(sequences), num_items))
     matrix_UN.data[:] = 1
@@ -20,12 +20,12 @@ def user_item_matrix(sequences: Sequence[np.ndarray], num_items: int) -> csr_mat
 
 
 def item_counts(sequences: Sequence[np.ndarray], num_items: int) -> np.ndarray:
-    """How often each item was taken, repeats included: (N,)."""
+    """Interactions of each item, repeats included: (N,)."""
     return np.bincount(_flat(sequences), minlength=num_items + 1)[1:]
 
 
 def cooccurrence(matrix_UN: csr_matrix) -> csr_matrix:
-    """How many users have both items: (N, N), symmetric, zeros on the diagonal."""
+    """Number of users who have both items: (N, N), symmetric, zeros on the diagonal."""
     both_NN = (matrix_UN.T @ matrix_UN).tocsr()
     both_NN.setdiag(0)
     both_NN.eliminate_zeros()
@@ -33,9 +33,9 @@ def cooccurrence(matrix_UN: csr_matrix) -> csr_matrix:
 
 
 def cosine(both_NN: csr_matrix, num_N: np.ndarray) -> csr_matrix:
-    """Co-occurrence by how often each of the two occurs: both / sqrt(num_i * num_j), (N, N).
+    """Co-occurrence divided by item counts: both / sqrt(num_i * num_j), (N, N).
 
-    `num_N` counts each item's users, or its occurrences where repeats are meant to weigh; nothing counts less than 1.
+    `num_N` counts each item's users, or its interactions if repeats should count. Counts below 1 are taken as 1.
     """
     scale_NN = diags(1 / np.sqrt(np.maximum(num_N, 1)))
     return (scale_NN @ both_NN @ scale_NN).tocsr()
@@ -48,7 +48,7 @@ def item_cosine(sequences: Sequence[np.ndarray], num_items: int) -> csr_matrix:
 
 
 def transitions(sequences: Sequence[np.ndarray], num_items: int, steps: int = 1) -> csr_matrix:
-    """How often item x came right after item a, or that many steps after it: (N, N), row a, column x."""
+    """How often item x came exactly `steps` items after item a: (N, N), row a, column x."""
     before = _flat([items[:-steps] for items in sequences])
     after = _flat([items[steps:] for items in sequences])
     return _counts(before - 1, after - 1, (num_items, num_items))
@@ -59,4 +59,4 @@ def _flat(sequences: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _counts(row: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> csr_matrix:
-    return csr_matrix((np.ones(len(row)), (row, column)), shape=shape)  # adds up what is there twice
+    return csr_matrix((np.ones(len(row)), (row, column)), shape=shape)  # adds up repeated entries

@@ -1,6 +1,6 @@
-"""A training set as training, evaluation and benchmarks read it: numbered users and items, vectors, sequences, splits.
+"""The training set as training, evaluation and benchmarks read it: vectors, sequences and splits by row number.
 
-`training/build_training_set.py` makes one from the lake.
+`training/build_training_set.py` builds it from the lake.
 """
 
 import json
@@ -20,7 +20,7 @@ INPUTS_FILE = "inputs.json"
 KNOWN_SPLITS = {
     "validation": ("train",),
     "test": ("train", "validation"),
-}  # splits whose items are known, by the one asked
+}  # evaluated split -> splits known before it
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 VECTOR_COLUMNS = {"semantic_embedding": pa.list_(pa.float32()), "neighbour_embedding": pa.list_(pa.float32())}
@@ -45,7 +45,7 @@ def training_set_folder(settings: Settings, day: str) -> Path:
 
 
 def write_training_set(target: Path, frames: dict[str, pd.DataFrame], inputs: str, cutoff: str) -> None:
-    """Write the tables and, last, the fingerprint of what they were built from."""
+    """Write the tables and, last, the fingerprint of their inputs."""
     target.mkdir(parents=True, exist_ok=True)
     (target / INPUTS_FILE).unlink(missing_ok=True)
     for name, schema in SCHEMAS.items():
@@ -56,23 +56,23 @@ def write_training_set(target: Path, frames: dict[str, pd.DataFrame], inputs: st
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A training set in memory. Items are counted from 1, 0 is padding and stands for an item unknown at the cutoff."""
+    """A training set in memory. Item indices start at 1; 0 is padding or an item unknown at the cutoff."""
 
     item_ids: list[str]
-    item_semantic: np.ndarray  # (N, S), row i for item i + 1
+    item_semantic: np.ndarray  # (N, S), row i holds item i + 1
     item_neighbour: np.ndarray
-    popularity: np.ndarray  # (N,) distinct users before the cutoff
+    popularity: np.ndarray  # (N,) number of distinct users before the cutoff
     item_is_tail: np.ndarray  # (N,)
     user_ids: list[str]
     user_semantic: np.ndarray  # (U, S)
     user_neighbour: np.ndarray
     user_is_tail: np.ndarray  # (U,)
-    sequences: list[np.ndarray]  # items of each user, oldest first, over all splits
-    splits: list[np.ndarray]  # which split each of them belongs to
+    sequences: list[np.ndarray]  # items of each user, oldest first, all splits
+    splits: list[np.ndarray]  # split of each item in `sequences`
 
 
 def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
-    """Each user's items, from 1, that are known when `split` (`validation` or `test`) is asked."""
+    """Each user's items (from 1) that are known before `split`, which is `validation` or `test`."""
     known = KNOWN_SPLITS[split]
     return [
         sequence[np.isin(splits, known) & (sequence > 0)]
@@ -89,7 +89,7 @@ def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
 
 
 def require_training_set(target: Path, cutoff: str) -> None:
-    """Raises `FileNotFoundError` when the training set was never built, `ValueError` when for another cutoff."""
+    """Raises `FileNotFoundError` if there is no training set and `ValueError` if it has another cutoff."""
     if not (target / INPUTS_FILE).is_file():
         raise FileNotFoundError(f"no training set in {target}: run python -m training.build_training_set")
     built_for = json.loads((target / INPUTS_FILE).read_text())["cutoff"]
@@ -100,19 +100,19 @@ def require_training_set(target: Path, cutoff: str) -> None:
 
 
 def load_training_set(target: Path) -> TrainingSet:
-    """Read a training set."""
+    """Read a training set from its folder."""
     return to_training_set(
         {name: pyarrow.parquet.read_table(target / f"{name}.parquet").to_pandas() for name in SCHEMAS}
     )
 
 
 def to_training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
-    """Number users and items, stack their vectors and cut the events into one sequence per user."""
+    """Number users and items, stack their vectors, and group the events into one sequence per user."""
     users, items, events = frames["users"], frames["items"], frames["events"]
     item_index = pd.Index(items["item_id"]).get_indexer(events["item_id"]) + 1
     user_index = pd.Index(users["user_id"]).get_indexer(events["user_id"])
     ends = np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
-    # The row's place breaks no tie here: events are written in order and a stable sort keeps it.
+    # Events are written in order of time; a stable sort keeps that order within each user.
     order = np.argsort(user_index, kind="stable")
     return TrainingSet(
         items["item_id"].tolist(),

@@ -1,1 +1,1 @@
-"""How a ranker is fitted: recipes, losses, the training loop, calibration."""
+"""Fitting a ranker: recipes, batches, losses, the training loop, and the calibration of the history kernel."""

@@ -17,13 +17,13 @@ from training.model.config import MASK, PADDING
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences as the ranker reads them, and what it should have guessed where `valid_BT` is true."""
+    """Input sequences, and the targets at the steps where `valid_BT` is true."""
 
     user_B: Tensor
     items_BT: Tensor
     target_BT: Tensor
     valid_BT: Tensor
-    known_BT: Tensor  # all training items of the users, padded
+    known_BT: Tensor  # all training items of each user, padded
     semantic_BS: Tensor
     neighbour_BS: Tensor
 
@@ -31,10 +31,10 @@ class Batch:
 def cut_into_pieces(
     sequences: list[np.ndarray], shortest: int, longest: int, random: np.random.Generator
 ) -> list[tuple[int, np.ndarray]]:
-    """Each user's training items in pieces of `shortest` to `longest` items, cut elsewhere in every epoch.
+    """Cut each user's training items into pieces of `shortest` to `longest` items, at new places in every epoch.
 
-    Lengths are log-uniform: short pieces are cheap and give an epoch more steps, long ones teach every position.
-    Neighbouring pieces share one item: the last target of one is the first input of the next.
+    Lengths are log-uniform: short pieces are cheap and give more optimiser steps, long pieces train every position.
+    Adjacent pieces share one item: the last target of one piece is the first input of the next.
     """
     result = []
     for user, items in enumerate(sequences):
@@ -49,7 +49,7 @@ def cut_into_pieces(
 def make_batches(
     pieces: list[tuple[int, np.ndarray]], batch_size: int, random: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Users (B,) and items (B, T): pieces of like length together, so that little is padding, in random order."""
+    """Users (B,) and items (B, T). Pieces of similar length share a batch, to reduce padding; batches come shuffled."""
     order = random.permutation(len(pieces))
     order = order[np.argsort([len(pieces[place][1]) for place in order], kind="stable")]
     for start in random.permutation(np.arange(0, len(order), batch_size)):
@@ -60,7 +60,7 @@ def make_batches(
 def build_batch(
     training_set: TrainingSet, sequences: list[np.ndarray], users: np.ndarray, items: np.ndarray, config: TrainConfig
 ) -> Batch:
-    """Inputs and targets of pieces (B, T): the next items, or for BERT4Rec the hidden ones."""
+    """Inputs and targets of pieces (B, T). Targets are the next items, or for BERT4Rec the hidden items."""
     items_BT = torch.from_numpy(items)
     if config.backbone == "bert4rec":
         valid_BT, target_BT = mask_items(items_BT, config.mask_share), items_BT
@@ -83,7 +83,7 @@ def build_batch(
 
 
 def mask_items(items_BT: Tensor, share: float) -> Tensor:
-    """BERT4Rec's question: which items are hidden. Every other sequence hides its last one, as inference does."""
+    """Which items BERT4Rec has to predict. Half of the sequences hide only their last item, as inference does."""
     hidden_BT = (torch.rand(items_BT.shape) < share) & (items_BT != PADDING)
     only_last_B = (torch.rand(len(items_BT)) < 0.5) | ~hidden_BT.any(1)
     hidden_BT[only_last_B] = False

@@ -1,16 +1,16 @@
-"""The loss of a batch: each step's next items against items its user never had.
+"""The loss of a batch. It compares the targets of each step with negatives: items that the user never had.
 
     cross_entropy    against all items
     sampled_softmax  against uniform negatives shared by the batch
-    bce              one negative per step (SASRec)
-    gbce             shared negatives, the positive's probability to the power of beta (gSASRec, arXiv 2308.07192)
+    bce              one uniform negative per step (SASRec)
+    gbce             shared negatives; the probability of the positive to the power of beta (gSASRec, arXiv 2308.07192)
 
-The two softmax losses may have several targets per step: what follows at once, and the items after that, which count
-less the further they are. Where an order is half chance, as within a day of purchases, what comes a little later is as
-good an answer (in the manner of PinnerFormer's dense all-action loss, arXiv 2205.04507, section 3.3).
+The two softmax losses can have several targets per step: the next item and those after it, with decaying weights.
+This helps if the order is partly random, as among purchases of one day (similar to the dense all-action loss of
+PinnerFormer, arXiv 2205.04507, section 3.3).
 
-Shape suffixes:  B batch  T sequence length  V steps with a target  P pairs of a step and a target that follows it
-                 N items  K negatives  D width of a state
+Shape suffixes:  B batch  T sequence length  V steps with a target  P pairs of a step and one of its targets
+                 N items  K negatives  D state width
 """
 
 import torch
@@ -22,11 +22,11 @@ from training.fitting.recipes import TrainConfig
 from training.model.config import PADDING
 from training.model.ranker import Ranker
 
-MAX_DRAWS = 50  # of a bce negative; only a user who has had nearly everything needs more, and then goes without
+MAX_DRAWS = 50  # of a bce negative; a user with nearly all items may then have no negative
 
 
 def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
-    """Mean over the steps with a target, and the enhancer's own term."""
+    """Mean loss over the steps with a target, plus the auxiliary loss of the enhancer."""
     state_BTD = ranker(batch.items_BT, batch.semantic_BS, batch.neighbour_BS)
     target_V, state_VD = batch.target_BT[batch.valid_BT], state_BTD[batch.valid_BT]
     row_V = torch.arange(len(batch.user_B))[:, None].expand_as(batch.items_BT)[batch.valid_BT]
@@ -34,10 +34,10 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
     if config.loss == "bce":
         loss = _bce(ranker, batch, state_VD, target_V, row_V)
     else:
-        every = config.loss == "cross_entropy" or config.num_negatives >= num_items
-        negative_K = torch.arange(1, num_items + 1) if every else sample_items(num_items, config.num_negatives)
-        target_VD, negative_KD = _candidates(ranker, target_V, negative_K)
-        is_own_BK = _own(batch.known_BT, negative_K, num_items)
+        use_all = config.loss == "cross_entropy" or config.num_negatives >= num_items
+        negative_K = torch.arange(1, num_items + 1) if use_all else sample_items(num_items, config.num_negatives)
+        target_VD, negative_KD = _candidate_vectors(ranker, target_V, negative_K)
+        is_own_BK = _is_own(batch.known_BT, negative_K, num_items)
         score_VK = (state_VD @ negative_KD.T).masked_fill(is_own_BK[row_V], -torch.inf)
         if config.loss == "gbce":
             beta = gbce_power(num_negatives=len(negative_K), num_items=num_items, calibration=config.calibration)
@@ -50,7 +50,7 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
 
 
 def sample_items(num_items: int, num_negatives: int) -> Tensor:
-    """Item indices (K,), uniform without repetition."""
+    """Distinct uniform item indices, (K,)."""
     return torch.randperm(num_items)[:num_negatives] + 1
 
 
@@ -61,9 +61,9 @@ def gbce_power(*, num_negatives: int, num_items: int, calibration: float) -> flo
 
 
 def _softmax(state_VD: Tensor, target_VD: Tensor, negatives_V: Tensor, valid_BT: Tensor, config: TrainConfig) -> Tensor:
-    """Mean over steps of -log softmax of each target against the negatives, `negatives_V` the log of their sum."""
+    """Mean over steps of -log softmax of each target; `negatives_V` is the log-sum-exp of the negatives' scores."""
     num_steps = valid_BT.shape[1]
-    place_BT = (valid_BT.flatten().cumsum(0) - 1).view_as(valid_BT)  # of a step among those with a target
+    place_BT = (valid_BT.flatten().cumsum(0) - 1).view_as(valid_BT)  # index of a step among those with a target
     total = torch.zeros(())
     for distance in range(min(config.num_targets, num_steps)):
         both = valid_BT[:, : num_steps - distance] & valid_BT[:, distance:]
@@ -74,17 +74,16 @@ def _softmax(state_VD: Tensor, target_VD: Tensor, negatives_V: Tensor, valid_BT:
     return total / len(state_VD)
 
 
-def _candidates(ranker: Ranker, target_V: Tensor, negative_K: Tensor) -> tuple[Tensor, Tensor]:
-    """What states are compared with: the targets (V, D) and the shared negatives (K, D)."""
-    # One pass over the items of both: an item of many steps is computed once.
+def _candidate_vectors(ranker: Ranker, target_V: Tensor, negative_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Candidate vectors of the targets, (V, D), and of the shared negatives, (K, D). Each item is computed once."""
     item_N, place = torch.cat([target_V, negative_K]).unique(return_inverse=True)
     candidate_ND = ranker.candidate_vectors(item_N)
     place_V, place_K = place.split([len(target_V), len(negative_K)])
     return candidate_ND[place_V], candidate_ND[place_K]
 
 
-def _own(known_BT: Tensor, negative_K: Tensor, num_items: int) -> Tensor:
-    """Which negatives a user has had, (B, K)."""
+def _is_own(known_BT: Tensor, negative_K: Tensor, num_items: int) -> Tensor:
+    """Whether a user already has a negative, (B, K)."""
     column_N = torch.full((num_items + 1,), len(negative_K))
     column_N[negative_K] = torch.arange(len(negative_K))
     column_N[PADDING] = len(negative_K)
@@ -94,7 +93,7 @@ def _own(known_BT: Tensor, negative_K: Tensor, num_items: int) -> Tensor:
 
 
 def _bce(ranker: Ranker, batch: Batch, state_VD: Tensor, target_V: Tensor, row_V: Tensor) -> Tensor:
-    """One uniform negative per step, drawn again while the user has had it."""
+    """One uniform negative per step, drawn again if the user already has it."""
     negative_V, known_VT = torch.zeros_like(target_V), batch.known_BT[row_V]
     is_own_V = torch.ones(len(target_V), dtype=torch.bool)
     for _ in range(MAX_DRAWS):

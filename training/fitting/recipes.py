@@ -1,7 +1,7 @@
-"""What a training run is: one named, frozen configuration per recipe.
+"""Recipes: named, frozen configurations of training runs.
 
-Recipes are functions: `sasrec()` is the backbone alone, `sasrec_grasp()` the same enhanced. Any backbone takes any
-enhancer; `recipe("gru4rec_llm_esr")` builds those that have no function of their own.
+A recipe is a function: `sasrec()` is the backbone alone, `sasrec_grasp()` the backbone with GRASP. Every backbone works
+with every enhancer; `recipe("gru4rec_llm_esr")` also builds combinations without a function of their own.
 """
 
 from collections.abc import Callable
@@ -17,38 +17,38 @@ DEFAULT = "sasrec_grasp"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A backbone, what it reads and how it is fitted."""
+    """Backbone, enhancer, loss and training schedule of one run."""
 
     name: str
     backbone: Backbone = "sasrec"
     enhancer: str = "grasp"
-    ranker: tuple[tuple[str, object], ...] = ()  # further switches of RankerConfig, by name
+    ranker: tuple[tuple[str, object], ...] = ()  # other fields of RankerConfig: (name, value)
     loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = "sampled_softmax"
-    num_negatives: int = 2048  # of sampled_softmax and gbce, shared by a batch; bce has one per step
-    calibration: float = 0.75  # t of gbce (gSASRec, arXiv 2308.07192)
-    num_targets: int = 1  # next items that a step learns, of the softmax losses
-    target_decay: float = 0.6  # what each further one counts, by the one before it
-    targets: Literal["all", "last"] = "all"  # of a sequence; last: as LLM-ESR trains GRU4Rec
-    mask_share: float = 0.3  # of a sequence that BERT4Rec has to guess
-    shortest_piece: int = 5  # items; longer sequences are cut into pieces of this to max_length
+    num_negatives: int = 2048  # for sampled_softmax and gbce, shared by a batch; bce has one per step
+    calibration: float = 0.75  # t in gbce (gSASRec, arXiv 2308.07192)
+    num_targets: int = 1  # number of next items per step that the softmax losses learn
+    target_decay: float = 0.6  # weight of a target relative to the one before it
+    targets: Literal["all", "last"] = "all"  # trained steps of a sequence; last: as LLM-ESR trains GRU4Rec
+    mask_share: float = 0.3  # share of a sequence that BERT4Rec has to predict
+    shortest_piece: int = 5  # items; longer sequences are cut into pieces of shortest_piece to max_length
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
-    averaging: float = 0.0  # share that a running mean of the weights keeps at a step; 0: the weights themselves count
+    averaging: float = 0.0  # decay of the running mean of the weights; 0: no mean
     batch_size: int = 128  # sequences
-    max_epochs: int = 30  # still rising slowly, but the demo should take minutes
+    max_epochs: int = 30  # metrics still improve slowly, but the demo should take minutes
     patience: int = 8  # epochs without a better validation NDCG@10
-    # Whose NDCG@10 that is: the full ranking without the history; the same with the history kernel, as the ranker will
-    # serve; or among a hundred items, as LLM-ESR's code has it.
+    # The validation NDCG@10 that selects the epoch: filtered, without the history kernel; filtered with the kernel, as
+    # in serving; or among a hundred sampled items, as in LLM-ESR's code.
     selection: Literal["filtered", "with_kernel", "sampled"] = "filtered"
-    max_minutes: float = 30.0  # of fitting; the best epoch until then counts
+    max_minutes: float = 30.0  # then training stops after the epoch and the best epoch is kept
 
     def with_switches(self, **switches: object) -> "TrainConfig":
-        """The same recipe with further switches of `RankerConfig`."""
+        """The same recipe with other values for fields of `RankerConfig`."""
         return replace(self, ranker=tuple(sorted({**dict(self.ranker), **switches}.items())))
 
 
 def plain(backbone: Backbone, enhancer: str) -> TrainConfig:
-    """An enhancer over a backbone, both as they are by default."""
+    """A backbone with an enhancer, both with their defaults."""
     return TrainConfig(backbone if enhancer == "none" else f"{backbone}_{enhancer}", backbone, enhancer)
 
 
@@ -57,9 +57,10 @@ def sasrec() -> TrainConfig:
 
 
 def grasp(backbone: Backbone) -> TrainConfig:
-    """What validation settled on (docs/decisions/grasp-on-beauty.md); `RankerConfig` has the paper's reading.
+    """Settings chosen by validation (docs/decisions/grasp-on-beauty.md). `RankerConfig` defaults to the paper.
 
-    The items seen so far speak for the user: a description has seen the targets too, and short histories give it away.
+    The query is the mean of the items seen so far. A user's description is written from the targets too and leaks them,
+    which hurts on short histories.
     """
     config = replace(plain(backbone, "grasp"), averaging=0.995, num_targets=5, selection="with_kernel")
     return config.with_switches(
@@ -81,18 +82,18 @@ def sasrec_grasp() -> TrainConfig:
 
 
 def sasrec_grasp_described() -> TrainConfig:
-    """The user's description asks, as in the paper; on MovieLens no better with the history kernel, worse without."""
+    """The query is the user's description, as in the paper. On MovieLens no better with the kernel, worse without."""
     return replace(sasrec_grasp(), name="sasrec_grasp_described").with_switches(user_text="described")
 
 
 def alphafuse(backbone: Backbone) -> TrainConfig:
-    """Width 128, of which 64 are trained, and cosine scores, as its authors have it."""
+    """AlphaFuse with the authors' settings: width 128, of which 64 are trained, and cosine scores."""
     config = TrainConfig(f"{backbone}_alphafuse", backbone, "alphafuse")
     return config.with_switches(width=128, null_width=64, score="cosine")
 
 
 def legacy(backbone: Backbone) -> TrainConfig:
-    """The backbone alone as in LLM-ESR's code and scripts: the rows that published figures are checked with."""
+    """The backbone alone, as in LLM-ESR's code and scripts. It reproduces the published figures."""
     config = TrainConfig(
         f"{backbone}_legacy",
         backbone,
@@ -109,7 +110,7 @@ def legacy(backbone: Backbone) -> TrainConfig:
 
 
 def recipe(name: str) -> TrainConfig:
-    """The recipe of that name, `backbone` or `backbone_enhancer`; raises `ValueError` that lists all."""
+    """The recipe of that name, `backbone` or `backbone_enhancer`. Raises `ValueError` that lists all names."""
     if name not in RECIPES:
         raise ValueError(f"no recipe {name!r}; there are {', '.join(sorted(RECIPES))}")
     return RECIPES[name]()

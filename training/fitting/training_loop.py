@@ -1,7 +1,4 @@
-"""The training loop: every recipe, every data set, production and benchmark alike.
-
-Shape suffixes:  B batch  T sequence length  N items  K kinds of nearness
-"""
+"""The training loop, for every recipe and data set, in production and in benchmarks."""
 
 import copy
 import time
@@ -26,17 +23,17 @@ from training.fitting.recipes import TrainConfig
 from training.model.config import RankerConfig
 from training.model.ranker import Ranker
 
-MAX_EPOCH_CALIBRATION_EVENTS = 512  # after an epoch, where the weights only serve to compare it with others
+MAX_EPOCH_CALIBRATION_EVENTS = 512  # after each epoch, where the weights only serve to compare epochs
 FILTERED_NDCG = "ndcg@10"
 KERNEL_NDCG = "ndcg@10 with kernel"
 SAMPLED_NDCG = "sampled ndcg@10"
 SELECTION_METRICS = {"filtered": FILTERED_NDCG, "with_kernel": KERNEL_NDCG, "sampled": SAMPLED_NDCG}  # by `selection`
-MAX_COMPARED_ITEMS = 200_000  # some minutes on a few cores; a million would take hours
-ProgressCallback = Callable[[int, dict[str, float]], None]  # epoch from 1, its loss and validation metrics
+MAX_COMPARED_ITEMS = 200_000  # comparing all pairs takes minutes on a few cores; for a million items, hours
+ProgressCallback = Callable[[int, dict[str, float]], None]  # (epoch from 1, its loss and validation metrics)
 
 
 class TrainingRun:
-    """A recipe that is being fitted, an epoch at a time."""
+    """The state of a training run: ranker, optimiser and running mean. Trains one epoch at a time."""
 
     def __init__(self, training_set: TrainingSet, config: TrainConfig, random: np.random.Generator) -> None:
         self._training_set, self._config, self._random = training_set, config, random
@@ -45,12 +42,12 @@ class TrainingRun:
         self._optimiser = torch.optim.AdamW(
             self._ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
-        # The ranker whose weights count: the one that is trained, or a running mean of its weights.
+        # The ranker that is validated and kept: the trained one, or a running mean of its weights.
         self.evaluated_ranker = copy.deepcopy(self._ranker) if config.averaging else self._ranker
         self._num_steps = 0
 
     def run_epoch(self) -> float:
-        """One pass over the training targets; returns the mean loss. Raises `ValueError` when it is not finite."""
+        """One pass over the training targets; returns the mean loss. Raises `ValueError` if it is not finite."""
         config, ranker = self._config, self._ranker.train()
         total, num_steps = 0.0, 0
         pieces = cut_into_pieces(self._sequences, config.shortest_piece, ranker.config.max_length + 1, self._random)
@@ -70,9 +67,9 @@ class TrainingRun:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Let the running mean of the weights follow, faster in the first steps: it should not keep the start.
+        """Update the running mean of the weights, faster in the first steps so that the initial weights fade out.
 
-        Parameters alone; torch's `AveragedModel` would also copy every frozen vector at each step.
+        Only parameters are averaged. torch's `AveragedModel` would also copy every frozen vector at each step.
         """
         self._num_steps += 1
         kept = min(self._config.averaging, (1 + self._num_steps) / (10 + self._num_steps))
@@ -82,22 +79,22 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class FittedRanker:
-    """A ranker with the weights of its best epoch."""
+    """A ranker with the weights of its best epoch, and its validation metrics."""
 
     ranker: Ranker
     best_epoch: int
     num_epochs: int
-    event_metrics: dict[str, float]  # on the validation targets, with the history kernel where there is one
+    metrics: dict[str, float]  # with the history kernel, if there is one
     metrics_without_kernel: dict[str, float]
     wall_seconds: float
     cpu_seconds: float
 
 
 def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: ProgressCallback) -> FittedRanker:
-    """Fit until the validation NDCG@10 of the recipe's `selection` has not risen for `patience` epochs.
+    """Train until the validation NDCG@10 named by `selection` has not improved for `patience` epochs.
 
-    Keeps the best epoch's weights. Also ends after `max_epochs` and, at the end of an epoch, after `max_minutes`.
-    Raises `ValueError` when there is nothing to validate on or the loss is not finite.
+    Also stops after `max_epochs`, and at the end of an epoch after `max_minutes`. Keeps the weights of the best epoch.
+    Raises `ValueError` if there are no validation targets or the loss is not finite.
     """
     started, started_cpu = time.monotonic(), time.process_time()
     with deterministic(seed) as random:
@@ -109,12 +106,12 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
         end = started + 60 * config.max_minutes
         for epoch in range(1, config.max_epochs + 1):
             mean_loss = training.run_epoch()
-            found = validate(ranker, training_set, with_kernel=False, negatives=negatives)
+            metrics = validate(ranker, training_set, with_kernel=False, negatives=negatives)
             if config.selection == "with_kernel":
-                found[KERNEL_NDCG] = _with_kernel(ranker, training_set, found)
-            progress(epoch, {"loss": mean_loss, **found})
-            if found[criterion] > best[criterion]:
-                best_epoch, best, weights = epoch, found, copy.deepcopy(ranker.state_dict())
+                metrics[KERNEL_NDCG] = _with_kernel(ranker, training_set, metrics)
+            progress(epoch, {"loss": mean_loss, **metrics})
+            if metrics[criterion] > best[criterion]:
+                best_epoch, best, weights = epoch, metrics, copy.deepcopy(ranker.state_dict())
             if epoch - best_epoch >= config.patience or time.monotonic() > end:
                 break
     ranker.load_state_dict(weights)
@@ -127,7 +124,7 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
 
 
 def _with_kernel(ranker: Ranker, training_set: TrainingSet, without: dict[str, float]) -> float:
-    """Validation NDCG@10 with the kernel calibrated for this epoch; a ranker that has no kernel goes by its own."""
+    """Validation NDCG@10 with the kernel calibrated for this epoch; without a kernel, the plain NDCG@10."""
     if ranker.kernel is None:
         return without[FILTERED_NDCG]
     calibrate_kernel(ranker, ranker.kernel, training_set, MAX_EPOCH_CALIBRATION_EVENTS)
@@ -136,12 +133,12 @@ def _with_kernel(ranker: Ranker, training_set: TrainingSet, without: dict[str, f
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[np.random.Generator]:
-    """Within it the same seed gives the same weights; afterwards torch may choose its algorithms again."""
+    """A context in which the same seed gives the same weights. Restores torch's settings afterwards."""
     settings: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), settings.fill_uninitialized_memory
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
-    settings.fill_uninitialized_memory = False  # a tenth of the time, for memory nobody reads
+    settings.fill_uninitialized_memory = False  # saves a tenth of the time; nothing reads uninitialised memory
     try:
         yield np.random.default_rng(seed)
     finally:
@@ -150,14 +147,14 @@ def deterministic(seed: int) -> Iterator[np.random.Generator]:
 
 
 def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
-    """An unfitted ranker with the set's items attached, started from its vectors and its training sequences.
+    """An untrained ranker with the items attached, initialised from the vectors and training sequences.
 
-    Beyond `MAX_COMPARED_ITEMS` it goes without what compares all items with all others.
+    With more than `MAX_COMPARED_ITEMS` items it has no history kernel and no lenders, which compare all pairs of items.
     """
     num_items, semantic_size = training_set.item_semantic.shape
     switches: dict[str, Any] = dict(config.ranker)
     if num_items > MAX_COMPARED_ITEMS and (switches.get("kernel_length") or switches.get("num_lenders")):
-        say(f"{num_items:,} items are too many to compare all with all: no history kernel, no lenders")
+        say(f"{num_items:,} items are too many to compare all pairs: no history kernel and no lenders")
         switches |= {"kernel_length": 0, "num_lenders": 0}
     ranker = Ranker(RankerConfig(num_items, semantic_size, config.backbone, enhancer=config.enhancer, **switches))
     item_semantic, user_semantic, item_neighbour = (
@@ -173,23 +170,23 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
 
 
 def _negatives(training_set: TrainingSet) -> np.ndarray:
-    """What the validation targets are ranked against in the sampled protocol, the same for every recipe."""
+    """Negatives of the validation targets in the sampled protocol, the same for every recipe."""
     return draw_negatives(evaluation_events(training_set, "validation"), len(training_set.item_ids))
 
 
 def validate(
     ranker: Ranker, training_set: TrainingSet, *, with_kernel: bool = True, negatives: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Mean of every metric over the validation targets, by full ranking with the history left out.
+    """Mean of every filtered metric over the validation targets.
 
-    With `negatives`, one row per target, also the NDCG@10 among them.
+    With `negatives`, one row per target, also the NDCG@10 among these negatives.
     """
     events = evaluation_events(training_set, "validation")
     if not events:
         raise ValueError("the training set has no validation target: no user has three interactions before the cutoff")
     score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=with_kernel)
     ranking = rank_events(score, events, [] if negatives is None else [negatives])
-    found = {name: float(values.mean()) for name, values in event_metrics(ranking.filtered).items()}
+    metrics = {name: float(values.mean()) for name, values in event_metrics(ranking.filtered).items()}
     for sampled in ranking.sampled:
-        found[SAMPLED_NDCG] = float(event_metrics(sampled)["ndcg@10"].mean())
-    return found
+        metrics[SAMPLED_NDCG] = float(event_metrics(sampled)["ndcg@10"].mean())
+    return metrics

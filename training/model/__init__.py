@@ -1,1 +1,1 @@
-"""The ranker: configuration, backbones, enhancers, history kernel, and the artefact it is saved as."""
+"""The ranker: configuration, backbones, enhancers, history kernel, saved artefact, and fast inference."""

@@ -1,4 +1,4 @@
-"""A trained ranker on disk: weights, config, vocabulary, where it comes from, and checksums over all of it."""
+"""A trained ranker on disk: weights, config, vocabulary, metadata, and checksums of these files."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -15,16 +15,16 @@ from training.model.ranker import Ranker
 
 CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE = "config.json", "vocabulary.json", "model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
-FORMAT = 3  # raised when names or shapes of the weights change: a ranker of before must be trained again
+FORMAT = 3  # increased when names or shapes of weights change; older rankers must then be trained again
 
 
 class ArtefactFormatError(ValueError):
-    """A sound artefact that another version of this code made, and this one cannot read."""
+    """A valid artefact in a format that this version of the code cannot read."""
 
 
 @dataclass(frozen=True)
 class RankerMetadata:
-    """Where a trained ranker comes from and what it must be served with."""
+    """How a ranker was trained, and the feature service it must be served with."""
 
     name: str
     feature_service: str
@@ -33,12 +33,12 @@ class RankerMetadata:
     day: str
     cutoff: str  # last day whose interactions it was trained with
     seed: int
-    metrics: dict[str, float]  # of the validation
+    metrics: dict[str, float]  # on the validation targets
 
 
 @dataclass(frozen=True)
 class LoadedRanker:
-    """A verified artefact; `vocabulary[i]` is the item of index i + 1. The items still have to be attached."""
+    """A verified artefact. `vocabulary[i]` is the item with index i + 1. The caller must still attach the items."""
 
     ranker: Ranker
     vocabulary: list[str]
@@ -74,7 +74,8 @@ def load_ranker(folder: Path) -> LoadedRanker:
     content = _read_json(folder / CONFIG_FILE)
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ArtefactFormatError(
-            f"{folder / CONFIG_FILE} has format {content.get('format', 1)}, this version reads {FORMAT}: run retrain"
+            f"{folder / CONFIG_FILE} has format {content.get('format', 1)}, this version reads {FORMAT}: "
+            "run `grasp retrain`"
         )
     try:
         config, metadata = RankerConfig(**content["ranker"]), RankerMetadata(**content["metadata"])

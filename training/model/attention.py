@@ -1,7 +1,8 @@
-"""GRASP's holistic attention: the user asks, the items of the history answer, each through a sigmoid of its own.
+"""GRASP's holistic attention: the user is the query, the items of the history are the keys, each with its own sigmoid.
 
-An item that the description was wrong about can so be ignored altogether (GRASP, arXiv 2511.20177). The paper gives no
-equations; this is a reconstruction, and each reading is a switch of `RankerConfig`.
+Independent sigmoids allow weights near zero for all items, so wrong descriptions can be ignored (GRASP, arXiv
+2511.20177). The paper gives no equations. This is a reconstruction; each open interpretation is a field of
+`RankerConfig`.
 
 Shape suffixes:  B batch  T sequence length, oldest first  W context width  H heads  K width of a head
                  D model width  C copies of the history used as keys (own, similar)  Q queries: 1 or T
@@ -17,7 +18,7 @@ from training.model.dropout import Dropout
 
 
 class Attention(nn.Module):
-    """One query against the history: `activation(Q K / sqrt(K) + bias)` weighs V (reconstruction of GRASP's `Att`)."""
+    """Attention of queries over the history, `activation(Q K / sqrt(K) + bias) V` (reconstruction of GRASP's `Att`)."""
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
@@ -27,26 +28,26 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.output = nn.Linear(width, width, bias=False)
-        # A sum of sigmoids grows with the length; -log(length) keeps it near one at the start (arXiv 2409.04431).
+        # A sum of sigmoids grows with the length; the bias -log(length) keeps it near 1 initially (arXiv 2409.04431).
         start = -math.log(config.max_length) if config.sigmoid_bias == "log_length" else 0.0
         self.bias = nn.Parameter(torch.tensor(start))
 
     def forward(self, query_BQW: Tensor, keys_BCTW: Tensor, mask_BT: Tensor) -> Tensor:
-        """One answer per step, (B, T, W); `mask_BT` is true where the history holds an item."""
+        """One result per step, (B, T, W); `mask_BT` is true where the history holds an item."""
         value_BHCTK = self._heads(self.value(keys_BCTW)).movedim(-2, 1)
         config = self.config
         steps_are_independent = (
             config.use_attention and config.activation == "sigmoid" and config.mode in {"prefix", "gate"}
         )
         if steps_are_independent and query_BQW.shape[1] == 1:
-            answer_BHTK = self._answer_in_linear_time(query_BQW, keys_BCTW, value_BHCTK, mask_BT)
+            result_BHTK = self._attend_in_linear_time(query_BQW, keys_BCTW, value_BHCTK, mask_BT)
         else:
             weights_BHTCT = self.weights(query_BQW, keys_BCTW, attention_mask(config.mode, mask_BT))
-            answer_BHTK = torch.einsum("bhqct,bhctk->bhqk", weights_BHTCT, value_BHCTK)
-        return self.output(answer_BHTK.movedim(1, -2).flatten(-2))
+            result_BHTK = torch.einsum("bhqct,bhctk->bhqk", weights_BHTCT, value_BHCTK)
+        return self.output(result_BHTK.movedim(1, -2).flatten(-2))
 
     def weights(self, query_BQW: Tensor, keys_BCTW: Tensor, allowed_BQT: Tensor) -> Tensor:
-        """How much each item of each copy counts for each query, (B, H, Q, C, T)."""
+        """Attention weight of each item of each copy for each query, (B, H, Q, C, T)."""
         allowed_BHQCT = allowed_BQT[:, None, :, None, :]
         num_BHQCT = allowed_BHQCT.sum(-1, keepdim=True).clamp(min=1) * keys_BCTW.shape[1]
         if not self.config.use_attention:
@@ -59,18 +60,18 @@ class Attention(nn.Module):
         weights_BHQCT = logit_BHQCT.flatten(-2).softmax(-1).view_as(logit_BHQCT) * allowed_BHQCT
         return weights_BHQCT * num_BHQCT if self.config.normalise == "sum" else weights_BHQCT
 
-    def _answer_in_linear_time(
+    def _attend_in_linear_time(
         self, query_BQW: Tensor, keys_BCTW: Tensor, value_BHCTK: Tensor, mask_BT: Tensor
     ) -> Tensor:
-        """With one query a sigmoid weight does not depend on the step: a running sum replaces the (T, T) weights."""
+        """With one query, sigmoid weights do not depend on the step: a running sum replaces the (T, T) weights."""
         gate_BHCT = self._logits(query_BQW, keys_BCTW).squeeze(2).sigmoid() * mask_BT[:, None, None, :]
-        answer_BHTK = (gate_BHCT[..., None] * value_BHCTK).sum(2)
+        result_BHTK = (gate_BHCT[..., None] * value_BHCTK).sum(2)
         num_BT = mask_BT.long()
         if self.config.mode == "prefix":
-            answer_BHTK, num_BT = answer_BHTK.cumsum(2), num_BT.cumsum(1)
+            result_BHTK, num_BT = result_BHTK.cumsum(2), num_BT.cumsum(1)
         if self.config.normalise == "mean":
-            answer_BHTK = answer_BHTK / (num_BT.clamp(min=1) * keys_BCTW.shape[1])[:, None, :, None]
-        return answer_BHTK
+            result_BHTK = result_BHTK / (num_BT.clamp(min=1) * keys_BCTW.shape[1])[:, None, :, None]
+        return result_BHTK
 
     def _logits(self, query_BQW: Tensor, keys_BCTW: Tensor) -> Tensor:
         query_BQHK, key_BCTHK = self._heads(self.query(query_BQW)), self._heads(self.key(keys_BCTW))
@@ -81,14 +82,14 @@ class Attention(nn.Module):
 
 
 def attention_mask(mode: str, mask_BT: Tensor) -> Tensor:
-    """Which items each step may read, (B, T, T), by the mode of `RankerConfig`."""
+    """Which items each step may read, (B, T, T); `mode` as in `RankerConfig`."""
     every_TT = mask_BT.new_ones(mask_BT.shape[1], mask_BT.shape[1])
     rule_TT = {"full": every_TT, "gate": every_TT.tril().triu()}.get(mode, every_TT.tril())
     return rule_TT & mask_BT[:, None, :]
 
 
 class HolisticAttention(nn.Module):
-    """The user asks the own history, similar users ask the similar items, and both ask what came out.
+    """Three attentions: user over history, similar users over similar items, and both over the results of these two.
 
         Z_self = Att(u, I)    Z_sim = Att(u', I')    Z_glob = Att(W_g [u; u'], [Z_self, Z_sim])
         X = MLP([I; Z_self; Z_sim; Z_glob])
@@ -109,47 +110,47 @@ class HolisticAttention(nn.Module):
         self.mlp = context_mlp(config, 1 + num_levels + config.use_global)
 
     def forward(
-        self, item_BTW: Tensor, near_item_BTW: Tensor, user_BQW: Tensor, near_user_BQW: Tensor, mask_BT: Tensor
+        self, item_BTW: Tensor, neighbour_BTW: Tensor, user_BQW: Tensor, user_neighbour_BQW: Tensor, mask_BT: Tensor
     ) -> Tensor:
-        users, answers = (
+        users, results = (
             [user_BQW],
             [self.self_attention(self.query_inputs(user_BQW, item_BTW), item_BTW[:, None], mask_BT)],
         )
         if self.similar_attention is not None:
-            query_BQW = self.query_inputs(near_user_BQW, near_item_BTW)
-            users.append(near_user_BQW)
-            answers.append(self.similar_attention(query_BQW, near_item_BTW[:, None], mask_BT))
-        enhanced = [item_BTW, *answers]
+            query_BQW = self.query_inputs(user_neighbour_BQW, neighbour_BTW)
+            users.append(user_neighbour_BQW)
+            results.append(self.similar_attention(query_BQW, neighbour_BTW[:, None], mask_BT))
+        enhanced = [item_BTW, *results]
         if self.global_attention is not None:
             query_BQW = self.query_inputs(self.global_query(torch.cat(users, -1)), item_BTW)
-            keys_BCTW = torch.stack(answers, 1)
+            keys_BCTW = torch.stack(results, 1)
             if self.config.global_keys == "mean":
                 keys_BCTW = keys_BCTW.mean(1, keepdim=True)
             enhanced.append(self.global_attention(query_BQW, keys_BCTW, mask_BT))
         return self.mlp(torch.cat(enhanced, -1))
 
     def query_inputs(self, user_BQW: Tensor, item_BTW: Tensor) -> Tensor:
-        """The query: the user, and in mode `cross` also the item of the step."""
+        """The input of the query: the user, and in mode `cross` also the item of the step."""
         if self.config.mode != "cross":
             return user_BQW
         return torch.cat([user_BQW.expand(-1, item_BTW.shape[1], -1), item_BTW], -1)
 
 
 def context_mlp(config: RankerConfig, num_inputs: int) -> nn.Sequential:
-    """Several vectors of context width to one of model width, through a hidden layer."""
+    """A map from several vectors of context width to one of model width, with a hidden layer."""
     hidden_size = 2 * config.context_width
-    last = _from_zero(config, nn.Linear(hidden_size, config.width))
+    last = _zero_initialised(config, nn.Linear(hidden_size, config.width))
     hidden = nn.Linear(num_inputs * config.context_width, hidden_size)
     return nn.Sequential(hidden, nn.GELU(), Dropout(config.dropout), last)
 
 
 def context_linear(config: RankerConfig, num_inputs: int) -> nn.Linear:
-    """Several vectors of context width to one of model width."""
-    return _from_zero(config, nn.Linear(num_inputs * config.context_width, config.width))
+    """A linear map from several vectors of context width to one of model width."""
+    return _zero_initialised(config, nn.Linear(num_inputs * config.context_width, config.width))
 
 
-def _from_zero(config: RankerConfig, last: nn.Linear) -> nn.Linear:
-    """Beside a trained embedding, context begins with no say and has to earn it."""
+def _zero_initialised(config: RankerConfig, last: nn.Linear) -> nn.Linear:
+    """Zero weights if the output is added to a trained embedding, so that training starts without context."""
     if config.item_representation == "sem+id":
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)

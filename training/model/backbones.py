@@ -1,4 +1,4 @@
-"""The sequence encoders: SASRec and BERT4Rec (Transformers) and GRU4Rec, as strong as they are known to be.
+"""The backbones (sequence encoders): SASRec and BERT4Rec, which are Transformers, and GRU4Rec.
 
 Shape suffixes:  B batch  T sequence length, oldest first  D model width  H heads  K width of a head
 """
@@ -16,7 +16,7 @@ from training.model.dropout import Dropout
 
 
 def new_backbone(config: RankerConfig) -> nn.Module:
-    """Inputs (B, T, D) and the mask of items (B, T) to states (B, T, D)."""
+    """A module that maps inputs (B, T, D) and the mask of items (B, T) to states (B, T, D)."""
     if config.variant == "legacy":
         from training.model.llm_esr_backbones import new_legacy_backbone
 
@@ -41,26 +41,26 @@ class Block(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, allowed_BHTT: Tensor | None, *, is_causal: bool = False) -> Tensor:
-        """`is_causal` instead of the mask where there is no padding."""
+        """Without padding, pass `is_causal` instead of a mask."""
         query, key, value = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in self.query_key_value(self.attention_norm(step_BTD)).chunk(3, -1)
         )
-        # No dropout on the weights: torch would leave its fused kernel, and an epoch would take twice as long.
+        # No dropout on attention weights: torch would not use its fused kernel, and an epoch would take twice as long.
         read_BHTK = F.scaled_dot_product_attention(query, key, value, allowed_BHTT, is_causal=is_causal)
         return self._residual(step_BTD, read_BHTK.transpose(1, 2).flatten(-2))
 
     def last_state(self, step_BTD: Tensor) -> Tensor:
-        """What `forward` gives for the last step alone, (B, 1, D), which reads all others; at inference.
+        """The output of `forward` for the last step, (B, 1, D), which reads all steps; for inference.
 
-        Keys and values are not computed: q . (W_k x) = (W_k' q) . x, and a mean of values is the value of a mean.
+        Needs no keys and values: q . (W_k x) = (W_k' q) . x, and a mean of values is the value of the mean.
         """
         normed_BTD, last_B1D = self.attention_norm(step_BTD), step_BTD[:, -1:]
         weight, bias = self.query_key_value.weight.chunk(3), self.query_key_value.bias.chunk(3)
         query_BHK = F.linear(normed_BTD[:, -1], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1))
         key_HKD, value_HKD = (part.unflatten(0, (self.num_heads, -1)) for part in weight[1:])
-        asked_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD) * query_BHK.shape[-1] ** -0.5
-        mean_BHD = (asked_BHD @ normed_BTD.transpose(1, 2)).softmax(-1) @ normed_BTD
+        key_query_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD) * query_BHK.shape[-1] ** -0.5
+        mean_BHD = (key_query_BHD @ normed_BTD.transpose(1, 2)).softmax(-1) @ normed_BTD
         read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD)
         return self._residual(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
 
@@ -70,12 +70,14 @@ class Block(nn.Module):
 
 
 class TransformerBackbone(nn.Module):
-    """SASRec (causal) or BERT4Rec (every step sees all others)."""
+    """SASRec (causal) or BERT4Rec (every step reads all steps)."""
 
     def __init__(self, config: RankerConfig, *, is_causal: bool) -> None:
         super().__init__()
         self.is_causal = is_causal
-        self.position = nn.Embedding(config.max_length + 2, config.width, padding_idx=0)  # padding, T, and the mask
+        self.position = nn.Embedding(
+            config.max_length + 2, config.width, padding_idx=0
+        )  # padding, max_length items, and the mask
         nn.init.normal_(self.position.weight[1:], std=0.02)
         hidden = config.width if is_causal else 4 * config.width
         self.blocks = nn.ModuleList(Block(config, hidden) for _ in range(config.num_blocks))
@@ -83,18 +85,18 @@ class TransformerBackbone(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, step_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        # Counted over items alone, so that the amount of padding changes nothing.
+        # Positions count items only, so that padding has no effect.
         position_BT = mask_BT.cumsum(1) * mask_BT
         step_BTD = self.dropout(step_BTD * math.sqrt(step_BTD.shape[-1]) + self.position(position_BT))
         allowed_BTT = attention_mask("prefix" if self.is_causal else "full", mask_BT)
-        # Padding reads itself: a row that may read nothing would be NaN.
+        # Padding reads itself, because a row without allowed keys would give NaN.
         allowed_BTT = allowed_BTT | torch.eye(mask_BT.shape[1], dtype=torch.bool)
         for block in self.blocks:
             step_BTD = block(step_BTD, allowed_BTT[:, None])
         return self.norm(step_BTD)
 
     def last_state(self, step_BTD: Tensor) -> Tensor:
-        """The state after the last step of sequences without padding, (B, D); at inference."""
+        """The state after the last step of sequences without padding, (B, D); for inference."""
         position_TD = self.position.weight[1 : step_BTD.shape[1] + 1]
         step_BTD = torch.add(position_TD, step_BTD, alpha=math.sqrt(step_BTD.shape[-1]))
         for block in self.blocks[:-1]:
@@ -103,7 +105,7 @@ class TransformerBackbone(nn.Module):
 
 
 class GruBackbone(nn.Module):
-    """GRU4Rec. Without biases, zeros leave its zero state as it is: padding on the left is inert."""
+    """GRU4Rec. Without biases, zero inputs keep the state at zero, so padding on the left has no effect."""
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
@@ -116,6 +118,6 @@ class GruBackbone(nn.Module):
         return self.norm(state_BTD)
 
     def last_state(self, step_BTD: Tensor) -> Tensor:
-        """The state after the last step of sequences without padding, (B, D); at inference."""
+        """The state after the last step of sequences without padding, (B, D); for inference."""
         _, state_LBD = self.gru(step_BTD)
         return self.norm(state_LBD[-1])

@@ -1,22 +1,22 @@
-"""Dropout from random bytes: torch draws a number for each element, which took a quarter of an epoch on a processor."""
+"""Dropout from random bytes. torch draws one number per element, which took a quarter of an epoch on a CPU."""
 
 import torch
 from torch import Tensor, nn
 
-STEPS = 256  # a byte's values: the share is rounded to 1/256
+STEPS = 256  # values of a byte; the share is rounded to a multiple of 1/256
 
 
 class Dropout(nn.Module):
-    """`nn.Dropout` of a third of its cost. Raises `ValueError` for a share that is not from 0 to below 1."""
+    """`nn.Dropout` at a third of its cost. Raises `ValueError` for a share outside [0, 1)."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
         if not 0 <= share < 1:
-            raise ValueError(f"dropout {share} is not a share from 0 to below 1")
+            raise ValueError(f"dropout {share} is not in [0, 1)")
         self.num_dropped = min(round(share * STEPS), STEPS - 1)
 
     def forward(self, values: Tensor) -> Tensor:
-        """`values` with a share of them zero and the rest larger, so that the mean stays; in training only."""
+        """Zero a share of the values and scale up the rest to keep the mean; in training only."""
         if not self.training or not self.num_dropped:
             return values
         size = values.numel()

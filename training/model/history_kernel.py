@@ -1,4 +1,4 @@
-"""The history kernel: how near a candidate is to the latest items, by meaning, by order and by who took both.
+"""The history kernel: the similarity of a candidate to the latest items of the sequence, of three kinds.
 
     score(x) = sum over kinds k of weight_k * sum over the latest items s_j of 0.7^j * R_k(s_j, x),  s_0 the newest
 
@@ -6,11 +6,12 @@
     transition    sum over d = 1..5 of 0.6^(d-1) * |x taken d steps after s| / sqrt(|s| |x|)
     cooccurrence  |users of both| / sqrt(|users of s| * |users of x|)
 
-The form, and the last kind, are STAR's (arXiv 2410.16458). Each R is stored for the nearest items only. The weights are
-chosen on validation once a ranker is fitted (`calibration.py`): docs/decisions/history-kernel.md says why not before.
+The form and the last kind are from STAR (arXiv 2410.16458). Each R is stored for the most similar items only. The
+weights are chosen on the validation targets after the ranker is fitted (`training/fitting/kernel_calibration.py`);
+docs/decisions/history-kernel.md explains why they are not trained.
 
 Shape suffixes:  B batch  T sequence length  J latest items, newest first  N items, row 0 is padding
-                 M stored neighbours  K kinds  L additions of all kinds  S semantic size  C components
+                 M stored items  K kinds  L stored entries of all latest items  S semantic size  C components
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,14 +28,14 @@ from training.model.config import PADDING, RankerConfig
 from training.model.semantic_adapter import whitening_map
 
 KINDS = ("semantic", "transition", "cooccurrence")
-DECAY = 0.7  # of the weight of a history item, by that of the next newer one
-WINDOW, WINDOW_DECAY = 5, 0.6  # steps that a transition may span, and what each further one counts
-NUM_NEWEST = 200  # items of a user that are counted: pairs grow with the square
-NUM_COMPONENTS = 256  # whitened ones whose cosine is the semantic nearness
+DECAY = 0.7  # weight of a history item relative to the next newer one
+WINDOW, WINDOW_DECAY = 5, 0.6  # longest transition in steps, and the decay of the weight per step
+NUM_NEWEST = 200  # items of a user that are counted, because pairs grow with the square
+NUM_COMPONENTS = 256  # whitened components that the semantic similarity compares
 
 
 class HistoryKernel(nn.Module):
-    """The stored nearness of items by each kind, and the weights of the kinds; zero until they are calibrated."""
+    """The stored similarities of each kind, and the weights of the kinds, which are zero until calibration."""
 
     weights_K: Tensor
 
@@ -48,17 +49,17 @@ class HistoryKernel(nn.Module):
         self.length = config.kernel_length
 
     def initialise_from(self, semantic_NS: np.ndarray, sequences: Sequence[np.ndarray]) -> None:
-        """Store the nearest items of each kind; row i of the vectors is item i + 1, sequences hold training items."""
+        """Store the most similar items of each kind, from vectors (row i holds item i + 1) and training sequences."""
         num_items = len(semantic_NS)
         sequences = [items[-NUM_NEWEST:] for items in sequences]
         components_NC = whiten(torch.from_numpy(semantic_NS))
         rows_NM, cosines_NM = nearest_rows(components_NC, components_NC, self.num_stored, same_rows=True)
         self._store("semantic", rows_NM + 1, cosines_NM.clamp(min=0))
-        for kind, near_NN in (
+        for kind, similarity_NN in (
             ("transition", cosine(window_transitions(sequences, num_items), item_counts(sequences, num_items))),
             ("cooccurrence", item_cosine(sequences, num_items)),
         ):
-            ids, values = largest_entries(near_NN, self.num_stored)
+            ids, values = largest_entries(similarity_NN, self.num_stored)
             self._store(kind, torch.from_numpy(ids), torch.from_numpy(values))
 
     def _store(self, kind: str, ids_NM: Tensor, values_NM: Tensor) -> None:
@@ -66,17 +67,17 @@ class HistoryKernel(nn.Module):
         self.get_buffer(f"{kind}_values_NM")[1:] = values_NM
 
     def forward(self, items_BT: Tensor, num_items: int) -> Tensor:
-        """Scores of all items by the latest of a sequence, (B, num_items + 1); padding and newer items have none."""
+        """Scores of all items, (B, num_items + 1); 0 for padding and for items newer than the model."""
         score_BN = torch.zeros(len(items_BT), num_items + 1)
-        for weight, (ids_BL, values_BL) in zip(self.weights_K, self._nearest(items_BT), strict=True):
+        for weight, (ids_BL, values_BL) in zip(self.weights_K, self._stored_entries(items_BT), strict=True):
             score_BN.scatter_add_(1, ids_BL, weight * values_BL)
         score_BN[:, PADDING] = 0
         return score_BN
 
     def sparse_scores(self, items_T: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` adds for one sequence without padding, where it adds anything: items and values, both (L,).
+        """The scores of `forward` for one sequence without padding, as items and values, both (L,).
 
-        An item may come several times.
+        An item may occur several times; its values add up.
         """
         latest_J = items_T[-self.length :].flip(-1)
         known_J = latest_J * (latest_J < self.num_rows)
@@ -89,15 +90,15 @@ class HistoryKernel(nn.Module):
         return item_L[is_item_L].long(), value_L[is_item_L]
 
     def unweighted_scores(self, items_BT: Tensor, num_items: int) -> Tensor:
-        """What each kind says before it is weighed, (K, B, num_items + 1)."""
-        parts_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
-        for part_BN, (ids_BL, values_BL) in zip(parts_KBN, self._nearest(items_BT), strict=True):
-            part_BN.scatter_add_(1, ids_BL, values_BL)
-        parts_KBN[..., PADDING] = 0
-        return parts_KBN
+        """The scores of each kind before weighting, (K, B, num_items + 1)."""
+        scores_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)
+        for scores_BN, (ids_BL, values_BL) in zip(scores_KBN, self._stored_entries(items_BT), strict=True):
+            scores_BN.scatter_add_(1, ids_BL, values_BL)
+        scores_KBN[..., PADDING] = 0
+        return scores_KBN
 
-    def _nearest(self, items_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each kind what is stored of the latest items: items and what they are worth, both (B, L)."""
+    def _stored_entries(self, items_BT: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each kind, the stored items of the latest items and their decayed values, both (B, L)."""
         latest_BJ = items_BT[:, -self.length :].flip(-1)
         known_BJ = latest_BJ * ((latest_BJ > PADDING) & (latest_BJ < self.num_rows))
         decay_J1 = DECAY ** torch.arange(known_BJ.shape[1])[:, None]
@@ -108,26 +109,26 @@ class HistoryKernel(nn.Module):
 
 
 def whiten(semantic_NS: Tensor) -> Tensor:
-    """Onto whitened components: their cosine tells items apart better than that of raw sentence vectors.
+    """Whitened components, whose cosine separates items better than that of raw sentence vectors.
 
-    An item without a vector, all zeros, stays without: whitening would make all of them alike.
+    Zero vectors stay zero; otherwise whitening would make all items without a vector similar.
     """
     weight_CS, bias_C = whitening_map(semantic_NS.float(), min(NUM_COMPONENTS, semantic_NS.shape[1]))
     return F.linear(semantic_NS.float(), weight_CS, bias_C) * semantic_NS.any(1, keepdim=True)
 
 
 def window_transitions(sequences: Sequence[np.ndarray], num_items: int) -> sparse.csr_matrix:
-    """How often item x came within `WINDOW` steps after item a, further steps counting less: (N, N), row a."""
-    found = sparse.csr_matrix((num_items, num_items))
+    """How often item x came up to `WINDOW` steps after item a, weighted by distance: (N, N), row a, column x."""
+    counts_NN = sparse.csr_matrix((num_items, num_items))
     for steps in range(1, WINDOW + 1):
-        found = found + WINDOW_DECAY ** (steps - 1) * transitions(sequences, num_items, steps)
-    found.setdiag(0)  # an item says nothing about itself
-    found.eliminate_zeros()
-    return found
+        counts_NN = counts_NN + WINDOW_DECAY ** (steps - 1) * transitions(sequences, num_items, steps)
+    counts_NN.setdiag(0)  # an item does not support itself
+    counts_NN.eliminate_zeros()
+    return counts_NN
 
 
 def largest_entries(matrix: sparse.csr_matrix, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Item indices (from 1, 0 where there are fewer) and values of the k largest entries of each row, (N, k)."""
+    """Item indices (from 1) and values of the k largest entries of each row, both (N, k); 0 if a row has fewer."""
     ids = np.zeros((matrix.shape[0], k), np.int32)
     values = np.zeros((matrix.shape[0], k), np.float32)
     for row in range(matrix.shape[0]):

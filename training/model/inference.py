@@ -1,14 +1,14 @@
-"""A ranker that only answers: what depends on items and weights alone is computed once, and a request pays the rest.
+"""A ranker for inference: everything that depends only on items and weights is computed once, in advance.
 
-GRASP's projections of items, of the queries that items ask with, and all linear maps up to the hidden layer of its MLP
-fold into one row per item. With sigmoid weights A over the prefix, what is left for a request is
+For GRASP this folds the projections of items and queries, and all linear maps up to the hidden layer of the MLP, into
+one row per item. With sigmoid weights A over the prefix, a request only computes
 
     q_t = mean of the query rows up to t      A_ts = sigmoid(q_t . k_s + bias) for s <= t
     X = W_2 gelu(hidden rows + A value rows) + id rows
 
-Rankers that do not fold are asked as in training; scores differ from theirs by rounding alone.
+Rankers that cannot be folded run as in training. Scores equal those of the ranker up to rounding.
 
-Shape suffixes:  T sequence length, oldest first, with the item asked for   N items, row 0 is padding
+Shape suffixes:  T sequence length, oldest first, including MASK  N items, row 0 is padding
                  S semantic size  V views  D width of a state  W context width  M hidden width of GRASP's MLP
                  G levels times heads  K width of a head
 """
@@ -28,14 +28,14 @@ from training.model.ranker import Ranker
 
 
 class ViewFunction(Protocol):
-    """What the backbone reads of one sequence."""
+    """Computes the inputs of the backbone for one sequence."""
 
     def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
-        """Views (V, T, D), and how much each item counted in the last state (T,), None where all count the same."""
+        """Views (V, T, D), and the weight of each item in the last state, (T,) or None if all weights are equal."""
 
 
 class InferenceRanker:
-    """One sequence without padding in, one state out. The ranker, its weights and its items must not change after."""
+    """From one sequence without padding to its last state. The ranker and its items must not change afterwards."""
 
     @torch.no_grad()
     def __init__(self, ranker: Ranker) -> None:
@@ -47,7 +47,7 @@ class InferenceRanker:
 
     @torch.inference_mode()
     def views(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor]:
-        """Views (V, T, D) of the latest `max_length` items, and how much each of these counts, (items,)."""
+        """Views (V, T, D) of the latest `max_length` items, and the weights of these items."""
         items_T = items_T[-self.config.max_length :]
         num_items = len(items_T)
         if self.config.backbone == "bert4rec":
@@ -61,7 +61,7 @@ class InferenceRanker:
 
     @torch.inference_mode()
     def state(self, view_VTD: Tensor) -> Tensor:
-        """What candidates are multiplied with, (D,)."""
+        """The state that candidate vectors are multiplied with, (D,)."""
         state_V1D = self._last_state(view_VTD)[:, None]
         state_D = self._ranker.enhancer.combine_states(list(state_V1D))[0]
         return F.normalize(state_D, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_D
@@ -83,7 +83,7 @@ def _views_of(enhancer: IdEmbeddings) -> ViewFunction:
 
 
 class UnfoldedViews:
-    """The enhancer itself."""
+    """The views of the enhancer itself, without folding."""
 
     def __init__(self, enhancer: IdEmbeddings) -> None:
         self._enhancer = enhancer
@@ -96,24 +96,24 @@ class UnfoldedViews:
 
 
 class IdEmbeddingViews:
-    """Item embeddings, whatever they are made of."""
+    """The views of an enhancer that reads only its item embeddings, computed in advance."""
 
     def __init__(self, enhancer: IdEmbeddings) -> None:
         self._id_ND = enhancer.id_embeddings(torch.arange(enhancer.num_items + 1))
 
-    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `Views`
+    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `ViewFunction`
         return self._id_ND[items_T.clamp(min=PADDING)][None], None
 
 
 def can_fold(config: RankerConfig) -> bool:
-    """Whether the attention is one of sigmoids over the prefix alone: recipes have it so, ablations need not."""
+    """Whether GRASP can be folded: sigmoid attention over the prefix and one view, as in all recipes."""
     is_prefix = config.mode == "prefix" and config.activation == "sigmoid" and config.use_attention
     return is_prefix and not config.use_global and config.item_representation != "dual"
 
 
 class FoldedGraspViews:
-    """GRASP with one row per item: keys and values of each level and head, hidden, id and, without a description that
-    asks, queries. The row of padding stands for the item asked for: it has no query and no value.
+    """GRASP with one row per item: keys and values of each level and head, hidden layer and item embedding, and queries
+    unless user descriptions are the queries. The row of padding also serves MASK: its queries and values are zero.
     """
 
     def __init__(self, enhancer: Grasp) -> None:
@@ -128,22 +128,22 @@ class FoldedGraspViews:
         self._last_MD = enhancer.scale * last.weight.T
 
         read_NW = enhancer.project(items_N)[: len(self._levels)]
-        own_MW, *answer_MW = hidden.weight.split(config.context_width, 1)
+        own_MW, *result_MW = hidden.weight.split(config.context_width, 1)
         pairs = list(zip(self._levels, read_NW, strict=True))
         parts = {
             "key": [level.key(keys_NW) for level, keys_NW in pairs],
             "value": [
                 value_NM * is_item_N1
-                for (level, keys_NW), map_MW in zip(pairs, answer_MW, strict=True)
+                for (level, keys_NW), map_MW in zip(pairs, result_MW, strict=True)
                 for value_NM in self._values(level, keys_NW, map_MW)
             ],
             "hidden": [F.linear(read_NW[0], own_MW, hidden.bias)],
             "id": [enhancer.id_embeddings(items_N) + enhancer.scale * last.bias],
         }
         if config.user_text == "mean_of_prefix_items":
-            asking = enhancer.user_adapter(enhancer.own_NC), enhancer.user_adapter(enhancer.neighbour_NC)
+            inputs = enhancer.user_adapter(enhancer.own_NC), enhancer.user_adapter(enhancer.neighbour_NC)
             parts["query"] = [
-                self._query(level, each) * is_item_N1 for level, each in zip(self._levels, asking, strict=False)
+                self._query(level, each) * is_item_N1 for level, each in zip(self._levels, inputs, strict=False)
             ]
         self._widths = {name: sum(part.shape[1] for part in each) for name, each in parts.items()}
         self._row_NX = torch.cat([part for each in parts.values() for part in each], 1)
@@ -158,49 +158,49 @@ class FoldedGraspViews:
         key_TGK, value_TGM = (part[name].unflatten(1, (len(self._bias_G), -1)) for name in ("key", "value"))
         if "query" in part:
             query_TGK = (self._steps(self._mean_TT, items_T) @ part["query"]).unflatten(1, (len(self._bias_G), -1))
-            hidden_TM, weights_T = self._asked_by_items(part["hidden"], query_TGK, key_TGK, value_TGM, items_T)
+            hidden_TM, weights_T = self._hidden_by_step_queries(part["hidden"], query_TGK, key_TGK, value_TGM, items_T)
         else:
-            query_GK = self._described(items_T, users)
-            hidden_TM, weights_T = self._asked_by_user(part["hidden"], query_GK, key_TGK, value_TGM, items_T)
+            query_GK = self._user_query(items_T, users)
+            hidden_TM, weights_T = self._hidden_by_user_query(part["hidden"], query_GK, key_TGK, value_TGM, items_T)
         view_TD = torch.addmm(part["id"], F.gelu(hidden_TM), self._last_MD)
         return view_TD[None], weights_T / self._enhancer.config.num_heads
 
-    def _asked_by_items(
+    def _hidden_by_step_queries(
         self, hidden_TM: Tensor, query_TGK: Tensor, key_TGK: Tensor, value_TGM: Tensor, items_T: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Every step has a query of its own, and so weights of its own."""
+        """Each step has its own query, and so its own weights."""
         logit_GTT = torch.baddbmm(self._bias_G[:, None, None], query_TGK.transpose(0, 1), key_TGK.permute(1, 2, 0))
         weights_GTT = logit_GTT.sigmoid_().mul_(self._steps(self._share_TT, items_T))
         for weights_TT, value_TM in zip(weights_GTT, value_TGM.unbind(1), strict=True):
             hidden_TM = torch.addmm(hidden_TM, weights_TT, value_TM)
         return hidden_TM, weights_GTT[:, -1].sum(0)
 
-    def _asked_by_user(
+    def _hidden_by_user_query(
         self, hidden_TM: Tensor, query_GK: Tensor, key_TGK: Tensor, value_TGM: Tensor, items_T: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """One query: a weight does not depend on the step."""
+        """One query, so weights do not depend on the step."""
         gate_TG = ((key_TGK * query_GK).sum(-1) + self._bias_G).sigmoid_()
         share_TT = self._steps(self._share_TT, items_T)
-        answer_TM = torch.bmm(gate_TG[:, None], value_TGM).squeeze(1)
-        return torch.addmm(hidden_TM, share_TT, answer_TM), share_TT[-1] * gate_TG.sum(1)
+        result_TM = torch.bmm(gate_TG[:, None], value_TGM).squeeze(1)
+        return torch.addmm(hidden_TM, share_TT, result_TM), share_TT[-1] * gate_TG.sum(1)
 
-    def _described(self, items_T: Tensor, users: UserVectors) -> Tensor:
-        asking = zip(
+    def _user_query(self, items_T: Tensor, users: UserVectors) -> Tensor:
+        levels = zip(
             self._levels, self._enhancer.user_queries(IndexedItems.from_items(items_T[None]), users), strict=False
         )
-        return torch.cat([self._query(level, each_1QW[0]) for level, each_1QW in asking], 1).view(-1, self._head_size)
+        return torch.cat([self._query(level, each_1QW[0]) for level, each_1QW in levels], 1).view(-1, self._head_size)
 
-    def _query(self, level: Attention, asking_QW: Tensor) -> Tensor:
-        return level.query(asking_QW) * self._head_size**-0.5
+    def _query(self, level: Attention, user_QW: Tensor) -> Tensor:
+        return level.query(user_QW) * self._head_size**-0.5
 
-    def _values(self, level: Attention, keys_NW: Tensor, answer_MW: Tensor) -> list[Tensor]:
-        """Of each head (N, M): what a weight of 1 adds to the hidden layer."""
-        map_MW = answer_MW @ level.output.weight
+    def _values(self, level: Attention, keys_NW: Tensor, result_MW: Tensor) -> list[Tensor]:
+        """What a weight of 1 adds to the hidden layer, (N, M) for each head."""
+        map_MW = result_MW @ level.output.weight
         heads = zip(level.value(keys_NW).split(self._head_size, 1), map_MW.split(self._head_size, 1), strict=True)
         return [value_NK @ map_MK.T for value_NK, map_MK in heads]
 
     def _steps(self, share_TT: Tensor, items_T: Tensor) -> Tensor:
-        """What each item counts at each step, (T, T); the item asked for counts nothing and reads what the last did."""
+        """Share of each item at each step, (T, T). MASK has share 0 and reads the same items as the last item."""
         num_steps = len(items_T)
         if self._enhancer.config.backbone != "bert4rec":
             return share_TT[:num_steps, :num_steps]

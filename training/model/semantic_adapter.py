@@ -1,4 +1,4 @@
-"""From semantic size to the width of a model.
+"""Maps from semantic vectors to the width of a model.
 
 Shape suffixes:  N items or users  S semantic size  C components
 """
@@ -9,15 +9,15 @@ from torch.nn import functional as F
 
 from training.model.config import RankerConfig
 
-SMALLEST_VARIANCE = 1e-2  # of the largest; axes below it hold noise, which whitening would blow up
+SMALLEST_VARIANCE = 1e-2  # relative to the largest; axes below it are noise, which whitening would amplify
 
 
 @torch.no_grad()
 def whitening_map(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Weight (size, S) and bias (size,) of the map onto the first principal components, each of unit variance.
+    """Weight (size, S) and bias (size,) of the map onto the first principal components, scaled to unit variance.
 
-    Sentence vectors lie in a narrow cone: without whitening a few directions drown all others (AlphaFuse,
-    github.com/Hugo-Chinn/AlphaFuse). Components that do not exist, for S below `size`, are zero.
+    Sentence vectors lie in a narrow cone: without whitening, a few directions dominate (AlphaFuse,
+    github.com/Hugo-Chinn/AlphaFuse). If S is smaller than `size`, the remaining components are zero.
     """
     centre_S = vectors_NS.mean(0)
     centred_NS = vectors_NS - centre_S
@@ -29,9 +29,9 @@ def whitening_map(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 class SemanticAdapter(nn.Module):
-    """Semantic size to `width`: a frozen map onto whitened components, then a trained one, both linear.
+    """A frozen linear map onto whitened components, then a trained linear map to `width`.
 
-    LLM-ESR trains two linear maps; together they are one map of rank `width`. Freezing the first at the components that
+    LLM-ESR trains two linear maps; together they are one map of rank `width`. Freezing the first on the components with
     carry the variance keeps that, lets a catalogue be reduced once (`reduce`) instead of at every step, and leaves a
     vector of 4,096 numbers as cheap as one of 384.
     """
@@ -47,7 +47,7 @@ class SemanticAdapter(nn.Module):
 
     @torch.no_grad()
     def initialise_from(self, vectors_NS: Tensor) -> None:
-        """Fit the frozen map to the vectors that the adapter will see; the trained one begins with the largest ones."""
+        """Fit the frozen map to these vectors. The trained map initially passes on the largest components."""
         weight_CS, bias_C = whitening_map(vectors_NS, len(self.bias_C))
         self.weight_CS.copy_(weight_CS)
         self.bias_C.copy_(bias_C)
@@ -55,9 +55,9 @@ class SemanticAdapter(nn.Module):
         nn.init.zeros_(self.map.bias)
 
     def to_components(self, semantic: Tensor) -> Tensor:
-        """Onto the frozen components, (..., C)."""
+        """Semantic vectors (..., S) to whitened components (..., C)."""
         return F.linear(semantic, self.weight_CS, self.bias_C)
 
     def forward(self, components: Tensor) -> Tensor:
-        """Reduced vectors (..., C) to (..., width)."""
+        """Whitened components (..., C) to (..., width)."""
         return self.map(components)

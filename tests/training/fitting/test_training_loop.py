@@ -303,7 +303,7 @@ def test_too_many_items_are_not_compared_with_each_other(training_set, tiny, mon
     assert fitted.ranker.kernel is None
     assert (fitted.ranker.config.kernel_length, fitted.ranker.config.num_lenders) == (0, 0)
     assert fitted.metrics == fitted.metrics_without_kernel
-    assert "6 items are too many to compare all with all" in capsys.readouterr().out
+    assert "6 items are too many to compare all pairs" in capsys.readouterr().out
 
 
 def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny, monkeypatch):

@@ -72,6 +72,6 @@ def test_an_artefact_of_another_version_is_told_from_a_corrupt_one(make_ranker, 
     monkeypatch.undo()
 
     with pytest.raises(
-        ArtefactFormatError, match=rf"config\.json has format {version}, this version reads 3: run retrain"
+        ArtefactFormatError, match=rf"config\.json has format {version}, this version reads 3: run `grasp retrain`"
     ):
         load_ranker(tmp_path)

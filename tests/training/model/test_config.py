@@ -10,7 +10,7 @@ CONFIG = RankerConfig(num_items=12, semantic_size=6, width=8)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"mode": "prefixed"}, "mode 'prefixed' is none of prefix, full, gate, cross"),
+        ({"mode": "prefixed"}, "mode 'prefixed' is not one of prefix, full, gate, cross"),
         ({"num_heads": 3}, "width 8 is not a multiple of num_heads 3"),
         ({"num_heads": 2, "context_width": 7}, "context_width 7 is not a multiple of num_heads 2"),
         ({"num_items": 0}, "must be positive"),

@@ -167,7 +167,7 @@ def test_training_and_inference_give_the_same_states(make_ranker, enhancer, back
 
 
 def test_an_enhancer_that_does_not_exist_is_named():
-    with pytest.raises(ValueError, match=r"enhancer 'grips' is none of none, llm_init, .*grasp"):
+    with pytest.raises(ValueError, match=r"enhancer 'grips' is not one of none, llm_init, .*grasp"):
         Ranker(replace(CONFIG, enhancer="grips"))
 
 
@@ -341,7 +341,7 @@ def test_alphafuse_trains_its_last_coordinates_only():
 
 @pytest.mark.parametrize("changed", [{"null_width": 9}, {"width": 12}, {"null_width": 0}])
 def test_alphafuse_refuses_more_coordinates_than_there_are(changed):
-    with pytest.raises(ValueError, match="alphafuse wants 0 < null_width"):
+    with pytest.raises(ValueError, match="alphafuse needs 0 < null_width"):
         replace(CONFIG, enhancer="alphafuse", **changed)
 
 

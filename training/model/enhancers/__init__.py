@@ -1,4 +1,4 @@
-"""What a backbone reads and is compared with; each family of models one file, any of them over any backbone."""
+"""Enhancers: they produce the inputs of the backbone and the candidate vectors. Each works with every backbone."""
 
 from training.model.enhancers.alphafuse import AlphaFuse
 from training.model.enhancers.grasp import Grasp

@@ -1,7 +1,7 @@
-"""AlphaFuse: frozen whitened semantic vectors, and a trained one in the coordinates where meaning says least.
+"""AlphaFuse: frozen whitened semantic vectors, with a trained vector in the coordinates of smallest variance.
 
-The first coordinates hold the directions of largest variance as they are; in the last `null_width` a trained vector,
-zero at the start, is added (github.com/Hugo-Chinn/AlphaFuse). No adapter; scores are cosines.
+The trained vector is added to the last `null_width` coordinates and starts at zero (github.com/Hugo-Chinn/AlphaFuse).
+There is no adapter; scores are cosines.
 """
 
 import torch
@@ -33,7 +33,7 @@ class AlphaFuse(IdEmbeddings):
 
     def attach_items(self, semantic_NS: Tensor, neighbour_NS: Tensor) -> None:
         super().attach_items(semantic_NS, neighbour_NS)
-        # Of unit length on average, so that the backbone's input is as large as it is for trained embeddings.
+        # Scaled to unit length on average, like the trained embeddings of other enhancers.
         whitened_ND = (semantic_NS.float() @ self.weight_DS.T + self.bias_D) * self.config.width**-0.5
         self.frozen_ND = F.pad(whitened_ND, (0, 0, 1, 0))
 

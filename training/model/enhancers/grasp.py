@@ -1,19 +1,18 @@
 """GRASP: semantic vectors of users, items and their neighbours as context of the trained item embeddings.
 
-What a language model knows enters as input only, through holistic attention on the sequence's side and a small map on
-the candidates'; nothing is trained towards it, so what is wrong about it can be unlearnt. Item embeddings begin as
-whitened meaning, and an item that few have taken borrows from its nearest by meaning, so that what is learnt of them is
-learnt of it too.
+Semantic vectors are inputs only: holistic attention adds them to the sequence, a small map adds them to the candidates.
+No loss pulls towards them, so training can unlearn wrong ones. Item embeddings are initialised with whitened semantic
+vectors. A rare item borrows the embeddings of its lenders, the items nearest to it by semantic vector.
 
     X_t = MLP([I; Z_self; Z_sim; Z_glob])_t + i_t
     c_x = MLP_c([P E_x; P E'_x])            + i_x
     i_x = (1 - g_x) e_x + g_x mean of e over the lenders of x,   g_x = sigmoid(b - log interactions of x)
 
-At each step of training some items have nothing but what they borrow (`lent_only`), whatever is known of them: so the
-lenders learn to stand in for one another, as they must for items that are rare or new.
+In each training step a random share of items (`lent_only`) uses only borrowed embeddings. This trains the lenders to
+stand in for other items, as they must for rare and new ones.
 
 Shape suffixes:  B batch  T sequence length  N items, row 0 is padding  S semantic size  C components
-                 W context width  D model width  M lenders: nearest items by meaning
+                 W context width  D model width  M lenders  Q queries: 1 or T
 """
 
 import math
@@ -30,18 +29,18 @@ from training.model.config import PADDING, RankerConfig
 from training.model.enhancers.id_embeddings import IdEmbeddings, UserVectors
 from training.model.semantic_adapter import SemanticAdapter
 
-HALF_BORROWED_AT = 3.0  # interactions, when training begins
-LEAST_COUNT = 0.5  # of an item that nobody has taken
+HALF_BORROWED_AT = 3.0  # interactions of an item that initially borrows half of its embedding
+LEAST_COUNT = 0.5  # interactions that an item without any is given
 
 
 @dataclass(frozen=True)
 class IndexedItems:
-    """Sequences of items, and each of their items once: what an item is made of is computed once for all its places."""
+    """Item sequences and their distinct items, so that each item is computed once per batch."""
 
     items_BT: Tensor
-    mask_BT: Tensor  # where there is an item to read: the one asked for is no key
-    unique_N: Tensor  # the item asked for counts as padding
-    place_BT: Tensor  # of each item in `unique_N`
+    mask_BT: Tensor  # true for items; false for padding and MASK
+    unique_N: Tensor  # distinct items; MASK counts as padding
+    place_BT: Tensor  # index of each item in `unique_N`
 
     @classmethod
     def from_items(cls, items_BT: Tensor) -> "IndexedItems":
@@ -51,19 +50,19 @@ class IndexedItems:
 
 class Grasp(IdEmbeddings):
     own_NC: Tensor
-    near_NC: Tensor
+    neighbour_NC: Tensor
     lenders_NM: Tensor
     log_count_N: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
-        # Trained embeddings begin with length 1, what comes of projected vectors with unit variance: beside each other
-        # the latter would drown the former, and a step of the optimiser would move them eight times as far.
+        # Item embeddings start with length 1, projected vectors with unit variance. Without this factor, projected
+        # vectors would dominate the sum, and an optimiser step would move them eight times as far.
         self.scale = config.width**-0.5
         self.item_adapter, self.user_adapter = (SemanticAdapter(config, config.context_width) for _ in range(2))
         self.holistic_attention = HolisticAttention(config)
         self.candidate = (context_mlp if config.candidate == "mlp" else context_linear)(config, 1 + config.use_similar)
-        for name in ("own_NC", "near_NC"):
+        for name in ("own_NC", "neighbour_NC"):
             self.register_buffer(name, torch.zeros(0, config.num_components), persistent=False)
         if config.num_lenders:
             num_lenders = min(config.num_lenders, config.num_items)
@@ -88,39 +87,39 @@ class Grasp(IdEmbeddings):
                 for vectors_NS in (semantic_NS, neighbour_NS)
             )
         if self.config.num_lenders:
-            meaning_NC, num_known = self._meaning(semantic_NS), self.config.num_items
-            newer_NM = _lenders(meaning_NC[num_known:], meaning_NC[:num_known], self.lenders_NM.shape[1])
-            # The buffer itself where nothing is newer: what `lend` and a loaded state write must be seen.
+            components_NC, num_known = self._components(semantic_NS), self.config.num_items
+            newer_NM = _lenders(components_NC[num_known:], components_NC[:num_known], self.lenders_NM.shape[1])
+            # Without newer items keep the buffer itself, so that later writes by `set_lenders` or a loaded state show.
             self._attached_lenders_NM = torch.cat([self.lenders_NM, newer_NM]) if len(newer_NM) else self.lenders_NM
         self.clear_cache()
 
     def set_lenders(self, item_NS: Tensor, num_interactions_N: Tensor) -> None:
-        """Who lends to whom, by the vectors of all items, and how often each was taken in training."""
-        own_NC = self._meaning(item_NS)
+        """Store the lenders of each item, by semantic vector, and the number of interactions in training."""
+        own_NC = self._components(item_NS)
         self.lenders_NM[1:] = _lenders(own_NC, own_NC, self.lenders_NM.shape[1], same_rows=True)
         self.log_count_N[1:] = num_interactions_N.float().clamp(min=LEAST_COUNT).log()
 
-    def _meaning(self, item_NS: Tensor) -> Tensor:
-        """Whitened components; an item without a vector, all zeros, has no nearest one and is nobody's."""
+    def _components(self, item_NS: Tensor) -> Tensor:
+        """Whitened components. An item with a zero vector stays zero: it has no lenders and lends to no item."""
         return self.item_adapter.to_components(item_NS.float()) * item_NS.any(1, keepdim=True)
 
     def views(self, items_BT: Tensor, users: UserVectors) -> list[Tensor]:
         history = IndexedItems.from_items(items_BT)
-        semantic_BTD = self._enhance(history, users)
+        semantic_BTD = self._semantic_view(history, users)
         id_BTD = F.embedding(history.place_BT, self.id_embeddings(history.unique_N))
-        # One backbone for two views, as in LLM-ESR, or one view.
+        # Two views share one backbone, as in LLM-ESR.
         return [semantic_BTD, id_BTD] if self.config.item_representation == "dual" else [semantic_BTD + id_BTD]
 
     def candidate_vectors(self, items_N: Tensor) -> Tensor:
-        item_NW, near_NW = self.project(items_N)
-        inputs = [item_NW, near_NW] if self.config.use_similar else [item_NW]
+        item_NW, neighbour_NW = self.project(items_N)
+        inputs = [item_NW, neighbour_NW] if self.config.use_similar else [item_NW]
         semantic_ND = self.scale * self.candidate(torch.cat(inputs, -1)) * (items_N != PADDING)[:, None]
         id_ND = self.id_embeddings(items_N)
         is_dual = self.config.item_representation == "dual"
         return torch.cat([semantic_ND, id_ND], -1) if is_dual else semantic_ND + id_ND
 
     def id_embeddings(self, items_N: Tensor) -> Tensor:
-        """Embeddings of items, each of which should be asked for once: (N, D)."""
+        """Item embeddings with the borrowed share, (N, D). `items_N` should be distinct, to save time."""
         if self.config.item_representation == "sem":
             return torch.zeros(len(items_N), self.config.width)
         if not self.config.num_lenders:
@@ -128,24 +127,21 @@ class Grasp(IdEmbeddings):
         lenders_NM = self._attached_lenders_NM[items_N].long()
         is_known_N1 = (items_N <= self.config.num_items)[:, None]
         own_N1 = items_N[:, None] * is_known_N1
-        num_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
-        share_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
-        is_lent_N1 = ~is_known_N1
+        num_lenders_N1 = (lenders_NM != PADDING).sum(-1, keepdim=True)
+        borrowed_N1 = torch.sigmoid(self.borrow_bias - self.log_count_N[own_N1])
+        only_borrowed_N1 = ~is_known_N1
         if self.training and self.config.lent_only:
-            is_lent_N1 = is_lent_N1 | (torch.rand(share_N1.shape) < self.config.lent_only)
-        share_N1 = share_N1.masked_fill(is_lent_N1, 1) * (num_N1 > 0)
-        lent_share_NM = (share_N1 / num_N1.clamp(min=1)).expand_as(lenders_NM)
-        # One weighed lookup for an item and its lenders: each has a gradient as large as the whole table.
-        rows_NM, weights_NM = torch.cat([own_N1, lenders_NM], 1), torch.cat([1 - share_N1, lent_share_NM], 1)
+            only_borrowed_N1 = only_borrowed_N1 | (torch.rand(borrowed_N1.shape) < self.config.lent_only)
+        borrowed_N1 = borrowed_N1.masked_fill(only_borrowed_N1, 1) * (num_lenders_N1 > 0)
+        lender_share_NM = (borrowed_N1 / num_lenders_N1.clamp(min=1)).expand_as(lenders_NM)
+        # One weighted lookup for item and lenders, because each lookup has a gradient as large as the whole table.
+        rows_NM, weights_NM = torch.cat([own_N1, lenders_NM], 1), torch.cat([1 - borrowed_N1, lender_share_NM], 1)
         return F.embedding_bag(
             rows_NM, self.item.weight, per_sample_weights=weights_NM, mode="sum", padding_idx=PADDING
         )
 
     def history_weights(self, items_BT: Tensor, users: UserVectors) -> Tensor:
-        """How much each item of the history counted in the last state, (B, T): own and similar level together.
-
-        Padding weighs 0.
-        """
+        """Attention weight of each item in the last state, (B, T): sum of own and similar level; padding has 0."""
         attention, history = self.holistic_attention, IndexedItems.from_items(items_BT)
         keys: Sequence[Tensor] = [vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N)]
         weights_BT = torch.zeros(items_BT.shape)
@@ -162,22 +158,22 @@ class Grasp(IdEmbeddings):
     def clear_cache(self) -> None:
         self._projected = None
 
-    def _enhance(self, history: IndexedItems, users: UserVectors) -> Tensor:
-        item_BTW, near_item_BTW = (vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N))
+    def _semantic_view(self, history: IndexedItems, users: UserVectors) -> Tensor:
+        item_BTW, neighbour_BTW = (vectors_NW[history.place_BT] for vectors_NW in self.project(history.unique_N))
         enhanced_BTD = self.holistic_attention(
-            item_BTW, near_item_BTW, *self.user_queries(history, users), history.mask_BT
+            item_BTW, neighbour_BTW, *self.user_queries(history, users), history.mask_BT
         )
         return self.scale * enhanced_BTD * (history.items_BT != PADDING)[..., None]
 
     def user_queries(self, history: IndexedItems, users: UserVectors) -> tuple[Tensor, Tensor]:
-        """The projected queries: one per user, or one per step where the items seen so far speak for the user."""
+        """Own and neighbour queries, (B, Q, W): one per user from descriptions, or one per step from items so far."""
         if self.config.user_text == "described":
             reduced = (
                 self.user_adapter.to_components(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS)
             )
             own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
             return own, near
-        # A linear map of a mean is the mean of what it maps to.
+        # The adapter is linear, so the mean of the mapped items is the mapped mean.
         mask_BT1 = history.mask_BT[..., None]
         num_BT1 = mask_BT1.cumsum(1).clamp(min=1)
         own, near = (
@@ -187,7 +183,7 @@ class Grasp(IdEmbeddings):
         return own, near
 
     def project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Own and neighbour vectors of items in context width, (N, W): in inference once for all."""
+        """Own and neighbour vectors in context width, (N, W) each. In inference computed once and cached."""
         if self.training:
             return self.item_adapter(self.own_NC[items_N]), self.item_adapter(self.neighbour_NC[items_N])
         if self._projected is None:
@@ -196,7 +192,7 @@ class Grasp(IdEmbeddings):
         return self._projected[0][items_N], self._projected[1][items_N]
 
 
-def _lenders(asking_NC: Tensor, known_NC: Tensor, num: int, *, same_rows: bool = False) -> Tensor:
-    """The nearest known items (N, M), from 1; 0 for want of one with a cosine above 0."""
-    rows_NM, cosines_NM = nearest_rows(asking_NC, known_NC, num, same_rows=same_rows)
+def _lenders(query_NC: Tensor, known_NC: Tensor, num: int, *, same_rows: bool = False) -> Tensor:
+    """The nearest known items, (N, M), from 1; 0 if no further item has a cosine above 0."""
+    rows_NM, cosines_NM = nearest_rows(query_NC, known_NC, num, same_rows=same_rows)
     return ((rows_NM + 1) * (cosines_NM > 0)).int()

@@ -1,4 +1,4 @@
-"""LLMInit: item embeddings that begin as whitened principal components of the semantic vectors, then train freely."""
+"""LLMInit: item embeddings initialised with whitened principal components of the semantic vectors, trained freely."""
 
 from torch import Tensor
 

@@ -1,7 +1,7 @@
-"""RLMRec: item embeddings alone, pulled towards the semantic vectors by a second loss (arXiv 2310.15950).
+"""RLMRec: item embeddings with an auxiliary loss that aligns them with the semantic vectors (arXiv 2310.15950).
 
-Formulas and weights after github.com/HKUDS/RLMRec, encoder/models/general_cf/lightgcn_{plus,gene}.py; there over a
-graph, here over the items that a batch of sequences trained with.
+Formulas and weights follow github.com/HKUDS/RLMRec, encoder/models/general_cf/lightgcn_{plus,gene}.py. There the loss
+runs over a graph, here over the items of a batch.
 
 Shape suffixes:  N items  S semantic size  D model width
 """
@@ -15,11 +15,11 @@ from training.model.enhancers.id_embeddings import IdEmbeddings
 
 CONTRASTIVE_WEIGHT, CONTRASTIVE_TEMPERATURE = 1e-2, 0.2
 GENERATIVE_WEIGHT, MASK_SHARE = 0.1, 0.1
-MAX_ITEMS = 1024  # compared with each other in one batch
+MAX_ITEMS = 1024  # of a batch that enter the auxiliary loss
 
 
 class _Aligned(IdEmbeddings):
-    """Item embeddings beside the vectors they are aligned with. Those are needed in training only."""
+    """Item embeddings and the semantic vectors they are aligned with; the latter are needed in training only."""
 
     semantic_NS: Tensor
 
@@ -40,7 +40,7 @@ class _Aligned(IdEmbeddings):
 
 
 class RlmRecContrastive(_Aligned):
-    """Each embedding should be nearer to its own projected vector than to those of other items (InfoNCE)."""
+    """InfoNCE: pulls each embedding towards its own projected vector and away from those of other items."""
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__(config)
@@ -51,10 +51,10 @@ class RlmRecContrastive(_Aligned):
 
 
 class RlmRecGenerative(_Aligned):
-    """Embeddings rebuild their vectors: 1 - cosine, as in AlphaFuse's port to SASRec (github.com/Hugo-Chinn/AlphaFuse).
+    """Reconstructs semantic vectors from embeddings, by 1 - cosine (AlphaFuse's port, github.com/Hugo-Chinn/AlphaFuse).
 
-    The original hides whole nodes and rebuilds them from their neighbours in the graph. A sequence model has no such
-    neighbours, so a share of the coordinates is hidden instead.
+    The original masks whole nodes of a graph and reconstructs them from neighbours. A sequence model has no graph, so a
+    share of the coordinates is masked instead.
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -67,7 +67,7 @@ class RlmRecGenerative(_Aligned):
 
 
 def info_nce(query_NK: Tensor, key_NK: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of finding row i of the keys with row i of the queries, by cosine."""
+    """Cross-entropy of matching query row i with key row i, by cosine."""
     cosine_NN = F.normalize(query_NK, dim=-1) @ F.normalize(key_NK, dim=-1).T
     return F.cross_entropy(cosine_NN / temperature, torch.arange(len(cosine_NN)))
 
