@@ -96,22 +96,17 @@ def find_in_milvus(lake: Lake, store: VectorStore, entity: str, day: str, partit
 
 def main(lake: Lake, day: str) -> None:
     version = lake.versions.embedding
-    day_partitions = {
+    paths = {
         entity: partitions.require_partition(lake.root, source, version, day)
         for entity, (source, _) in ENTITIES.items()
     }
     # A collection holds the latest day. An earlier day is searched exactly, so that it meets no later vectors.
     is_latest = all(lake.days(source)[-1] == day for source, _ in ENTITIES.values())
     if lake.settings.neighbour_backend == "exact" or not is_latest:
-        found = {
-            entity: find_exactly(lake, *ENTITIES[entity], partition) for entity, partition in day_partitions.items()
-        }
+        found = {entity: find_exactly(lake, *ENTITIES[entity], path) for entity, path in paths.items()}
     else:
         with open_vector_store(lake.settings) as store:
-            found = {
-                entity: find_in_milvus(lake, store, entity, day, partition)
-                for entity, partition in day_partitions.items()
-            }
+            found = {entity: find_in_milvus(lake, store, entity, day, path) for entity, path in paths.items()}
     for entity, rows in found.items():
         _, target = ENTITIES[entity]
         changed = lake.write(target, rows, day)

@@ -23,10 +23,10 @@ from grasp.days import day_argument
 from grasp.environment import prepare
 from grasp.settings import Settings, SettingsError
 from grasp.versions import Versions
-from spark_jobs.generation.budget import Caps, UsageEstimate
+from spark_jobs.generation.budget import Caps
 from spark_jobs.generation.description_kind import ENTITIES, description_table, ledger_table
-from spark_jobs.generation.expected_cost import ASSUMED_FACTS_BYTES, MEASURED, UsagePerKey
-from spark_jobs.generation.ledger_totals import connect_to_ledger, ledger_totals
+from spark_jobs.generation.expected_cost import ASSUMED_FACTS_BYTES, MEASURED, usage_per_key
+from spark_jobs.generation.ledger_totals import connect_to_ledger
 from spark_jobs.generation.live_generation import Prices
 from spark_jobs.generation.replays import replay_files, request_replay
 from spark_jobs.validation.clean_text import visible_text
@@ -175,9 +175,8 @@ def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None)
         keys = [letter.generation_key for letter in asked if letter.entity == entity]
         if keys:
             request_replay(partitions.table_path(settings.lake, ledger_table(entity), None), keys, datetime.now(UTC))
-            lines.append(
-                f"{entity}s: {len(keys):,} will be generated again, {_expected_cost(settings, entity, len(keys))}"
-            )
+            cost = _expected_cost(settings, entity, len(keys))
+            lines.append(f"{entity}s: {len(keys):,} will be generated again, {cost}")
     if not asked:
         lines.append("nothing to replay")
     if states[QUEUED]:
@@ -193,12 +192,8 @@ def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None)
 
 
 def _expected_cost(settings: Settings, entity: str, num_keys: int) -> str:
-    ledger, versions, estimate = ledger_table(entity), Versions(settings), UsageEstimate.of(settings, entity)
-    folder = partitions.table_path(settings.lake, ledger, None)
-    per_key = UsagePerKey.of(
-        ledger_totals(folder, ledger, versions.prompt(entity), versions.llm), estimate, ASSUMED_FACTS_BYTES[entity]
-    )
-    expected = per_key.expect(num_keys, Prices(settings.llm_input_price, settings.llm_output_price))
+    per_key = usage_per_key(settings, entity, ASSUMED_FACTS_BYTES[entity])
+    expected = per_key.expect(num_keys, Prices.of(settings))
     tokens = f"{expected.num_input_tokens:,} tokens in and {expected.num_output_tokens:,} out"
     time = "" if expected.hours is None else f", {60 * expected.hours:,.0f} min"
     origin = "from the ledger's means" if per_key.source == MEASURED else "upper estimate"

@@ -19,25 +19,22 @@ from dataclasses import dataclass, replace
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from grasp import partitions
 from grasp.days import day_argument
 from grasp.environment import prepare
 from grasp.preflight import require_java
 from grasp.settings import Settings, SettingsError
-from grasp.versions import Versions
 from spark_jobs import describe_items, describe_users
 from spark_jobs.commands.forecast_table import as_json, as_text
 from spark_jobs.generation.budget import Caps, UsageEstimate, affordable_requests, estimated_bytes
 from spark_jobs.generation.describe_entities import DescriptionRun
-from spark_jobs.generation.description_kind import ledger_table
 from spark_jobs.generation.expected_cost import (
     ASSUMED_FACTS_BYTES,
     Forecast,
     KeyCounts,
     UsagePerKey,
     count_allowed_keys,
+    usage_per_key,
 )
-from spark_jobs.generation.ledger_totals import ledger_totals
 from spark_jobs.generation.live_generation import Prices
 from spark_jobs.generation.prompts import ITEM, USER, Subject
 from spark_jobs.job import spark_session
@@ -66,8 +63,8 @@ def forecast_day(lake: Lake, day: str, speed: Speed) -> list[Forecast]:
     result = []
     for subject, read_facts in FACTS:
         counts, facts_bytes = count_keys(lake, day, subject, read_facts(lake, day))
-        per_key = speed.applied_to(_usage_per_key(lake.settings, subject.entity, facts_bytes))
-        result.append(Forecast.of(subject.entity, counts, per_key, _prices(lake.settings)))
+        per_key = speed.applied_to(usage_per_key(lake.settings, subject.entity, facts_bytes))
+        result.append(Forecast.of(subject.entity, counts, per_key, Prices.of(lake.settings)))
     return result
 
 
@@ -104,20 +101,9 @@ def forecast_scale(settings: Settings, numbers: dict[str, int], new_share: float
         num_new = round(num_entities * new_share)
         num_allowed = count_allowed_keys(num_new, Caps.of(settings, entity), estimate, facts_bytes)
         counts = KeyCounts(num_entities, num_entities - num_new, 0, num_new, num_allowed, num_allowed)
-        per_key = speed.applied_to(_usage_per_key(settings, entity, facts_bytes))
-        result.append(Forecast.of(entity, counts, per_key, _prices(settings)))
+        per_key = speed.applied_to(usage_per_key(settings, entity, facts_bytes))
+        result.append(Forecast.of(entity, counts, per_key, Prices.of(settings)))
     return result
-
-
-def _usage_per_key(settings: Settings, entity: str, facts_bytes: float) -> UsagePerKey:
-    table, versions = ledger_table(entity), Versions(settings)
-    folder = partitions.table_path(settings.lake, table, None)
-    totals = ledger_totals(folder, table, versions.prompt(entity), versions.llm)
-    return UsagePerKey.of(totals, UsageEstimate.of(settings, entity), facts_bytes)
-
-
-def _prices(settings: Settings) -> Prices:
-    return Prices(settings.llm_input_price, settings.llm_output_price)
 
 
 def _share(text: str) -> float:

@@ -235,7 +235,7 @@ class BatchGeneration:
             line = json.dumps(body)  # ASCII, so that lone surrogates pass
             num_input = max_tokens_of(json.dumps(body, ensure_ascii=False))
             num_output = settings.llm_max_new_tokens
-            most = Usage(num_keys, 1, num_input + num_output, prices.of(num_input, num_output))
+            most = Usage(num_keys, 1, num_input + num_output, prices.cost(num_input, num_output))
             total += most
             if not left.allow(total):
                 return

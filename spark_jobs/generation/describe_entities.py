@@ -138,7 +138,7 @@ class DescriptionRun:
         return Validator(
             kind.subject,
             *kind.versions,
-            Prices(settings.llm_input_price, settings.llm_output_price),
+            Prices.of(settings),
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
         )
 

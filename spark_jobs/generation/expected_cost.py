@@ -8,8 +8,12 @@ and has no speed.
 import math
 from dataclasses import dataclass
 
+from grasp import partitions
+from grasp.settings import Settings
+from grasp.versions import Versions
 from spark_jobs.generation.budget import Caps, UsageEstimate
-from spark_jobs.generation.ledger_totals import LedgerTotals
+from spark_jobs.generation.description_kind import ledger_table
+from spark_jobs.generation.ledger_totals import LedgerTotals, ledger_totals
 from spark_jobs.generation.live_generation import Prices
 
 MIN_KEYS = 20  # fewer keys in the ledger give no means
@@ -65,7 +69,7 @@ class UsagePerKey:
         hours = None
         if self.seconds_per_answer is not None and self.parallelism:
             hours = num_keys * self.answers * self.seconds_per_answer / self.parallelism / 3600
-        return ExpectedUsage(num_keys, round(num_keys * self.calls), *tokens, prices.of(*tokens), hours)
+        return ExpectedUsage(num_keys, round(num_keys * self.calls), *tokens, prices.cost(*tokens), hours)
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,18 @@ class Forecast:
         return math.ceil(self.counts.num_new / self.counts.num_a_day) if self.counts.num_a_day else None
 
 
+def usage_per_key(settings: Settings, entity: str, facts_bytes: float) -> UsagePerKey:
+    """Mean usage of the configured prompt and model on the last days, or the estimate."""
+    table, versions = ledger_table(entity), Versions(settings)
+    folder = partitions.table_path(settings.lake, table, None)
+    totals = ledger_totals(folder, table, versions.prompt(entity), versions.llm)
+    return UsagePerKey.of(totals, UsageEstimate.of(settings, entity), facts_bytes)
+
+
 def count_allowed_keys(num_keys: int, caps: Caps, estimate: UsageEstimate, facts_bytes: float) -> int:
     """How many keys of equal length the caps allow, by the same estimate that a run uses."""
     input_tokens = estimate.input_tokens_of(facts_bytes)
-    cost = Prices(estimate.input_price, estimate.output_price).of(input_tokens, estimate.output_tokens)
+    cost = Prices(estimate.input_price, estimate.output_price).cost(input_tokens, estimate.output_tokens)
     room = [num_keys, caps.num_keys]
     if caps.num_calls is not None:
         room.append(caps.num_calls)

@@ -21,6 +21,7 @@ from typing import Any, cast
 from pyspark.sql import DataFrame
 
 from grasp.progress import say
+from grasp.settings import Settings
 from spark_jobs.generation.prompts import Facts, Subject, load_template, prompt_messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
 from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
@@ -52,7 +53,11 @@ class Prices:
     input: float = 0.0
     output: float = 0.0
 
-    def of(self, num_input_tokens: int, num_output_tokens: int) -> float:
+    @classmethod
+    def of(cls, settings: Settings) -> "Prices":
+        return cls(settings.llm_input_price, settings.llm_output_price)
+
+    def cost(self, num_input_tokens: int, num_output_tokens: int) -> float:
         return (self.input * num_input_tokens + self.output * num_output_tokens) / 1e6
 
 
@@ -86,7 +91,7 @@ class Validator:
             "num_attempts": generation.num_attempts,
             "num_input_tokens": generation.num_input_tokens,
             "num_output_tokens": generation.num_output_tokens,
-            "cost": self.prices.of(generation.num_input_tokens, generation.num_output_tokens),
+            "cost": self.prices.cost(generation.num_input_tokens, generation.num_output_tokens),
             "seconds": generation.seconds,
             "generated_at": at,
         }

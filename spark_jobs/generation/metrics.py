@@ -58,14 +58,14 @@ def count_coverage(inputs: DataFrame, answers: DataFrame, kept: DataFrame, answe
 
 
 @dataclass(frozen=True)
-class CountsByHistory:
+class HistoryCounts:
     """Texts requested on a day, and those refused or unanswered, by number of interactions of the entity."""
 
     asked_by_history: dict[str, int]
     failed_by_history: dict[str, int]
 
 
-def count_by_history(asked: DataFrame, inputs: DataFrame) -> CountsByHistory:
+def count_by_history(asked: DataFrame, inputs: DataFrame) -> HistoryCounts:
     """Count the texts of `asked` (the ledger's rows of a day) by the `activity` of their entity in `inputs`.
 
     A text counts by its latest answer. Texts of entities that no longer exist are not counted.
@@ -86,7 +86,7 @@ def count_by_history(asked: DataFrame, inputs: DataFrame) -> CountsByHistory:
         .orderBy("history")
         .collect()
     )
-    return CountsByHistory(
+    return HistoryCounts(
         {row.history: row.num_asked for row in rows}, {row.history: row.num_failed for row in rows if row.num_failed}
     )
 
@@ -107,7 +107,7 @@ def write_metrics(
     *,
     coverage: Coverage,
     totals: LedgerTotals,
-    histories: CountsByHistory,
+    histories: HistoryCounts,
 ) -> None:
     """Replace the day's row of this kind, prompt and model, and the Prometheus file."""
     row = {

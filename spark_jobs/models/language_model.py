@@ -105,13 +105,9 @@ def check_model_folder(folder: Path) -> None:
         raise _unusable(folder, error) from error
 
 
+@cache
 def load_model(folder: Path, max_new_tokens: int, batch_size: int) -> LanguageModel:
     """The model of this process: the first call loads it, later calls with the same arguments reuse it."""
-    return _load(folder, max_new_tokens, batch_size)
-
-
-@cache
-def _load(folder: Path, max_new_tokens: int, batch_size: int) -> "TransformersModel":
     return TransformersModel(folder, max_new_tokens, batch_size)
 
 
@@ -232,5 +228,5 @@ def _check_gguf(file: Path) -> None:
 def _unusable(folder: Path, error: BaseException) -> ModelFolderError:
     detail = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ModelFolderError(
-        f"GRASP_LLM: {folder} holds no usable language model ({detail}): run `make setup` or name another folder"
+        f"GRASP_LLM: {folder} holds no usable language model ({detail}): run `grasp fetch` or name another folder"
     )

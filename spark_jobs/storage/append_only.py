@@ -1,7 +1,7 @@
-"""A table that only grows: what cost money or hours is kept as it arrives, and found again by whoever needs it.
+"""A table that only grows: expensive results are stored as they arrive.
 
-Workers add shards (`shards.py`) to the day they work on, `seal` merges a day's many small files into few. One run at a
-time adds rows, so that two never pay for the same.
+Workers add shards (`shards.py`) to a day; `seal` merges a day's many small files into few. One run at a time adds rows,
+so that two runs never pay for the same key.
 """
 
 import uuid
@@ -53,15 +53,14 @@ class AppendOnly:
         return self._lake.spark.read.schema(ddl).option("basePath", str(self.folder)).parquet(*folders)
 
     def shards(self, day: str) -> Shards:
-        """Where a new run puts what it pays for."""
+        """Shards for a new run."""
         return Shards(self.table, self.folder / f"day={day}", uuid.uuid4().hex[:12])
 
     @contextmanager
     def growing(self, day: str) -> Iterator[Shards]:
-        """Where a new run puts what it pays for; the day is sealed at the end.
+        """Shards for a new run; the day is sealed at the end.
 
-        Of a run that failed nothing is merged: its other tasks write for seconds longer, and what came between merging
-        and replacing would be lost.
+        After a failure nothing is merged: other tasks may still write for seconds, and their rows would be lost.
         """
         try:
             yield self.shards(day)
@@ -75,7 +74,7 @@ class AppendOnly:
         return file_lock(self.folder / "_lock", f"{self.table.name}: another run is writing; waiting for it")
 
     def seal(self, day: str) -> None:
-        """Merge a day's files when they are many, and say what the day holds; nobody may be writing."""
+        """Merge a day's files if there are many, and record its content; no task may be writing."""
         folder = self.folder / f"day={day}"
         if len(files := sorted(folder.glob("*.parquet"))) <= MAX_FILES:
             self.count(day)
@@ -86,7 +85,7 @@ class AppendOnly:
             partitions.put_in_place(staging, folder)
 
     def count(self, day: str) -> None:
-        """Say what the day holds, as every table does."""
+        """Record the day's content, as every table does."""
         folder = self.folder / f"day={day}"
         if any(folder.glob("*.parquet")):
             _write_content(folder)
@@ -114,7 +113,7 @@ def merge(files: Sequence[Path], folder: Path, schema: pa.Schema) -> None:
 
 
 def _write_content(folder: Path) -> None:
-    """Rows and a hash of the files' names: such a table is no stage's input, so nothing needs a hash of its rows."""
+    """Number of rows and a hash of the file names; no stage reads such a table, so no hash of its rows is needed."""
     files = sorted(folder.glob("*.parquet"))
     num_rows = sum(pq.read_metadata(file).num_rows for file in files)
     partitions.write_content(folder, Content(num_rows, f"{num_rows}:{digest([file.name for file in files])}"))

@@ -1,7 +1,7 @@
 """Read a day of a table, replace a day of a table: the only code that writes the tables' files.
 
-A day is written beside the old one first, compared by content, and only then put in its place, so that a run that
-dies half-way leaves the old day readable and a run that changes nothing leaves the old files alone.
+A new day is first written beside the old one, compared by content, and then moved into its place. So a crash leaves
+the old day readable, and a run without changes leaves the old files unchanged.
 """
 
 import os
@@ -148,7 +148,7 @@ def _hashable(column: Column) -> list[SparkColumn]:
 
 @contextmanager
 def cached(frame: DataFrame) -> Iterator[DataFrame]:
-    """Computed once, by whoever reads it first, and forgotten at the end of the block."""
+    """Cache the frame until the end of the block."""
     frame = frame.cache()
     try:
         yield frame

@@ -1,4 +1,4 @@
-"""What went wrong in Spark's workers, without Spark's pages of context."""
+"""Errors of Spark workers, without Spark's pages of context."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from pyspark.errors import PythonException
 
 @contextmanager
 def worker_errors(kind: type[ValueError]) -> Iterator[None]:
-    """Raise as `kind` what a worker raised, by its own last words, or that Spark gave up: workers die without any."""
+    """Raise `kind` with the message of the worker's exception, or with Spark's reason if a worker died."""
     try:
         yield
     except PythonException as error:
@@ -17,4 +17,6 @@ def worker_errors(kind: type[ValueError]) -> Iterator[None]:
         raise kind(causes[-1] if causes else f"a Spark worker failed: {error}") from error
     except Py4JJavaError as error:
         why = error.java_exception.toString().splitlines()[0]
-        raise kind(f"Spark gave up, as on a worker that dies again and again; what was done is kept: {why}") from error
+        raise kind(
+            f"Spark gave up, for example because a worker died repeatedly; finished work is kept: {why}"
+        ) from error

@@ -86,11 +86,7 @@ class VectorStore:
         found: dict[str, str] = {}
         for page in _pages(total):
             rows = self._client.query(
-                name,
-                filter=page,
-                limit=MAX_ROWS,
-                output_fields=["id", "description_hash"],
-                consistency_level="Strong",
+                name, filter=page, limit=MAX_ROWS, output_fields=["id", "description_hash"], consistency_level="Strong"
             )
             found.update((row["id"], row["description_hash"]) for row in rows)
         if len(found) != total:

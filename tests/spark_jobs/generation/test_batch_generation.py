@@ -61,9 +61,7 @@ def batches_with(settings_with, model_server):
     def batches(prompt="item-1", caps=AMPLE, max_requests=50_000, **changed):
         at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1}
         settings = settings_with(**at | {"llm_batch_files": True, "llm_batch_patience_hours": 0.5} | changed)
-        validator = Validator(
-            ITEM, prompt, "model-1", Prices(settings.llm_input_price, settings.llm_output_price), frozenset()
-        )
+        validator = Validator(ITEM, prompt, "model-1", Prices.of(settings), frozenset())
         ledger = FileLedger(Place(settings.lake, Versions(settings)), tables.ITEM_GENERATION)
         return BatchGeneration(ledger, (prompt, "model-1"), lambda: validator, caps, settings, max_requests)
 

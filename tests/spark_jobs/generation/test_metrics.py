@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from grasp import partitions, tables
 from spark_jobs.generation.budget import Caps
 from spark_jobs.generation.describe_entities import FACTS_DDL, describe_entities
-from spark_jobs.generation.metrics import CountsByHistory, count_by_history, history_range
+from spark_jobs.generation.metrics import HistoryCounts, count_by_history, history_range
 from spark_jobs.generation.prometheus_file import prometheus_path
 from spark_jobs.generation.prompts import ITEM, USER
 from spark_jobs.generation.replays import request_replay
@@ -110,7 +110,7 @@ def test_an_unanswered_text_has_failed_and_a_repaired_one_has_not(spark):
         rows, "generation_key string, entity_id string, refusal_reason string, error string, generated_at int"
     )
     inputs = spark.createDataFrame([("short", 0), ("long", 20)], "entity_id string, activity bigint")
-    assert count_by_history(asked, inputs) == CountsByHistory({"0": 1, "20-49": 2}, {"20-49": 1})
+    assert count_by_history(asked, inputs) == HistoryCounts({"0": 1, "20-49": 2}, {"20-49": 1})
 
 
 def test_history_ranges_have_no_gaps(spark):

@@ -20,7 +20,7 @@ def test_a_job_that_spark_gave_up_is_reported_in_one_line():
     with pytest.raises(GenerationError) as raised, worker_errors(GenerationError):
         raise Py4JJavaError("An error occurred", Failure())
 
-    assert "what was done is kept" in str(raised.value)
+    assert "finished work is kept" in str(raised.value)
     assert str(raised.value).endswith("Task 0 failed 4 times")
 
 
