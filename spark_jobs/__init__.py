@@ -1,1 +1,1 @@
-"""Batch jobs: one file is one job and fills one kind of table."""
+"""Batch jobs. Each file here is one job and fills one kind of table; the folders hold their parts."""

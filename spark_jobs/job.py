@@ -1,4 +1,4 @@
-"""The shell of every job: its day, the settings, the Spark session, the stamp it leaves."""
+"""What every job has in common: `--day`, the settings, the Spark session and the stage's stamp."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ from spark_jobs.storage.lake import Lake
 
 
 def spark_session(name: str, settings: Settings | None = None) -> SparkSession:
-    """The session of this process; spark-submit brings its master and memory, without it `settings` do."""
+    """The Spark session of this process. Master and memory come from spark-submit, or without it from `settings`."""
     builder = (
         SparkSession.builder.appName(f"grasp.{name}")
         .config("spark.sql.session.timeZone", "UTC")
@@ -31,7 +31,7 @@ def spark_session(name: str, settings: Settings | None = None) -> SparkSession:
 
 
 def run(main: Callable[[Lake, str], None]) -> None:
-    """The shell of every job: read `--day` and the settings, do the work, leave the stage's stamp."""
+    """Run a job: read `--day` and the settings, call `main`, write the stage's stamp."""
     name = Path(sys.argv[0]).stem
     parser = argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__)
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to work on, YYYY-MM-DD")

@@ -31,7 +31,7 @@ from grasp.settings import Settings
 from spark_jobs.models.chat_completions import Answer, read_answer, read_failure, request_body
 from spark_jobs.models.circuit_breaker import CircuitBreaker
 from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
-from spark_jobs.models.rate_limit import Budget, RateLimit
+from spark_jobs.models.request_limits import Budget, RateLimit
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

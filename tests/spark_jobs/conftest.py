@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class ModelServer:
-    """The server's process. `script` says how it fails, `seen` what it was asked."""
+    """The server process. `script` sets how it fails, `seen` returns its requests."""
 
     def __init__(self, *arguments: str, scheme: str = "http") -> None:
         command = [sys.executable, str(PROGRAM), *arguments]
@@ -62,14 +62,14 @@ def _model_server() -> Iterator[ModelServer]:
 
 @pytest.fixture
 def model_server(_model_server: ModelServer) -> ModelServer:
-    """A server that answers everything at once, until it is told otherwise."""
+    """A server that answers everything at once unless scripted."""
     _model_server.call("/forget", {})
     return _model_server
 
 
 @pytest.fixture
 def tls_model_server() -> Iterator[ModelServer]:
-    """A server whose certificate nobody has signed but itself."""
+    """A server with a self-signed certificate."""
     server = ModelServer("--self-signed", scheme="https")
     yield server
     server.stop()

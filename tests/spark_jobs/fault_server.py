@@ -1,17 +1,17 @@
-"""An OpenAI-compatible HTTP server that fails as it is told: a program of its own, free of the project's code.
+"""An OpenAI-compatible HTTP server with scripted failures; a separate program without the project's code.
 
     python tests/spark_jobs/fault_server.py --seconds 0.5 [--self-signed]
 
 Prints its port, serves on the loopback interface and ends when its standard input closes. With `--self-signed` it
-speaks TLS, with a certificate that nobody has signed but itself. It has the routes `/v1/chat/completions`,
+uses TLS with a self-signed certificate. It has the routes `/v1/chat/completions`,
 `/v1/embeddings`, `/v1/models`, `/v1/files` and `/v1/batches`. A prompt's key is its last message.
 
 POST /script   {"prompts": {key: [behaviour, ...]}, "numbers": [behaviour, ...], "default": behaviour}
                the n-th request of a key gets the key's n-th behaviour; others the next one of `numbers`, then `default`
                {"batch_end": "failed" or "expired"} says how a batch ends, "completed" otherwise; "in_progress": not yet
-               {"lose_batch": true} makes the next batch, but does not say so
-               {"hold_batches": true} makes no batch, and leaves whoever wants one waiting
-               {"failing_looks": 2} has so many looks at a batch fail
+               {"lose_batch": true} creates the next batch, but sends no answer
+               {"hold_batches": true} creates no batch and sends no answer
+               {"failing_looks": 2} lets this many reads of a batch fail
 GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
@@ -50,7 +50,7 @@ Behaviour = dict[str, Any]
 
 
 def written_text(key: str) -> str:
-    """A text that names what the facts of the prompt name, as a good model would write it."""
+    """A good text about the facts of the prompt."""
     named = re.search(r"^(?:title|recent): ([^;\n]+)", key, re.MULTILINE)
     name = named[1] if named else key
     return f"{name} is a film for viewers who enjoy the drama, and it goes well with other dramas."
@@ -186,7 +186,7 @@ class Peer:
             await self.send(200, payload)
 
     async def fail(self, asked: dict[str, Any], headers: dict[str, str], behaviour: Behaviour) -> None:
-        """With a message that quotes what was sent, the key too, as some servers do."""
+        """An error whose message contains the request and the key, as some servers send."""
         extra = {"retry-after": behaviour["retry_after"]} if "retry_after" in behaviour else {}
         message = f"Status {behaviour['status']} for {asked['model']}, asked with {headers.get('authorization')}"
         error: dict[str, Any] = {"error": {"message": message, "code": behaviour.get("code")}}
@@ -195,7 +195,7 @@ class Peer:
         await self.send(behaviour["status"], error, extra)
 
     async def batch_route(self, route: str, headers: dict[str, str], body: bytes) -> None:
-        """A batch ends when it was looked at twice; prompts scripted with a status are in its error file."""
+        """A batch ends at the second look. Prompts scripted with a status are in its error file."""
         script = self.script
         if route == "POST /v1/files":
             boundary = headers["content-type"].partition("boundary=")[2].strip('"').encode()

@@ -21,7 +21,7 @@ ENTITIES = {"item": tables.ITEM_DESCRIPTION, "user": tables.USER_DESCRIPTION}
 
 
 class RecordingEncoder:
-    """A unit vector per text, and one file per text it was asked to encode."""
+    """Returns a unit vector per text, and writes one file per encoded text."""
 
     def __init__(self, asked: Path) -> None:
         self.asked = asked

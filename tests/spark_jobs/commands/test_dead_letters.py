@@ -31,7 +31,7 @@ LATER = datetime(2026, 1, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def publish(settings):
     def publish(day, rows, entity="item"):
-        """`rows`: by id, why facts are published instead of a text of the model, None where there is one."""
+        """`rows`: fallback reason by id, None for a text of the model."""
         table = tables.ITEM_DESCRIPTION if entity == "item" else tables.USER_DESCRIPTION
         folder = partitions.partition_path(settings.lake, table, None, day)
         folder.mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_a_wrong_command_says_what_is_wrong(run, capsys, arguments, complaint):
 
 
 def test_the_command_needs_no_java(environment, item_rows):
-    """A second, not twenty."""
+    """It starts in a second, not in twenty."""
     item_rows.pay(DAY, item_rows.refused("a"))
     command = [sys.executable, "-m", "spark_jobs.commands.dead_letters", "list", "--reason", "lop"]
     result = subprocess.run(command, env=environment | {"JAVA_HOME": "/nowhere"}, capture_output=True, text=True)

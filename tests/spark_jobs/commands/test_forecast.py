@@ -26,7 +26,7 @@ TEXT = "A drama for viewers who enjoy Heat, Alien, Fargo or Jaws and want more."
 
 
 class FakeModel:
-    """Its text is u1's to the letter, and of no use for anyone else."""
+    """Always writes the text that is valid for u1 only."""
 
     def limit(self, limits):
         pass
@@ -42,7 +42,7 @@ def no_model():
 
 @pytest.fixture
 def filled(lake):
-    """Two days; u1 has one interaction more on the second, u2 one instead of none."""
+    """Two days. On the second, u1 and u2 each have one interaction more; u2 had none."""
     events = [("u1", "1", DAY), ("u1", "2", DAY), ("u1", "3", DAY), ("u1", "4", DAY), ("u1", "5", DAY)]
     events += [("u1", "2", NEXT), ("u2", "3", NEXT)]
     timed = [

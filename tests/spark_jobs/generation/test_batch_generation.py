@@ -28,7 +28,7 @@ GOOD = "Heat is a film for viewers who enjoy the drama, and it goes well with ot
 
 @dataclass
 class Place:
-    """As much of a lake as a ledger needs without Spark."""
+    """The parts of a lake that a ledger needs, without Spark."""
 
     root: Path
     versions: Versions
@@ -50,7 +50,7 @@ class FileLedger(Ledger):
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch):
-    """The server of the tests is done at once: a second between two looks would be waited for in vain."""
+    """The test server is fast, so it is polled often."""
     monkeypatch.setattr("spark_jobs.generation.batch_generation.MIN_POLL_SECONDS", 0.02)
 
 
@@ -73,7 +73,7 @@ def facts(title):
 
 
 def key(title):
-    """How the server tells prompts apart."""
+    """The server's key of a prompt."""
     return prompt_messages(ITEM, facts(title))[-1]["content"]
 
 
@@ -85,7 +85,7 @@ def lay(batches, titles=TITLES, day=DAY, left=AMPLE):
 
 
 def outcomes(batches, day=DAY):
-    """What the ledger says about each title, answer by answer."""
+    """The ledger's answers for each title, in order."""
     found = {}
     for row in batches.ledger.read(day):
         found.setdefault(row["item_id"], []).append(row["error"] or row["refusal_reason"] or "accepted")

@@ -19,7 +19,7 @@ CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws"}
 
 @pytest.fixture
 def describe_day(spark, settings_with, model_server):
-    """`describe_day(day, titles, num_keys)`: the day's item descriptions; a run of its own each time."""
+    """`describe_day(day, titles, num_keys)` does one run and returns the day's item descriptions."""
 
     def described(day, titles, num_keys=99, **changed):
         at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1, "llm_batch_files": True}
@@ -36,7 +36,7 @@ def describe_day(spark, settings_with, model_server):
 
 
 def asked(model_server):
-    """How often each title was asked for."""
+    """Number of requests per title."""
     keys = model_server.seen()["requests"].items()
     return {key.partition("title: ")[2].partition("\n")[0]: num for key, num in keys}
 

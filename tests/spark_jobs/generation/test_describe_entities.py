@@ -28,7 +28,7 @@ ACCEPTED = "{} is a film for viewers who enjoy the drama, and it goes well with 
 
 
 class FakeModel:
-    """Writes a good text for every title, refuses to speak of Alien, and notes in a file what it was asked."""
+    """Writes a good text for every title except Alien, which it refuses, and logs each request to a file."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
@@ -54,7 +54,7 @@ class FakeModel:
 
 
 class BrokenModel(FakeModel):
-    """Fails when it comes to Jaws, the last one it answers."""
+    """Raises an exception at Jaws, the last title."""
 
     def generate(self, prompts):
         for place, generation in super().generate(sorted(prompts, key=lambda prompt: "Jaws" in prompt[-1]["content"])):
@@ -64,7 +64,7 @@ class BrokenModel(FakeModel):
 
 
 class OverloadedModel(FakeModel):
-    """Has no answer about Jaws, as a server may when it is asked for too much."""
+    """Returns an error for Jaws, as an overloaded server may."""
 
     def generate(self, prompts):
         for place, generation in super().generate(prompts):
@@ -108,7 +108,7 @@ def interactions_frame(lake, rows):
 
 @pytest.fixture
 def filled(lake):
-    """Two days of one catalogue; Alien is the most popular item, then Heat."""
+    """Two days of one catalogue. The most popular items are Alien, then Heat."""
     for day in (DAY, NEXT):
         lake.write(tables.ITEMS, items_frame(lake, CATALOGUE), day)
     return lake

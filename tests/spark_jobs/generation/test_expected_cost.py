@@ -80,7 +80,7 @@ def test_a_cap_on_calls_also_limits_texts():
 
 
 def forecast(entity, num_new, num_allowed, totals=TOTALS):
-    """Of a day that has spent a tenth of its caps."""
+    """A forecast for a day that has used a tenth of its caps."""
     per_key = UsagePerKey.of(totals, ESTIMATE, facts_bytes=150)
     counts = KeyCounts(2000, 500, 300, num_new, num_allowed, num_a_day=num_allowed * 10 // 9)
     return Forecast.of(entity, counts, per_key, PRICES)

@@ -1,6 +1,6 @@
 """A worker or the driver is killed during a run. Paid texts and computed vectors are kept.
 
-Each run is a process of its own, with a fake model or encoder that notes every film it is asked for, by which process.
+Each run is a process of its own, with a fake model or encoder that logs every film and the process that asked for it.
 """
 
 import contextlib
@@ -126,7 +126,7 @@ write_embeddings(lake, "item", "1998-03-01", partial(Encoder, log, seconds, dead
 
 @pytest.fixture
 def start(environment):
-    """Start a run in a session of its own; whatever is left of it ends with the test."""
+    """Start a run in its own process session; its remaining processes are ended after the test."""
     started = []
 
     def start(log: Path, *, script=DESCRIBE, master="local[2]", num_films: int, seconds=0.0, deadly="-"):

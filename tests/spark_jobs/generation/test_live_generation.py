@@ -16,7 +16,7 @@ GOOD = "{} is a film for viewers who enjoy the drama, and it goes well with othe
 
 
 class ScriptedModel:
-    """Answers by title: a list of what it says each time it is asked about it; it dies of an exception."""
+    """Returns the scripted answers of each title in order; raises an answer that is an exception."""
 
     def __init__(self, answers):
         self.answers = {title: list(texts) for title, texts in answers.items()}
@@ -46,7 +46,7 @@ def requests_for(*titles):
 
 @pytest.fixture
 def run(tmp_path):
-    """`run(answers)`: the counts of one attempt, all rows of the task so far, and the model; again, it is a retry."""
+    """`run(answers)`: the counts of one attempt, all rows of the task, and the model. A second call is a retry."""
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
     validator = Validator(ITEM, "item-1", "model-1", Prices(input=2.0, output=10.0), frozenset())
 

@@ -24,7 +24,7 @@ ACCEPTED = "{} is a film for viewers who enjoy the drama, and it goes well with 
 
 
 class FakeModel:
-    """Refuses to speak of Alien, and needs two tries for Fargo."""
+    """Refuses Alien, and needs two tries for Fargo."""
 
     def limit(self, limits):
         pass

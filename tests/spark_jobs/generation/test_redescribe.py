@@ -24,7 +24,7 @@ REFUSED = "Sorry, it is not possible to describe this film for viewers."
 
 
 class FakeModel:
-    """Writes a good text for every title but those that begin with `Bad`, and notes in a file what it was asked."""
+    """Writes a good text unless the title begins with `Bad`, and logs each request to a file."""
 
     def __init__(self, log):
         self.log = log
@@ -140,12 +140,12 @@ def test_a_users_text_is_kept_until_there_is_a_new_one(filled, log):
 
 
 def why(row):
-    """Why a user has facts, and of how many interactions the model's last answer is."""
+    """Source, fallback reason, and number of interactions at the model's last answer."""
     return row.source, row.fallback_reason, row.activity
 
 
 def forecast(lake, day, users):
-    """How many users would not be asked about, and how many keys would be asked for."""
+    """The number of kept users, and of keys to generate."""
     counts, _ = count_keys(lake, day, USER, facts_of_users(lake, users))
     return counts.num_kept, counts.num_new
 

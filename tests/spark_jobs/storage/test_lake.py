@@ -94,7 +94,7 @@ run(main)
 
 
 def test_a_job_ends_with_its_jvm(environment, tmp_path, ends_soon):
-    """What a job writes after its JVM is gone nobody waits for: a retry may be writing already."""
+    """A job without its JVM must end at once, because a retry may already be writing."""
     script, pids = tmp_path / "ingest.py", tmp_path / "pids"
     script.write_text(JOB)
     command = ["spark-submit", "--master", "local[1]", "--driver-memory", "512m", str(script), "--day", "1998-03-01"]

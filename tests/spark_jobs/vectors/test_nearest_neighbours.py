@@ -14,7 +14,7 @@ def unit(rows):
 
 @pytest.fixture(params=["exact", "milvus"])
 def search(request, settings):
-    """`search(ids, vectors, k)`: everyone's neighbours among all."""
+    """`search(ids, vectors, k)`: the neighbours of every entity."""
 
     def everyone(ids, vectors, k):
         vector_set = VectorSet(ids, vectors)
