@@ -1,4 +1,4 @@
-"""A training set small enough to read: three users, six items, one item that nobody knew at the cutoff.
+"""A training set small enough to read: three users, six items, and one item unknown at the cutoff.
 
 Beside it small rankers and recipes that fit it.
 """
@@ -63,7 +63,7 @@ def training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
 
 
 def tiny_recipe(name: str, **changed: object) -> TrainConfig:
-    """The recipe of that name, cut down to what three users can train in no time."""
+    """The recipe of that name, reduced so that three users train in no time."""
     small = {"max_epochs": 2, "batch_size": 2, "shortest_piece": 2, "selection": "filtered"}  # six items, not a hundred
     config = replace(recipe(name), **(small | changed))
     return config.with_switches(width=4, context_width=6, null_width=2, num_blocks=1, max_length=5, dropout=0.0)
@@ -90,12 +90,12 @@ SMALL = RankerConfig(
 
 
 def small_vectors(num_items: int, size: int = SMALL.semantic_size) -> torch.Tensor:
-    """Semantic and neighbour vectors of items, (2, N, S): the first ones are the same however many there are."""
+    """Semantic and neighbour vectors of items, (2, N, S): the first ones do not depend on the number."""
     return torch.randn(14, 2, size, generator=torch.Generator().manual_seed(2))[:num_items].transpose(0, 1)
 
 
 def small_ranker(num_attached: int = 12, **changed: object) -> Ranker:
-    """A ranker with items attached and nothing left at zero, which would hide what is wrong."""
+    """A ranker with items attached and no parameter left at zero, because zeros would hide errors."""
     torch.manual_seed(0)
     config = replace(SMALL, **changed)  # type: ignore[arg-type]
     ranker = Ranker(config).eval()

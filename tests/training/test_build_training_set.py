@@ -39,7 +39,7 @@ def test_the_last_of_three_before_the_cutoff_validates_and_all_later_of_five_tes
     ]
 
 
-def test_a_user_with_two_only_trains_and_one_with_four_never_tests():
+def test_users_with_two_items_only_train_and_with_four_have_no_test():
     two = interactions(("b", "i0", -2, 0), ("b", "i1", -1, 1), ("b", "x", 1, 2))
     four = interactions(*(("c", f"i{n}", n - 5, n) for n in range(4)), ("c", "x", 1, 5))
 

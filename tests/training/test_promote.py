@@ -163,7 +163,7 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_all_items(traine
     assert found[loaded.metadata.name]["ndcg@10"].shape == (2,)
 
 
-def test_when_nobody_came_back_the_model_is_refused(trained, frames):
+def test_without_test_events_the_model_is_refused(trained, frames):
     events = frames["events"]
     only_before = frames | {"events": events[events["split"] != "test"]}
     write_training_set(training_set_folder(trained, DAY), only_before, "x", CUTOFF)

@@ -46,7 +46,7 @@ def cut_into_pieces(
     return result
 
 
-def make_batches(
+def group_by_length(
     pieces: list[tuple[int, np.ndarray]], batch_size: int, random: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Users (B,) and items (B, T). Pieces of similar length share a batch, to reduce padding; batches come shuffled."""

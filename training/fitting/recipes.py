@@ -93,7 +93,7 @@ def alphafuse(backbone: Backbone) -> TrainConfig:
 
 
 def legacy(backbone: Backbone) -> TrainConfig:
-    """The backbone alone, as in LLM-ESR's code and scripts. It reproduces the published figures."""
+    """The backbone alone, as in LLM-ESR's code and scripts. Its results are checked against the published figures."""
     config = TrainConfig(
         f"{backbone}_legacy",
         backbone,

@@ -16,7 +16,7 @@ from training.data.training_set import TrainingSet, training_sequences
 from training.evaluation.metrics import event_metrics
 from training.evaluation.negatives import draw_negatives
 from training.evaluation.ranking import evaluation_events, rank_events, ranker_scorer
-from training.fitting.batches import build_batch, cut_into_pieces, make_batches
+from training.fitting.batches import build_batch, cut_into_pieces, group_by_length
 from training.fitting.kernel_calibration import calibrate_kernel
 from training.fitting.losses import batch_loss
 from training.fitting.recipes import TrainConfig
@@ -51,7 +51,7 @@ class TrainingRun:
         config, ranker = self._config, self._ranker.train()
         total, num_steps = 0.0, 0
         pieces = cut_into_pieces(self._sequences, config.shortest_piece, ranker.config.max_length + 1, self._random)
-        for users, items in make_batches(pieces, config.batch_size, self._random):
+        for users, items in group_by_length(pieces, config.batch_size, self._random):
             batch = build_batch(self._training_set, self._sequences, users, items, config)
             loss = batch_loss(ranker, batch, config)
             self._optimiser.zero_grad()

@@ -27,9 +27,7 @@ class RankerConfig:
     temperature: float = 0.07  # for cosine scores
     num_components: int = 128  # whitened components of a semantic vector
     # --- GRASP
-    context_width: int = (
-        64  # of attention and projected vectors; a smaller one makes attention cheaper than the backbone
-    )
+    context_width: int = 64  # of attention and projected vectors; attention is cheaper if it is below width
     # Which items step t may read: itself and earlier ones (prefix), all (full; leaks the future), only itself (gate),
     # or as prefix, with the item of step t added to the query (cross).
     mode: Literal["prefix", "full", "gate", "cross"] = "prefix"

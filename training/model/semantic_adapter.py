@@ -31,9 +31,9 @@ def whitening_map(vectors_NS: Tensor, size: int) -> tuple[Tensor, Tensor]:
 class SemanticAdapter(nn.Module):
     """A frozen linear map onto whitened components, then a trained linear map to `width`.
 
-    LLM-ESR trains two linear maps; together they are one map of rank `width`. Freezing the first on the components with
-    carry the variance keeps that, lets a catalogue be reduced once (`reduce`) instead of at every step, and leaves a
-    vector of 4,096 numbers as cheap as one of 384.
+    LLM-ESR trains two linear maps, which together are one map of rank `width`. Freezing the first on the components of
+    largest variance keeps that rank. The catalogue is reduced only once (`to_components`), not in every step, so a
+    vector of 4,096 numbers costs as much as one of 384.
     """
 
     weight_CS: Tensor

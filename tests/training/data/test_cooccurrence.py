@@ -65,7 +65,7 @@ def test_transitions_over_more_steps_leave_out_what_lies_between():
     assert transitions(SEQUENCES, 5, steps=4).nnz == 0
 
 
-def test_no_sequences_are_no_counts():
+def test_no_sequences_give_no_counts():
     assert transitions([], 3).nnz == 0
     assert item_cosine([np.array([2])], 3).nnz == 0
 

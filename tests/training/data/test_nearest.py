@@ -9,7 +9,7 @@ VECTORS_NS = torch.tensor([[1.0, 0.0], [2.0, 2.0], [0.0, 1.0], [-1.0, 0.0], [0.5
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(nearest, "BLOCK_ROWS", 2)  # so that a block is not the whole
+    monkeypatch.setattr(nearest, "BLOCK_ROWS", 2)  # several blocks
 
 
 @pytest.mark.parametrize("same_rows", [False, True])
@@ -24,13 +24,13 @@ def test_the_nearest_are_those_with_the_highest_cosine(same_rows):
         assert cosines[row].tolist() == pytest.approx(cosine_N[rows[row]].tolist(), abs=1e-6)
 
 
-def test_what_asks_is_not_its_own_neighbour_but_something_else_just_like_it_is():
+def test_a_row_is_not_its_own_neighbour_but_an_equal_row_is():
     twice_NS = VECTORS_NS[[0, 0, 1]]
 
     assert nearest_rows(twice_NS, twice_NS, 1, same_rows=True)[0].tolist() == [[1], [0], [0]]
     assert nearest_rows(VECTORS_NS[1:2], VECTORS_NS, 1)[0].tolist() == [[1]]
 
 
-def test_zeros_are_like_nothing_and_nobody_asking_gets_nothing():
+def test_zero_rows_have_cosine_zero_and_no_queries_give_no_rows():
     assert nearest_rows(torch.zeros(1, 2), VECTORS_NS, 2)[1].tolist() == [[0, 0]]
     assert nearest_rows(VECTORS_NS[:0], VECTORS_NS, 2)[0].shape == (0, 2)

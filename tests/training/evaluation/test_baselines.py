@@ -35,7 +35,7 @@ def scores(scorer: Scorer, *history: int) -> list[float]:
     return scorer([Event(0, np.array(history), 1)])[0].tolist()
 
 
-def test_popularity_and_repeats_add_a_little_of_what_is_common():
+def test_repeats_come_first_and_popularity_breaks_ties():
     assert scores(popularity(SEQUENCES, 4), 1) == [2, 2, 2, 1]
     assert scores(repeat_popularity(SEQUENCES, 4), 4, 4, 1) == pytest.approx([1, 0, 0, 2], abs=1e-5)
     assert scores(repeat_popularity(SEQUENCES, 4), 1)[2] > scores(repeat_popularity(SEQUENCES, 4), 1)[3]
@@ -61,7 +61,7 @@ def test_an_event_reads_its_own_history_only():
     assert history_scorer(kernel, 0.5)(events).tolist() == [[0.5, 1, 0], [0, 0, 1], [0, 0, 0]]
 
 
-def test_knn_sums_likeness_to_the_history():
+def test_knn_sums_the_similarities_to_the_history():
     expected = [COMMON_13 + 0.8 * COMMON_12, COMMON_23, 0.8 * COMMON_23, COMMON_34]
 
     assert scores(knn(SEQUENCES, 4), 2, 3) == pytest.approx(expected, abs=1e-5)
@@ -80,18 +80,18 @@ def test_taking_an_item_again_counts_twice_where_repeats_are_common():
 
     found = scores(knn_repeat_popularity(sequences, 2), 1)
 
-    assert found == pytest.approx([2, 1 / np.sqrt(2)], abs=1e-5)  # likeness by occurrences: item 1 occurs twice
+    assert found == pytest.approx([2, 1 / np.sqrt(2)], abs=1e-5)  # similarity by occurrences: item 1 occurs twice
 
 
 def test_star_mixes_text_and_common_users_of_the_newest_items():
     found = scores(star(SEQUENCES, VECTORS, semantic_share=0.25, decay=0.5, last=2), 4, 2, 3)
 
-    text = np.array([0 + 0.5 * 0.6, 0.8, 0.5 * 0.8, 0 + 0.5 * -0.6])  # no item is like itself
+    text = np.array([0 + 0.5 * 0.6, 0.8, 0.5 * 0.8, 0 + 0.5 * -0.6])  # the similarity of an item with itself is 0
     common = np.array([COMMON_13 + 0.5 * COMMON_12, COMMON_23, 0.5 * COMMON_23, COMMON_34])
     assert found == pytest.approx((0.25 * text + 0.75 * common) / 2, abs=1e-6)
 
 
-def test_star_divides_by_the_items_there_are():
+def test_star_divides_by_the_length_of_a_short_history():
     divided = np.array(scores(star(SEQUENCES, VECTORS, last=3), 2, 3))
     short = np.array(scores(star(SEQUENCES, VECTORS, last=3), 2))
 
@@ -99,7 +99,7 @@ def test_star_divides_by_the_items_there_are():
     assert scores(star(SEQUENCES, VECTORS, last=3, mean=False), 2) == pytest.approx(short)
 
 
-def test_an_item_without_a_vector_is_like_nothing():
+def test_an_item_without_a_vector_is_similar_to_no_item():
     vectors = np.array([[1, 0], [0, 0], [0, 0], [1, 1]], np.float32)
 
     assert scores(star([np.array([1])], vectors, semantic_share=1), 2) == [0, 0, 0, 0]
@@ -116,19 +116,19 @@ def test_max_cosine_of_a_large_catalogue_is_the_same_without_a_table(monkeypatch
     assert scores(max_cosine(VECTORS), 3, 4) == pytest.approx(with_table)
 
 
-def test_plus_adds_to_the_log_softmax():
+def test_added_scores_are_added_to_the_log_softmax():
     base, extra = (lambda _: np.array([[0.0, 0.0, np.log(2)]])), (lambda _: np.array([[1.0, 0.0, 0.0]]))
 
     assert np.exp(scores(with_added_scores(base, extra, 0.0), 1)) == pytest.approx([0.25, 0.25, 0.5])
     assert scores(with_added_scores(base, extra, 3.0), 1)[0] == pytest.approx(np.log(0.25) + 3)
 
 
-def test_the_weight_is_chosen_by_validation_and_the_first_of_equals():
+def test_the_best_weight_is_chosen_and_the_first_of_equals():
     base, extra = (lambda _: np.array([[2.0, 0.0, 1.0]])), (lambda _: np.array([[0.0, 1.0, 0.0]]))
     event = Event(0, np.array([3]), 2)
 
     assert best_added_weight(base, extra, [event], [0.0, 1.0, 5.0, 9.0]) == 5.0
-    with pytest.raises(ValueError, match="nothing to choose from"):
+    with pytest.raises(ValueError, match="no scorers to choose from"):
         best_scorer({}, [event])
 
 
@@ -190,7 +190,7 @@ def test_fashion_figures_are_those_of_the_specification():
 
 @pytest.mark.integration
 def test_star_on_beauty_is_that_of_the_specification(model_folders):
-    """By text vectors that a benchmark run has kept: encoding 12,101 texts takes minutes."""
+    """With the text vectors of an earlier benchmark run, because encoding 12,101 texts takes minutes."""
     known, events, _ = known_and_events("beauty")
     from benchmarks.data import readers
     from benchmarks.data.vectors import TextVectors, item_texts

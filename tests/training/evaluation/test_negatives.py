@@ -27,7 +27,7 @@ def test_negatives_are_uniform():
     assert count[[1, 2, 4, 5, 6, 7, 9, 10, 11, 12]] == pytest.approx(2000, abs=150)  # 5 standard deviations
 
 
-def test_negatives_depend_on_the_seed_alone():
+def test_negatives_depend_only_on_the_seed():
     events = [event([2, 5], 7)]
 
     assert (draw_negatives(events, 300) == draw_negatives(events, 300)).all()

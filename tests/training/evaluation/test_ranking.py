@@ -33,7 +33,7 @@ def only(num_greater: int, num_tied: int = 0) -> Ranks:
     return Ranks(np.array([num_greater]), np.array([num_tied]))
 
 
-def test_without_ties_the_gain_is_one_over_log_of_the_rank():
+def test_without_ties_ndcg_is_one_over_log_of_the_rank():
     ndcg, hr = ndcg_and_hit_rate(Ranks(np.array([0, 2, 9, 10]), np.zeros(4, int)), 10)
 
     assert ndcg == pytest.approx([1, 1 / 2, 1 / math.log2(11), 0])
@@ -41,7 +41,7 @@ def test_without_ties_the_gain_is_one_over_log_of_the_rank():
 
 
 def test_ties_count_as_the_mean_over_their_orders():
-    ndcg, hr = ndcg_and_hit_rate(only(1, 1), 2)  # place 2 or 3, with equal chance
+    ndcg, hr = ndcg_and_hit_rate(only(1, 1), 2)  # rank 2 or 3 with equal chance
 
     assert ndcg == pytest.approx(0.5 / math.log2(3))
     assert hr == pytest.approx(0.5)
@@ -57,10 +57,10 @@ def test_a_constant_scorer_gains_nothing_by_its_ties():
     assert hr == pytest.approx([10 / 101] * 2)
     assert ndcg == pytest.approx([sum(1 / math.log2(r + 1) for r in range(1, 11)) / 101] * 2)
     assert found.unfiltered.num_tied.tolist() == [299, 299]
-    assert found.filtered.num_tied.tolist() == [297, 298]  # an item that is twice in the history is one item
+    assert found.filtered.num_tied.tolist() == [297, 298]  # a repeated history item counts once
 
 
-def test_history_is_left_out_of_the_filtered_ranks_alone():
+def test_only_the_filtered_ranks_exclude_the_history():
     found = rank_events(giving([9.0, 8.0, 1.0, 1.0, 0.0, 1.0]), [event([1, 6, 1], 3)])
 
     assert (found.filtered.num_greater.tolist(), found.filtered.num_tied.tolist()) == ([1], [1])
@@ -76,7 +76,7 @@ def test_a_target_that_repeats_is_ranked_although_it_is_in_the_history():
 def test_ranks_agree_with_counting_one_by_one_across_batches():
     random = np.random.default_rng(0)
     scores = random.integers(0, 5, size=(600, 40)).astype(np.float32)
-    scores[:, 6] = 9  # what is best of all, where the history does not have it
+    scores[:, 6] = 9  # the best item, unless it is in the history
     histories = [random.integers(1, 41, size=random.integers(1, 12)).tolist() for _ in range(600)]
     events = [event(items, int(random.integers(1, 41)), user) for user, items in enumerate(histories)]
     negatives = draw_negatives(events, 40, 10)
@@ -139,8 +139,8 @@ def test_fewer_items_than_places_is_no_error():
     assert ndcg_and_hit_rate(only(1, 1), 20)[1].tolist() == [1]
 
 
-def test_the_interval_draws_users_not_events():
-    # One user holds nine of ten events, all hits: by events the mean would be sure to about 0.1.
+def test_the_interval_resamples_users_not_events():
+    # One user has nine of ten events, all hits: resampling events would give an interval of about 0.1.
     values, users = np.array([1.0] * 9 + [0.0]), np.array([5] * 9 + [2])
 
     found = bootstrap_interval(values, users)
@@ -157,11 +157,11 @@ def test_the_interval_of_no_difference_is_zero_and_repeatable():
     assert bootstrap_interval(values, users).low < values.mean() < bootstrap_interval(values, users).high
 
 
-def test_an_interval_over_nothing_is_no_number():
+def test_an_interval_over_no_events_is_nan():
     assert math.isnan(bootstrap_interval(np.array([]), np.array([])).low)
 
 
-def test_questions_know_the_sequence_up_to_the_event(training_set):
+def test_an_event_has_the_history_up_to_it(training_set):
     found = evaluation_events(training_set, "test")
 
     assert [(event.user, event.history.tolist(), event.target) for event in found] == [
@@ -174,14 +174,14 @@ def test_questions_know_the_sequence_up_to_the_event(training_set):
     ]
 
 
-def test_popularity_ranks_what_most_users_had_first(training_set):
+def test_popularity_ranks_items_by_number_of_users(training_set):
     found = rank_events(distinct_user_popularity(training_set), [event([1], 2), event([1], 6)])
 
     assert found.filtered.num_greater.tolist() == [0, 4]
     assert found.filtered.num_tied.tolist() == [0, 0]
 
 
-def test_a_ranker_is_asked_with_its_kernel_or_without(training_set, tiny):
+def test_a_ranker_scores_with_or_without_its_kernel(training_set, tiny):
     ranker = new_ranker(training_set, tiny("sasrec_grasp").with_switches(kernel_length=2))
     ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
     events = [event([1, 2, 3], 4, user=1), event([2], 3, user=0)]

@@ -26,7 +26,7 @@ def batch(known_BT: Tensor = KNOWN_BT) -> Batch:
 
 
 class FixedStates:
-    """A ranker (and its enhancer) whose states and candidates are given."""
+    """A ranker (and its enhancer) with given states and candidate vectors."""
 
     def __init__(self, *, scale: float = 1.0, auxiliary: Tensor | None = None) -> None:
         random = torch.Generator().manual_seed(0)
@@ -60,7 +60,7 @@ def config_of(loss: str, **changed: object) -> TrainConfig:
 
 
 def naive_softmax(ranker: FixedStates, negatives: list[int], num_targets: int = 1, decay: float = 0.5) -> float:
-    """Each target against the negatives its user has not had, in a loop."""
+    """Each target against the negatives unknown to its user, in a loop."""
     total = 0.0
     for row, step, _ in STEPS:
         for distance, target in enumerate(TARGET_BT[row, step : step + num_targets].tolist()):
@@ -83,7 +83,7 @@ def test_cross_entropy_equals_a_naive_loop():
 
 
 @pytest.mark.parametrize("num_targets", [2, 3, 9])
-def test_a_step_learns_what_comes_later_too_but_less(num_targets):
+def test_later_targets_of_a_step_have_smaller_weights(num_targets):
     ranker = FixedStates()
     found = loss_of(ranker, config_of("cross_entropy", num_targets=num_targets, target_decay=0.5))
 
@@ -109,8 +109,8 @@ def test_sampled_softmax_over_all_items_is_cross_entropy():
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_users_own_items_are_no_negatives(loss):
-    """Whatever they score: of user 3 it is items 1, 2, 4 and 5, targets or not."""
+def test_a_users_own_items_are_never_negatives(loss):
+    """Their scores have no effect: for user 3 these are items 1, 2, 4 and 5, whether targets or not."""
     ranker, changed = FixedStates(), FixedStates()
     own_only = replace(batch(), valid_BT=torch.tensor([[False] * 3, [False, True, False]]))  # target 1
     changed.candidate_ND[[2, 4, 5]] += 100
@@ -125,7 +125,7 @@ def test_a_users_own_items_are_no_negatives(loss):
 
 
 def test_the_positive_of_a_drawn_target_counts_once():
-    """A target among the shared negatives is the user's own and so no negative."""
+    """A target among the shared negatives belongs to the user and so is not a negative."""
     ranker = FixedStates()
     one_step = replace(batch(), valid_BT=torch.tensor([[True, False, False], [False] * 3]))
     others = [math.exp(ranker.score(0, 0, item)) for item in (5, 6)]
@@ -146,7 +146,7 @@ def test_the_positive_of_a_drawn_target_counts_once():
         (100, 101, 0.75, 1.0),  # every item drawn: nothing to correct
     ],
 )
-def test_the_power_of_gbce_is_the_papers(num_negatives, num_items, calibration, power):
+def test_the_power_of_gbce_follows_the_paper(num_negatives, num_items, calibration, power):
     found = gbce_power(num_negatives=num_negatives, num_items=num_items, calibration=calibration)
     assert found == pytest.approx(power)
 
@@ -164,9 +164,9 @@ def test_gbce_equals_a_naive_loop():
     assert loss_of(ranker, config_of("gbce", num_negatives=4)) == pytest.approx(total / len(STEPS), rel=1e-5)
 
 
-def test_bce_draws_what_the_user_has_not_had_and_goes_without_when_there_is_nothing():
+def test_bce_draws_unknown_items_and_no_negative_if_there_is_none():
     ranker = FixedStates()
-    # The first user has had all, of the second only item 6 is left.
+    # The first user has all items; for the second only item 6 is left.
     known_BT = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 0]])
     total = 0.0
     for row, step, target in STEPS:
@@ -178,7 +178,7 @@ def test_bce_draws_what_the_user_has_not_had_and_goes_without_when_there_is_noth
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_enhancers_own_term_is_added(loss):
+def test_the_auxiliary_loss_is_added(loss):
     plain, added = FixedStates(), FixedStates(auxiliary=torch.tensor(0.25))
 
     assert loss_of(added, config_of(loss)) == pytest.approx(loss_of(plain, config_of(loss)) + 0.25)
@@ -204,5 +204,5 @@ def test_a_batch_whose_negatives_are_all_known_still_has_a_gradient():
         assert ranker.state_BTD.grad.isfinite().all(), loss
 
 
-def test_equal_scores_of_bce_are_two_coin_tosses():
+def test_bce_of_equal_scores_is_twice_log_two():
     assert loss_of(FixedStates(scale=0), config_of("bce")) == pytest.approx(-2 * float(F.logsigmoid(torch.tensor(0.0))))

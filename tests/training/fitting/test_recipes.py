@@ -55,7 +55,7 @@ def test_grasp_is_the_same_over_every_backbone_and_reads_no_description_of_the_u
     assert recipe(DEFAULT) == recipe("sasrec_grasp")
 
 
-def test_the_described_recipe_differs_in_who_asks_alone():
+def test_the_described_recipe_differs_only_in_the_query():
     described = recipe("sasrec_grasp_described")
 
     assert described.with_switches(user_text="mean_of_prefix_items") == replace(

@@ -7,7 +7,7 @@ import torch
 from training.data.training_set import to_training_set, training_sequences
 from training.evaluation.ranking import evaluation_events
 from training.fitting import training_loop
-from training.fitting.batches import build_batch, cut_into_pieces, make_batches, mask_items
+from training.fitting.batches import build_batch, cut_into_pieces, group_by_length, mask_items
 from training.fitting.training_loop import (
     KERNEL_NDCG,
     SAMPLED_NDCG,
@@ -43,17 +43,17 @@ def test_a_whole_sequence_is_one_piece_where_it_fits():
 def test_batches_pad_on_the_left_and_hold_every_piece_once():
     pieces = [(user, np.arange(1, user + 2)) for user in range(5)]
 
-    found = list(make_batches(pieces, 2, np.random.default_rng(0)))
+    found = list(group_by_length(pieces, 2, np.random.default_rng(0)))
 
     assert sorted(user for users, _ in found for user in users) == [0, 1, 2, 3, 4]
     assert all((items[:, -1] > 0).all() for _, items in found)
-    assert sum((items == 0).sum() for _, items in found) <= 2  # like lengths lie together
+    assert sum((items == 0).sum() for _, items in found) <= 2  # similar lengths share a batch
 
 
 @pytest.mark.parametrize(
     ("targets", "valid"), [("all", [[True, True], [False, True]]), ("last", [[False, True], [False, True]])]
 )
-def test_a_batch_asks_for_the_next_items(training_set, tiny, targets, valid):
+def test_the_targets_of_a_batch_are_the_next_items(training_set, tiny, targets, valid):
     sequences = training_sequences(training_set)
     config = tiny("sasrec", targets=targets)
 
@@ -67,7 +67,7 @@ def test_a_batch_asks_for_the_next_items(training_set, tiny, targets, valid):
     assert torch.equal(found.neighbour_BS, torch.from_numpy(training_set.user_neighbour[[0, 2]]))
 
 
-def test_a_batch_of_bert4rec_hides_what_it_asks_for(training_set, tiny):
+def test_a_batch_of_bert4rec_hides_its_targets(training_set, tiny):
     given = np.array([[2, 3, 4], [0, 4, 5]] * 20)
     users = np.array([0, 2] * 20)
 
@@ -123,7 +123,7 @@ def test_early_stopping_keeps_the_best_epoch(training_set, tiny):
 
 
 def test_the_weights_are_those_of_the_best_epoch_not_the_last(training_set, tiny, monkeypatch):
-    figures = iter([0.1, 0.3, 0.2, 0.3, 0.1])  # equal is no rise
+    figures = iter([0.1, 0.3, 0.2, 0.3, 0.1])  # an equal value is no improvement
     kept = {}
 
     def given(ranker, *_, **__):
@@ -186,12 +186,12 @@ def test_validation_ranks_among_the_negatives_it_is_given(training_set, tiny):
     ranker = fit(training_set, tiny("sasrec"), 0, lambda *_: None).ranker
     targets = np.array([event.target for event in evaluation_events(training_set, "validation")])
 
-    alone = validate(ranker, training_set, negatives=targets[:, None])  # one rival each, and that the target itself
+    alone = validate(ranker, training_set, negatives=targets[:, None])  # the only negative is the target itself
     assert alone[SAMPLED_NDCG] == pytest.approx((1 + 1 / np.log2(3)) / 2)
     assert SAMPLED_NDCG not in validate(ranker, training_set)
 
 
-def test_metrics_are_told_with_the_calibrated_kernel_and_without(training_set, tiny):
+def test_metrics_are_given_with_the_calibrated_kernel_and_without(training_set, tiny):
     seen = {}
     config = tiny("sasrec", max_epochs=5).with_switches(kernel_length=2)
     fitted = fit(training_set, config, 0, lambda epoch, found: seen.update({epoch: found["ndcg@10"]}))
@@ -205,7 +205,7 @@ def test_metrics_are_told_with_the_calibrated_kernel_and_without(training_set, t
 
 
 def test_no_epoch_is_chosen_by_the_kernel(training_set, tiny):
-    """The weights are those of the same ranker without one."""
+    """The weights equal those of the same ranker without a kernel."""
     alone = fit(training_set, tiny("sasrec"), 0, lambda *_: None)
     beside = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
 
@@ -214,7 +214,7 @@ def test_no_epoch_is_chosen_by_the_kernel(training_set, tiny):
         assert torch.equal(weights, beside.ranker.state_dict()[key]), key
 
 
-def test_the_time_that_fitting_took_includes_start_and_calibration(training_set, tiny, monkeypatch):
+def test_the_reported_time_includes_initialisation_and_calibration(training_set, tiny, monkeypatch):
     class Clock:
         now = 0.0
 
@@ -246,7 +246,7 @@ def test_the_time_that_fitting_took_includes_start_and_calibration(training_set,
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec_grasp"])
-def test_what_counts_is_the_running_mean_of_the_weights_after_every_step(training_set, tiny, name):
+def test_the_evaluated_weights_are_the_running_mean_over_all_steps(training_set, tiny, name):
     torch.manual_seed(0)
     training = TrainingRun(training_set, tiny(name, averaging=0.9, batch_size=1), np.random.default_rng(0))
     trained, step = training._ranker, training._optimiser.step
@@ -258,7 +258,7 @@ def test_what_counts_is_the_running_mean_of_the_weights_after_every_step(trainin
         step()
         num_steps += 1
         for key, weights in trained.named_parameters():
-            kept = min(0.9, (1 + num_steps) / (10 + num_steps))  # little of where it began
+            kept = min(0.9, (1 + num_steps) / (10 + num_steps))  # the initial weights fade out fast
             expected[key] = kept * expected[key] + (1 - kept) * weights.detach()
 
     training._optimiser.step = followed
@@ -273,14 +273,14 @@ def test_what_counts_is_the_running_mean_of_the_weights_after_every_step(trainin
         assert torch.equal(values, dict(training.evaluated_ranker.named_buffers())[key]), key
 
 
-def test_without_averaging_the_weights_themselves_count(training_set, tiny):
+def test_without_averaging_the_trained_weights_are_evaluated(training_set, tiny):
     training = TrainingRun(training_set, tiny("sasrec"), np.random.default_rng(0))
 
     assert training.evaluated_ranker is training._ranker
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.9])
-def test_what_is_fitted_is_what_counts(training_set, tiny, averaging):
+def test_the_fitted_ranker_has_the_evaluated_weights(training_set, tiny, averaging):
     config = tiny("sasrec_grasp", max_epochs=1, averaging=averaging)
     fitted = fit(training_set, config, 0, lambda *_: None)
     with deterministic(0) as random:
@@ -306,9 +306,9 @@ def test_too_many_items_are_not_compared_with_each_other(training_set, tiny, mon
     assert "6 items are too many to compare all pairs" in capsys.readouterr().out
 
 
-def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny, monkeypatch):
+def test_fitting_stops_after_the_epoch_that_exceeds_the_time_limit(training_set, tiny, monkeypatch):
     class Clock:
-        """Half a minute later whenever it is looked at."""
+        """A clock that advances by half a minute per reading."""
 
         now = 1000.0
 
@@ -322,7 +322,9 @@ def test_fitting_ends_after_the_epoch_in_which_its_time_is_up(training_set, tiny
     monkeypatch.setattr(training_loop, "time", Clock())
     config = tiny("sasrec", max_epochs=30, patience=30, max_minutes=1.75)
 
-    assert fit(training_set, config, 0, lambda *_: None).num_epochs == 4  # the first look after it is the fourth
+    assert (
+        fit(training_set, config, 0, lambda *_: None).num_epochs == 4
+    )  # the fourth reading is the first after the limit
 
 
 # Every kind of thing that is learnt or stored from sequences.
@@ -375,12 +377,12 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_recipe(training_se
 def test_items_borrow_by_how_often_they_were_taken_in_training(training_set, tiny):
     enhancer = new_ranker(training_set, tiny("sasrec_grasp").with_switches(num_lenders=2)).enhancer
 
-    # 1 2 3 4, 2 3 and 4 5; nobody took 6, which counts as half a time.
+    # 1 2 3 4, 2 3 and 4 5; item 6 has no interactions, which count as 0.5.
     assert enhancer.log_count_N[1:].exp().tolist() == pytest.approx([1, 2, 2, 2, 1, 0.5])
     assert enhancer.lenders_NM[1:].any()
 
 
-def test_torch_may_choose_its_algorithms_again_afterwards(training_set, tiny):
+def test_torch_settings_are_restored_after_fitting(training_set, tiny):
     fit(training_set, replace(tiny("sasrec"), max_epochs=1), 0, lambda *_: None)
 
     assert not torch.are_deterministic_algorithms_enabled()

@@ -24,7 +24,7 @@ def steps_read(mode, mask_T, step):
 
 
 def naive_answer(attention: Attention, query, keys_CTW, mask_T, step):
-    """`Att` of one user and step as the equation reads, in loops over heads and over what is read."""
+    """`Att` of one user and step by its equation, in loops over heads and read items."""
     config = attention.config
     read = [(c, s) for c in range(len(keys_CTW)) for s in steps_read(config.mode, mask_T, step)]
     query_W, key_CTW, value_CTW = attention.query(query), attention.key(keys_CTW), attention.value(keys_CTW)
@@ -73,7 +73,7 @@ def test_attention_equals_the_equation_in_a_naive_loop(activation, normalise, nu
 
 
 @every_mode
-def test_without_attention_the_answer_is_a_mean(mode, num_queries):
+def test_without_attention_the_result_is_a_mean(mode, num_queries):
     torch.manual_seed(0)
 
     check_against_naive_loop(Attention(replace(CONFIG, use_attention=False, mode=mode)), num_queries, num_copies=1)
@@ -82,7 +82,7 @@ def test_without_attention_the_answer_is_a_mean(mode, num_queries):
 @every_mode
 def test_holistic_attention_equals_its_equations(mode, num_queries):
     torch.manual_seed(0)
-    # As context beside a trained embedding its last layer would be zero.
+    # If added to a trained embedding, its last layer would be zero.
     holistic = HolisticAttention(replace(CONFIG, mode=mode, item_representation="sem"))
     item_BTW, near_item_BTW = torch.randn(2, 2, 5, 8)
     user_BQW, near_user_BQW = torch.randn(2, 2, num_queries, 8)

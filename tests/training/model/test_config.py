@@ -16,7 +16,7 @@ CONFIG = RankerConfig(num_items=12, semantic_size=6, width=8)
         ({"num_items": 0}, "must be positive"),
     ],
 )
-def test_a_config_that_describes_no_ranker_is_refused(changed, message):
+def test_an_invalid_config_is_refused(changed, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changed)
 
@@ -26,7 +26,7 @@ def test_a_config_that_describes_no_ranker_is_refused(changed, message):
     [
         ({}, True),
         ({"mode": "full"}, False),
-        ({"mode": "full", "enhancer": "none"}, True),  # it has no attention to read ahead with
+        ({"mode": "full", "enhancer": "none"}, True),  # it has no attention that reads ahead
         ({"backbone": "gru4rec", "variant": "legacy"}, True),
         ({"variant": "legacy"}, False),
         ({"backbone": "bert4rec"}, False),

@@ -12,7 +12,7 @@ def test_a_share_is_zero_and_the_mean_stays(share):
 
     found = Dropout(share)(ONES)
 
-    # Five standard deviations, and what rounding the share to 1/256 costs.
+    # Five standard deviations, plus the rounding of the share to 1/256.
     assert found.eq(0).float().mean().item() == pytest.approx(
         share, abs=5 * (share * (1 - share) / 200_000) ** 0.5 + 1 / 512
     )
@@ -20,7 +20,7 @@ def test_a_share_is_zero_and_the_mean_stays(share):
     assert found.unique().tolist() == pytest.approx([0, 1 / (1 - share)], rel=0.02)
 
 
-def test_every_place_is_dropped_on_its_own():
+def test_elements_are_dropped_independently():
     torch.manual_seed(0)
     dropped = Dropout(0.5)(ONES).eq(0).float()
 
@@ -31,7 +31,7 @@ def test_every_place_is_dropped_on_its_own():
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (8,), (3, 0, 2), (2, 3, 5)])
-def test_any_shape_comes_back(shape):
+def test_the_shape_is_kept(shape):
     values = torch.ones(shape)
     dropout = Dropout(0.5)
 
@@ -42,14 +42,14 @@ def test_any_shape_comes_back(shape):
     assert set(found.flatten().tolist()) <= {0.0, 2.0}
 
 
-def test_in_inference_and_for_no_share_everything_is_as_it_was():
+def test_in_inference_and_with_share_zero_nothing_changes():
     values = torch.randn(50, 50)
 
     assert Dropout(0.9).eval()(values) is values
     assert Dropout(0.0)(values) is values
 
 
-def test_the_seed_alone_decides_what_is_dropped():
+def test_what_is_dropped_depends_only_on_the_seed():
     dropout, found = Dropout(0.5), []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -72,6 +72,6 @@ def test_the_gradient_is_the_mask():
 
 
 @pytest.mark.parametrize("share", [1.0, 1.5, -0.1])
-def test_what_is_no_share_is_refused(share):
+def test_a_share_outside_zero_to_one_is_refused(share):
     with pytest.raises(ValueError, match=f"dropout {share} is not in "):
         Dropout(share)

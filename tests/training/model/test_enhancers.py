@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - shape suffixes as in training/model/ranker.py
-"""Every enhancer over every backbone, then what is particular to each."""
+"""Tests of every enhancer over every backbone, then tests of single enhancers."""
 
 import math
 from dataclasses import replace
@@ -70,7 +70,7 @@ def test_a_ranker_that_reads_ahead_says_so(make_ranker, enhancer, changed):
 @every_enhancer
 @every_backbone
 @every_switch
-def test_padding_is_inert(make_ranker, enhancer, backbone, switches):
+def test_padding_has_no_effect(make_ranker, enhancer, backbone, switches):
     ranker = make_ranker(enhancer=enhancer, backbone=backbone, **switches)
     short_BT, padded_BT = torch.tensor([[3, 1]]), torch.tensor([[0, 0, 0, 3, 1]])
     users = USERS_BS[:1], USERS_BS[1:]
@@ -112,7 +112,7 @@ def test_one_batch_can_be_overfitted(make_ranker, enhancer, backbone, variant):
 @every_backbone
 @every_switch
 def test_what_is_saved_scores_as_before(make_ranker, item_vectors, tmp_path, enhancer, backbone, switches):
-    # Kernels of torch that need no gradient round differently: without it on both sides.
+    # torch rounds differently without gradients, so both sides run without.
     ranker = make_ranker(14, enhancer=enhancer, backbone=backbone, **switches).requires_grad_(False)
     metadata = RankerMetadata("x", "ranker_v1", "v1", "x", "1998-04-22", "1998-02-28", 0, {})
     save_ranker(tmp_path, ranker, [str(i) for i in range(12)], metadata)
@@ -123,7 +123,7 @@ def test_what_is_saved_scores_as_before(make_ranker, item_vectors, tmp_path, enh
 
     assert torch.equal(loaded.scores(ITEMS_BT, USERS_BS, USERS_BS), scores_BN)
     assert scores_BN.shape == (2, 15)
-    assert scores_BN.isfinite().all()  # of items newer than the model as well
+    assert scores_BN.isfinite().all()  # also of items newer than the model
 
 
 @every_enhancer
@@ -149,7 +149,7 @@ def test_an_item_newer_than_the_model_may_stand_in_a_history(make_ranker, enhanc
     items_BT = torch.tensor([[3, 14]])
 
     assert ranker.scores(items_BT, USERS_BS[:1], USERS_BS[:1]).isfinite().all()
-    if enhancer in ("llm_esr", "alphafuse", "grasp"):  # ... and by what it means it is not like any other
+    if enhancer in ("llm_esr", "alphafuse", "grasp"):  # ... its semantic vector makes it different from others
         other = ranker.last_state(torch.tensor([[3, 13]]), USERS_BS[:1], USERS_BS[:1])
         assert not torch.allclose(ranker.last_state(items_BT, USERS_BS[:1], USERS_BS[:1]), other)
         assert not torch.allclose(ranker.candidate_vectors()[13], ranker.candidate_vectors()[14])
@@ -262,18 +262,18 @@ def test_the_teacher_is_the_mean_of_the_similar_users_states_seen_so_far():
     assert nothing_seen is None
     teacher_D = (state_BD[1] + state_BD[2]) / 2  # user 3 was never seen
     assert loss.item() == pytest.approx(0.1 * ((state_BD[0] - teacher_D) ** 2).mean().item())
-    assert state_BD.grad[1:].eq(0).all()  # the teacher is not taught
+    assert state_BD.grad[1:].eq(0).all()  # the teacher gets no gradient
     assert state_BD.grad[0].any()
 
 
-def test_a_later_state_replaces_an_earlier_one_and_the_untaught_do_not_count():
+def test_later_states_replace_earlier_ones_and_users_without_teacher_are_ignored():
     enhancer = started_llm_esr(torch.randn(12, 10))
     enhancer._similar_UK = torch.tensor([[1], [2]] + [[5]] * 10)
     ones_D = torch.ones(1, 16)
     enhancer.auxiliary_loss(torch.tensor([1]), 7 * ones_D, torch.tensor([1]))
     enhancer.auxiliary_loss(torch.tensor([1]), 3 * ones_D, torch.tensor([1]))
 
-    # User 0 has a teacher, 3 away; user 4 has none and is no part of the mean.
+    # User 0 has a teacher at distance 3; user 4 has none and is not in the mean.
     loss = enhancer.auxiliary_loss(torch.tensor([1]), torch.zeros(2, 16), torch.tensor([0, 4]))
 
     assert loss.item() == pytest.approx(0.1 * 9)
@@ -349,7 +349,7 @@ def test_alphafuse_refuses_more_coordinates_than_there_are(changed):
 
 
 @pytest.mark.parametrize("switch", [{"user_text": "mean_of_prefix_items"}, {"mode": "cross"}, DUAL], ids=str)
-def test_the_switches_of_grasp_stay_causal_over_every_backbone_that_is(make_ranker, switch):
+def test_every_switch_of_grasp_is_causal_over_causal_backbones(make_ranker, switch):
     for backbone in ("sasrec", "gru4rec"):
         ranker = make_ranker(backbone=backbone, **switch)
         torch.testing.assert_close(
@@ -358,7 +358,7 @@ def test_the_switches_of_grasp_stay_causal_over_every_backbone_that_is(make_rank
 
 
 @every_backbone
-def test_two_views_and_lenders_leave_padding_inert(make_ranker, backbone):
+def test_padding_has_no_effect_with_two_views_and_lenders(make_ranker, backbone):
     ranker = make_ranker(14, backbone=backbone, **DUAL)
     short_BT, padded_BT = torch.tensor([[3, 1]]), torch.tensor([[0, 0, 3, 1]])
     users = USERS_BS[:1], USERS_BS[1:]
@@ -369,7 +369,7 @@ def test_two_views_and_lenders_leave_padding_inert(make_ranker, backbone):
     assert ranker.scores(torch.tensor([[14]]), *users).isfinite().all()
 
 
-def test_in_training_some_items_have_only_what_they_borrow(make_ranker):
+def test_in_training_some_items_use_only_borrowed_embeddings(make_ranker):
     enhancer = make_ranker(12, num_lenders=3, lent_only=0.5).enhancer
     asked = torch.arange(1, 13)
     torch.manual_seed(0)
@@ -387,7 +387,7 @@ def test_in_training_some_items_have_only_what_they_borrow(make_ranker):
     assert num_alone[1] == 0
 
 
-def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
+def test_lenders_are_the_nearest_other_items_with_a_positive_cosine():
     ranker = Ranker(replace(CONFIG, num_items=6, semantic_size=2, num_components=2, enhancer="grasp", num_lenders=2))
     ranker.enhancer.item_adapter.weight_CS.copy_(torch.eye(2))
     meaning_NS = torch.tensor([[1.0, 0.0], [5.0, 0.5], [0.9, 0.3], [0.0, 1.0], [-1.0, -1.0], [0.0, 0.0]])
@@ -398,7 +398,7 @@ def test_lenders_are_the_nearest_others_by_meaning_and_none_that_is_unlike():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_an_item_borrows_the_more_the_fewer_have_taken_it(make_ranker, item_vectors, training):
+def test_items_with_fewer_interactions_borrow_more(make_ranker, item_vectors, training):
     ranker = make_ranker(12, num_lenders=3).train(training)
     enhancer = ranker.enhancer
     enhancer.set_lenders(item_vectors(12)[0], torch.tensor([0, 3, 400, *range(9)]))
@@ -420,7 +420,7 @@ def test_an_item_borrows_the_more_the_fewer_have_taken_it(make_ranker, item_vect
         torch.testing.assert_close(found_D, expected_D)
 
 
-def test_who_has_no_lender_keeps_all_of_its_own(make_ranker):
+def test_an_item_without_lenders_keeps_its_own_embedding(make_ranker):
     enhancer = make_ranker(num_lenders=2).enhancer
     enhancer.lenders_NM[4], enhancer.lenders_NM[5] = torch.tensor([0, 0]), torch.tensor([7, 0])
 
@@ -432,12 +432,12 @@ def test_who_has_no_lender_keeps_all_of_its_own(make_ranker):
     assert found_TD[2:].eq(0).all()
 
 
-def test_half_is_borrowed_at_three_interactions_when_training_begins():
+def test_initially_half_is_borrowed_at_three_interactions():
     assert Grasp(replace(CONFIG, num_lenders=2)).borrow_bias.exp().item() == pytest.approx(3)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_items_seen_so_far_ask_as_the_mean_of_their_vectors(make_ranker, training):
+def test_the_query_of_a_prefix_is_the_mean_of_its_items(make_ranker, training):
     enhancer = make_ranker(14, user_text="mean_of_prefix_items").train(training).enhancer
     items_BT = torch.tensor([[0, 3, 14, MASK, 3, 9]])
 
@@ -449,7 +449,7 @@ def test_the_items_seen_so_far_ask_as_the_mean_of_their_vectors(make_ranker, tra
             torch.testing.assert_close(found_BTW[0, step], expected_W)
 
 
-def test_context_has_a_width_of_its_own(make_ranker):
+def test_context_width_differs_from_the_model_width(make_ranker):
     ranker = make_ranker(context_width=6, item_representation="dual")
     attention = ranker.enhancer.holistic_attention
 
@@ -460,7 +460,7 @@ def test_context_has_a_width_of_its_own(make_ranker):
     assert ranker.candidate_vectors().shape == (13, 16)
 
 
-def test_the_item_asked_for_is_no_key_of_the_attention(make_ranker):
+def test_the_mask_is_no_key_of_the_attention(make_ranker):
     ranker = make_ranker(backbone="bert4rec", mode="full")
     hidden_BT = torch.tensor([[3, MASK, 7]])
     users = UserVectors(USERS_BS[:1], USERS_BS[1:])

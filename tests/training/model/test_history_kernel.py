@@ -54,7 +54,7 @@ def every_pair(nearness: Callable[[int, int], float]) -> list[dict[int, float]]:
     return [{x: pytest.approx(value, rel=1e-4) for x, value in row.items() if value > 1e-6} for row in found]
 
 
-def test_additions_are_the_scores_where_there_are_any():
+def test_sparse_scores_equal_the_nonzero_scores():
     kernel = started_kernel()
     items_T = torch.tensor([4, 2, NUM_ITEMS + 1, 8, 6])  # the third is newer than the kernel
 
@@ -114,7 +114,7 @@ def test_co_occurrence_is_what_a_loop_over_users_counts():
 @pytest.mark.parametrize("num_components", [2, 256])
 def test_meaning_is_the_cosine_of_whitened_vectors(monkeypatch, num_components):
     monkeypatch.setattr(history_kernel, "NUM_COMPONENTS", num_components)
-    # Of centred vectors the left singular ones are the whitened components, whatever their sign and length.
+    # The left singular vectors of centred vectors are the whitened components up to sign and length.
     whitened_NC = np.linalg.svd(SEMANTIC_NS - SEMANTIC_NS.mean(0), full_matrices=False)[0][:, :num_components]
 
     def nearness(a: int, x: int) -> float:
@@ -133,7 +133,7 @@ def test_with_all_neighbours_stored_common_users_count_as_in_star():
     assert kernel(torch.from_numpy(history)[None], NUM_ITEMS)[0, 1:].tolist() == pytest.approx(7 * expected_N, rel=1e-5)
 
 
-def test_padding_and_items_newer_than_the_model_say_nothing():
+def test_padding_and_newer_items_have_no_kernel_score():
     nothing_BT = torch.tensor([[0, 0, 0], [NUM_ITEMS + 2, 0, NUM_ITEMS + 1]])
 
     assert started_kernel()(nothing_BT, NUM_ITEMS + 2).eq(0).all()
@@ -144,7 +144,7 @@ def test_padding_and_items_newer_than_the_model_say_nothing():
 
 @pytest.fixture(scope="module")
 def wandering() -> TrainingSet:
-    """Sixty users who mostly go on to one of the next items, sometimes back to one that they had."""
+    """Sixty users who mostly take one of the next items and sometimes repeat an earlier one."""
     random, num_items = np.random.default_rng(6), 30
     sequences = [
         (random.integers(30) + random.choice([-9, -5, -1, 1, 2, 3, 7], size=9).cumsum()) % 30 + 1 for _ in range(60)
@@ -166,7 +166,7 @@ def wandering() -> TrainingSet:
 
 
 def chance_against_a_hundred(ranker: Ranker, training_set: TrainingSet) -> float:
-    """Mean of (1 - rank / N) ** 100, ranks from 0, over the validation targets; what else a user had does not count."""
+    """Mean of (1 - rank / N) ** 100, ranks from 0, over the validation targets, without the user's other items."""
     events = evaluation_events(training_set, "validation")
     items_BT = torch.from_numpy(np.stack([event.history for event in events]))
     users = torch.from_numpy(training_set.user_semantic), torch.from_numpy(training_set.user_neighbour)
@@ -197,7 +197,7 @@ def test_the_weights_are_those_that_rank_the_validation_targets_best(wandering, 
     assert any(event.target in event.history for event in evaluation_events(wandering, "validation"))
 
 
-def test_a_kernel_that_does_not_help_has_no_say(wandering, tiny, monkeypatch):
+def test_a_kernel_that_does_not_help_gets_zero_weights(wandering, tiny, monkeypatch):
     def perfect(*_, **__):
         return lambda events: np.eye(30, dtype=np.float32)[[event.target - 1 for event in events]] * 1e6
 
@@ -246,7 +246,7 @@ def test_what_training_sequences_hold_is_stored(training_set, tiny):
     ]
 
 
-def test_strongest_keeps_the_largest_and_fills_with_padding():
+def test_largest_entries_are_kept_and_rows_filled_with_padding():
     matrix = csr_matrix(np.array([[0, 0.3, 0.9, 0.5], [0, 0, 0, 0], [0.1, 0, 0, 0], [0.2, 0.2, 0.2, 0]]))
 
     ids, values = largest_entries(matrix, 2)
@@ -255,7 +255,7 @@ def test_strongest_keeps_the_largest_and_fills_with_padding():
     assert values == pytest.approx(np.array([[0.9, 0.5], [0, 0], [0.1, 0], [0.2, 0.2]]))
 
 
-def test_a_kernel_stores_no_more_than_there_is_and_begins_with_no_say():
+def test_a_kernel_stores_at_most_all_items_and_starts_with_zero_weights():
     kernel = HistoryKernel(CONFIG)
 
     assert [kernel.get_buffer(f"{kind}_ids_NM").shape for kind in KINDS] == [(NUM_ITEMS + 1, NUM_ITEMS)] * 3

@@ -1,4 +1,4 @@
-"""A frozen ranker says what the ranker says."""
+"""An inference ranker gives the scores of the ranker it was made from."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def new_ranker(**switches: object) -> Ranker:
     small = {"max_length": MAX_LENGTH, "width": 8, "null_width": 4, "context_width": 8, "num_components": 10}
     ranker = Ranker(RankerConfig(**(common | switches | small)))
     with torch.no_grad():
-        for parameter in ranker.parameters():  # nothing stays zero, as it is before training
+        for parameter in ranker.parameters():  # zeros, as before training, would hide errors
             parameter.add_(0.1 * torch.randn(parameter.shape))
         ranker.enhancer.item.weight[0] = 0
     if ranker.config.num_lenders:
@@ -33,11 +33,11 @@ def new_ranker(**switches: object) -> Ranker:
 
 
 def assert_same(ranker: Ranker) -> None:
-    frozen, users = InferenceRanker(ranker), UserVectors(torch.randn(1, SIZE), torch.randn(1, SIZE))
+    inference, users = InferenceRanker(ranker), UserVectors(torch.randn(1, SIZE), torch.randn(1, SIZE))
     for length in (1, 2, MAX_LENGTH, MAX_LENGTH + 4):
         items_T = torch.randint(1, NUM_ITEMS + NUM_NEWER + 1, (length,))
-        views, weights_T = frozen.views(items_T, users)
-        state_D = frozen.state(views)
+        views, weights_T = inference.views(items_T, users)
+        state_D = inference.state(views)
         expected_BD = ranker.last_state(items_T[None], users.semantic_BS, users.neighbour_BS)
         torch.testing.assert_close(state_D, expected_BD[0], **CLOSE)
         read_1T = items_T[None, -MAX_LENGTH:]
@@ -46,11 +46,11 @@ def assert_same(ranker: Ranker) -> None:
         else:
             expected_1T = torch.full(read_1T.shape, 1 / read_1T.shape[1])
         torch.testing.assert_close(weights_T, expected_1T[0], **CLOSE)
-    torch.testing.assert_close(frozen.candidate_ND, ranker.candidate_vectors(), **CLOSE)
+    torch.testing.assert_close(inference.candidate_ND, ranker.candidate_vectors(), **CLOSE)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_every_recipe(name):
+def test_every_recipe_gives_equal_scores_in_inference(name):
     chosen = recipe(name)
     assert_same(new_ranker(**(dict(chosen.ranker) | {"backbone": chosen.backbone, "enhancer": chosen.enhancer})))
 
@@ -58,7 +58,7 @@ def test_every_recipe(name):
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec"])
 @pytest.mark.parametrize("num_heads", [1, 2])
 @pytest.mark.parametrize("user_text", ["described", "mean_of_prefix_items"])
-def test_what_folds(backbone, num_heads, user_text):
+def test_folded_grasp_gives_equal_scores(backbone, num_heads, user_text):
     given = [("sum", "mean"), ("sem", "sem+id"), (True, False), ("mlp", "linear")]
     for normalise, representation, use_similar, candidate in itertools.product(*given):
         ranker = new_ranker(
@@ -90,10 +90,10 @@ def test_what_folds(backbone, num_heads, user_text):
     ],
     ids=str,
 )
-def test_ablations(switches):
+def test_ablations_give_equal_scores_in_inference(switches):
     assert_same(new_ranker(**({"use_global": False} | switches)))
 
 
-def test_what_the_default_recipe_serves_folds():
+def test_the_default_recipe_can_be_folded():
     for name in ("sasrec_grasp", "gru4rec_grasp", "bert4rec_grasp", "sasrec_grasp_described"):
         assert can_fold(new_ranker(**dict(recipe(name).ranker)).config)

@@ -1,5 +1,5 @@
 # ruff: noqa: N803 - shape suffixes as in training/model/llm_esr_backbones.py
-"""The compressed padding of the legacy backbones against LLM-ESR's own way: every sequence padded to `max_length`."""
+"""Compressed padding gives the same states as LLM-ESR's padding of every sequence to `max_length`."""
 
 import math
 
@@ -22,7 +22,7 @@ def legacy_ranker(backbone: str, num_heads: int = 2) -> Ranker:
     )
     ranker = Ranker(config).eval()
     for parameter in ranker.parameters():
-        if parameter.ndim < 2:  # biases and norms that start at zero and one would hide what is wrong
+        if parameter.ndim < 2:  # biases of zero and norms of one would hide errors
             torch.nn.init.normal_(parameter)
     return ranker
 
@@ -78,7 +78,7 @@ def test_compressed_padding_gives_the_states_of_padding_to_max_length(name, naiv
 
     for row, length in enumerate(LENGTHS):
         expected_TD = naive(backbone, step_BTD[row], mask_BT[row])[-length:]
-        for start in {0, MAX_LENGTH - length}:  # whole rows, and rows without any padding given
+        for start in {0, MAX_LENGTH - length}:  # with all padding, and without any
             own = slice(row, row + 1), slice(start, None)
             torch.testing.assert_close(backbone(step_BTD[own], mask_BT[own])[0, -length:], expected_TD)
     together_BTD = backbone(step_BTD, mask_BT)
@@ -112,7 +112,7 @@ def test_a_legacy_gru_is_causal():
 
 
 def test_positions_are_counted_from_the_first_item():
-    """Equal steps differ by their position alone, and padding has none."""
+    """Equal steps differ only by position, and padding has no position."""
     backbone = legacy_ranker("sasrec").backbone
     backbone.blocks = torch.nn.ModuleList()
     backbone.norm = torch.nn.Identity()
@@ -124,8 +124,8 @@ def test_positions_are_counted_from_the_first_item():
     assert found_TD[:2].eq(0).all()
 
 
-def test_padding_that_is_read_counts():
-    """Fewer paddings, other states: that is what makes the legacy rows what they are."""
+def test_padding_changes_the_states_of_legacy_backbones():
+    """Legacy states depend on the amount of padding."""
     shorter = legacy_ranker("sasrec").backbone
     step_BTD, mask_BT = inputs()
     before = shorter(step_BTD[:1], mask_BT[:1])[:, -1]

@@ -43,7 +43,7 @@ def test_a_ranker_that_sees_later_items_says_so(make_ranker, changed):
 @pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "bert4rec"])
 @pytest.mark.parametrize("mode", ["prefix", "full", "gate", "cross"])
 @pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
-def test_padding_is_inert(make_ranker, backbone, mode, activation):
+def test_padding_has_no_effect(make_ranker, backbone, mode, activation):
     ranker = make_ranker(backbone=backbone, mode=mode, activation=activation, normalise="mean")
     short_BT, padded_BT = torch.tensor([[3, 1]]), torch.tensor([[0, 0, 0, 3, 1]])
 
@@ -89,7 +89,7 @@ def test_with_each_switch_off_a_ranker_stays_causal(make_ranker, switch):
     )
 
 
-def test_without_attention_nobody_asks(make_ranker):
+def test_without_attention_queries_have_no_effect(make_ranker):
     asking, silent = make_ranker(), make_ranker(use_attention=False)
 
     assert not torch.allclose(asking(ITEMS_BT, -USERS_BS, -USERS_BS), asking(ITEMS_BT, USERS_BS, USERS_BS))
@@ -102,16 +102,19 @@ MLP, CANDIDATE = "enhancer.holistic_attention.mlp.0.weight", "enhancer.candidate
 
 @pytest.mark.parametrize(
     ("switch", "num_inputs"),
-    [("use_global", {MLP: 3}), ("use_similar", {MLP: 2, CANDIDATE: 1})],  # left of [I, Z_self, Z_sim, Z_glob]
+    [
+        ("use_global", {MLP: 3}),
+        ("use_similar", {MLP: 2, CANDIDATE: 1}),
+    ],  # number of inputs left of [I, Z_self, Z_sim, Z_glob]
 )
-def test_a_level_switched_off_is_one_whose_answer_counts_nothing(make_ranker, switch, num_inputs):
+def test_switching_a_level_off_equals_a_zero_result(make_ranker, switch, num_inputs):
     whole = make_ranker(use_global=switch == "use_global")
     switched = make_ranker(**{"use_global": False, switch: False})
     weights, own = whole.state_dict(), switched.state_dict()
     for name in own:
         if name in num_inputs:
             own[name] = weights[name][:, : 8 * num_inputs[name]]
-        elif not name.endswith("global_query.weight"):  # nobody asks with it
+        elif not name.endswith("global_query.weight"):  # it is unused
             own[name] = weights[name]
     switched.load_state_dict(own)
     state_BTD, candidate_ND = switched(ITEMS_BT, USERS_BS, USERS_BS), switched.candidate_vectors()
@@ -149,7 +152,7 @@ def test_training_and_cached_inference_give_the_same_state(make_ranker):
     torch.testing.assert_close((ranker(ITEMS_BT, USERS_BS, USERS_BS), ranker.candidate_vectors()), in_evaluation)
 
 
-def test_a_copy_forgets_what_it_projected_when_weights_are_loaded(make_ranker):
+def test_loading_weights_clears_the_cache_of_a_copy(make_ranker):
     copied, other = copy.deepcopy(make_ranker()), make_ranker()
     before_ND = copied.candidate_vectors()
     torch.nn.init.normal_(other.enhancer.item_adapter.map.weight)
@@ -170,7 +173,7 @@ def test_an_item_newer_than_the_model_is_scored_by_its_meaning(make_ranker):
     assert ranker.last_state(torch.tensor([[3, 14]]), USERS_BS[:1], USERS_BS[:1]).isfinite().all()
 
 
-def test_bert4rec_asks_with_a_mask_after_the_latest_items(make_ranker):
+def test_bert4rec_appends_a_mask_to_the_latest_items(make_ranker):
     ranker = make_ranker(backbone="bert4rec")
     asked_BT = torch.cat([ITEMS_BT, torch.full((2, 1), MASK)], 1)
     longer_BT = torch.cat([torch.tensor([[8], [8]]), ITEMS_BT], 1)
@@ -190,7 +193,7 @@ def test_history_weights_are_positive_for_items_and_zero_for_padding(make_ranker
     assert weights_BT.shape == ITEMS_BT.shape
     reads_BT = ITEMS_BT != 0
     if mode == "gate":
-        reads_BT[:, :-1] = False  # the last state reads the last item alone
+        reads_BT[:, :-1] = False  # the last state reads only the last item
     assert torch.equal(weights_BT > 0, reads_BT)
 
 
@@ -199,7 +202,7 @@ def test_a_ranker_without_attention_has_no_history_weights(make_ranker):
         make_ranker(enhancer="none").history_weights(ITEMS_BT, USERS_BS, USERS_BS)
 
 
-def test_vectors_of_a_large_encoder_go_through(make_ranker):
+def test_vectors_of_a_large_encoder_are_accepted(make_ranker):
     ranker = make_ranker(semantic_size=1536)
     state_BD = ranker.last_state(ITEMS_BT, torch.randn(2, 1536), torch.randn(2, 1536))
     assert (state_BD @ ranker.candidate_vectors().T).shape == (2, 13)
@@ -214,6 +217,6 @@ def test_vectors_of_a_large_encoder_go_through(make_ranker):
         (torch.ones(12, 10), torch.full((12, 10), math.nan), "neighbour item vectors hold values that are not finite"),
     ],
 )
-def test_unfit_item_vectors_are_refused(make_ranker, semantic, neighbour, message):
+def test_invalid_item_vectors_are_refused(make_ranker, semantic, neighbour, message):
     with pytest.raises(ValueError, match=message):
         make_ranker().attach_items(semantic, neighbour)

@@ -25,7 +25,7 @@ def test_the_first_components_are_those_of_largest_variance():
 
 
 @pytest.mark.parametrize("size", [8, 6])
-def test_components_that_do_not_exist_are_zero(size):
+def test_missing_components_are_zero(size):
     weight_DS, bias_D = whitening_map(VECTORS_NS, size)
     found_ND = VECTORS_NS @ weight_DS.T + bias_D
 
@@ -34,7 +34,7 @@ def test_components_that_do_not_exist_are_zero(size):
     assert (found_ND[:, :6].std(0) > 0.9).all()
 
 
-def test_noise_is_not_blown_up():
+def test_noise_is_not_amplified():
     """An axis below a hundredth of the largest variance stays below unit variance."""
     noisy_NS = VECTORS_NS.clone()
     noisy_NS[:, 0] = 1e-6 * torch.randn(200, generator=torch.Generator().manual_seed(1))
@@ -62,7 +62,7 @@ def test_an_adapter_starts_as_the_first_whitened_components(num_components, widt
     torch.testing.assert_close(found_ND, expected_ND, atol=1e-3, rtol=0)
 
 
-def test_an_adapter_trains_its_second_map_alone():
+def test_an_adapter_trains_only_its_second_map():
     adapter = SemanticAdapter(RankerConfig(12, 6, num_components=5), 4)
 
     assert [name for name, _ in adapter.named_parameters()] == ["map.weight", "map.bias"]

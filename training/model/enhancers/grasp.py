@@ -171,16 +171,16 @@ class Grasp(IdEmbeddings):
             reduced = (
                 self.user_adapter.to_components(each[:, None]) for each in (users.semantic_BS, users.neighbour_BS)
             )
-            own, near = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
-            return own, near
+            own, neighbour = (self.user_adapter(vectors_B1C) for vectors_B1C in reduced)
+            return own, neighbour
         # The adapter is linear, so the mean of the mapped items is the mapped mean.
         mask_BT1 = history.mask_BT[..., None]
         num_BT1 = mask_BT1.cumsum(1).clamp(min=1)
-        own, near = (
+        own, neighbour = (
             (self.user_adapter(vectors_NC[history.unique_N])[history.place_BT] * mask_BT1).cumsum(1) / num_BT1
             for vectors_NC in (self.own_NC, self.neighbour_NC)
         )
-        return own, near
+        return own, neighbour
 
     def project(self, items_N: Tensor) -> tuple[Tensor, Tensor]:
         """Own and neighbour vectors in context width, (N, W) each. In inference computed once and cached."""
