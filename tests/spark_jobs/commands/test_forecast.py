@@ -7,7 +7,6 @@ import pytest
 
 from grasp import tables
 from grasp.partitions import MissingPartitionError
-from spark_jobs.commands import forecast as forecast_module
 from spark_jobs.commands.forecast import Speed, forecast_day, main
 from spark_jobs.describe_items import read_item_facts
 from spark_jobs.describe_users import read_user_facts
@@ -114,7 +113,7 @@ PAID = {"GRASP_LLM_BUDGET": "4000000", "GRASP_LLM_INPUT_PRICE": "0.5", "GRASP_LL
 
 
 def test_a_forecast_by_numbers_needs_no_data_and_no_spark(run, monkeypatch):
-    monkeypatch.setattr(forecast_module, "_session", no_model)
+    monkeypatch.setattr("spark_jobs.commands.forecast.spark_session", no_model)
     speed = ("--seconds-per-answer", "2", "--parallelism", "64")
     found = json.loads(run(*COMPANY, *speed, "--new-share", "0.1", "--json", **PAID))
 

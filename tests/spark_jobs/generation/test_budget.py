@@ -63,7 +63,7 @@ def frame(spark, rows):
 
 @pytest.mark.spark
 def test_the_most_urgent_come_first_and_equal_facts_are_requested_once(lake):
-    unpaid = frame(
+    wanted = frame(
         lake.spark,
         [
             ("k1", "a", "x", 1.0),
@@ -73,7 +73,7 @@ def test_the_most_urgent_come_first_and_equal_facts_are_requested_once(lake):
             ("k4", "e", "x", 0.0),
         ],
     )
-    found = affordable_requests(unpaid, Caps(3), FREE).orderBy("number").collect()
+    found = affordable_requests(wanted, Caps(3), FREE).orderBy("number").collect()
 
     assert [(row.number, row.generation_key, row.entity_id) for row in found] == [
         (0, "k2", "b"),
@@ -84,14 +84,14 @@ def test_the_most_urgent_come_first_and_equal_facts_are_requested_once(lake):
 
 @pytest.mark.spark
 def test_tokens_and_cost_are_capped_by_high_estimates(lake):
-    unpaid = frame(lake.spark, [(f"k{number}", f"{number}", "x" * 300, 9.0 - number) for number in range(4)])
+    wanted = frame(lake.spark, [(f"k{number}", f"{number}", "x" * 300, 9.0 - number) for number in range(4)])
 
     # A prompt is (300 + 300) / 3 = 200 tokens at most, an answer 50.
-    assert affordable_requests(unpaid, Caps(9, num_tokens=749), FREE).count() == 2
-    assert affordable_requests(unpaid, Caps(9, num_tokens=750), FREE).count() == 3
+    assert affordable_requests(wanted, Caps(9, num_tokens=749), FREE).count() == 2
+    assert affordable_requests(wanted, Caps(9, num_tokens=750), FREE).count() == 3
     priced = UsageEstimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
-    assert affordable_requests(unpaid, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
-    assert affordable_requests(unpaid, Caps(9, cost=18.0), priced).count() == 3
+    assert affordable_requests(wanted, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
+    assert affordable_requests(wanted, Caps(9, cost=18.0), priced).count() == 3
 
 
 @pytest.mark.spark

@@ -48,17 +48,17 @@ def pay(ledger, day, *rows):
             writer.add(each)
 
 
-def unpaid(ledger, lake, *keys):
+def without_answer(ledger, lake, *keys):
     inputs = lake.spark.createDataFrame([(key,) for key in keys], "generation_key string")
     return sorted(row.generation_key for row in ledger.without_answer(inputs).collect())
 
 
 def test_a_key_is_known_on_every_day_and_before_sealing(ledger, lake):
-    assert unpaid(ledger, lake, "a", "b", "c") == ["a", "b", "c"]
+    assert without_answer(ledger, lake, "a", "b", "c") == ["a", "b", "c"]
     pay(ledger, NEXT, row("a"), row("b", description=None, refusal_reason="loop"))
     pay(ledger, DAY, row("c", description=None, output="", error="timeout"))
 
-    assert unpaid(ledger, lake, "a", "b", "c", "d") == ["c", "d"]  # a call that failed has bought nothing
+    assert without_answer(ledger, lake, "a", "b", "c", "d") == ["c", "d"]  # a failed call is no answer
     assert ledger.days() == [DAY, NEXT]
     assert ledger.days(until=DAY) == [DAY]
 
@@ -77,10 +77,10 @@ def test_the_latest_answer_counts_and_a_failed_call_is_no_answer(ledger):
 def test_a_replayed_key_counts_as_unanswered_until_its_next_answer(ledger, lake):
     pay(ledger, DAY, row("a", 0), row("b", 0))
     request_replay(ledger.folder, ["a"], START + timedelta(minutes=5))
-    assert unpaid(ledger, lake, "a", "b") == ["a"]
+    assert without_answer(ledger, lake, "a", "b") == ["a"]
 
     pay(ledger, NEXT, row("a", 6))
-    assert unpaid(ledger, lake, "a", "b") == []
+    assert without_answer(ledger, lake, "a", "b") == []
 
 
 def test_an_entity_waits_for_its_replay_until_any_later_answer(ledger):

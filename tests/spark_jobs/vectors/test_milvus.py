@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 
-from spark_jobs.vectors import milvus as vectors
 from spark_jobs.vectors.milvus import open_vector_store
 
 HOLD_THE_LOCK = (
@@ -58,8 +57,8 @@ def test_ids_cannot_inject_filters(settings):
 
 
 def test_a_scan_of_many_pages_finds_every_row_once(settings, monkeypatch):
-    monkeypatch.setattr(vectors, "MAX_ROWS", 16)
-    monkeypatch.setattr(vectors, "PAGE_ROWS", 5)
+    monkeypatch.setattr("spark_jobs.vectors.milvus.MAX_ROWS", 16)
+    monkeypatch.setattr("spark_jobs.vectors.milvus.PAGE_ROWS", 5)
     ids = [str(i) for i in range(40)]
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
