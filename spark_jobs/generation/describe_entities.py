@@ -116,7 +116,7 @@ class DescriptionRun:
     def generate_missing(self, inputs: DataFrame, caps: Caps, make_model: ModelFactory | None) -> None:
         """Generate what is not in the ledger, most urgent first, within the day's caps."""
         kind, settings = self.kind, self.lake.settings
-        with self.ledger.held():
+        with self.ledger.lock():
             batches = BatchGeneration(self.ledger, kind.versions, lambda: self.validator, caps, settings)
             batches.collect()
             left = caps.left(self.usage() + batches.reserved(self.day))

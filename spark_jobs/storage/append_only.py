@@ -69,7 +69,7 @@ class AppendOnly:
             raise
         self.seal(day)
 
-    def file_lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Held by the run that adds rows: two at once would pay for the same keys. A killed one lets go."""
         return file_lock(self.folder / "_lock", f"{self.table.name}: another run is writing; waiting for it")
 

@@ -66,7 +66,7 @@ class TextEmbeddings(AppendOnly):
 
         Raises `ValueError` if the encoder fails or gives a vector not of length 1; earlier vectors are kept.
         """
-        with self.held(), cached(self._located(texts)) as located:
+        with self.lock(), cached(self._located(texts)) as located:
             num_new = located.where(F.col("day").isNull()).count()
             days = {row.day for row in located.select("day").distinct().collect() if row.day}
             if num_new:

@@ -73,7 +73,7 @@ def describe(lake, day, **texts):
         lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
 
 
-def file_lock(lake, entity="item", name=None):
+def ids_in_milvus(lake, entity="item", name=None):
     with open_vector_store(lake.settings) as store:
         return set(store.hashes(name or collection(entity, lake.versions.embedding)))
 
@@ -88,8 +88,8 @@ def test_every_description_gets_the_vector_of_its_text(lake, embed):
     rows = {row.item_id: row for row in lake.read(tables.ITEM_EMBEDDING, DAY).collect()}
     assert rows["1"].semantic_embedding == rows["3"].semantic_embedding != rows["2"].semantic_embedding
     assert rows["1"].computed_at.astimezone(UTC) == datetime(1998, 3, 2, tzinfo=UTC)
-    assert file_lock(lake) == {"1", "2", "3"}
-    assert file_lock(lake, name="user_embedding") == {"u"}
+    assert ids_in_milvus(lake) == {"1", "2", "3"}
+    assert ids_in_milvus(lake, name="user_embedding") == {"u"}
 
 
 def test_a_second_run_changes_nothing(lake, embed, capsys):
@@ -115,7 +115,7 @@ def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(spark
     assert {key: row.computed_at.astimezone(UTC).day for key, row in rows.items()} == {"1": 2, "2": 3, "4": 3}
     assert rows["4"].semantic_embedding == rows["1"].semantic_embedding
     assert "2 vectors upserted, 1 deleted, 3 held" in milvus_lines(capsys)[0]
-    assert file_lock(lake) == {"1", "2", "4"}
+    assert ids_in_milvus(lake) == {"1", "2", "4"}
 
 
 def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed):
@@ -124,7 +124,7 @@ def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed):
     describe(lake, BEFORE, item={"1": "early jazz"}, user={"u": "likes jazz"})
     assert embed(lake, BEFORE) == ["early jazz"]
     assert lake.read(tables.ITEM_EMBEDDING, BEFORE).count() == 1
-    assert file_lock(lake) == {"1", "2"}
+    assert ids_in_milvus(lake) == {"1", "2"}
 
 
 def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake, embed, tmp_path):
@@ -135,7 +135,7 @@ def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake,
         embed(lake, DAY)
     milvus.unlink()
     assert embed(lake, DAY) == []
-    assert file_lock(lake) == {"1", "2"}
+    assert ids_in_milvus(lake) == {"1", "2"}
 
 
 def test_a_text_that_returns_is_not_encoded_again(lake, embed):
@@ -165,7 +165,7 @@ def test_another_prompt_or_language_model_encodes_no_text_again(lake, spark, set
     changed = Lake(spark, settings_with(llm_max_new_tokens=64))
     assert changed.versions.embedding != lake.versions.embedding
     assert embed(changed, DAY) == []
-    assert file_lock(changed) == {"1"}
+    assert ids_in_milvus(changed) == {"1"}
 
 
 def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, settings_with, embed, tmp_path):
@@ -177,7 +177,7 @@ def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, set
     changed = Lake(spark, settings_with(encoder=str(other)))
     assert embed(changed, DAY) == ["jazz", "likes jazz"]
     assert changed.versions.embedding != lake.versions.embedding
-    assert file_lock(lake) == file_lock(changed) == {"1"}
+    assert ids_in_milvus(lake) == ids_in_milvus(changed) == {"1"}
     with open_vector_store(lake.settings) as store:
         assert not store.switch_alias("item_embedding", collection("item", changed.versions.embedding))
 
@@ -189,7 +189,7 @@ def test_a_server_can_encode_instead_of_a_folder(lake, spark, settings_with, mod
     assert served.versions.embedding.startswith("test_encoder_")
     rows = served.read(tables.ITEM_EMBEDDING, DAY).collect()
     assert [np.linalg.norm(row.semantic_embedding) for row in rows] == pytest.approx([1, 1])
-    assert file_lock(served) == {"1", "2"}
+    assert ids_in_milvus(served) == {"1", "2"}
 
 
 def test_an_invalid_vector_fails_the_day_and_nothing_is_written(lake):
