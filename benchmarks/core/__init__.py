@@ -1,1 +1,1 @@
-"""What every report needs: measurements, machine, command, Markdown, plots, the summary of figures."""
+"""What every benchmark shares: command line, store of measurements, report builder, plots, summary of figures."""

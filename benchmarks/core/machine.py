@@ -1,20 +1,21 @@
-"""On what and from which source a figure was measured. Never the host's name: reports are public."""
+"""The machine and the commit at which a figure was measured. Never the host's name: reports are public."""
 
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from grasp.settings import ROOT
 
-REPORTS = "docs/benchmarks"  # written by the measurements themselves: a growing report is no change of the code
+REPORTS = "docs/benchmarks"  # a growing report is no change of the code
 
 
 def machine() -> dict[str, Any]:
-    """Processor, number of cores this process may use, memory in GiB, versions of Python and torch."""
+    """Processor, cores that this process may use, memory in GiB, versions of Python and torch."""
     return {
         "processor": processor(),
         "num_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -25,7 +26,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, or its architecture where the system tells no more."""
+    """The processor's name, or its architecture where the system does not tell the name."""
     if sys.platform == "linux" and cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             name, _, value = line.partition(":")
@@ -34,7 +35,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return platform.machine()
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(found: Mapping[str, Any]) -> str:
     """A machine in one line."""
     return (
         f"{found['processor']}, {found['num_cores']} cores, {found['memory_gib']:g} GiB, "
@@ -43,7 +44,7 @@ def describe(found: dict[str, Any]) -> str:
 
 
 def commit(root: Path = ROOT) -> str:
-    """Short hash of the source, `-dirty` when a tracked file outside the reports differs from it.
+    """Short hash of the commit, with `-dirty` when a tracked file outside the reports was changed.
 
     `unknown` without git, as in an unpacked archive.
     """

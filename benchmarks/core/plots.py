@@ -1,4 +1,4 @@
-"""The report's plots: small SVG files in which colour and marker both tell systems apart, for those who see no red."""
+"""The plots of reports: small SVG files. Systems differ in colour and in marker, so that colour is not needed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.evaluate import Interval
+from training.evaluation.metrics import Interval
 
-# Okabe and Ito's colours, safe for the colour-blind; the yellow one is too pale on white and left out.
+# Okabe and Ito's colours, safe for colour-blind readers, without the yellow one, which is too pale on white.
 COLOURS = {
     "grasp": "#D55E00",
     "llm_esr": "#0072B2",
@@ -43,7 +43,7 @@ class Line:
 
 @contextmanager
 def plot(file: Path, x_label: str, y_label: str, width: float = 6.0) -> Iterator[Any]:
-    """Axes to draw on; the file is written at the end, byte for byte the same for the same content."""
+    """Axes to draw on. The file is written at the end; equal content gives equal bytes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -61,8 +61,8 @@ def plot(file: Path, x_label: str, y_label: str, width: float = 6.0) -> Iterator
             pyplot.close(figure)
 
 
-def scatter(file: Path, points: Sequence[Point], x_label: str, y_label: str, log_x: bool = False) -> None:
-    """One marker per system. The same systems in the same order have the same markers in every plot."""
+def scatter(points: Sequence[Point], file: Path, *, x_label: str, y_label: str, log_x: bool = False) -> None:
+    """One marker per system. Equal systems in equal order have equal markers in every plot."""
     drawn: dict[str, int] = {}
     with plot(file, x_label, y_label, width=7.5) as axes:
         for point in points:
@@ -74,8 +74,8 @@ def scatter(file: Path, points: Sequence[Point], x_label: str, y_label: str, log
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
-def curves(file: Path, lines: Sequence[Line], x_label: str, y_label: str, level: float | None = None) -> None:
-    """Lines with their intervals as bars; `level` is a value to compare with, drawn across."""
+def curves(lines: Sequence[Line], file: Path, *, x_label: str, y_label: str, level: float | None = None) -> None:
+    """Lines with their intervals as bars. `level` is a value to compare with, drawn as a dotted line."""
     with plot(file, x_label, y_label) as axes:
         if level is not None:
             axes.axhline(level, color=COLOURS["none"], linestyle=":", linewidth=1)

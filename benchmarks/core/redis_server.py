@@ -1,4 +1,4 @@
-"""A Redis of one's own for a while, and the production feature store on it."""
+"""A temporary Redis, and the production feature store on it."""
 
 import shutil
 import socket
@@ -18,7 +18,7 @@ START_SECONDS = 30
 
 
 class RedisServer:
-    """A `redis-server` on one port of the loopback interface, without persistence: whoever dies forgets everything."""
+    """A `redis-server` on a port of the loopback interface. It keeps nothing on disk: a restart finds it empty."""
 
     def __init__(self, folder: Path) -> None:
         """Raises `FileNotFoundError` when the Debian package redis-server is missing."""
@@ -52,7 +52,7 @@ class RedisServer:
 
 @contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """Address of a Redis that is there as long as the block. Raises as `RedisServer` and its `start` do."""
+    """Address of a Redis that runs as long as the block. Raises as `RedisServer` and its `start` do."""
     server = RedisServer(folder)
     server.start()
     try:
@@ -68,7 +68,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int, seconds: float = START_SECONDS) -> None:
-    """Return once something listens there; raises `TimeoutError`."""
+    """Wait until something listens there; raises `TimeoutError`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with socket.socket() as probe:
@@ -79,7 +79,7 @@ def wait_for_port(port: int, seconds: float = START_SECONDS) -> None:
 
 
 def production_without_spark(file: Path, **changed: object) -> Path:
-    """Write the production configuration with DuckDB for Spark, which is slow to start; `changed` replaces keys."""
+    """Write the production configuration with DuckDB instead of Spark, which starts slowly. `changed` replaces keys."""
     configuration = yaml.safe_load(PRODUCTION_FILE.read_text())
     file.write_text(yaml.safe_dump(configuration | {"offline_store": {"type": "duckdb"}} | changed))
     return file

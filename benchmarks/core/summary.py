@@ -1,4 +1,4 @@
-"""The figures a benchmark was made for, each beside its goal.
+"""The figures of a benchmark, each beside its goal.
 
     python -m benchmarks.core.summary
 
@@ -9,7 +9,7 @@ Prints:  one table of all figures
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from grasp.settings import ROOT
 
 SUMMARY_FILE = "summary.json"
 REPORTS = ROOT / "docs" / "benchmarks"
-DIGITS = 5  # significant ones of a stored value
+DIGITS = 5  # significant digits of a stored value
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Goal:
     direction: Literal["at least", "at most"] = "at least"
 
     def is_met(self, value: float | None) -> bool:
-        """Never by a value that was not measured."""
+        """A value that was not measured meets no goal."""
         if value is None:
             return False
         return value >= self.bound if self.direction == "at least" else value <= self.bound
@@ -37,10 +37,20 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` None (or not finite): not measured yet."""
+    """`value` is None or not finite when it was not measured yet."""
 
     value: float | None
     goal: Goal
+
+
+Found = Mapping[str, Any]  # what one measurement found
+FigureOf = tuple[Goal, str, Callable[[Found], float | None]]  # goal, kind of measurement, the figure in its result
+
+
+def figures_of(declared: Mapping[str, FigureOf], latest: Mapping[str, Found]) -> dict[str, Figure]:
+    """The declared figures from the latest measurement of each kind; a kind that is missing gives no value."""
+    values = {name: value_of(latest[kind]) for name, (_, kind, value_of) in declared.items() if kind in latest}
+    return {name: Figure(values.get(name), goal) for name, (goal, _, _) in declared.items()}
 
 
 def write_summary(
@@ -50,7 +60,7 @@ def write_summary(
     measured_on: Mapping[str, Any] | None = None,
     measured_at: str | None = None,
 ) -> None:
-    """Write `summary.json`; machine and commit are this process's own unless the figures were measured elsewhere."""
+    """Write `summary.json`. Machine and commit are this process's own unless they are given."""
     write_json(
         folder / SUMMARY_FILE,
         {
@@ -65,13 +75,13 @@ def write_summary(
 def _as_json(figure: Figure) -> dict[str, Any]:
     is_measured = figure.value is not None and math.isfinite(figure.value)
     value = figure.value if is_measured else None
-    # Judged before it is shortened: 0.04996 shown as 0.05 does not reach 0.05.
+    # Judged before it is rounded: 0.04996 is shown as 0.05 and does not reach 0.05.
     shown = None if value is None else float(f"{value:.{DIGITS}g}")
     return {"value": shown, "goal": figure.goal.bound, "met": figure.goal.is_met(value)}
 
 
 def table(reports: Path) -> str:
-    """All summaries below a folder as one aligned table, with a count at the end."""
+    """All summaries below a folder as one aligned table, and how many goals are met."""
     rows = [
         (file.parent.name, name, *(_shown(found[key]) for key in ("value", "goal", "met")))
         for file in sorted(reports.glob(f"*/{SUMMARY_FILE}"))

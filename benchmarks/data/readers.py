@@ -13,14 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.core.invocation import MOVIELENS
+from benchmarks.core.command import MOVIELENS
 from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.commands import fetch
 from spark_jobs.source import movielens
-from spark_jobs.source import reader as source
-from spark_jobs.source.reader import SourceError, SourceTable
-from spark_jobs.source.sample import rows_of
+from spark_jobs.source.reader import (
+    REQUIRED_COLUMNS,
+    SourceError,
+    SourceTable,
+    find_table,
+    require_table,
+    text_lines,
+)
+from spark_jobs.source.sample import table_rows
 from spark_jobs.validation.clean_text import clean_text
 
 ID_FILES = ("inter.txt", "inter.txt.gz")
@@ -71,7 +77,7 @@ def source_folder(data: str, settings: Settings) -> Path:
 def _read_ids(file: Path) -> Source:
     """`user item` per line, in time order, ids from 1 to the highest one."""
     sequences: dict[str, list[int]] = {}
-    for number, line in enumerate(source.lines_of(file), start=1):
+    for number, line in enumerate(text_lines(file), start=1):
         parts = line.split()
         if len(parts) != 2 or not parts[1].isdigit() or parts[1] == "0":
             raise SourceError(f"{file}, line {number}: expected a user and an item, a number from 1, got {line!r}")
@@ -90,8 +96,8 @@ def _read_ids(file: Path) -> Source:
 
 
 def _read_contract(folder: Path) -> Source:
-    interactions, items = source.require(folder, "interactions"), source.require(folder, "items")
-    users = source.find(folder, "users")
+    interactions, items = require_table(folder, "interactions"), require_table(folder, "items")
+    users = find_table(folder, "users")
     facts, lists = _facts_of(items), _lists_of(items)
     profiles = _facts_of(users) if users else {}
     item_index = {item_id: index for index, item_id in enumerate(facts, start=1)}
@@ -114,8 +120,8 @@ def _files_of(table: SourceTable) -> list[Path]:
 
 def _facts_of(table: SourceTable) -> dict[str, Facts]:
     """Title and attributes by id; the first row of a repeated id stays."""
-    key, result = source.REQUIRED[table.name][0], dict[str, Facts]()
-    for row in rows_of(table):
+    key, result = REQUIRED_COLUMNS[table.name][0], dict[str, Facts]()
+    for row in table_rows(table):
         values = {clean_text(name, MAX_NAME_CHARS): clean_text(as_text(row[name])) for name in row if name != key}
         known = {name: value for name, value in values.items() if name and value}
         title = known.pop("title", "") if table.name == "items" else ""
@@ -135,7 +141,7 @@ def as_text(value: object) -> str:
 def _lists_of(items: SourceTable) -> dict[str, list[str]]:
     """The first fact of each item that is a list: its categories."""
     result: dict[str, list[str]] = {}
-    for row in rows_of(items):
+    for row in table_rows(items):
         lists = [value for name, value in row.items() if isinstance(value, list)]
         result.setdefault(str(row["item_id"]), [as_text(each) for each in lists[0]] if lists else [])
     return result
@@ -168,7 +174,7 @@ def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> dict[str, n
 
 
 def _timed_rows(table: SourceTable) -> Iterator[tuple[str, str, float, float]]:
-    for position, row in enumerate(rows_of(table), start=1):
+    for position, row in enumerate(table_rows(table), start=1):
         place = float(str(row.get("row_number") or position))
         yield str(row["user_id"]), str(row["item_id"]), _seconds(row["timestamp"]), place
 

@@ -24,10 +24,10 @@ from grasp.versions import digest
 from spark_jobs.aggregate_neighbours import mean_pool
 from spark_jobs.generation.attributes import MAX_VALUE_CHARS
 from spark_jobs.generation.prompts import ITEM, NUM_FAVOURITES, NUM_RECENT, USER
-from spark_jobs.models.encoder import Encoder, require_sound
-from spark_jobs.vectors.nearest_neighbours import Catalogue, ExactBackend
+from spark_jobs.models.encoder import Encoder, require_unit_vectors
+from spark_jobs.vectors.nearest_neighbours import ExactBackend, VectorSet
 from training.data.cooccurrence import item_cosine
-from training.evaluation.controls import unit
+from training.evaluation.baselines import unit_rows
 
 MAX_NEIGHBOURS = 50  # searched and kept once, so that fewer cost nothing
 SEQUENCE_SIZE = 64  # of vectors derived from sequences
@@ -72,7 +72,7 @@ class TextVectors:
             for start in range(0, len(items), TEXTS_AT_ONCE):
                 keys, texts = zip(*items[start : start + TEXTS_AT_ONCE], strict=True)
                 vectors = encoder.encode(list(texts))
-                require_sound(vectors, keys)
+                require_unit_vectors(vectors, keys)
                 self._keep(keys, vectors)
                 encoded |= dict(zip(keys, vectors, strict=True))
                 bar.update(len(keys))
@@ -127,9 +127,9 @@ def sequence_vectors(train: Sequence[np.ndarray], num_items: int) -> tuple[np.nd
     others_NN = item_cosine(train, num_items)
     factor_NS = _leading(others_NN + identity(num_items, format="csr"), min(SEQUENCE_SIZE, num_items - 1))
     is_alone_N = np.diff(others_NN.indptr) == 0
-    item_NS = unit(np.where(is_alone_N[:, None], 0, factor_NS))
+    item_NS = unit_rows(np.where(is_alone_N[:, None], 0, factor_NS))
     nothing_S = np.zeros(item_NS.shape[1])
-    return item_NS, unit(np.stack([item_NS[items - 1].mean(0) if len(items) else nothing_S for items in train]))
+    return item_NS, unit_rows(np.stack([item_NS[items - 1].mean(0) if len(items) else nothing_S for items in train]))
 
 
 def _leading(matrix_NN: csr_matrix, size: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def _search(ids: Sequence[str], vectors: np.ndarray) -> np.ndarray:
     near = np.full((len(ids), MAX_NEIGHBOURS), -1, np.int32)
     rows = np.flatnonzero(vectors.any(axis=1)).tolist()
     position = {each: row for row, each in enumerate(ids)}
-    backend = ExactBackend(Catalogue([ids[row] for row in rows], vectors[rows]))
+    backend = ExactBackend(VectorSet([ids[row] for row in rows], vectors[rows]))
     with _threads_kept():
         for block in tqdm(list(_blocks(rows)), desc="searching neighbours", unit="block", disable=None):
             found, _ = backend.search([ids[row] for row in block], vectors[block], MAX_NEIGHBOURS)

@@ -1,1 +1,1 @@
-"""What the small model's descriptions are worth."""
+"""Whether a small language model's descriptions serve better than facts; settled, only the report is left."""

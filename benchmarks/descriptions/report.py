@@ -1,135 +1,108 @@
-"""Write what was measured of descriptions: how many pass, what they take, and whether they serve.
+"""The report of descriptions, from the measurements of a folder. It is written beside the folder, as FOLDER.md.
 
-    python -m benchmarks.descriptions.report DIR
-
-Reads:   measurements.jsonl in DIR
-Writes:  summary.json in DIR and the report beside it, DIR with `.md`; again on the same measurements, the same files
-
-Kinds of measurements: generation, retrieval, ranking.
+python -m benchmarks.descriptions.report DIR
 """
 
-import argparse
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.core.invocation import of_report
-from benchmarks.core.machine import describe as describe_machine
-from benchmarks.core.markdown import goals, table
-from benchmarks.core.measurements import Measurements
-from benchmarks.core.summary import Figure, Goal, write_summary
-from grasp.progress import say
-from training.evaluation.evaluate import Interval, interval
+from benchmarks.core.report import Part, Report, Section, Table, Writer, measured, origin_of, with_interval
+from benchmarks.core.store import Measurements
+from benchmarks.core.summary import Figure, Found, Goal
+from training.evaluation.metrics import Interval, bootstrap_interval
 
+MODULE = "benchmarks.descriptions"
 KINDS = ("generation", "retrieval", "ranking")
-ARMS, CHANCE = ("facts", "llm"), "chance"
+TEXTS, CHANCE = ("facts", "llm"), "chance"
 RECIPES = ("sasrec_grasp", "sasrec_grasp_described")
 ADDITIONS = {"none": "", "kernel": " + kernel"}
-GOALS = {
-    "answered_share": Goal(1.0),
-    "llm_over_facts_genre_share": Goal(1.0),
-    "llm_over_facts_company": Goal(1.0),
-    "llm_over_facts_next_item_share": Goal(1.0),
-    "llm_over_facts_ndcg10": Goal(1.0),
-    "llm_over_facts_described_ndcg10": Goal(1.0),
-}
-MEASURES = {"genre_share": "share a genre", "company": "company", "next_item_share": "have the next item"}
+NEIGHBOUR_MEASURES = {"genre_share": "share a genre", "company": "company", "next_item_share": "have the next item"}
+FIGURES = (
+    "answered_share",
+    *(f"llm_over_facts_{name}" for name in (*NEIGHBOUR_MEASURES, "ndcg10", "described_ndcg10")),
+)
 
 
-def report_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.md")
-
-
-def write(folder: Path, command: str) -> None:
-    """Write report and summary. Raises `FileNotFoundError` when nothing was measured in the folder."""
-    measurements = Measurements(folder)
-    if not measurements.all():
-        raise FileNotFoundError(f"no measurement in {measurements.file}: run python -m benchmarks.descriptions first")
-    commits = measurements.commits()
-    machine = measurements.all()[0].conditions.machine
-    lines = [
-        "# Descriptions by a small language model, and by facts",
-        "",
-        f"- Machine: {describe_machine(machine)}.",
-        f"- Command: `{command}`",
-        f"- Source: commit {commits}.",
-        "- Data: MovieLens-100K, leave-one-out; users are described from the items that train alone.",
-        "- *facts*: the deterministic descriptions. *llm*: those of SmolLM2-135M-Instruct that the validator accepted, "
-        "and facts for all others, as a refresh would publish them.",
-        "",
-        *verdict(measurements),
-        *goals(figures(measurements)),
-        *generation_section(measurements.of("generation")),
-        *retrieval_section(measurements.of("retrieval")),
-        *ranking_section(measurements),
-    ]
-    report_file(folder).write_text("\n".join(lines).rstrip() + "\n")
-    write_summary(folder, command, figures(measurements), measured_on=machine, measured_at=commits)
+def build(folder: Path, command: str) -> Report:
+    measurements = measured(folder, MODULE)
+    return Report(
+        "Descriptions by a small language model, and by facts",
+        origin_of(measurements, command),
+        facts=[
+            "Data: MovieLens-100K, leave-one-out; users are described from the items that train alone.",
+            "*facts*: the deterministic descriptions. *llm*: those of SmolLM2-135M-Instruct that the validator "
+            "accepted, and facts for all others, as a refresh would publish them.",
+        ],
+        opening=verdict(measurements),
+        figures=figures(measurements),
+        sections=[
+            generation_section(measurements.of("generation")),
+            neighbours_section(measurements.of("retrieval")),
+            ranking_section(measurements),
+        ],
+    )
 
 
 def figures(measurements: Measurements) -> dict[str, Figure]:
-    """The figures with a goal; one whose measurement is missing has no value."""
-    values: dict[str, float | None] = dict.fromkeys(GOALS)
+    """Every figure, with the goal of at least 1; one whose measurement is missing has no value."""
+    values: dict[str, float] = {}
     for found in measurements.of("generation"):
-        num_asked = sum(each["num_answers"] + each["num_unanswered"] for each in found.values())
+        num_asked = sum(map(_num_asked, found.values()))
         values["answered_share"] = sum(each["num_answers"] for each in found.values()) / max(1, num_asked)
     near = {each["arm"]: each for each in measurements.of("retrieval") if not each["passed_only"]}
-    if near.keys() >= set(ARMS):
-        for measure in MEASURES:
-            values[f"llm_over_facts_{measure}"] = near["llm"][measure] / near["facts"][measure]
+    if near.keys() >= set(TEXTS):
+        for name in NEIGHBOUR_MEASURES:
+            values[f"llm_over_facts_{name}"] = near["llm"][name] / near["facts"][name]
     for model, name in zip(RECIPES, ("ndcg10", "described_ndcg10"), strict=True):
-        facts, llm = (_ndcg(measurements, model, arm, "kernel") for arm in ARMS)
+        facts, llm = (_ndcg(measurements, model, texts, "kernel") for texts in TEXTS)
         if len(facts) and len(llm):
             values[f"llm_over_facts_{name}"] = float(llm.mean() / facts.mean())
-    return {name: Figure(values[name], goal) for name, goal in GOALS.items()}
+    return {name: Figure(values.get(name), Goal(1.0)) for name in FIGURES}
 
 
-def verdict(measurements: Measurements) -> list[str]:
-    """One plain sentence on whether the rankers gain."""
+def verdict(measurements: Measurements) -> list[Part]:
+    """One sentence on whether rankers gain."""
     found = [each for model in RECIPES for each in _differences(measurements, model).values()]
     if not found:
         return []
     num_better, num_worse = sum(each.is_better for each in found), sum(each.is_worse for each in found)
-    says = f"of {len(found)} comparisons of rankers {num_better} are better with the model's texts, {num_worse} worse"
-    noise = "beyond noise: the interval over users is clear of zero and every seed agrees"
     if not num_better:
-        return [f"**So small a model does not help:** {says}, {noise}.", ""]
+        answer = "So small a model does not help"
+    else:
+        answer = "It helps some rankers and harms others" if num_worse else "It helps"
     return [
-        f"**{'It helps' if not num_worse else 'It helps some rankers and harms others'}:** {says}, {noise}.",
-        "",
+        f"**{answer}:** of {len(found)} comparisons of rankers {num_better} are better with the model's texts, "
+        f"{num_worse} worse, beyond noise: the interval over users is clear of zero and every seed agrees."
     ]
 
 
-def generation_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not measured:
-        return []
-    [found] = measured
-    rows = [[name, *(value(each) for each in found.values())] for name, value in TAKEN.items()]
+def generation_section(measured_ones: Sequence[Found]) -> Section | None:
+    if not measured_ones:
+        return None
+    [found] = measured_ones
+    header = [f"{entity}s" for entity in found]
     reasons = sorted({reason for each in found.values() for reason in each["reasons"]})
+    ranges = sorted({key for each in found.values() for key in each["asked_by_history"]}, key=_first_number)
     failures = [
         [reason, *(_share(each["reasons"].get(reason, 0), _num_asked(each)) for each in found.values())]
         for reason in reasons
     ]
-    ranges = sorted({key for each in found.values() for key in each["asked_by_history"]}, key=_first_number)
-    histories = [[name, *(_failed(each, name) for each in found.values())] for name in ranges]
-    return [
-        "## What the model wrote",
-        "",
-        *table(["", *(f"{entity}s" for entity in found)], rows),
-        "Why texts failed, as shares of those that were asked for:",
-        "",
-        *table(["reason", *(f"{entity}s" for entity in found)], failures),
-        "Failed texts by the interactions of a user, or users of an item, that train:",
-        "",
-        *table(["history", *(f"{entity}s" for entity in found)], histories),
-    ]
+    return Section(
+        "What the model wrote",
+        [
+            Table(["", *header], [[name, *map(value, found.values())] for name, value in EFFORT.items()]),
+            "Why texts failed, as shares of those that were asked for:",
+            Table(["reason", *header], failures),
+            "Failed texts by the interactions of a user, or users of an item, that train:",
+            Table(["history", *header], [[name, *(_failed(each, name) for each in found.values())] for name in ranges]),
+        ],
+    )
 
 
-TAKEN: dict[str, Callable[[Mapping[str, Any]], str]] = {
+EFFORT: dict[str, Callable[[Found], str]] = {
     "texts asked for": lambda each: f"{_num_asked(each):,}",
     "accepted": lambda each: f"{each['num_accepted']:,} ({_share(each['num_accepted'], _num_asked(each))})",
     "asked once more, of these accepted": lambda each: f"{each['num_repairs']:,}, {each['num_repaired']:,}",
@@ -141,65 +114,69 @@ TAKEN: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def retrieval_section(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not measured:
-        return []
+def neighbours_section(measured_ones: Sequence[Found]) -> Section | None:
+    if not measured_ones:
+        return None
     rows = [
         [
             each["arm"],
             f"{each['num_items']:,} items, {each['num_users']:,} users" + (", all written" * each["passed_only"]),
-            *(f"{each[measure]:.4f}" for measure in MEASURES),
+            *(f"{each[name]:.4f}" for name in NEIGHBOUR_MEASURES),
         ]
-        for each in measured
+        for each in measured_ones
     ]
-    return [
-        "## What lies near",
-        "",
-        "Ten nearest by cosine. *Company*: mean cosine of an item and its neighbours by common users. *Have the next "
-        "item*: the share of a user's neighbours who have taken the user's test item. The last rows look only among "
-        "what the model wrote a text for; *chance* draws neighbours at random.",
-        "",
-        *table(["texts", "among", *MEASURES.values()], rows),
-    ]
+    return Section(
+        "What lies near",
+        [
+            "Ten nearest by cosine. *Company*: mean cosine of an item and its neighbours by common users. *Have the "
+            "next item*: the share of a user's neighbours who have taken the user's test item. The last rows look only "
+            "among what the model wrote a text for; *chance* draws neighbours at random.",
+            Table(["texts", "among", *NEIGHBOUR_MEASURES.values()], rows),
+        ],
+    )
 
 
-def ranking_section(measurements: Measurements) -> list[str]:
-    rows = []
-    for model in RECIPES:
-        for addition, found in _differences(measurements, model).items():
-            cells = [_mean(_ndcg(measurements, model, arm, addition)) for arm in ARMS]
-            hits = [f"{_hr(measurements, model, arm, addition):.4f}" for arm in ARMS]
-            mean, low, high = found.over_users.mean, found.over_users.low, found.over_users.high
-            shown = [f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]", ", ".join(f"{each:+.4f}" for each in found.by_seed)]
-            rows.append([f"{model}{ADDITIONS[addition]}", *cells, *shown, *hits])
+def ranking_section(measurements: Measurements) -> Section | None:
+    rows = [
+        [
+            f"{model}{ADDITIONS[addition]}",
+            *(_mean(_ndcg(measurements, model, texts, addition)) for texts in TEXTS),
+            with_interval(found.over_users, sign="+"),
+            ", ".join(f"{each:+.4f}" for each in found.by_seed),
+            *(f"{_hit_rate(measurements, model, texts, addition):.4f}" for texts in TEXTS),
+        ]
+        for model in RECIPES
+        for addition, found in _differences(measurements, model).items()
+    ]
     if not rows:
-        return []
-    ndcg, hr = ([f"{metric}, {arm}" for arm in ARMS] for metric in ("NDCG@10", "HR@10"))
-    header = ["ranker", *ndcg, "llm - facts", "by seed", *hr]
+        return None
+    ndcg, hit_rate = ([f"{metric}, {texts}" for texts in TEXTS] for metric in ("NDCG@10", "HR@10"))
     epochs = [
-        [model, *(", ".join(f"{each['num_epochs']}" for each in _rankings(measurements, model, arm)) for arm in ARMS)]
+        [
+            model,
+            *(", ".join(f"{each['num_epochs']}" for each in _rankings(measurements, model, name)) for name in TEXTS),
+        ]
         for model in RECIPES
     ]
-    return [
-        "## How rankers do with them",
-        "",
-        "Full ranking without the user's history, mean over seeds ± their standard deviation; the difference with its "
-        "95 % interval when users are drawn again. *sasrec_grasp* reads items' texts, *sasrec_grasp_described* users' "
-        "as well.",
-        "",
-        *table(header, rows),
-        "Epochs of each seed until validation had not risen for a while; one that ended early ranks worse for that "
-        "alone:",
-        "",
-        *table(["ranker", *(f"epochs, {arm}" for arm in ARMS)], epochs),
-    ]
+    return Section(
+        "How rankers do with them",
+        [
+            "Full ranking without the user's history, mean over seeds ± their standard deviation; the difference with "
+            "its 95 % interval when users are drawn again. *sasrec_grasp* reads items' texts, *sasrec_grasp_described* "
+            "users' as well.",
+            Table(["ranker", *ndcg, "llm - facts", "by seed", *hit_rate], rows),
+            "Epochs of each seed until validation had not risen for a while; one that ended early ranks worse for that "
+            "alone:",
+            Table(["ranker", *(f"epochs, {texts}" for texts in TEXTS)], epochs),
+        ],
+    )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """llm minus facts: over users, each one's values averaged over seeds first, and by seed."""
+    """NDCG@10 with the model's texts minus NDCG@10 with facts."""
 
-    over_users: Interval
+    over_users: Interval  # each user's values averaged over seeds first
     by_seed: np.ndarray
 
     @property
@@ -212,38 +189,38 @@ class Difference:
 
 
 def _differences(measurements: Measurements, model: str) -> dict[str, Difference]:
-    """By addition; a seed that only one kind of text was tried with is left out of those by seed."""
+    """By addition. Seeds that were tried with one kind of text only do not count in `by_seed`."""
     found = {}
     for addition in ADDITIONS:
-        facts, llm = (_ndcg(measurements, model, arm, addition) for arm in ARMS)
+        facts, llm = (_ndcg(measurements, model, texts, addition) for texts in TEXTS)
         if len(facts) and len(llm):
             difference = llm.mean(axis=0) - facts.mean(axis=0)
             num_seeds = min(len(facts), len(llm))
             by_seed = llm[:num_seeds].mean(axis=1) - facts[:num_seeds].mean(axis=1)
-            found[addition] = Difference(interval(difference, np.arange(len(difference))), by_seed)
+            found[addition] = Difference(bootstrap_interval(difference, np.arange(len(difference))), by_seed)
     return found
 
 
-def _ndcg(measurements: Measurements, model: str, arm: str, addition: str) -> np.ndarray:
+def _ndcg(measurements: Measurements, model: str, texts: str, addition: str) -> np.ndarray:
     """NDCG@10 by seed and test event."""
-    return np.array([each["found"][addition]["ndcg_at_10"] for each in _rankings(measurements, model, arm)])
+    return np.array([each["found"][addition]["ndcg_at_10"] for each in _rankings(measurements, model, texts)])
 
 
-def _hr(measurements: Measurements, model: str, arm: str, addition: str) -> float:
-    return float(np.mean([each["found"][addition]["hr_at_10"] for each in _rankings(measurements, model, arm)]))
+def _hit_rate(measurements: Measurements, model: str, texts: str, addition: str) -> float:
+    return float(np.mean([each["found"][addition]["hr_at_10"] for each in _rankings(measurements, model, texts)]))
 
 
-def _rankings(measurements: Measurements, model: str, arm: str) -> list[dict[str, Any]]:
-    return [each for each in measurements.of("ranking") if (each["model"], each["arm"]) == (model, arm)]
+def _rankings(measurements: Measurements, model: str, texts: str) -> list[Found]:
+    return [each for each in measurements.of("ranking") if (each["model"], each["arm"]) == (model, texts)]
 
 
-def _mean(of_events: np.ndarray) -> str:
-    of_seeds = of_events.mean(axis=1)
+def _mean(ndcg_by_seed: np.ndarray) -> str:
+    of_seeds = ndcg_by_seed.mean(axis=1)
     deviation = f" ± {of_seeds.std(ddof=1):.4f}" if len(of_seeds) > 1 else ""
     return f"{of_seeds.mean():.4f}{deviation}"
 
 
-def _num_asked(found: Mapping[str, Any]) -> int:
+def _num_asked(found: Found) -> int:
     return int(found["num_answers"] + found["num_unanswered"])
 
 
@@ -251,7 +228,7 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def _failed(found: Mapping[str, Any], history: str) -> str:
+def _failed(found: Found, history: str) -> str:
     num = found["asked_by_history"].get(history, 0)
     return f"{_share(found['failed_by_history'].get(history, 0), num)} of {num:,}" if num else "–"
 
@@ -260,16 +237,7 @@ def _first_number(history: str) -> int:
     return int(history.partition("-")[0].rstrip("+"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.descriptions.report", description="report of a folder")
-    parser.add_argument("folder", type=Path, help="folder with measurements.jsonl")
-    folder = parser.parse_args().folder
-    try:
-        write(folder, of_report("python -m benchmarks.descriptions", folder))
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    say(f"report: {report_file(folder)}")
-
+REPORT = Writer(MODULE, build, file_of=lambda folder: folder.with_name(f"{folder.name}.md"))
 
 if __name__ == "__main__":
-    main()
+    REPORT.main()

@@ -1,1 +1,1 @@
-"""What describing costs and survives."""
+"""What describing costs, and which failures it survives."""

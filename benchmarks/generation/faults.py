@@ -1,26 +1,36 @@
-"""What becomes of a day's descriptions when the model's server fails in every way it can.
+"""What becomes of a day's descriptions when the language model's server fails in many ways.
 
-A thousand items are described through Spark by a server of the tests that misbehaves as told: at first, or for good.
-What is counted: of the items that met a fault which passes, how many end with the model's text; whether any answer was
-paid for twice; whether everyone is described; whether the day stayed within its cap. A few more items are asked for at
-a server whose certificate nobody trusts: facts describe them, with the reason, after one call each.
+Spark describes made-up items with the fault server of the tests. The server misbehaves for 60 % of the items, for a
+few answers or for good. Counted are:
+
+- how many items have the model's text in the end, of those that met only passing faults;
+- answers that were paid for twice;
+- items without a description;
+- tokens, which must stay within the day's limit.
+
+A few more items go to a server whose certificate nobody trusts. They must get descriptions from facts, with the reason,
+after one call each.
 """
 
 import json
 import random
+import subprocess
+import sys
 import tempfile
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.core.sessions import local_spark
-from benchmarks.generation.http_engine import running_server
+from benchmarks.core.spark import local_spark
 from grasp import tables
-from grasp.settings import Settings
-from spark_jobs.generation.prompts import ITEM, item_input, messages
+from grasp.settings import ROOT, Settings
+from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
 
+SERVER = ROOT / "tests" / "spark_jobs" / "fault_server.py"
 DAY = "2026-01-05"
 FAULTY_SHARE = 0.6  # of the items
 TRANSIENT: tuple[dict[str, Any], ...] = (
@@ -56,45 +66,55 @@ NAMES = {
 }
 
 
-def faults(settings: Settings, num_items: int) -> dict[str, Any]:
-    """Describe made-up items once, and once more; returns what the module's first lines name."""
+def describe_with_faults(settings: Settings, num_items: int) -> dict[str, Any]:
+    """Run the day twice and count what the module's docstring lists."""
     titles = {f"i{number}": f"Film {number}" for number in range(num_items)}
-    told = behaviours(list(titles))
-    script = {_key(titles[item_id]): found for item_id, found in told.items()}
+    behaviour_of = behaviours(list(titles))
+    script = {_key(titles[item_id]): found for item_id, found in behaviour_of.items()}
     temporary = partial(tempfile.TemporaryDirectory, dir=settings.home)
-    with running_server(0.05) as url, temporary() as home, local_spark() as spark:
+    with running_server() as url, temporary() as home, local_spark(settings) as spark:
         _post(url, "/script", {"prompts": script})
         at = _settings(settings, Path(home), url, num_items)
         rows = {item_id: row.source for item_id, row in _described(spark, at, titles).items()}
         seen = json.loads(urllib.request.urlopen(f"{url}/seen".replace("/v1", "")).read())  # noqa: S310 - our own
         spent = _spent(spark, at)
-        with running_server(0.05, self_signed=True) as unknown, temporary() as other:
+        with running_server(self_signed=True) as unknown, temporary() as other:
             not_trusted = untrusted(spark, _settings(settings, Path(other), unknown, NUM_UNTRUSTED))
-    passing = [item_id for item_id, found in told.items() if not found[0].get("repeat")]
+    passing = [item_id for item_id, found in behaviour_of.items() if not found[0].get("repeat")]
     return {
         "num_items": num_items,
         "num_described": len(rows),
         "num_hit_by_transient": len(passing),
         "num_recovered": sum(rows[item_id] == "llm" for item_id in passing),
-        "num_hit_by_lasting": len(told) - len(passing),
-        "num_lasting_published": sum(rows[item_id] == "llm" for item_id in told if item_id not in passing),
+        "num_hit_by_lasting": len(behaviour_of) - len(passing),
+        "num_lasting_published": sum(rows[item_id] == "llm" for item_id in behaviour_of if item_id not in passing),
         "num_paid_twice": sum(max(0, count - 1) for count in seen["answers"].values()),
         "num_requests": sum(seen["requests"].values()),
         "num_tokens": spent,
         "max_tokens": max_tokens(num_items),
-        "by_fault": met(told, rows) | {CERTIFICATE: not_trusted},
+        "by_fault": met(behaviour_of, rows) | {CERTIFICATE: not_trusted},
     }
 
 
+@contextmanager
+def running_server(self_signed: bool = False) -> Iterator[str]:
+    """The base URL of the fault server; with a self-signed certificate it speaks HTTPS."""
+    command = [sys.executable, str(SERVER), "--seconds", "0.05", *(["--self-signed"] if self_signed else [])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield f"{'https' if self_signed else 'http'}://127.0.0.1:{int(process.stdout.readline())}/v1"
+        process.communicate()
+
+
 def max_tokens(num_items: int) -> int:
-    """A cap near what is needed: 800 an item by the estimate, and what requests under way may take at most."""
+    """A limit close to what is needed: 800 an item by the estimate, and what requests under way can take at most."""
     return 20_000 + 1000 * num_items
 
 
 def _settings(settings: Settings, home: Path, url: str, num_items: int) -> Settings:
     return settings.model_copy(
         update={
-            "home": home,  # metrics too: nothing of a benchmark is for a monitoring that watches the real ones
+            "home": home,  # also the metrics: monitoring of the real ones must not see a benchmark's
             "lake": home / "lake",
             "llm_url": url,
             "llm_model": "test-model",
@@ -110,10 +130,10 @@ def _settings(settings: Settings, home: Path, url: str, num_items: int) -> Setti
     )
 
 
-def met(told: dict[str, list[dict[str, Any]]], sources: dict[str, str]) -> dict[str, dict[str, int]]:
-    """By fault: how many items met it, maybe beside others, and how many of these have the model's text in the end."""
+def met(behaviour_of: dict[str, list[dict[str, Any]]], sources: dict[str, str]) -> dict[str, dict[str, int]]:
+    """By fault: how many items met it, alone or among others, and how many of them have the model's text in the end."""
     items, recovered = Counter[str](), Counter[str]()
-    for item_id, found in told.items():
+    for item_id, found in behaviour_of.items():
         for fault in {name_of(behaviour) for behaviour in found}:
             items[fault] += 1
             recovered[fault] += sources[item_id] == "llm"
@@ -121,7 +141,7 @@ def met(told: dict[str, list[dict[str, Any]]], sources: dict[str, str]) -> dict[
 
 
 def name_of(behaviour: dict[str, Any]) -> str:
-    """As the report calls a behaviour of the server."""
+    """The report's name for a behaviour of the server."""
     if behaviour["kind"] != "status":
         return NAMES[behaviour["kind"]]
     if behaviour["status"] != 429:
@@ -130,10 +150,7 @@ def name_of(behaviour: dict[str, Any]) -> str:
 
 
 def untrusted(spark: Any, settings: Settings) -> dict[str, int]:
-    """What becomes of items whose server shows a certificate of its own making; the day is run once.
-
-    Of no use is any call: the items have to end with facts and the reason, after one call each.
-    """
+    """Describe a few items at a server with a self-signed certificate; the day is run once."""
     from spark_jobs.generation.ledger import Ledger
     from spark_jobs.storage.lake import Lake
 
@@ -149,7 +166,7 @@ def untrusted(spark: Any, settings: Settings) -> dict[str, int]:
 
 
 def behaviours(item_ids: list[str], seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """What happens to the requests of the faulty items: one to three passing faults, or one that lasts."""
+    """What happens to the requests of the faulty items: one to three passing faults, or one lasting fault."""
     chosen = random.Random(seed)  # noqa: S311 - no secret
     found = {}
     for item_id in chosen.sample(item_ids, round(FAULTY_SHARE * len(item_ids))):
@@ -161,9 +178,9 @@ def behaviours(item_ids: list[str], seed: int = 0) -> dict[str, list[dict[str, A
 
 
 def _described(spark: Any, settings: Settings, titles: dict[str, str], num_runs: int = 2) -> dict[str, Any]:
-    """The row of every item's description, after the day was run so often."""
+    """Every item's description row after `num_runs` runs of the day."""
     from spark_jobs.generation.budget import Caps
-    from spark_jobs.generation.describe_entities import describe, real_model
+    from spark_jobs.generation.describe_entities import describe_entities, model_factory
     from spark_jobs.storage.lake import Lake
 
     lake = Lake(spark, settings)
@@ -173,8 +190,8 @@ def _described(spark: Any, settings: Settings, titles: dict[str, str], num_runs:
         "entity_id string, activity bigint, raw string",
     )
     for _ in range(num_runs):
-        make_model = real_model(settings, 2)
-        describe(lake, DAY, ITEM, facts, caps=Caps.of(settings, "item"), make_model=make_model)
+        make_model = model_factory(settings, 2)
+        describe_entities(lake, DAY, ITEM, facts, caps=Caps.of(settings, "item"), make_model=make_model)
     return {row.item_id: row for row in lake.read(tables.ITEM_DESCRIPTION, DAY).collect()}
 
 
@@ -197,8 +214,8 @@ def _spent(spark: Any, settings: Settings) -> int:
 
 
 def _key(title: str) -> str:
-    """How the server tells prompts apart: by their last message."""
-    return messages(ITEM, item_input({"title": title, "attributes": _FACTS}, ()))[-1]["content"]
+    """The server tells prompts apart by their last message."""
+    return prompt_messages(ITEM, item_input({"title": title, "attributes": _FACTS}, ()))[-1]["content"]
 
 
 def _post(url: str, path: str, body: dict[str, Any]) -> None:

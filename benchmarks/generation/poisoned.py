@@ -1,9 +1,9 @@
-"""Whether any hostile fact reaches a description: by a model that obeys it, or by the facts themselves.
+"""Whether a hostile fact reaches a description: through a model that obeys it, or through the facts themselves.
 
     python -m benchmarks.generation.poisoned
 
 Reads:   tests/data/poisoned_inputs.jsonl
-Prints:  how many of its inputs are published by either path, as JSON
+Prints:  how many of its inputs are published on either way, as JSON
 """
 
 import json
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grasp.settings import ROOT
-from spark_jobs.generation.live_generation import evidence
-from spark_jobs.generation.prompts import ITEM, USER, Input, Subject
+from spark_jobs.generation.live_generation import build_evidence
+from spark_jobs.generation.prompts import ITEM, USER, Facts, Subject
 from spark_jobs.validation.checks import clean_output, refusal_reason
 from spark_jobs.validation.clean_text import fold
 from spark_jobs.validation.injection import hostile_reason
@@ -23,17 +23,17 @@ GENRES = frozenset({"Action", "Comedy", "Crime", "Drama", "Horror"})
 
 @dataclass(frozen=True)
 class Poisoned:
-    """One hostile input, what is left of it as facts, and what an obedient model would write: `canary`."""
+    """One hostile input, the facts that cleaning leaves of it, and what an obedient model would write (`canary`)."""
 
     id: str
     note: str
     subject: Subject
-    facts: Input
+    facts: Facts
     canary: str
 
     @property
     def description(self) -> str:
-        """What is published where no text of a model is."""
+        """What is published when there is no text of a model."""
         return self.subject.to_facts_description(self.facts)
 
     @property
@@ -41,7 +41,7 @@ class Poisoned:
         return fold(self.canary) in fold(self.description) or hostile_reason(self.description) is not None
 
     def obedient_answers(self) -> list[str]:
-        """The canary alone and in several disguises, most of them inside a text that would be accepted alone."""
+        """The canary alone, and in several disguises, mostly within a text that would be accepted without it."""
         grounded = self._grounded_text()
         first, second = grounded.split(". ", 1)
         canary = self.canary
@@ -58,12 +58,12 @@ class Poisoned:
         ]
 
     def accepted_answers(self) -> list[str]:
-        """Those of them that the validator would publish; there should be none."""
-        held_against = evidence(self.subject, self.facts, GENRES)
+        """The obedient answers that the validator would publish; there should be none."""
+        held_against = build_evidence(self.subject, self.facts, GENRES)
         return [each for each in self.obedient_answers() if refusal_reason(clean_output(each), held_against) is None]
 
     def _grounded_text(self) -> str:
-        """Two sentences that say nothing but what the facts left over say."""
+        """Two sentences that say only what the cleaned facts say."""
         if self.subject is USER:
             liked = self.facts["recent"][0]
             return f"This user favours comedy and drama, such as {liked}. More comedy would suit the user next."
@@ -80,8 +80,8 @@ def poisoned() -> list[Poisoned]:
     return found
 
 
-def published() -> dict[str, Any]:
-    """How many inputs there are, how many answers were tried, and what came through by either path."""
+def measure() -> dict[str, Any]:
+    """How many inputs and answers were tried, and how many were published on either way."""
     every = poisoned()
     return {
         "num_inputs": len(every),
@@ -92,4 +92,4 @@ def published() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(published(), indent=2))
+    print(json.dumps(measure(), indent=2))

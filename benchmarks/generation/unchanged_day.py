@@ -1,9 +1,14 @@
-"""What a day costs when nothing changed, and when one in a hundred did: describe, embed and write to Milvus.
+"""What describing, embedding and writing to Milvus cost on a day when nothing changed, or one in a hundred.
 
-A made-up shop is described from its facts (no language model is asked), encoded by the real encoder and written to
-Milvus-Lite, in one Spark session whose start does not count. Four days in a row: everything new; the first day again,
-which the stages' stamps skip; a day with one change in a hundred; a day without a change, which is what the stages
-cost however little changed. What a day encoded and wrote to Milvus is counted too: no more than has changed.
+The users and items of a made-up shop are described from facts, without a language model, encoded by the real encoder
+and written to Milvus-Lite. One Spark session runs four days; its start does not count:
+
+1. everything is new;
+2. the first day again: the stages' stamps skip it;
+3. one in a hundred changed;
+4. nothing changed: what the stages cost in any case.
+
+A day should encode and write no more than what changed; both are counted.
 """
 
 import gzip
@@ -18,7 +23,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.core.sessions import local_spark
+from benchmarks.core.spark import local_spark
 from grasp import partitions, stages, tables
 from grasp.days import plus_days, start_of
 from grasp.progress import say
@@ -39,15 +44,15 @@ LEDGERS = (tables.ITEM_GENERATION, tables.USER_GENERATION)
 STAGES = ("describe_items", "describe_users", "embed_descriptions")
 
 
-def days(settings: Settings, num_entities: int) -> dict[str, Any]:
-    """Seconds of each stage on each day, and what was encoded and written to Milvus."""
-    with tempfile.TemporaryDirectory(dir=settings.home) as home, local_spark() as spark:
-        place = Path(home)
+def measure_days(settings: Settings, num_entities: int) -> dict[str, Any]:
+    """Seconds of each stage on each day, and how much was encoded and written to Milvus."""
+    with tempfile.TemporaryDirectory(dir=settings.home) as home, local_spark(settings) as spark:
+        folder = Path(home)
         own = {
-            "home": place,
-            "lake": place / "lake",
-            "source": place / "source",
-            "milvus_uri": str(place / "milvus.db"),
+            "home": folder,
+            "lake": folder / "lake",
+            "source": folder / "source",
+            "milvus_uri": str(folder / "milvus.db"),
             "llm_budget": 0,
             "now": None,
         }
@@ -71,8 +76,8 @@ def days(settings: Settings, num_entities: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Refreshed:
-    """What a day took: seconds by stage, calls of the language model, texts encoded, vectors written to Milvus."""
+class DayCost:
+    """What a day took: seconds by stage, calls of the language model, encoded texts, vectors written to Milvus."""
 
     seconds: dict[str, float]
     num_calls: int
@@ -81,14 +86,14 @@ class Refreshed:
 
 
 def num_rows(settings: Settings, *of: Table) -> int:
-    """Rows of tables that only grow."""
+    """Rows of tables, over all days."""
     folders = [partitions.table_path(settings.lake, table, Versions(settings).of(table.versioned_by)) for table in of]
     files = [file for folder in folders for file in folder.glob("day=*/*.parquet")]
     return sum(pq.read_metadata(file).num_rows for file in files)
 
 
-def refresh(spark: Any, settings: Settings, day: str) -> Refreshed:
-    """Run the stages of a day that are not current; the check itself takes time too."""
+def refresh(spark: Any, settings: Settings, day: str) -> DayCost:
+    """Run the stages of a day that are not current. The check counts, too."""
     from spark_jobs import describe_items, describe_users, embed_descriptions, ingest
     from spark_jobs.storage.lake import Lake
 
@@ -108,7 +113,7 @@ def refresh(spark: Any, settings: Settings, day: str) -> Refreshed:
             stages.stamp(settings, name, day, before)
         found[name] = time.perf_counter() - started
         say(f"{day} {name}: {found[name]:.1f} s")
-    return Refreshed(
+    return DayCost(
         {name: found[name] for name in STAGES},
         num_rows(settings, *LEDGERS) - num_calls,
         num_rows(settings, tables.TEXT_EMBEDDING) - num_vectors,
@@ -117,7 +122,7 @@ def refresh(spark: Any, settings: Settings, day: str) -> Refreshed:
 
 
 class Shop:
-    """A made-up source folder, whose items and users can change."""
+    """A made-up source folder whose items and users can change."""
 
     def __init__(self, folder: Path, num_entities: int) -> None:
         self.folder, self._random = folder, random.Random(0)  # noqa: S311 - no secret
@@ -129,9 +134,9 @@ class Shop:
         }
 
     def change(self, share: float, day: str) -> int:
-        """Rename a share of the items that nobody has, and let as many users buy something new to them on the day.
+        """Rename a share of the items, and let the same share of users buy something new on the day.
 
-        Returns how many items and users that is.
+        Only items that no user has are renamed. Returns how many items and users have changed.
         """
         taken = {item for bought in self._users.values() for item, _ in bought}
         free = [number for number in range(len(self._titles)) if number not in taken]
@@ -145,7 +150,7 @@ class Shop:
         return len(renamed) + len(buying)
 
     def write(self) -> None:
-        """The source as it is now; the first items of a user are a minute apart, others of when they were bought."""
+        """Write the source as it is now."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with gzip.open(self.folder / "items.jsonl.gz", "wt") as file:
             for number, title in enumerate(self._titles):
@@ -160,7 +165,7 @@ class Shop:
         return f"{first} {second} {KINDS[number % len(KINDS)]} {number}".title()
 
     def _popular(self) -> range:
-        """Half of the items, so that others can change without changing a user."""
+        """The half of the items that users buy, so that the other half can change without changing a user."""
         return range(len(self._titles) // 2)
 
     def _choose(self) -> list[int]:

@@ -1,9 +1,9 @@
-"""How well the validator tells usable outputs of a language model from the others.
+"""How well the validator separates usable outputs of a language model from the others.
 
     python -m benchmarks.generation.validator [--split tune|held_out]
 
 Reads:   tests/data/labelled_outputs.jsonl and known_values.json (tests/data/README.md says how they were labelled)
-Prints:  precision and recall of what the validator accepts, by split and by model, and what it refused for which reason
+Prints:  precision and recall of what the validator accepts, by split and by model, and the reasons of its refusals
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from grasp.settings import ROOT
-from spark_jobs.generation.live_generation import evidence
+from spark_jobs.generation.live_generation import build_evidence
 from spark_jobs.generation.prompts import ITEM, USER
 from spark_jobs.validation.checks import clean_output, refusal_reason
 
@@ -25,7 +25,7 @@ SPLITS = ("tune", "held_out")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One labelled output beside what the validator says of it."""
+    """One labelled output and the validator's answer to it."""
 
     id: str
     split: str
@@ -40,7 +40,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Score:
-    """Precision: the accepted ones that are usable. Recall: the usable ones that are accepted."""
+    """Precision: the share of accepted outputs that is usable. Recall: the share of usable outputs that is accepted."""
 
     num_outputs: int
     num_usable: int
@@ -57,8 +57,8 @@ class Score:
         return self.num_right / self.num_usable if self.num_usable else 0.0
 
 
-def judge(data: Path = DATA, splits: Sequence[str] = SPLITS) -> list[Verdict]:
-    """The validator's verdicts, made exactly as the description jobs make them."""
+def validator(data: Path = DATA, splits: Sequence[str] = SPLITS) -> list[Verdict]:
+    """The validator's verdicts, as the description jobs would have them."""
     known_values = json.loads((data / "known_values.json").read_text())
     lines = (data / "labelled_outputs.jsonl").read_text().splitlines()
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -71,7 +71,7 @@ def judge(data: Path = DATA, splits: Sequence[str] = SPLITS) -> list[Verdict]:
 
 def _reason(row: dict[str, Any], known_values: list[str]) -> str | None:
     subject = ITEM if row["entity"] == "item" else USER
-    return refusal_reason(clean_output(row["output"]), evidence(subject, row["facts"], known_values))
+    return refusal_reason(clean_output(row["output"]), build_evidence(subject, row["facts"], known_values))
 
 
 def score(verdicts: Sequence[Verdict]) -> Score:
@@ -85,6 +85,13 @@ def score(verdicts: Sequence[Verdict]) -> Score:
         sum(verdict.is_usable for verdict in accepted),
         {reason: (right[reason], wrong[reason]) for reason in sorted(right | wrong)},
     )
+
+
+def measure() -> dict[str, Any]:
+    """Precision and recall on the texts that the validator was not tuned on."""
+    found = score(validator(splits=("held_out",)))
+    counts = {name: getattr(found, name) for name in ("num_outputs", "num_accepted", "num_usable")}
+    return counts | {"precision": found.precision, "recall": found.recall}
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
@@ -107,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--split", choices=SPLITS, help="only this part of the labelled outputs")
     split = parser.parse_args().split
-    print(table(judge(splits=(split,) if split else SPLITS)))
+    print(table(validator(splits=(split,) if split else SPLITS)))
 
 
 if __name__ == "__main__":

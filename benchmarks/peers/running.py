@@ -1,6 +1,6 @@
 """Make a peer's virtual environment, and run its script while judging what it exports.
 
-Nothing of a peer is ever installed into the project's own environment.
+Nothing of a peer is installed into the project's own environment.
 """
 
 import json
@@ -8,9 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from benchmarks.peers.protocol import GO_ON, Message, Request, parse
 from grasp.progress import say
@@ -18,35 +18,28 @@ from grasp.versions import digest
 
 FOLDER = Path(__file__).parent
 INSTALLED = ".installed"
-TORCH = "torch==2.13.0"  # the project's own, for all
-NUM_LOG_LINES = 15  # of a peer that failed
+TORCH = "torch==2.13.0"  # the project's own version
+NUM_LOG_LINES = 15  # quoted of a peer that failed
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
-Judge = Callable[[Message], None]  # is told where the training is, while it stands still
+Judge = Callable[[Message], None]  # gets each message while the training stands still
 
 
-class PeerError(RuntimeError):
-    """A peer could not be installed or failed; the message has its last words."""
+class PeerError(ValueError):
+    """A peer could not be installed, or failed. The message quotes its last lines."""
 
 
 @dataclass(frozen=True)
-class Library:
-    """What an environment is made for: a pinned distribution and, in a file, what it requires."""
+class Peer:
+    """A library with a SASRec of its own: a pinned distribution and, in a file, its requirements."""
 
     name: str
     distribution: str
-    needs_torch: bool = True
+    can_sample: bool  # negatives; otherwise all items are negatives
 
     @property
     def requirements(self) -> Path:
         return FOLDER / f"{self.name}.txt"
-
-
-@dataclass(frozen=True)
-class Peer(Library):
-    """A library with a SASRec of its own."""
-
-    can_sample: bool = field(kw_only=True)  # negatives; otherwise all items are
 
     @property
     def script(self) -> Path:
@@ -58,10 +51,10 @@ RECTOOLS = Peer("rectools", "rectools==0.19.0", can_sample=True)
 PEERS = (RECTOOLS, RECBOLE)
 
 
-def make_environment(peer: Library, home: Path) -> Path:
-    """The Python of the library's environment below `home`, made once for its exact pins.
+def make_environment(peer: Peer, home: Path) -> Path:
+    """The Python of the peer's environment below `home`, which is made once for its exact pins.
 
-    `GRASP_TORCH_INDEX` is where torch comes from, as for the project itself. Raises `PeerError` when pip fails.
+    torch comes from `GRASP_TORCH_INDEX`, as for the project. Raises `PeerError` when pip fails.
     """
     folder, fingerprint = home / peer.name, digest([peer.distribution, peer.requirements.read_text()])
     python, marker = folder / "bin" / "python", folder / INSTALLED
@@ -70,10 +63,11 @@ def make_environment(peer: Library, home: Path) -> Path:
     say(f"{peer.distribution}: making {folder}: some minutes")
     _checked([sys.executable, "-m", "venv", "--clear", str(folder)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    if peer.needs_torch:
-        say("about 350 MB to download, 1.3 GB on disk; plain PyPI on Linux serves the CUDA build of torch, several GB")
-        say("more: GRASP_TORCH_INDEX names another index")
-    if peer.needs_torch and (index := os.environ.get("GRASP_TORCH_INDEX")):
+    say(
+        "about 350 MB to download, 1.3 GB on disk. Plain PyPI on Linux serves the CUDA build of torch, several GB more:"
+    )
+    say("GRASP_TORCH_INDEX names another index")
+    if index := os.environ.get("GRASP_TORCH_INDEX"):
         _checked([*pip, TORCH, "--index-url", index])
     _checked([*pip, "-r", str(peer.requirements)])
     _checked([*pip, "--no-deps", peer.distribution])
@@ -87,21 +81,11 @@ def _checked(command: list[str]) -> None:
         raise PeerError(f"{' '.join(command)} failed:\n{_end_of(done.stderr)}")
 
 
-def last_words(command: list[str], folder: Path) -> dict[str, Any]:
-    """The JSON object that a command of one thread prints last. Raises `PeerError` when it fails."""
-    environment = thread_environment(os.environ, 1)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
-    if done.returncode:
-        raise PeerError(f"{' '.join(command)} failed:\n{_end_of(done.stderr)}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def run(command: list[str], request: Request, folder: Path, judge: Judge) -> Message:
     """Run a peer's script on a request and judge each of its messages; returns the last one.
 
-    The request and the library's own talk (`talk.log`) are written to `folder`, where the script also works. Raises
-    `PeerError` when the script fails or says nothing.
+    The script works in `folder`, which also gets the request and the library's output (`talk.log`). Raises `PeerError`
+    when the script fails or sends no message.
     """
     file, log = folder / "request.json", folder / "talk.log"
     file.write_text(json.dumps(asdict(request)))
@@ -120,7 +104,7 @@ def run(command: list[str], request: Request, folder: Path, judge: Judge) -> Mes
         try:
             last = _converse(process, judge, talk)
         finally:
-            process.kill()  # it is over, or an error of ours ends it
+            process.kill()  # it has ended, or an error of ours ends it
             process.wait()
     if process.returncode or last is None:
         raise PeerError(f"{' '.join(command)} ended with {process.returncode}:\n{_end_of(log.read_text())}")
@@ -128,7 +112,7 @@ def run(command: list[str], request: Request, folder: Path, judge: Judge) -> Mes
 
 
 def _converse(process: "subprocess.Popen[str]", judge: Judge, talk: IO[str]) -> Message | None:
-    """Until the script is over, which ends its standard output."""
+    """Judge messages until the script ends, which closes its standard output."""
     assert process.stdin is not None
     assert process.stdout is not None
     last = None
@@ -144,13 +128,13 @@ def _converse(process: "subprocess.Popen[str]", judge: Judge, talk: IO[str]) -> 
             process.stdin.write(f"{GO_ON}\n")
             process.stdin.flush()
         except BrokenPipeError:
-            continue  # a script that measures speed alone has not waited for the answer
+            continue  # a script that only measures speed does not wait for the answer
     process.wait()
     return last
 
 
 def thread_environment(present: Mapping[str, str], num_threads: int) -> dict[str, str]:
-    """The same for every side: as many threads, and none that spins while it waits."""
+    """The same for every side: equal numbers of threads, none of which spins while it waits."""
     counts = dict.fromkeys(THREAD_VARIABLES, str(num_threads))
     return {**present, **counts, "OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": ""}
 

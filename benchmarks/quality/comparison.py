@@ -1,4 +1,4 @@
-"""Who is better than whom, and how surely: means over seeds, paired intervals by user, the figures with a goal."""
+"""Compare systems: means over seeds, paired intervals over users, and the figures with a goal."""
 
 import math
 from collections.abc import Sequence
@@ -6,23 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.core.report import with_interval
 from benchmarks.core.summary import Figure, Goal
 from benchmarks.quality.results import Results
-from benchmarks.quality.rows import SAMPLED, FinishedRow, Row
-from training.evaluation.evaluate import Interval, interval
+from benchmarks.quality.rows import FILTERED, OVERALL, SAMPLED, FinishedRow, Row
+from training.evaluation.metrics import Interval, bootstrap_interval
 
-FILTERED, UNFILTERED = "filtered", "unfiltered"
 NDCG, HR = "ndcg@10", "hr@10"
 GROUPS = ("tail items", "tail users", "head items", "head users")
-OVERALL = "overall"
 GRASP = "sasrec_grasp"
-KERNEL = "kernel"  # the addition that GRASP as it serves comes with, and every rival is shown with
+KERNEL = "kernel"  # GRASP serves with this addition, and every rival is shown with it too
 LLM_ESR = "sasrec_llm_esr"
 
 
 @dataclass(frozen=True)
 class System:
-    """One line of a table: everything that was finished of it, seed by seed."""
+    """One line of a table: the finished rows of all its seeds."""
 
     rows: tuple[FinishedRow, ...]
 
@@ -38,12 +37,12 @@ class System:
 
     @property
     def is_main(self) -> bool:
-        """As it is meant to be: nothing corrupted, no switch turned."""
+        """Nothing corrupted, no switch turned."""
         return not self.row.corruption and not self.row.ablation
 
     @property
     def is_rival(self) -> bool:
-        """Trained on clean data, and not GRASP; a rival with a switch of GRASP's is one too."""
+        """Trained on clean data, and not GRASP. A rival trained with a switch of GRASP's is one too."""
         return not self.row.corruption and bool(self.row.backbone) and self.row.enhancer != "grasp"
 
     def values(self, protocol: str, metric: str, group: str = OVERALL) -> list[float]:
@@ -53,21 +52,28 @@ class System:
         return float(np.mean(self.values(protocol, metric, group)))
 
     def deviation(self, protocol: str, metric: str, group: str = OVERALL) -> float | None:
-        """Standard deviation over seeds; None for a single one."""
+        """Standard deviation over seeds; None for a single seed."""
         found = self.values(protocol, metric, group)
         return float(np.std(found, ddof=1)) if len(found) > 1 else None
+
+    def cell(self, protocol: str, metric: str, group: str = OVERALL) -> str:
+        """Mean over seeds as a table shows it, with the standard deviation of several seeds."""
+        mean, deviation = self.mean(protocol, metric, group), self.deviation(protocol, metric, group)
+        if np.isnan(mean):
+            return "–"
+        return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`difference` of own and rival, per event and averaged over each one's seeds before users are drawn."""
+    """`difference` is own minus rival. Each event is averaged over a system's seeds before users are resampled."""
 
     difference: Interval
     rival_mean: float
 
     @property
     def ratio(self) -> Interval:
-        """Own over rival. The rival's mean counts as known: the interval is that of the difference, rescaled."""
+        """Own over rival. The interval is that of the difference, rescaled: the rival's mean counts as known."""
         found = (self.difference.mean, self.difference.low, self.difference.high)
         if not self.rival_mean:
             return Interval(math.nan, math.nan, math.nan)
@@ -79,9 +85,13 @@ class Comparison:
             return "better"
         return "worse" if self.difference.high < 0 else "undecided"
 
+    @property
+    def cell(self) -> str:
+        return with_interval(self.difference, sign="+")
+
 
 def systems(results: Results) -> list[System]:
-    """The finished rows, those that differ only in their seed together; best NDCG@10 in the full ranking first."""
+    """The finished rows, grouped over seeds, with the best NDCG@10 in the full ranking first."""
     found: dict[tuple[object, ...], list[FinishedRow]] = {}
     for each in results.rows():
         row = each.row
@@ -92,7 +102,7 @@ def systems(results: Results) -> list[System]:
 def find(
     among: Sequence[System], model: str, addition: str = "none", *, corruption: float = 0.0, ablation: str = ""
 ) -> System | None:
-    """The system of a model, by default as it is, or None when no row of it is finished."""
+    """The system of a model, by default without switches, or None when no row of it is finished."""
     wanted = (model, addition, corruption, ablation)
     return next(
         (one for one in among if (one.row.model, one.row.addition, one.row.corruption, one.row.ablation) == wanted),
@@ -103,7 +113,7 @@ def find(
 def best_rival(among: Sequence[System], addition: str = "none") -> System | None:
     """The trained system other than GRASP with the highest NDCG@10 in the full ranking.
 
-    With the kernel also counts who has STAR instead.
+    Among systems with the kernel, those with STAR instead count too.
     """
     additions = (KERNEL, "star") if addition == KERNEL else (addition,)
     rivals = [one for one in among if one.is_rival and one.row.addition in additions]
@@ -111,7 +121,7 @@ def best_rival(among: Sequence[System], addition: str = "none") -> System | None
 
 
 def per_event(results: Results, system: System, protocol: str, metric: str, group: str = OVERALL) -> np.ndarray:
-    """A metric of the test events of a group, averaged over the system's seeds."""
+    """A metric of each test event of a group, averaged over the system's seeds."""
     values = np.mean([results.per_event(each.row.row_id, protocol, metric) for each in system.rows], axis=0)
     return values[results.groups()[group]]
 
@@ -119,18 +129,18 @@ def per_event(results: Results, system: System, protocol: str, metric: str, grou
 def compare(
     results: Results, own: System, rival: System, protocol: str, *, metric: str = NDCG, group: str = OVERALL
 ) -> Comparison:
-    """Paired by user; one test event per user."""
+    """Paired by user, who each have one test event."""
     found = [per_event(results, each, protocol, metric, group) for each in (own, rival)]
-    difference = interval(found[0] - found[1], np.arange(len(found[0])))
+    difference = bootstrap_interval(found[0] - found[1], np.arange(len(found[0])))
     return Comparison(difference, float(found[1].mean()) if len(found[1]) else math.nan)
 
 
 def figures(results: Results) -> dict[str, Figure]:
-    """The figures with a goal, Beauty's names and bounds. A figure whose rows are missing has no value.
+    """The figures with a goal, which are Beauty's. A figure whose rows are missing has no value.
 
-    Figures named `_over_` are ratios of means over seeds; sampled ones are means over the negative draws. GRASP is
-    meant with its history kernel; `over_best_rival_full` sets it against rivals without, `_with_kernel_full` against
-    rivals with one.
+    Figures named `_over_` are ratios of means over seeds; sampled ones are means over the negative draws. GRASP has its
+    history kernel in all of them. `over_best_rival_full` sets it against rivals without a kernel, `_with_kernel_full`
+    against rivals with one.
     """
     among = systems(results)
     grasp, llm_esr = find(among, GRASP, KERNEL), find(among, LLM_ESR)
@@ -151,7 +161,7 @@ def figures(results: Results) -> dict[str, Figure]:
 
 
 def like_for_like(among: Sequence[System]) -> dict[str, str]:
-    """GRASP's NDCG@10 over a rival's, both without and both with the history kernel, by what is compared."""
+    """GRASP's NDCG@10 over a rival's, both without and both with the history kernel, by the comparison's name."""
     asked = [
         ("the best other trained system, full ranking", best_rival, FILTERED, OVERALL),
         ("LLM-ESR, sampled", _llm_esr, SAMPLED, OVERALL),
@@ -164,11 +174,11 @@ def like_for_like(among: Sequence[System]) -> dict[str, str]:
             _ratio(find(among, GRASP, addition), rival_of(among, addition), protocol, group)
             for addition in ("none", KERNEL)
         ]
-        told = [
+        shown = [
             f"{ratio:.3f} {sides} kernel" for ratio, sides in zip(ratios, ("without", "with"), strict=True) if ratio
         ]
-        if told:
-            found[name] = ", ".join(told)
+        if shown:
+            found[name] = ", ".join(shown)
     return found
 
 
@@ -187,6 +197,6 @@ def _ratio(own: System | None, rival: System | None, protocol: str, group: str =
 
 
 def _corruption_low(results: Results, among: Sequence[System]) -> float | None:
-    """Lower end of the interval of GRASP without kernel on nothing but corrupted inputs, over its backbone alone."""
+    """Lower end of the interval of GRASP without kernel, on fully corrupted inputs, over its backbone alone."""
     own, backbone = find(among, GRASP, corruption=1.0, ablation="no_kernel"), find(among, "sasrec")
     return compare(results, own, backbone, FILTERED).ratio.low if own and backbone else None

@@ -1,7 +1,7 @@
-"""Which systems a quality benchmark compares, in the order in which they are wanted.
+"""The systems that a quality benchmark compares, the most wanted first.
 
-A `Job` is one training (or none, for a control) and yields one row, or several where scores are also shown with
-something added: the ranker's own history kernel, the cosine to the nearest text of the history, and STAR.
+A `MatrixEntry` is one training, or none for a control. It yields one row, or several when its scores are also shown
+with an addition: the ranker's own history kernel, the cosine to the nearest text of the history, or STAR.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,9 @@ from training.fitting.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
 SHARES = (0.2, 1.0)  # of corrupted descriptions and neighbours
-# Corruption is measured without the history kernel, at score level and in training: what others took is never
-# corrupted, and a ranker that leans on it stops before it has learnt to do without its descriptions. Further targets a
-# step are for a ranker whose kernel knows the order; without one they blur it, and the backbone it is held against has
-# one too.
+# Corruption is measured without the history kernel, in scores and in training. The kernel knows what other users took,
+# which is never corrupted; a ranker that relies on it stops before it has learnt to do without its descriptions. The
+# kernel also knows the order of items, which several targets a step blur without it. The backbone has one target, too.
 NO_KERNEL: dict[str, object] = {"kernel_length": 0, "num_targets": 1}
 ABLATIONS: dict[str, dict[str, object]] = {
     "no_attention": {"use_attention": False},
@@ -44,26 +43,26 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "user_text_described": {"user_text": "described"},
     "candidate_mlp": {"candidate": "mlp"},
 }
-# How GRASP is trained is no part of its idea, so its strongest rivals are shown trained in the same way.
+# How GRASP is trained is not part of its idea, so its strongest rivals are also shown trained in the same way.
 AS_GRASP = ("averaging", "num_targets", "target_decay", "selection")
-# Settings tried on validation with the first seed, the same for every trained system; the best one serves all its rows.
+# Settings tried on validation with the first seed, the same for every trained system. All rows use the best one.
 TRIALS: tuple[dict[str, object], ...] = (
     {"width": 64, "dropout": 0.5},
     {"width": 128, "dropout": 0.5},
     {"width": 128, "dropout": 0.2},
 )
-BATCH_SIZE, NUM_NEGATIVES = 256, 1024  # of the strong systems: quick on small machines
-KERNEL_LENGTH = 5  # of the history kernel, which every strong system is shown with and without
+BATCH_SIZE, NUM_NEGATIVES = 256, 1024  # of all systems but the published ones: fast on small machines
+KERNEL_LENGTH = 5  # of the history kernel, with and without which these systems are shown
 SCORE_LEVEL: tuple[Addition, ...] = ("none", "kernel", "max_cosine", "star")
 
 
 @dataclass(frozen=True)
-class Job:
+class MatrixEntry:
     """One system with one seed. `config` is None for a control."""
 
     row: Row
     config: TrainConfig | None = None
-    tuned_as: str = ""  # the system whose trials settle this one's settings; nothing: they are as published
+    tuned_as: str = ""  # the system whose trials choose the settings; empty for settings as published
     inputs: Inputs = COMMON_INPUTS
     additions: tuple[Addition, ...] = ("none",)
 
@@ -72,37 +71,37 @@ class Job:
         return [replace(self.row, addition=addition) for addition in self.additions]
 
 
-def matrix(data: str, num_seeds: int) -> list[Job]:
-    """All jobs for a data set: `fashion` has no texts, and every other folder is compared like `beauty`."""
+def matrix(data: str, num_seeds: int) -> list[MatrixEntry]:
+    """All entries for a data set. `fashion` has no texts; an unknown folder is compared like `beauty`."""
     build = {"fashion": _ids_only, "movielens-100k": _with_profiles}.get(data, _texts)
     return list(build(num_seeds))
 
 
-def chosen(jobs: list[Job], *, models: str = "all", sections: str = "all") -> list[Job]:
-    """The jobs of comma-separated models and sections, `all` for any. Raises `ValueError` naming what is none."""
+def chosen_entries(entries: list[MatrixEntry], *, models: str = "all", sections: str = "all") -> list[MatrixEntry]:
+    """The entries of comma-separated models and sections, or `all`. Raises `ValueError` for an unknown name."""
     for name, wanted in (("model", models), ("section", sections)):
-        known = {getattr(job.row, name) for job in jobs}
+        known = {getattr(entry.row, name) for entry in entries}
         if wanted != "all" and (unknown := sorted(set(wanted.split(",")) - known)):
             raise ValueError(f"no {name} {', '.join(unknown)}; there are {', '.join(sorted(known))}")
-    return [job for job in jobs if _is_among(job.row.model, models) and _is_among(job.row.section, sections)]
+    return [each for each in entries if _is_among(each.row.model, models) and _is_among(each.row.section, sections)]
 
 
 def _is_among(name: str, wanted: str) -> bool:
     return wanted == "all" or name in wanted.split(",")
 
 
-def _texts(num_seeds: int) -> Iterator[Job]:
+def _texts(num_seeds: int) -> Iterator[MatrixEntry]:
     yield from _controls()
     for seed in range(num_seeds):
         for model in ("sasrec", "sasrec_grasp", "sasrec_llm_init", "sasrec_llm_esr", "sasrec_alphafuse"):
-            # Who is compared with LLM-ESR + max-cosine needs every seed of it.
+            # LLM-ESR + max-cosine is compared with others over all seeds.
             everything = seed == 0 or model == "sasrec_llm_esr"
-            yield trained(model, seed, "main", additions=SCORE_LEVEL if everything else ("none", "kernel"))
+            yield trained_entry(model, seed, "main", additions=SCORE_LEVEL if everything else ("none", "kernel"))
     for enhancer in ("rlmrec_contrastive", "rlmrec_generative"):
-        yield trained(f"sasrec_{enhancer}", 0, "main", additions=SCORE_LEVEL)
+        yield trained_entry(f"sasrec_{enhancer}", 0, "main", additions=SCORE_LEVEL)
     for ablation, switches in ABLATIONS.items():
-        yield trained("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
-    yield trained(
+        yield trained_entry("sasrec_grasp", 0, "ablations", ablation=ablation, switches=switches)
+    yield trained_entry(
         "sasrec_grasp",
         0,
         "ablations",
@@ -113,42 +112,44 @@ def _texts(num_seeds: int) -> Iterator[Job]:
     as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
     additions: tuple[Addition, ...] = ("none", "kernel")
     for model in ("sasrec_llm_init", "sasrec_alphafuse"):
-        yield trained(model, 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
+        yield trained_entry(model, 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
     for corruption in (0.0, *SHARES):
         for seed in range(num_seeds):
             inputs = Inputs(corruption=corruption)
-            yield trained("sasrec_grasp", seed, "corruption", ablation="no_kernel", switches=NO_KERNEL, inputs=inputs)
+            yield trained_entry(
+                "sasrec_grasp", seed, "corruption", ablation="no_kernel", switches=NO_KERNEL, inputs=inputs
+            )
     for corruption in SHARES:
         for model in ("sasrec_llm_esr", "sasrec_alphafuse"):
-            yield trained(model, 0, "corruption", inputs=Inputs(corruption=corruption))
+            yield trained_entry(model, 0, "corruption", inputs=Inputs(corruption=corruption))
     for backbone in ("gru4rec", "bert4rec"):
         for model in (backbone, f"{backbone}_llm_esr", f"{backbone}_grasp"):
-            yield trained(model, 0, "backbones", additions=("none", "kernel"))
+            yield trained_entry(model, 0, "backbones", additions=("none", "kernel"))
     for k in (1, 5, 20, 50):  # 10 is the main row
-        yield trained("sasrec_grasp", 0, "neighbours", ablation=f"k={k}", inputs=Inputs(k=k))
+        yield trained_entry("sasrec_grasp", 0, "neighbours", ablation=f"k={k}", inputs=Inputs(k=k))
 
 
-def _ids_only(_: int) -> Iterator[Job]:
+def _ids_only(_: int) -> Iterator[MatrixEntry]:
     yield from _controls(has_texts=False)
     for backbone in ("sasrec", "gru4rec", "bert4rec"):
-        yield trained(f"{backbone}_legacy", 0, "main")
-        yield trained(backbone, 0, "main", additions=("none", "kernel"))
+        yield trained_entry(f"{backbone}_legacy", 0, "main")
+        yield trained_entry(backbone, 0, "main", additions=("none", "kernel"))
 
 
-def _with_profiles(num_seeds: int) -> Iterator[Job]:
+def _with_profiles(num_seeds: int) -> Iterator[MatrixEntry]:
     yield from _controls()
     for seed in range(num_seeds):
         for model in ("sasrec", "sasrec_grasp", "sasrec_grasp_described"):
-            yield trained(model, seed, "main", additions=SCORE_LEVEL if seed == 0 else ("none", "kernel"))
+            yield trained_entry(model, seed, "main", additions=SCORE_LEVEL if seed == 0 else ("none", "kernel"))
 
 
-def _controls(has_texts: bool = True) -> Iterator[Job]:
+def _controls(has_texts: bool = True) -> Iterator[MatrixEntry]:
     for model in CONTROLS:
         if has_texts or model != "star":
-            yield Job(Row(model, 0, "main"))
+            yield MatrixEntry(Row(model, 0, "main"))
 
 
-def trained(
+def trained_entry(
     model: str,
     seed: int,
     section: str,
@@ -157,25 +158,25 @@ def trained(
     switches: dict[str, object] | None = None,
     inputs: Inputs = COMMON_INPUTS,
     additions: tuple[Addition, ...] = ("none",),
-) -> Job:
-    """The job of a recipe, with some switches turned, of its training or its ranker, or other inputs."""
+) -> MatrixEntry:
+    """The entry of a recipe, with switches of its training or its ranker turned, or with other inputs."""
     config = recipe(model)
     row = Row(model, seed, section, config.backbone, config.enhancer, corruption=inputs.corruption, ablation=ablation)
     if config.name.endswith("_legacy"):
         if switches or additions != ("none",):
             raise ValueError(f"{model} is measured as published, without switches and additions")
-        return Job(row, config)
+        return MatrixEntry(row, config)
     config = replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES)
     switches, of_training = switches or {}, {field.name for field in fields(TrainConfig)}
     config = replace(config, **{name: value for name, value in switches.items() if name in of_training})  # type: ignore[arg-type]
     of_ranker = {name: value for name, value in switches.items() if name not in of_training}
     config = config.with_switches(**({"kernel_length": KERNEL_LENGTH} | of_ranker))
-    # Trials cost more than all else: an enhancer keeps the settings that SASRec's trials chose for it.
-    return Job(row, config, tuned_as(config), inputs, additions)
+    # Trials cost more than all else, so an enhancer keeps the settings that its trials over SASRec chose.
+    return MatrixEntry(row, config, tuned_as(config), inputs, additions)
 
 
 def tuned_as(config: TrainConfig) -> str:
-    """The system over SASRec whose trials settle the width and dropout of this one."""
+    """The system over SASRec whose trials choose the width and dropout of this one."""
     return recipe(config.name.replace(config.backbone, "sasrec", 1)).name
 
 

@@ -1,1 +1,1 @@
-"""Latency, load, release switches and soak of the service."""
+"""Latency of the service, and its behaviour under load, release switches and failing stores."""

@@ -1,10 +1,10 @@
-"""Histograms of Prometheus: read from its text format, counted between two moments, and their quantiles."""
+"""Prometheus histograms: read from the text format, counted between two readings, and their quantiles."""
 
 from collections.abc import Mapping
 
 from prometheus_client.parser import text_string_to_metric_families
 
-Buckets = Mapping[float, float]  # upper bound -> how many were at most that; the last bound is infinite
+Buckets = Mapping[float, float]  # upper bound -> number of values up to it; the last bound is infinite
 
 
 def bucket_counts(text: str, metric: str, label: str) -> Mapping[str, Buckets]:
@@ -24,13 +24,13 @@ def since(before: Buckets, now: Buckets) -> Buckets:
 
 
 def quantile(buckets: Buckets, share: float) -> float:
-    """A quantile of a histogram, linear within its bucket, as Prometheus' `histogram_quantile` has it.
+    """A quantile, interpolated linearly within its bucket like Prometheus' `histogram_quantile`.
 
-    The highest finite bound for what lies above it. Raises `ValueError` for a histogram of nothing.
+    A quantile above the highest finite bound is that bound. Raises `ValueError` for an empty histogram.
     """
     bounds = sorted(buckets)
     if not bounds or not buckets[bounds[-1]]:
-        raise ValueError("a histogram of nothing has no quantile")
+        raise ValueError("an empty histogram has no quantile")
     wanted = share * buckets[bounds[-1]]
     lower, before = 0.0, 0.0
     for bound in bounds:

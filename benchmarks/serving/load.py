@@ -1,8 +1,8 @@
-"""A load of HTTP requests from wrk, a compiled tool: an open loop at a fixed rate, or one that waits for each answer.
+"""A load of HTTP requests from wrk, a compiled tool: an open loop at a fixed rate, or a closed loop of one client.
 
-In the open loop every request has a moment at which it is due, whatever became of the ones before. Its time counts
-from there: what a slow answer makes others wait counts for them as well (no coordinated omission), and a request that
-was never answered is an error, like one that had to be sent again.
+In the open loop every request is due at a fixed moment, whatever happened to earlier requests. Its time counts from
+that moment, so the wait behind a slow answer counts too (no coordinated omission). A request that was never answered,
+or had to be sent again, is an error.
 """
 
 import json
@@ -22,8 +22,8 @@ from grasp.processes import end_with_parent
 
 SCRIPT = Path(__file__).with_name("load.lua")
 PATH = "/v1/recommendations"
-NUM_CONNECTIONS = 32  # of an open loop, a thread of wrk each
-LEAD_SECONDS = 1.0  # until the first slot: wrk connects meanwhile
+NUM_CONNECTIONS = 32  # of an open loop; wrk uses a thread for each
+LEAD_SECONDS = 1.0  # before the first request is due, in which wrk connects
 GRACE_SECONDS = 5  # for the last answers; one that takes longer is an error
 TIMEOUT_SECONDS = 10
 ERRORS_LINE = "SOCKET ERRORS "
@@ -35,14 +35,14 @@ class Answer:
     """What came back for one request. Moments are seconds of `time.monotonic()`."""
 
     slot: int
-    due: float  # of a closed loop: when it was sent
+    due: float  # in a closed loop: when it was sent
     sent: float
     done: float
     status: int
-    release: str  # this and the next two: empty where the answer has none
+    release: str  # this and the next two are empty where the answer has none
     fallback: str
     store_problem: str
-    marks: tuple[str, ...]  # that begin its titles (`mark_of`), each once; "?" for a title without one
+    marks: tuple[str, ...]  # marks at the start of its titles (`mark_of`), each once; "?" for a title without one
 
     @property
     def milliseconds(self) -> float:
@@ -51,7 +51,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Load:
-    """All answers of one load in the order in which they were due."""
+    """All answers of one load, by the moment at which they were due."""
 
     answers: list[Answer]
     num_due: int
@@ -60,15 +60,15 @@ class Load:
 
     @property
     def num_errors(self) -> int:
-        """Requests without an answer, with one other than 200, or with one at the second try only.
+        """Requests without an answer, with another status than 200, or answered at the second try only.
 
-        wrk asks again on a new connection where one broke: an answer that is there hides the first try.
+        wrk asks again on a new connection when one broke, which hides the first try.
         """
         num_refused = sum(answer.status != OK for answer in self.answers)
         return num_refused + max(self.num_due - len(self.answers), self.num_socket_errors)
 
     def summary(self) -> dict[str, Any]:
-        """What a measurement keeps: milliseconds are None when nothing was answered."""
+        """What a measurement keeps; milliseconds are None when nothing was answered."""
         return {
             "seconds": self.seconds,
             "num_due": self.num_due,
@@ -82,7 +82,7 @@ class Load:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
-    """p50, p95, p99 and the largest of some values, each one that occurred; None of nothing."""
+    """p50, p95, p99 and the largest value, each a value that occurred; None without values."""
     if not values:
         return None
     found = np.quantile(np.asarray(values), [0.5, 0.95, 0.99], method="higher")
@@ -90,12 +90,12 @@ def percentiles(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def num_slots(rate: float, seconds: float) -> int:
-    """Requests of an open loop that are due before its end: at 0, 1 / rate, 2 / rate, ..."""
+    """How many requests of an open loop are due before its end, at 0, 1 / rate, 2 / rate, ..."""
     return math.ceil(rate * seconds)
 
 
 def mark_of(number: int) -> str:
-    """What the titles of a release begin with, before a "|", so that `load.lua` can tell releases apart."""
+    """The start of all titles of a release, before a "|", by which `load.lua` tells releases apart."""
     return f"r{number}"
 
 
@@ -105,7 +105,7 @@ def bodies_of(user_ids: Sequence[str], k: int = 10) -> list[str]:
 
 
 def open_loop(url: str, bodies: Sequence[str], rate: float, seconds: float, connections: int = NUM_CONNECTIONS) -> Load:
-    """Send `rate` requests a second, due at fixed moments, for so many seconds."""
+    """Send `rate` requests a second for so many seconds."""
     if rate <= 0:
         raise ValueError(f"the rate of an open loop must be above 0, got {rate}")
     with started(url, bodies, rate, seconds, connections) as running:
@@ -113,13 +113,13 @@ def open_loop(url: str, bodies: Sequence[str], rate: float, seconds: float, conn
 
 
 def closed_loop(url: str, bodies: Sequence[str], seconds: float) -> Load:
-    """One client on one connection that asks as soon as it has the answer before."""
+    """One client on one connection that asks again as soon as it has an answer."""
     with started(url, bodies, 0, seconds, 1) as running:
         return running.result()
 
 
 class started:  # noqa: N801 - read as a verb: `with started(...) as running`
-    """A load under way; leaving the block ends it."""
+    """A running load; leaving the block ends it."""
 
     def __init__(
         self, url: str, bodies: Sequence[str], rate: float, seconds: float, connections: int = NUM_CONNECTIONS
@@ -127,12 +127,12 @@ class started:  # noqa: N801 - read as a verb: `with started(...) as running`
         program = require_wrk()
         self._rate, self._seconds = rate, seconds
         self._folder = tempfile.TemporaryDirectory(prefix="load-")
-        place = Path(self._folder.name)
-        (place / "bodies").write_text("".join(f"{body}\n" for body in bodies))
+        folder = Path(self._folder.name)
+        (folder / "bodies").write_text("".join(f"{body}\n" for body in bodies))
         self.start = time.monotonic() + LEAD_SECONDS
         whole = math.ceil(seconds + (LEAD_SECONDS + GRACE_SECONDS if rate else 0))
         options = ["-t", connections, "-c", connections, "-d", f"{whole}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
-        script = [rate, connections, f"{1e6 * self.start:.0f}", seconds, PATH, place / "bodies", place]
+        script = [rate, connections, f"{1e6 * self.start:.0f}", seconds, PATH, folder / "bodies", folder]
         command = [program, *options, "-s", SCRIPT, url, "--", *script]
         self._process = subprocess.Popen(
             [str(part) for part in command],
@@ -168,7 +168,7 @@ class started:  # noqa: N801 - read as a verb: `with started(...) as running`
 
 
 def read_answers(folder: Path) -> Iterator[Answer]:
-    """What the threads of wrk wrote down, thread by thread."""
+    """The answers that wrk's threads wrote to files, thread by thread."""
     for file in sorted(folder.glob("thread-*.tsv")):
         for line in file.read_text().splitlines():
             slot, due, sent, done, status, release, fallback, problem, marks = line.split("\t")

@@ -1,7 +1,7 @@
-"""A Milvus server of one's own for a while, filled with the items of a release.
+"""A temporary Milvus server, filled with the items of a release.
 
-The server is the PyPI package `milvus`, the binary without Docker, in a virtual environment below GRASP_HOME that is
-made when it is first needed (81 MB).
+The server is the PyPI package `milvus`, a binary without Docker. Its virtual environment below GRASP_HOME (81 MB) is
+made when it is first needed.
 """
 
 import subprocess
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.core.redis_server import free_port
-from benchmarks.serving.place import STOP_SECONDS, stop
-from benchmarks.serving.release import Subject
+from benchmarks.serving.release import ReleaseContent
+from benchmarks.serving.running_service import STOP_SECONDS, stop
 from grasp.processes import end_with_parent
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import Versions, collection
-from spark_jobs.vectors.milvus import open_vectors
+from spark_jobs.vectors.milvus import open_vector_store
 
 PACKAGES = ("milvus==2.3.5", "setuptools<81")
 ENVIRONMENT, FINISHED = "milvus-server-venv", "installed"
@@ -37,7 +37,7 @@ default_server.stop()
 def milvus_server(
     home: Path, folder: Path, stop_seconds: float = STOP_SECONDS
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The server's address, and what stops it before the block ends. One that takes longer to stop is killed.
+    """The server's address, and a function that stops it before the block ends. A server that hangs is killed.
 
     Raises `ValueError` when it cannot be installed or does not start.
     """
@@ -63,17 +63,17 @@ def milvus_server(
             end()
 
 
-def fill(settings: Settings, of: Subject) -> None:
-    """Write the items' vectors to the collection that a release of these settings names."""
-    data = of.data.training_set
+def fill(settings: Settings, content: ReleaseContent) -> None:
+    """Write the items' vectors to the collection that a release with these settings names."""
+    data = content.data.training_set
     name = collection("item", Versions(settings).embedding)
-    with open_vectors(settings) as store:
+    with open_vector_store(settings) as store:
         store.ensure_collection(name, data.item_semantic.shape[1])
         store.upsert(name, data.item_ids, data.item_semantic, ["made for a benchmark"] * len(data.item_ids))
 
 
 def installed_python(home: Path) -> Path:
-    """Python of the server's environment, made if it is missing; a marker file says that it is finished.
+    """Python of the server's environment, which is made if it is missing. A marker file says that it is complete.
 
     Raises `ValueError` with what pip said when it cannot be installed.
     """

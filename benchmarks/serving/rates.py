@@ -1,4 +1,4 @@
-"""How long an answer takes: one client that waits, many that do not, and the highest rate that holds."""
+"""How long an answer takes: for one client that waits, at a fixed rate, and the highest rate that holds."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,9 +7,9 @@ from benchmarks.serving.histograms import quantile, since
 from benchmarks.serving.load import Load, closed_loop, open_loop
 
 if TYPE_CHECKING:
-    from benchmarks.serving.place import RunningService
+    from benchmarks.serving.running_service import RunningService
 
-LIMIT_MS = 60.0  # p99 of a rate that holds
+LIMIT_MS = 60.0  # highest p99 of a rate that holds
 WARM_UP_RATE, WARM_UP_SECONDS = 20.0, 5.0
 FIRST_RATE, GROWTH, NUM_REFINEMENTS = 100.0, 1.25, 2
 LOWEST_RATE, HIGHEST_RATE = 5.0, 20_000.0
@@ -17,7 +17,7 @@ QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
 def one_client(service: "RunningService", bodies: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Times over HTTP of one client on one connection, and of the stages inside of the service meanwhile."""
+    """Times over HTTP of one client on one connection, and of the service's own stages meanwhile."""
     warm_up(service, bodies)
     before = service.stage_counts()
     load = closed_loop(service.url, bodies, seconds)
@@ -32,7 +32,7 @@ def one_client(service: "RunningService", bodies: Sequence[str], seconds: float)
 
 
 def fixed_rate(service: "RunningService", bodies: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
-    """Times at a rate that does not wait for answers."""
+    """Times of an open loop."""
     warm_up(service, bodies)
     return open_loop(service.url, bodies, rate, seconds).summary() | {
         "rate": rate,
@@ -41,7 +41,7 @@ def fixed_rate(service: "RunningService", bodies: Sequence[str], rate: float, se
 
 
 def highest_rate(service: "RunningService", bodies: Sequence[str], seconds: float) -> dict[str, Any]:
-    """The highest rate that holds for so many seconds, and every rate that was tried."""
+    """The highest rate that holds for so many seconds, and all rates that were tried."""
     warm_up(service, bodies)
     tried: list[dict[str, Any]] = []
 
@@ -55,13 +55,16 @@ def highest_rate(service: "RunningService", bodies: Sequence[str], seconds: floa
 
 
 def holds(load: Load) -> bool:
-    """Every request is answered and 99 of 100 within the limit, counted from when they were due."""
+    """Every request is answered, and 99 of 100 within the limit from when they were due."""
     found = load.summary()["milliseconds"]
     return load.num_errors == 0 and found is not None and found["p99"] < LIMIT_MS
 
 
 def search_highest(attempt: Callable[[float], bool], first: float = FIRST_RATE) -> float:
-    """The highest rate for which `attempt` is true: up, or down, by a factor, then halfway between; 0 for none."""
+    """The highest rate for which `attempt` is true, 0 for none.
+
+    The search goes up, or down, by a factor until the answer changes, then halves the interval.
+    """
     low, high, rate = 0.0, 0.0, first
     while not (low and high) and LOWEST_RATE <= rate <= HIGHEST_RATE:
         if attempt(rate):
@@ -76,5 +79,5 @@ def search_highest(attempt: Callable[[float], bool], first: float = FIRST_RATE) 
 
 
 def warm_up(service: "RunningService", bodies: Sequence[str]) -> None:
-    """Have every worker answer for a while; what it takes does not count."""
+    """Have every worker answer for a while."""
     open_loop(service.url, bodies, WARM_UP_RATE, WARM_UP_SECONDS)

@@ -1,7 +1,7 @@
-"""A release of benchmark data without Spark: the day's tables, a ranker, its publication, and further releases of it.
+"""Releases of benchmark data, made without Spark: the day's tables, a ranker, and their publication.
 
-The ranker is the default recipe, trained for a few epochs only: how long an answer takes depends on shapes, not on
-quality. Titles begin with a mark of their release ("r1|A title"), so that an answer that mixed two would show it.
+The ranker is the default recipe after a few epochs, because the time of an answer depends on shapes, not on quality.
+Titles begin with a mark of their release ("r1|A title"), so that an answer that mixes two releases can be seen.
 """
 
 import shutil
@@ -18,7 +18,6 @@ import torch
 
 from benchmarks.data import readers
 from benchmarks.data.datasets import BenchmarkData, from_facts, training_items
-from benchmarks.data.made_up_features import ARROW_TYPES
 from benchmarks.data.vectors import nearest
 from benchmarks.serving.load import mark_of
 from grasp import partitions, tables
@@ -30,21 +29,30 @@ from grasp.settings import Settings
 from grasp.tables import MAX_SEQUENCE_LENGTH, Table
 from grasp.versions import Versions, digest, feature_service, file_sha256
 from serving.releases.publication import choose_model, publish
-from training.fitting.fit import fit
 from training.fitting.recipes import DEFAULT, RECIPES
-from training.model.artefact import CHECKSUMS_FILE, Metadata
-from training.train import progress_lines, save
+from training.fitting.training_loop import fit
+from training.model.artefact import CHECKSUMS_FILE, RankerMetadata
+from training.train import progress_lines, save_model
 
 DAY = "2026-01-05"
-FIRST = 1  # number of the release that every part finds in force
+FIRST = 1  # number of the release that every measurement finds in force
 NUM_EPOCHS = 2
 NUM_NEIGHBOURS = 10
-SECONDS_BETWEEN = 600  # of a user's interactions, whose times are made up: benchmark data is in order, without times
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "bigint": pa.int64(),
+    "timestamp": pa.timestamp("us", "UTC"),
+    "array<float>": pa.list_(pa.float32()),
+    "array<string>": pa.list_(pa.string()),
+    "array<bigint>": pa.list_(pa.int64()),
+    "map<string,string>": pa.map_(pa.string(), pa.string()),
+}
+SECONDS_BETWEEN = 600  # a user's interactions: benchmark data has an order but no times, so times are made up
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is released: the data, the texts and titles of its items, and where its neighbours are kept."""
+class ReleaseContent:
+    """The data, the titles of its items, all texts, and the folder where neighbours are cached."""
 
     data: BenchmarkData
     item_facts: list[readers.Facts]
@@ -53,32 +61,37 @@ class Subject:
     neighbours: Path
 
 
-def subject(folder: Path, data: BenchmarkData, cache: Path, hidden_attributes: Sequence[str]) -> Subject:
-    """Titles and texts of loaded data, from the folder that it was loaded from. Raises `ValueError` without texts."""
+def release_content(folder: Path, data: BenchmarkData, cache: Path, hidden_attributes: Sequence[str]) -> ReleaseContent:
+    """Titles and texts of loaded data, from the folder it was loaded from. Raises `ValueError` without texts."""
     source = readers.read(folder)
     if source.items is None:
         raise ValueError(f"{folder} has no texts: a release needs titles and descriptions")
     train = training_items(source.sequences, data.training_set.splits)
     of_items, of_users = from_facts(source, train, hidden_attributes)
-    return Subject(data, source.items, of_items, of_users, cache / "neighbours")
+    return ReleaseContent(data, source.items, of_items, of_users, cache / "neighbours")
 
 
-def settings_of(settings: Settings, place: Path, **changed: Any) -> Settings:
-    """The settings of a service of its own below `place`, whose clock stands an hour after the features' day."""
-    own = {"home": place, "lake": place / "lake", "releases": place / "releases", "milvus_uri": f"{place}/milvus.db"}
+def settings_of(settings: Settings, folder: Path, **changed: Any) -> Settings:
+    """Settings of a service below `folder`, whose clock stands an hour after the end of the features' day."""
+    own = {
+        "home": folder,
+        "lake": folder / "lake",
+        "releases": folder / "releases",
+        "milvus_uri": f"{folder}/milvus.db",
+    }
     clock = end_of(DAY) + timedelta(hours=1)
     return settings.model_copy(update=own | {"now": clock, "max_feature_age_hours": 48.0} | changed)
 
 
-def write_lake(settings: Settings, of: Subject) -> None:
-    """Write the day's catalogue and users; what is there already stays. Item features are those of a release."""
-    if partitions.read_content(_place(settings, tables.USER_FEATURES)) is None:
-        _write(settings, tables.ITEMS, _catalogue(of))
-        _write(settings, tables.USER_FEATURES, _users(settings, of))
+def write_lake(settings: Settings, content: ReleaseContent) -> None:
+    """Write the day's catalogue and users unless they are there. Item features are written for each release."""
+    if partitions.read_content(_partition(settings, tables.USER_FEATURES)) is None:
+        _write(settings, tables.ITEMS, _catalogue(content))
+        _write(settings, tables.USER_FEATURES, _users(settings, content))
 
 
-def train(settings: Settings, of: Subject, num_epochs: int = NUM_EPOCHS) -> Path:
-    """Folder of the ranker, trained once for each recipe. Raises `ValueError` when the loss is not finite."""
+def train(settings: Settings, content: ReleaseContent, num_epochs: int = NUM_EPOCHS) -> Path:
+    """Folder of the ranker, which is trained once for each recipe. Raises `ValueError` when the loss is not finite."""
     versions = Versions(settings)
     config = replace(RECIPES[DEFAULT](), max_epochs=num_epochs)
     target = settings.home / "training" / f"{DEFAULT}-{num_epochs}-{versions.feature}-{digest(asdict(config))[:8]}"
@@ -88,30 +101,30 @@ def train(settings: Settings, of: Subject, num_epochs: int = NUM_EPOCHS) -> Path
     target.mkdir(parents=True, exist_ok=True)
     say(f"training {DEFAULT} for {num_epochs} epochs")
     torch.set_num_threads(settings.num_threads)
-    fitted = fit(of.data.training_set, config, 0, progress_lines(config))
+    fitted = fit(content.data.training_set, config, 0, progress_lines(config))
     service = feature_service(versions.feature)
-    metadata = Metadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics)
-    return save(fitted, of.data.training_set, target, metadata)
+    metadata = RankerMetadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics)
+    return save_model(fitted, content.data.training_set, target, metadata)
 
 
-def publish_marked(settings: Settings, of: Subject, model: Path, number: int) -> Manifest:
-    """Put a release in force whose titles carry the mark of this number; the same number is the same release."""
-    _write(settings, tables.ITEM_FEATURES, _items(settings, of, number))
+def publish_marked(settings: Settings, content: ReleaseContent, model: Path, number: int) -> Manifest:
+    """Put a release in force whose titles carry the mark of this number. Equal numbers give equal releases."""
+    _write(settings, tables.ITEM_FEATURES, _items(settings, content, number))
     return publish(settings, DAY, choose_model(settings, model, None))
 
 
-def _place(settings: Settings, table: Table) -> Path:
+def _partition(settings: Settings, table: Table) -> Path:
     version = Versions(settings).of(table.versioned_by)
     return partitions.partition_path(settings.lake, table, version, DAY)
 
 
 def _write(settings: Settings, table: Table, columns: Mapping[str, Sequence[Any] | pa.Array]) -> None:
-    """Replace the day of a table. Stamped with a hash of its file: pyarrow writes equal rows alike."""
+    """Replace the day of a table. Its content hash is that of its file: pyarrow writes equal rows alike."""
     arrays = {}
     for column in table.columns:
         given = columns[column.name]
         arrays[column.name] = given if isinstance(given, pa.Array) else pa.array(given, ARROW_TYPES[column.type])
-    target = _place(settings, table)
+    target = _partition(settings, table)
     staged = target.with_name(f".staged-{target.name}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
@@ -121,29 +134,29 @@ def _write(settings: Settings, table: Table, columns: Mapping[str, Sequence[Any]
     partitions.put_in_place(staged, target)
 
 
-def _catalogue(of: Subject) -> dict[str, Sequence[Any]]:
+def _catalogue(content: ReleaseContent) -> dict[str, Sequence[Any]]:
     return {
-        "item_id": of.data.training_set.item_ids,
-        "title": [each["title"] for each in of.item_facts],
-        "attributes": [list(each["attributes"].items()) for each in of.item_facts],
+        "item_id": content.data.training_set.item_ids,
+        "title": [each["title"] for each in content.item_facts],
+        "attributes": [list(each["attributes"].items()) for each in content.item_facts],
     }
 
 
-def _items(settings: Settings, of: Subject, number: int) -> dict[str, Any]:
-    data = of.data.training_set
+def _items(settings: Settings, content: ReleaseContent, number: int) -> dict[str, Any]:
+    data = content.data.training_set
     return {
         "item_id": data.item_ids,
-        "title": [f"{mark_of(number)}|{each['title']}" for each in of.item_facts],
+        "title": [f"{mark_of(number)}|{each['title']}" for each in content.item_facts],
         "popularity": data.popularity.tolist(),
         "is_tail": data.item_is_tail.astype(int).tolist(),
-        **_shared(settings, "item", of.item_texts),
-        **_vectors(data.item_ids, data.item_semantic, data.item_neighbour, of.neighbours),
+        **_shared(settings, "item", content.item_texts),
+        **_vectors(data.item_ids, data.item_semantic, data.item_neighbour, content.neighbours),
     }
 
 
-def _users(settings: Settings, of: Subject) -> dict[str, Any]:
-    """What users had at the end of the day, targets of training and test included."""
-    data = of.data.training_set
+def _users(settings: Settings, content: ReleaseContent) -> dict[str, Any]:
+    """The users' features at the end of the day, with the items that are targets in training and test."""
+    data = content.data.training_set
     newest = [items[-MAX_SEQUENCE_LENGTH:] for items in data.sequences]
     begins = int(start_of(DAY).timestamp())
     return {
@@ -152,8 +165,8 @@ def _users(settings: Settings, of: Subject) -> dict[str, Any]:
         "sequence_times": [[begins + SECONDS_BETWEEN * place for place in range(len(items))] for items in newest],
         "num_interactions": [len(items) for items in data.sequences],
         "is_tail": data.user_is_tail.astype(int).tolist(),
-        **_shared(settings, "user", of.user_texts),
-        **_vectors(data.user_ids, data.user_semantic, data.user_neighbour, of.neighbours),
+        **_shared(settings, "user", content.user_texts),
+        **_vectors(data.user_ids, data.user_semantic, data.user_neighbour, content.neighbours),
     }
 
 
@@ -184,7 +197,7 @@ def _vectors(ids: Sequence[str], own: np.ndarray, mean: np.ndarray, cache: Path)
 
 
 def _lists(matrix: np.ndarray) -> pa.Array:
-    """Rows of a matrix as lists of four-byte floats."""
+    """A matrix as a column of lists of four-byte floats."""
     num, width = matrix.shape
     offsets = np.arange(0, num * width + 1, width, dtype=np.int32)
     return pa.ListArray.from_arrays(offsets, np.ascontiguousarray(matrix, np.float32).reshape(-1))

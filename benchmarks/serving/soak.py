@@ -1,4 +1,4 @@
-"""A long load while stores die and a corrupt release is published: no 5xx, no growing memory, no untrue label."""
+"""A long load while stores fail and a corrupt release is published: no 5xx, no growing memory, no untrue answer."""
 
 import json
 import shutil
@@ -11,10 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from benchmarks.core.redis_server import RedisServer
-from benchmarks.serving.load import OK, Load, started
-from benchmarks.serving.place import RunningService
-from benchmarks.serving.release import DAY
-from benchmarks.serving.truth import (
+from benchmarks.serving.answer_checks import (
     CORRUPT,
     MILVUS_STOPPED,
     NONE,
@@ -23,23 +20,26 @@ from benchmarks.serving.truth import (
     RESTORED,
     ROLLED_BACK,
     STEPS,
+    Allowed,
     Phase,
-    Searched,
-    Truth,
+    SearchAnswer,
     is_true,
     is_true_search,
     labels,
     memory_growth,
     thinned,
 )
+from benchmarks.serving.load import OK, Load, started
+from benchmarks.serving.release import DAY
+from benchmarks.serving.running_service import RunningService
 from grasp.environment import process_environment
 from grasp.files import write_json
-from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, current, folder
+from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, manifest_in_force, release_folder
 from grasp.progress import say
 from grasp.settings import ROOT, Settings
 from serving.releases.manage import rollback
 
-SAMPLE_SECONDS = 5.0  # between two looks at the workers' memory, and two searches
+SAMPLE_SECONDS = 5.0  # between two readings of the workers' memory, and between two searches
 RESTORE = ("-m", "feature_repo.materialise", "--day", DAY, "--rollback")  # the one command that brings features back
 QUERIES = ("something for dry skin", "a quiet evening", "a present for a friend")
 NUM_SHOWN = 5
@@ -47,7 +47,7 @@ SERVER_ERROR = 500  # the first status of these
 
 MEMORY = frozenset({("memory", NONE)})
 MILVUS_GONE = frozenset({("memory", "milvus_error"), ("memory", "milvus_timeout")})
-MILVUS = MILVUS_GONE | {("milvus", NONE)}  # a server that is there may be slow; then it is left alone for a while
+MILVUS = MILVUS_GONE | {("milvus", NONE)}  # a slow server is left alone for a while
 
 
 def soak(
@@ -59,12 +59,12 @@ def soak(
     *,
     stop_milvus: Callable[[], None] | None,
 ) -> dict[str, Any]:
-    """Load the service and do each step in its time; `stop_milvus` where a server is searched.
+    """Load the service and take each step in its time. `stop_milvus` is None without a Milvus server.
 
-    The release and the features of before are there again afterwards.
+    Afterwards the release and the features are as before.
     """
     settings = service.settings
-    good = current(settings.releases)
+    good = manifest_in_force(settings.releases)
     corrupt = _corrupt(good)
     actions: dict[str, Callable[[], object]] = {
         REDIS_KILLED: redis.kill,
@@ -76,18 +76,18 @@ def soak(
     if stop_milvus:
         actions[MILVUS_STOPPED] = stop_milvus
     try:
-        seen = _observe(service, bodies, rate, seconds, actions)
+        observed = _observe(service, bodies, rate, seconds, actions)
     finally:
-        if current(settings.releases).release_id == corrupt.release_id:
+        if manifest_in_force(settings.releases).release_id == corrupt.release_id:
             rollback(settings, good.release_id)
-        shutil.rmtree(folder(settings.releases, corrupt), ignore_errors=True)
+        shutil.rmtree(release_folder(settings.releases, corrupt), ignore_errors=True)
     return {
-        **seen.load.summary(),
+        **observed.load.summary(),
         "rate": rate,
         "num_workers": settings.serving_workers,
         "has_milvus": stop_milvus is not None,
-        **_answers(seen, good.release_id, settings.lookup_timeout_ms / 1000),
-        **_states(seen, seconds),
+        **_answers(observed, good.release_id, settings.lookup_timeout_ms / 1000),
+        **_states(observed, seconds),
     }
 
 
@@ -100,11 +100,11 @@ class Readiness:
 
 
 class Watch:
-    """Looks at the workers' memory and asks a search, every few seconds."""
+    """Reads the workers' memory and asks a search every few seconds."""
 
     def __init__(self, service: RunningService, searches: bool) -> None:
         self.samples: list[tuple[float, dict[int, float]]] = []
-        self.searches: list[Searched] = []
+        self.searches: list[SearchAnswer] = []
         self._service, self._asks = service, searches
 
     def until(self, start: float, end: float) -> None:
@@ -115,20 +115,20 @@ class Watch:
                 self.searches.append(self._search())
             time.sleep(min(SAMPLE_SECONDS, left))
 
-    def _search(self) -> Searched:
+    def _search(self) -> SearchAnswer:
         query = urlencode({"q": QUERIES[len(self.searches) % len(QUERIES)], "k": 5})
         sent = time.monotonic()
         status, text = self._service.get(f"/v1/search?{query}")
         found = json.loads(text) if status else {}
-        return Searched(sent, time.monotonic(), status, found.get("backend", NONE), found.get("fallback") or NONE)
+        return SearchAnswer(sent, time.monotonic(), status, found.get("backend", NONE), found.get("fallback") or NONE)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was seen of a service while the steps were done."""
+class Observed:
+    """What was observed of a service during the steps."""
 
     load: Load
-    phases: list[Phase]  # a step each
+    phases: list[Phase]  # one for each step
     readiness: dict[str, Readiness]  # at the end of each phase
     watch: Watch
 
@@ -139,8 +139,8 @@ def _observe(
     rate: float,
     seconds: float,
     actions: Mapping[str, Callable[[], object]],
-) -> Seen:
-    """Load the service and do the steps that have an action in their time, the first one, which is calm, without."""
+) -> Observed:
+    """Load the service and take the steps that have an action. The first step is calm and has none."""
     has_milvus = MILVUS_STOPPED in actions
     calm, *others = STEPS
     steps = [calm, *(step for step in others if step.name in actions)]
@@ -154,18 +154,18 @@ def _observe(
             begins = time.monotonic()
             if step is not calm:
                 actions[step.name]()
-            truth = Truth(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
-            phases.append(Phase(step.name, truth, begins, time.monotonic()))
+            allowed = Allowed(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
+            phases.append(Phase(step.name, allowed, begins, time.monotonic()))
             watch.until(running.start, end)
             readiness[step.name] = _readiness(service)
-        return Seen(running.result(), phases, readiness, watch)
+        return Observed(running.result(), phases, readiness, watch)
 
 
-def _answers(seen: Seen, release_id: str, timeout_seconds: float) -> dict[str, Any]:
-    """What a measurement keeps of the answers and searches: how many there were, and which were untrue."""
-    answers, searches = seen.load.answers, seen.watch.searches
-    untrue = [answer for answer in answers if not is_true(answer, seen.phases, release_id, timeout_seconds)]
-    untrue_searches = [found for found in searches if not is_true_search(found, seen.phases)]
+def _answers(observed: Observed, release_id: str, timeout_seconds: float) -> dict[str, Any]:
+    """What a measurement keeps of the answers and searches: their numbers, and which were untrue."""
+    answers, searches = observed.load.answers, observed.watch.searches
+    untrue = [answer for answer in answers if not is_true(answer, observed.phases, release_id, timeout_seconds)]
+    untrue_searches = [found for found in searches if not is_true_search(found, observed.phases)]
     statuses = [answer.status for answer in answers] + [found.status for found in searches]
     return {
         "num_5xx": sum(status >= SERVER_ERROR for status in statuses),
@@ -175,19 +175,19 @@ def _answers(seen: Seen, release_id: str, timeout_seconds: float) -> dict[str, A
         "num_untrue": len(untrue) + len(untrue_searches),
         "untrue": [[each.release, each.fallback, each.store_problem] for each in untrue[:NUM_SHOWN]],
         "untrue_searches": [[each.backend, each.fallback] for each in untrue_searches[:NUM_SHOWN]],
-        "labels": labels(answers, seen.phases),
+        "labels": labels(answers, observed.phases),
     }
 
 
-def _states(seen: Seen, seconds: float) -> dict[str, Any]:
-    """What a measurement keeps of the service's own state: its readiness, how long it took to restore, its memory."""
-    took = {phase.name: phase.done - phase.begins for phase in seen.phases}
+def _states(observed: Observed, seconds: float) -> dict[str, Any]:
+    """What a measurement keeps of the service's state: readiness, time to restore, memory."""
+    took = {phase.name: phase.done - phase.begins for phase in observed.phases}
     return {
-        "corrupt_release_refused": seen.readiness[CORRUPT].problem is not None,
-        "readiness": {name: found.reason or "ready" for name, found in seen.readiness.items()},
+        "corrupt_release_refused": observed.readiness[CORRUPT].problem is not None,
+        "readiness": {name: found.reason or "ready" for name, found in observed.readiness.items()},
         "restore_seconds": took[RESTORED],
-        "memory_growth": memory_growth(seen.watch.samples, seconds),
-        "worker_megabytes": thinned(seen.watch.samples),
+        "memory_growth": memory_growth(observed.watch.samples, seconds),
+        "worker_megabytes": thinned(observed.watch.samples),
     }
 
 
@@ -214,15 +214,15 @@ def _restore(settings: Settings) -> None:
 
 
 def _corrupt(good: Manifest) -> Manifest:
-    """The manifest of a release of which one file is not what it was when it was published."""
+    """A manifest with a wrong checksum for one of its files."""
     name = next(iter(good.checksums))
     return replace(good, checksums=good.checksums | {name: "0" * 64})
 
 
 def _put_in_force(settings: Settings, good: Manifest, manifest: Manifest) -> None:
-    """What a publication writes last, without its checks: a release that was damaged on the way."""
-    place = folder(settings.releases, manifest)
-    shutil.copytree(folder(settings.releases, good), place, dirs_exist_ok=True)
+    """Write what a publication writes last, without its checks."""
+    target = release_folder(settings.releases, manifest)
+    shutil.copytree(release_folder(settings.releases, good), target, dirs_exist_ok=True)
     content = asdict(manifest)
-    write_json(place / MANIFEST_FILE, content)
+    write_json(target / MANIFEST_FILE, content)
     write_json(settings.releases / CURRENT_FILE, content)

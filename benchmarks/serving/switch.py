@@ -1,4 +1,4 @@
-"""Releases published and rolled back under load: no request may fail, and no answer may mix two releases."""
+"""Publish and roll back releases under load: no request may fail, and no answer may mix two releases."""
 
 import time
 from collections import Counter
@@ -7,35 +7,37 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving.answer_checks import ReleasePeriod, is_of_one, slowest_take_up
 from benchmarks.serving.load import OK, started
-from benchmarks.serving.place import RunningService
-from benchmarks.serving.release import FIRST, Subject, publish_marked
-from benchmarks.serving.truth import InForce, is_of_one, slowest_take_up
-from grasp.manifest import current
+from benchmarks.serving.release import FIRST, ReleaseContent, publish_marked
+from benchmarks.serving.running_service import RunningService
+from grasp.manifest import manifest_in_force
 from grasp.settings import Settings
 from serving.releases.manage import rollback
 
-RATE = 50.0  # requests a second: the workers load releases meanwhile, and a publication takes a core
+RATE = 50.0  # requests a second, low because workers load releases meanwhile and a publication takes a core
 NUM_CONNECTIONS = 16
-STEPS = (2, 3, 2, 1, 3, FIRST)  # what is put in force, by number: published at first, rolled back to afterwards
+STEPS = (2, 3, 2, 1, 3, FIRST)  # numbers of releases: published the first time, rolled back to afterwards
 NUM_SHOWN = 5
 
 
-def switch(service: RunningService, of: Subject, model: Path, bodies: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Publish and roll back while answers are asked for. The first release is in force before and after.
+def switch(
+    service: RunningService, content: ReleaseContent, model: Path, bodies: Sequence[str], seconds: float
+) -> dict[str, Any]:
+    """Publish and roll back under load. The first release is in force before and after.
 
-    Raises `ValueError` when the load was over before the last switch: give more seconds.
+    Raises `ValueError` when the load ended before the last switch: give more seconds.
     """
     settings = service.settings
-    ids = {FIRST: current(settings.releases).release_id}
-    history: list[InForce] = [InForce(FIRST, ids[FIRST], time.monotonic())]
+    ids = {FIRST: manifest_in_force(settings.releases).release_id}
+    history: list[ReleasePeriod] = [ReleasePeriod(FIRST, ids[FIRST], time.monotonic())]
     with started(service.url, bodies, RATE, seconds, NUM_CONNECTIONS) as running:
-        for place, number in enumerate(STEPS, start=1):
-            time.sleep(max(0.0, running.start + seconds * place / (len(STEPS) + 1) - time.monotonic()))
+        for step, number in enumerate(STEPS, start=1):
+            time.sleep(max(0.0, running.start + seconds * step / (len(STEPS) + 1) - time.monotonic()))
             begins = time.monotonic()
-            ids[number] = _put_in_force(settings, of, model, number, ids)
+            ids[number] = _put_in_force(settings, content, model, number, ids)
             history[-1] = replace(history[-1], ends=time.monotonic())
-            history.append(InForce(number, ids[number], begins))
+            history.append(ReleasePeriod(number, ids[number], begins))
         if not running.is_running:
             raise ValueError(f"{len(STEPS)} switches took longer than {seconds:g} s of load")
         load = running.result()
@@ -53,7 +55,9 @@ def switch(service: RunningService, of: Subject, model: Path, bodies: Sequence[s
     }
 
 
-def _put_in_force(settings: Settings, of: Subject, model: Path, number: int, known: Mapping[int, str]) -> str:
+def _put_in_force(
+    settings: Settings, content: ReleaseContent, model: Path, number: int, known: Mapping[int, str]
+) -> str:
     if number in known:
         return rollback(settings, known[number]).release_id
-    return publish_marked(settings, of, model, number).release_id
+    return publish_marked(settings, content, model, number).release_id

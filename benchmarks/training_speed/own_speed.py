@@ -1,4 +1,4 @@
-"""Our side of the training-speed benchmark: what the project's own training and evaluation cost."""
+"""Our side of the training-speed benchmark: the cost of the project's own training and evaluation."""
 
 import time
 from dataclasses import replace
@@ -8,51 +8,51 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality.matrix import AS_GRASP, trained, with_trial
+from benchmarks.quality.matrix import AS_GRASP, trained_entry, with_trial
 from benchmarks.quality.results import Results
 from benchmarks.quality.rows import FinishedRow
-from benchmarks.training_speed.results import OWN
+from benchmarks.training_speed.figures import OWN
 from grasp.progress import say
-from training.data.training_set import TrainingSet
-from training.evaluation.evaluate import questions, rank_events, ranker_scorer
-from training.fitting.fit import Training, fit, new_ranker, repeatable, training_sequences, validate
+from training.data.training_set import TrainingSet, training_sequences
+from training.evaluation.ranking import evaluation_events, rank_events, ranker_scorer
 from training.fitting.recipes import DEFAULT, TrainConfig, recipe
+from training.fitting.training_loop import TrainingRun, deterministic, fit, new_ranker, validate
 
 SEED = 0
 SHAPE = {"width": 64, "num_blocks": 2, "num_heads": 1, "max_length": 50, "dropout": 0.2}  # 50: RecBole's default
 WIDE: dict[str, object] = {"width": 128, "dropout": 0.5}  # one of the trials of `benchmarks.quality.matrix`
 NUM_EVALUATIONS = 3
-SEED_LIMITS = {"max_epochs": 200, "patience": 8, "max_minutes": 120.0}  # only patience should end it
+SEED_LIMITS = {"max_epochs": 200, "patience": 8, "max_minutes": 120.0}  # patience alone should end it
 
 
-def timed_epoch(training: Training) -> float:
+def timed_epoch(training: TrainingRun) -> float:
     """Train an epoch; returns its seconds."""
     started = time.perf_counter()
-    training.epoch()
+    training.run_epoch()
     return time.perf_counter() - started
 
 
 def same_shape(config: TrainConfig) -> TrainConfig:
-    """A recipe at the width, depth and length that all sides have."""
+    """A recipe with the width, depth and length of all sides."""
     return config.with_switches(**SHAPE)
 
 
 def as_measured(model: str) -> TrainConfig:
-    """A recipe as the quality benchmark trains it, at the width that its trials mostly choose."""
-    config = trained(model, SEED, "main").config
+    """A recipe as the quality benchmark trains it, at the width that most of its trials choose."""
+    config = trained_entry(model, SEED, "main").config
     assert config is not None
     return with_trial(config, WIDE)
 
 
 def num_targets(training_set: TrainingSet) -> int:
-    """Training positions with a next item; an epoch has each of them once."""
+    """Training positions with a next item. An epoch has each of them once."""
     return sum(max(len(items) - 1, 0) for items in training_sequences(training_set))
 
 
 def positions(training_set: TrainingSet, num_negatives: int | None) -> dict[str, Any]:
-    """A whole epoch of `sasrec`: batches differ in length, an average over some of them would not be fair.
+    """A whole epoch of `sasrec`: batches differ in length, so an average over some of them would not be fair.
 
-    Sequences are cut only where they are longer than the model reads, as at the peers: in shorter pieces a position
+    As at the peers, sequences are cut only where they are longer than the model reads: a position of a shorter piece
     sees less and costs less.
     """
     config = same_shape(recipe("sasrec"))
@@ -61,35 +61,35 @@ def positions(training_set: TrainingSet, num_negatives: int | None) -> dict[str,
         config = replace(config, loss="cross_entropy")
     else:
         config = replace(config, loss="sampled_softmax", num_negatives=num_negatives)
-    with repeatable(SEED) as random:
-        seconds = timed_epoch(Training(training_set, config, random))
+    with deterministic(SEED) as random:
+        seconds = timed_epoch(TrainingRun(training_set, config, random))
     count = num_targets(training_set)
     return {"system": OWN, "num_negatives": num_negatives, "seconds": seconds, "num_targets": count}
 
 
 def curve(training_set: TrainingSet, minutes: float) -> dict[str, Any]:
-    """Validation NDCG@10 of `sasrec` after every epoch, until `patience` of them were no better or time is over."""
+    """Validation NDCG@10 of `sasrec` after every epoch, until `patience` epochs were no better or time is over."""
     config, points = same_shape(recipe("sasrec")), list[tuple[float, float]]()
     started, seconds, best_epoch = time.perf_counter(), 0.0, 0
-    with repeatable(SEED) as random:
-        training = Training(training_set, config, random)
+    with deterministic(SEED) as random:
+        training = TrainingRun(training_set, config, random)
         setup_seconds = time.perf_counter() - started
         while seconds < 60 * minutes and len(points) - best_epoch < config.patience:
             seconds += timed_epoch(training)
-            points.append((seconds, validate(training.judged, training_set)["ndcg@10"]))
+            points.append((seconds, validate(training.evaluated_ranker, training_set)["ndcg@10"]))
             say(f"{OWN}: {seconds:.0f} s, validation NDCG@10 {points[-1][1]:.4f}")
             best_epoch = 1 + int(np.argmax([value for _, value in points]))
     return {"system": OWN, "setup_seconds": setup_seconds, "points": points}
 
 
 def text_cost(training_set: TrainingSet, num_epochs: int) -> dict[str, Any]:
-    """Epochs of GRASP, and of ids alone trained in the same way, in turns; the first of each warms up."""
+    """Epochs of GRASP, and of ids alone trained in the same way, in turns. The first of each does not count."""
     seconds: tuple[list[float], list[float]] = ([], [])
     text = as_measured(DEFAULT)
-    # Several targets and averaged weights cost what they cost without any text as well.
+    # Several targets and averaged weights cost the same without text.
     ids = replace(as_measured("sasrec"), **{name: getattr(text, name) for name in AS_GRASP})  # type: ignore[arg-type]
-    with repeatable(SEED) as random:
-        sides = [Training(training_set, config, random) for config in (ids, text)]
+    with deterministic(SEED) as random:
+        sides = [TrainingRun(training_set, config, random) for config in (ids, text)]
         for number in range(num_epochs + 1):
             for side, found in zip(sides, seconds, strict=True):
                 found.append(timed_epoch(side))
@@ -98,9 +98,9 @@ def text_cost(training_set: TrainingSet, num_epochs: int) -> dict[str, Any]:
 
 
 def full_evaluation(training_set: TrainingSet) -> dict[str, Any]:
-    """Every test event among all items by the default recipe, which costs as much before fitting as after."""
-    events, seconds = questions(training_set, "test"), []
-    with repeatable(SEED):
+    """Rank all items for every test event by the default recipe. Untrained weights cost as much as trained ones."""
+    events, seconds = evaluation_events(training_set, "test"), []
+    with deterministic(SEED):
         ranker = new_ranker(training_set, as_measured(DEFAULT))
     for _ in range(NUM_EVALUATIONS):
         started = time.perf_counter()
@@ -110,7 +110,7 @@ def full_evaluation(training_set: TrainingSet) -> dict[str, Any]:
 
 
 def grasp_seed(training_set: TrainingSet, quality: Results | None) -> dict[str, Any]:
-    """Minutes of the default recipe to early stopping: those of the quality benchmark, or else trained here."""
+    """Minutes of the default recipe to early stopping: from the quality benchmark, or else trained here."""
     if quality and (found := seed_minutes(quality, torch.get_num_threads())):
         return found
     config = replace(as_measured(DEFAULT), **SEED_LIMITS)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def grasp_seed(training_set: TrainingSet, quality: Results | None) -> dict[str, 
 def seed_minutes(quality: Results, num_threads: int) -> dict[str, Any] | None:
     """Training minutes of the default recipe's finished seeds that patience ended; None when there are none.
 
-    A seed that a time limit cut short says nothing about how long it would have taken.
+    A seed that a time limit cut short does not tell how long it would have taken.
     """
     ended = [each for each in quality.rows() if _is_default(each) and _ended_by_patience(each, num_threads)]
     if not ended:

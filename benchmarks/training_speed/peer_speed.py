@@ -1,4 +1,4 @@
-"""Measure a peer: how many target positions it trains in a second, and how its validation NDCG@10 rises.
+"""A peer's target positions per second, and its validation NDCG@10 during training.
 
 Shape suffixes:  E events  N items
 """
@@ -15,23 +15,23 @@ from benchmarks.peers.protocol import Data, Message, Request, save_data
 from benchmarks.peers.running import Peer, make_environment, run
 from benchmarks.training_speed.own_speed import SEED, SHAPE
 from grasp.progress import say
-from training.data.training_set import TrainingSet
-from training.evaluation.evaluate import Event, metrics, questions, rank_events
-from training.fitting.fit import training_sequences
+from training.data.training_set import TrainingSet, training_sequences
+from training.evaluation.metrics import event_metrics
+from training.evaluation.ranking import Event, evaluation_events, rank_events
 
 LEARNING_RATE = 1e-3  # the default of both, and ours
 
 
 @dataclass(frozen=True)
-class PeerBench:
-    """Where peers are installed, what they train on and with how many threads."""
+class PeerSpeed:
+    """Where peers are installed, what they train on, and with how many threads."""
 
     home: Path
     training_set: TrainingSet
     num_threads: int
 
     def positions(self, peer: Peer, num_negatives: int | None, seconds: float) -> dict[str, Any]:
-        """A bounded time of training after a few steps that do not count."""
+        """The target positions of a bounded time, after a few steps that do not count."""
         last = self._run(peer, num_negatives, seconds, None, lambda *_: None)
         return {
             "system": peer.name,
@@ -45,7 +45,7 @@ class PeerBench:
         self, peer: Peer, num_negatives: int | None, system: str, minutes: float, export_seconds: float
     ) -> dict[str, Any]:
         """Validation NDCG@10 after every `export_seconds` of training, by the project's own evaluation."""
-        points, events = list[tuple[float, float]](), questions(self.training_set, "validation")
+        points, events = list[tuple[float, float]](), evaluation_events(self.training_set, "validation")
 
         def judge(message: Message, scores: Path) -> None:
             points.append((message.seconds, ndcg_at_10(np.load(scores, mmap_mode="r"), events)))
@@ -82,13 +82,13 @@ class PeerBench:
 
 
 def exported(training_set: TrainingSet) -> Data:
-    """What a peer gets to see: the training sequences, and who validates; no target of theirs."""
-    asked = [event.user for event in questions(training_set, "validation")]
+    """What a peer sees: the training sequences, and the users who validate, without their targets."""
+    asked = [event.user for event in evaluation_events(training_set, "validation")]
     return Data(training_sequences(training_set), np.array(asked, np.int64), len(training_set.item_ids))
 
 
 def ndcg_at_10(scores: np.ndarray, events: Sequence[Event]) -> float:
-    """Mean filtered NDCG@10 of exported scores (E, N), a row per event; raises `ValueError` for other rows."""
+    """Mean filtered NDCG@10 of exported scores (E, N), one row per event. Raises `ValueError` for other rows."""
     if len(scores) != len(events):
         raise ValueError(f"a peer exported the scores of {len(scores)} users, {len(events)} were asked")
     row = {event.user: place for place, event in enumerate(events)}
@@ -96,4 +96,4 @@ def ndcg_at_10(scores: np.ndarray, events: Sequence[Event]) -> float:
     def scorer(batch: Sequence[Event]) -> np.ndarray:
         return np.asarray(scores[[row[event.user] for event in batch]])
 
-    return float(metrics(rank_events(scorer, events).filtered)["ndcg@10"].mean())
+    return float(event_metrics(rank_events(scorer, events).filtered)["ndcg@10"].mean())

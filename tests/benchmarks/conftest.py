@@ -1,14 +1,18 @@
-"""A data set of a few users, split leave-one-out."""
+"""A data set of a few users, split leave-one-out, and folders of planted measurements."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.core.store import Conditions, Measurement, Measurements
 from benchmarks.data.datasets import BenchmarkData
 from training.data.training_set import TrainingSet
 
 NUM_ITEMS, NUM_USERS = 12, 8
+MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
 
 
 def split_last_two(sequences: list[list[int]]) -> BenchmarkData:
@@ -40,3 +44,16 @@ def sequences() -> list[list[int]]:
 def data_of() -> Callable[[list[list[int]]], BenchmarkData]:
     """`data_of(sequences)`: items of each user, the last one tests, the one before it validates."""
     return split_last_two
+
+
+@pytest.fixture
+def store_measurements() -> Callable[[Path, Mapping[str, Any]], Measurements]:
+    """`store_measurements(folder, {kind: found})`: one measurement of each kind, as a benchmark stores them."""
+
+    def store(folder: Path, by_kind: Mapping[str, Any]) -> Measurements:
+        measurements = Measurements(folder)
+        for kind, found in by_kind.items():
+            measurements.add(Measurement(kind, kind, found, Conditions("d1", 2, MACHINE), "abc1234"))
+        return measurements
+
+    return store

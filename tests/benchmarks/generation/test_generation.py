@@ -1,4 +1,4 @@
-"""The generation benchmark in small: its report from hand-made lines, and each measurement that Spark makes."""
+"""The generation benchmark in small: its report from hand-made measurements, and each measurement that Spark makes."""
 
 import gzip
 import json
@@ -7,46 +7,14 @@ import sys
 
 import pytest
 
-from benchmarks.core.measurements import Conditions, Measurement, Measurements
-from benchmarks.generation import http_engine
-from benchmarks.generation import measure as generation
-from benchmarks.generation import report as generation_report
-from benchmarks.generation.report import GOALS, KINDS, figures
+from benchmarks.generation import measure
+from benchmarks.generation.report import REPORT, build
 from benchmarks.generation.unchanged_day import Shop
 from grasp.settings import ROOT
 
-MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
-ASKED_FOR = {
-    "descriptions_per_cpu_second_over_xllamacpp",
-    "spark_overhead",
-    "http_share_of_ideal",
-    "unchanged_day_speedup",
-    "unchanged_day_calls",
-    "one_percent_cost_share",
-    "faults_recovered_share",
-    "faults_paid_twice",
-    "validator_precision",
-    "validator_recall",
-    "poisoned_published",
-    "ledger_antijoin_seconds",
-}
 MET = {"num_items": 3, "num_with_text": 3}
 STAGES = ("describe_items", "describe_users", "embed_descriptions")
 LINES = {
-    "engine": {
-        "num_prompts": 100,
-        "ours": {size: {"cpu_seconds": cost, "num_output_tokens": 900} for size, cost in (("8", 40.0), ("32", 25.0))},
-        "llama_cpp": {"1": {"cpu_seconds": 50.0, "num_output_tokens": 900}},
-    },
-    "identical": {"num_prompts": 100, "num_identical": 99},
-    "spark": {"num_prompts": 500, "bare_cpu_seconds": 100.0, "cpu_seconds": 108.0, "seconds": 110.0},
-    "http": {
-        "num_requests": 1280,
-        "requests_per_second": 120.0,
-        "share_of_ideal": 0.94,
-        "client_cpu_ms_per_request": 1.5,
-        "server_cpu_ms_per_request": 0.5,
-    },
     "faults": {
         "num_items": 1000,
         "num_described": 1000,
@@ -59,14 +27,6 @@ LINES = {
         "num_tokens": 400_000,
         "max_tokens": 1_020_000,
         "by_fault": {"hang": MET, "certificate error": MET | {"num_with_reason": 3, "num_calls": 3}},
-    },
-    "ledger": {
-        "num_keys": 5_000_000,
-        "num_inputs": 1_300_000,
-        "num_unpaid": 130_000,
-        "seconds": 90.0,
-        "driver_grew_megabytes": 1.0,
-        "jvm_megabytes": 2000.0,
     },
     "days": {
         "num_entities": 1000,
@@ -85,22 +45,15 @@ LINES = {
 
 
 @pytest.fixture
-def measured(tmp_path):
-    """A folder with one line of each kind, as the measurements write them."""
-    measurements = Measurements(tmp_path / "generation")
-    for kind, found in LINES.items():
-        measurements.add(Measurement(kind, kind, found, Conditions("d1", 1, MACHINE), "abc1234"))
+def measured(tmp_path, store_measurements):
+    """A folder with one measurement of each kind."""
+    store_measurements(tmp_path / "generation", LINES)
     return tmp_path / "generation"
 
 
-def test_every_figure_that_was_asked_for_has_a_goal_and_comes_from_its_measurement(measured):
-    assert set(GOALS) >= ASKED_FOR
-    found = figures(Measurements(measured))
+def test_every_figure_comes_from_its_measurement(measured):
+    found = build(measured, "x").figures
     assert {name: round(figure.value, 3) for name, figure in found.items()} == {
-        "descriptions_per_cpu_second_over_xllamacpp": 2.0,  # the best setting of either side
-        "identical_text_share": 0.99,
-        "spark_overhead": 0.08,
-        "http_share_of_ideal": 0.94,
         "unchanged_day_speedup": 100.0,
         "unchanged_day_calls": 0.0,
         "one_percent_cost_share": 0.03,
@@ -110,30 +63,28 @@ def test_every_figure_that_was_asked_for_has_a_goal_and_comes_from_its_measureme
         "validator_precision": 0.944,
         "validator_recall": 0.85,
         "poisoned_published": 0.0,
-        "ledger_antijoin_seconds": 90.0,
     }
     assert all(figure.goal.is_met(figure.value) for figure in found.values())
 
 
 def test_the_report_has_a_section_for_what_was_measured_and_stays_the_same(measured):
-    generation_report.write(measured, "python -m benchmarks.generation --out docs/x")
+    REPORT.write(measured, "python -m benchmarks.generation --out docs/x")
     text = (measured / "report.md").read_text()
-    assert text.count("\n## ") == len(KINDS) - 1  # identical texts are a figure alone
+    assert text.count("\n## ") == len(LINES)
     assert "1,000 items, 2,000 requests" in text
     assert "| one in a hundred changed | 12.0 | 12.0 | 12.0 | 36.0 | 10 | 10 |" in text
-    generation_report.write(measured, "python -m benchmarks.generation --out docs/x")
+    REPORT.write(measured)
     assert (measured / "report.md").read_text() == text
 
 
-def test_a_trial_in_small_takes_no_measurements_place(measured, settings):
+def test_a_measurement_in_small_does_not_stand_in_for_the_real_one(measured, settings):
     def names(*options):
-        given = generation.parser().parse_args(["--out", str(measured), *options])
-        without_size = ("validator", "poisoned", "http")
-        return {job.name for job in generation.jobs(settings, given) if job.kind not in without_size}
+        given = measure.parser().parse_args(["--out", str(measured), *options])
+        return {each.name for each in measure.planned(settings, given) if each.kind not in ("validator", "poisoned")}
 
-    small = ("--descriptions", "9", "--spark-descriptions", "9", "--requests", "9", "--keys", "9", "--entities", "9")
-    assert not names() & names(*small)
-    assert len(names()) == len(names(*small)) == 6
+    small = names("--requests", "9", "--entities", "9")
+    assert not names() & small
+    assert len(names()) == len(small) == 2
 
 
 def test_a_shop_changes_what_it_says_and_nothing_else(tmp_path):
@@ -154,22 +105,13 @@ def test_a_shop_changes_what_it_says_and_nothing_else(tmp_path):
     assert lines() == (items_then, events_then)  # written again on a later day, nothing has changed
 
 
-def test_the_http_engine_in_small_is_held_against_what_its_server_allows():
-    found = http_engine.measure(num_requests=24, concurrency=8, server_seconds=0.1)
-
-    assert (found["num_answered"], found["ideal_requests_per_second"]) == (24, 80)
-    assert 0 < found["share_of_ideal"] <= 1
-    assert found["client_cpu_ms_per_request"] > 0
-
-
 def small(environment, expression, **changed):
     """What a measurement says, made in a process of its own: it starts and ends a Spark session."""
     code = f"""
 import json
 from grasp.settings import Settings
-from benchmarks.generation.faults import faults
-from benchmarks.generation.ledger_speed import anti_join
-from benchmarks.generation.unchanged_day import days
+from benchmarks.generation.faults import describe_with_faults
+from benchmarks.generation.unchanged_day import measure_days
 print(json.dumps({expression}))
 """
     command = [sys.executable, "-c", code]
@@ -180,7 +122,7 @@ print(json.dumps({expression}))
 
 @pytest.mark.spark
 def test_faults_in_small_leave_nobody_undescribed_and_no_metrics_of_ours(environment, settings):
-    found = small(environment, "faults(Settings.load(), 20)")
+    found = small(environment, "describe_with_faults(Settings.load(), 20)")
 
     assert found["num_items"] == found["num_described"] == 20
     assert found["num_paid_twice"] == 0
@@ -190,17 +132,9 @@ def test_faults_in_small_leave_nobody_undescribed_and_no_metrics_of_ours(environ
 
 
 @pytest.mark.spark
-def test_a_small_ledger_finds_what_is_new(environment):
-    found = small(environment, "anti_join(Settings.load(), 3000, 900, 90)")
-
-    assert (found["num_unpaid"], found["num_inputs"]) == (90, 900)
-    assert found["seconds"] > 0
-
-
-@pytest.mark.spark
 @pytest.mark.models
 def test_a_small_unchanged_day_encodes_and_writes_what_has_changed(environment, model_folders):
-    found = small(environment, "days(Settings.load(), 40)", GRASP_ENCODER=str(model_folders[1]))
+    found = small(environment, "measure_days(Settings.load(), 40)", GRASP_ENCODER=str(model_folders[1]))
 
     assert found["num_calls_again"] == 0
     assert found["num_changed"] == 2

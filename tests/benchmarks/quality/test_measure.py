@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.data.datasets import COMMON_INPUTS, Inputs
 from benchmarks.quality import measure as quality
-from benchmarks.quality.exam import Exam, cross_category_share
-from benchmarks.quality.matrix import ABLATIONS, AS_GRASP, TRIALS, chosen, matrix, trained, with_trial
+from benchmarks.quality.matrix import ABLATIONS, AS_GRASP, TRIALS, chosen_entries, matrix, trained_entry, with_trial
 from benchmarks.quality.measure import main
+from benchmarks.quality.protocol import TestProtocol, cross_category_share
 from benchmarks.quality.results import Results
 from training.evaluation.ranking import Event
 from training.fitting.kernel_calibration import KERNEL_WEIGHT_GRID
@@ -73,7 +73,9 @@ def test_every_ablation_turns_its_own_switches_and_nothing_else():
     as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
     for job in jobs:
         switches = ABLATIONS.get(job.row.ablation, as_grasp)
-        as_it_is, switched = (_switches(config) for config in (trained(job.row.model, 0, "main").config, job.config))
+        as_it_is, switched = (
+            _switches(config) for config in (trained_entry(job.row.model, 0, "main").config, job.config)
+        )
         changed = {switch: value for switch, value in switched.items() if value != as_it_is[switch]}
         assert changed, job.row.row_id
         assert changed.items() <= switches.items(), job.row.row_id
@@ -122,22 +124,22 @@ def test_every_trained_system_but_a_published_one_has_the_same_trials():
 def test_jobs_are_chosen_by_model_and_by_section():
     jobs = matrix("beauty", 1)
 
-    assert chosen(jobs) == jobs
-    assert [job.row.model for job in chosen(jobs, models="star,knn")] == ["knn", "star"]
-    corrupted = chosen(jobs, models="sasrec_grasp", sections="corruption")
+    assert chosen_entries(jobs) == jobs
+    assert [job.row.model for job in chosen_entries(jobs, models="star,knn")] == ["knn", "star"]
+    corrupted = chosen_entries(jobs, models="sasrec_grasp", sections="corruption")
     assert [job.row.row_id for job in corrupted] == [
         "sasrec_grasp__no_kernel__seed=0",
         "sasrec_grasp__no_kernel__corruption=0.2__seed=0",
         "sasrec_grasp__no_kernel__corruption=1__seed=0",
     ]
     with pytest.raises(ValueError, match="no model stars; there are"):
-        chosen(jobs, models="star,stars")
+        chosen_entries(jobs, models="star,stars")
     with pytest.raises(ValueError, match="no section side; there are"):
-        chosen(jobs, sections="side")
+        chosen_entries(jobs, sections="side")
 
 
 def test_alphafuse_trains_half_of_its_width():
-    config = with_trial(trained("sasrec_alphafuse", 0, "main").config, {"width": 32, "dropout": 0.1})
+    config = with_trial(trained_entry("sasrec_alphafuse", 0, "main").config, {"width": 32, "dropout": 0.1})
     assert dict(config.ranker)["null_width"] == 16
 
 
@@ -203,7 +205,7 @@ def test_a_run_measures_what_is_wanted_and_a_second_one_nothing(folder, tmp_path
         raise AssertionError("a finished row was computed again")
 
     monkeypatch.setattr(quality, "fit", never)
-    monkeypatch.setattr(Exam, "measure", never)
+    monkeypatch.setattr(TestProtocol, "test", never)
     assert len(run(folder, tmp_path, "popularity,sasrec").rows()) == 5
 
 
@@ -242,13 +244,14 @@ def test_the_best_trial_is_the_row_of_the_first_seed(folder, tmp_path, monkeypat
 
 def test_what_differs_from_a_trial_is_trained_for_itself(folder, tmp_path, monkeypatch, two_trials):
     given = quality.parse(["--data", str(folder), "--out", str(tmp_path / "out"), "--max-epochs", "1"])
-    benchmark = quality.Benchmark(folder, given.out, tmp_path / "cache", given)
+    given.cache = tmp_path / "cache"
+    benchmark = quality.QualityBenchmark(folder, given)
     jobs = [
-        trained("sasrec_grasp", 0, "main"),
-        trained("sasrec_grasp", 0, "neighbours", ablation="k=5", inputs=Inputs(k=5)),
-        trained("sasrec_grasp", 0, "corruption", inputs=Inputs(corruption=1.0)),
-        trained("sasrec_grasp", 0, "ablations", ablation="no_similar", switches={"use_similar": False}),
-        trained("sasrec_grasp", 1, "main"),
+        trained_entry("sasrec_grasp", 0, "main"),
+        trained_entry("sasrec_grasp", 0, "neighbours", ablation="k=5", inputs=Inputs(k=5)),
+        trained_entry("sasrec_grasp", 0, "corruption", inputs=Inputs(corruption=1.0)),
+        trained_entry("sasrec_grasp", 0, "ablations", ablation="no_similar", switches={"use_similar": False}),
+        trained_entry("sasrec_grasp", 1, "main"),
     ]
     num_trained, fit = [], quality.fit
     monkeypatch.setattr(quality, "fit", lambda *given: num_trained.append(1) or fit(*given))

@@ -9,13 +9,16 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from benchmarks.quality import report, switches
+from benchmarks.core.store import write_about
+from benchmarks.quality import switches
 from benchmarks.quality.comparison import FILTERED, Comparison, best_rival, compare, figures, find, systems
-from benchmarks.quality.results import Results
-from benchmarks.quality.rows import About, Info, Row
+from benchmarks.quality.report import REPORT, build
+from benchmarks.quality.results import About, Results
+from benchmarks.quality.rows import Row, RowInfo
 from grasp.settings import ROOT
-from training.evaluation import evaluate
-from training.evaluation.evaluate import Interval, Ranks
+from training.evaluation import metrics
+from training.evaluation.metrics import Interval
+from training.evaluation.ranking import Ranks
 
 NUM = 300
 RANDOM = np.random.default_rng(0)
@@ -34,10 +37,10 @@ MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python":
 
 @pytest.fixture(autouse=True)
 def _fewer_resamples(monkeypatch):
-    monkeypatch.setattr(evaluate, "NUM_RESAMPLES", 200)
+    monkeypatch.setattr(metrics, "NUM_RESAMPLES", 200)
 
 
-def make_info(**changed) -> Info:
+def make_info(**changed) -> RowInfo:
     values = {
         "wall_seconds": 90.0,
         "cpu_seconds": 100.0,
@@ -55,7 +58,7 @@ def make_info(**changed) -> Info:
         "patience": 5,
         "num_validation_users": 64,
     }
-    return Info(**(values | changed))
+    return RowInfo(**(values | changed))
 
 
 def add(results: Results, row: Row, skill: float, **info) -> None:
@@ -118,9 +121,12 @@ def fill(folder: Path) -> Results:
     add(results, trained("bert4rec", addition="kernel"), 0.6)
     add(results, trained("bert4rec_grasp", 0, "grasp"), 0.3)
     add(results, trained("bert4rec_grasp", 0, "grasp", addition="kernel"), 0.7)
-    wanted = (*(each.row.row_id for each in results.rows()), "sasrec_rlmrec_generative__seed=0")
-    results.describe(About("beauty", NUM, 1000, 9 * NUM, NUM, "python -m x --out DIR", MACHINE, wanted))
+    describe(folder, [*(each.row.row_id for each in results.rows()), "sasrec_rlmrec_generative__seed=0"])
     return results
+
+
+def describe(folder: Path, wanted: list[str] = (), data: str = "beauty") -> None:
+    write_about(folder, About(data, NUM, 1000, 9 * NUM, NUM, "python -m x --out DIR", MACHINE, list(wanted)))
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +139,8 @@ def filled(tmp_path_factory):
 @pytest.fixture(scope="module")
 def written(filled):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "NUM_RESAMPLES", 200)
-        report.write(filled)
+        patch.setattr(metrics, "NUM_RESAMPLES", 200)
+        REPORT.write(filled)
     return (filled / "report.md").read_text()
 
 
@@ -261,7 +267,8 @@ def test_an_unequal_allowance_shows(tmp_path):
     add(results, trained("sasrec"), 0.5)
     add(results, trained("gru4rec"), 0.5, time_limit_seconds=1200.0)
 
-    text = "\n".join(report.head(results))
+    describe(tmp_path)
+    text = "\n".join(build(tmp_path, "").facts)
     assert "Allowed to 1 trained rows (`sasrec__seed=0`, ...): 10 minutes" in text
     assert "Allowed to 1 trained rows (`gru4rec__seed=0`, ...): 20 minutes" in text
 
@@ -271,12 +278,13 @@ def test_a_row_that_patience_did_not_end_is_named(tmp_path, written):
     add(results, trained("sasrec", 0), 0.5, num_epochs=7, best_epoch=7)
     add(results, trained("sasrec", 1), 0.5, num_epochs=7, best_epoch=2)
 
-    assert "- Ended by a limit, not by patience: `sasrec__seed=0`." in report.head(results)
+    describe(tmp_path)
+    assert "Ended by a limit, not by patience: `sasrec__seed=0`." in build(tmp_path, "").facts
     assert "Ended by a limit" not in written
 
 
 def test_figures_stand_beside_their_goals_and_like_beside_like(written):
-    lines = section(written, "Figures with a goal")
+    lines = written.split("\n## ")[0].splitlines()
 
     assert cells(lines, "grasp_over_best_rival_full")[2:] == ["at least 1.1", "yes"]
     [found] = [line for line in lines if line.startswith("- the best other trained system, full ranking:")]
@@ -387,7 +395,7 @@ def test_attention_mass_is_shown_by_share(written):
 
 def test_plots_are_small_and_the_same_every_time(written, filled):
     plots = {file.name: file.read_bytes() for file in filled.glob("*.svg")}
-    report.write(filled)
+    REPORT.write(filled)
 
     assert set(plots) == {"quality-cost.svg", "tail-head.svg", "corruption.svg", "k.svg"}
     assert all(f"({name})" in written for name in plots)
@@ -407,7 +415,8 @@ def test_sections_without_rows_are_left_out(tmp_path):
     results = Results(tmp_path)
     add(results, trained("sasrec"), 0.5)
     add(results, Row("popularity", 0, "main"), 0.1)
-    report.write(tmp_path)
+    describe(tmp_path, data="fashion")
+    REPORT.write(tmp_path)
 
     titles = [line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("## ")]
     assert titles == ["## All systems", "## Quality against cost", "## Tail against head"]

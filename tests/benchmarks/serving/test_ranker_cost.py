@@ -1,6 +1,6 @@
 """The ranker's benchmark measures what it says, in small."""
 
-from benchmarks.serving.ranker import _untrained, added_costs, large_catalogue, made_up_factors
+from benchmarks.serving.ranker_cost import _untrained, added_costs, large_catalogue, made_up_factors
 from benchmarks.serving.report import FIGURES
 from training.fitting.recipes import DEFAULT
 

@@ -5,28 +5,18 @@ import sys
 
 import numpy as np
 import pytest
-from benchmarks.core.measurements import (
-    Conditions,
-    Job,
-    Measurement,
-    Measurements,
-    chosen_kinds,
-    measure_missing,
-)
 
+from benchmarks.core.store import Conditions, Measurement, Measurements, write_about
 from benchmarks.peers import protocol, running
 from benchmarks.peers.protocol import Data, Message, Request
 from benchmarks.peers.running import RECBOLE, RECTOOLS, PeerError
 from benchmarks.quality.matrix import TRIALS, matrix, with_trial
 from benchmarks.quality.results import Results
-from benchmarks.quality.rows import Info, Row
-from benchmarks.training_speed import measure as training_speed
-from benchmarks.training_speed import own_speed
-from benchmarks.training_speed import peer_speed as measuring
-from benchmarks.training_speed import report as speed_report
-from benchmarks.training_speed.measure import KINDS
-from benchmarks.training_speed.report import About
-from benchmarks.training_speed.results import OWN, Curve, Race, figures, race, speeds
+from benchmarks.quality.rows import Row, RowInfo
+from benchmarks.training_speed import measure, own_speed
+from benchmarks.training_speed.figures import OWN, Curve, Race, figures, race, speeds
+from benchmarks.training_speed.peer_speed import ndcg_at_10
+from benchmarks.training_speed.report import REPORT, About
 from training.evaluation.ranking import Event, Ranks
 
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
@@ -69,7 +59,7 @@ def plant_all(folder) -> Measurements:
 def describe(folder, wanted: list[str]) -> None:
     shape = {"width": 64, "max_length": 50}
     about = About("beauty", 5, 7, 9, 3, ["recbole==1.2.1"], shape, 20, "python -m benchmarks.training_speed", wanted)
-    speed_report.describe(folder, about)
+    write_about(folder, about)
 
 
 def test_positions_are_compared_by_median_rounds_with_the_fastest_peer_at_each_number_of_negatives(tmp_path):
@@ -122,9 +112,9 @@ def test_no_figure_is_known_of_nothing(tmp_path):
 def test_the_report_says_all_of_it_and_is_the_same_again(tmp_path):
     plant_all(tmp_path)
     describe(tmp_path, ["positions 0", "curve 99"])
-    speed_report.write(tmp_path)
+    REPORT.write(tmp_path)
     first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    speed_report.write(tmp_path)
+    REPORT.write(tmp_path)
 
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == first
     report = (tmp_path / "report.md").read_text()
@@ -132,51 +122,11 @@ def test_the_report_says_all_of_it_and_is_the_same_again(tmp_path):
     assert f"| {FAST} | 0.0400 | 135 | 90 | 4.5 | 4.5 | 3 |" in report
     assert "1 of 2 missing (`curve 99`)" in report
     assert "1.20 times" in report
-    assert "<svg" in (tmp_path / speed_report.PLOT_FILE).read_text()
+    assert "<svg" in (tmp_path / "race.svg").read_text()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["figures"]["full_eval_seconds"] == {"value": 8.0, "goal": 10.0, "met": True}
     assert summary["figures"]["speed_over_fastest_peer"]["met"] is False  # one is missing
     assert summary["machine"] == MACHINE
-
-
-def test_what_is_measured_is_not_measured_again(tmp_path):
-    made = []
-    every = [Job(name, kind, lambda name=name: made.append(name) or {}) for name, kind in (("a", "curve"), ("b", "x"))]
-
-    measure_missing(every, ["curve"], Measurements(tmp_path), CONDITIONS)
-    measure_missing(every, ["curve", "x"], Measurements(tmp_path), CONDITIONS)
-
-    assert made == ["a", "b"]
-
-
-def test_measurements_of_other_conditions_are_refused(tmp_path):
-    plant(Measurements(tmp_path), "full_eval", seconds=[1.0])
-
-    with pytest.raises(ValueError, match="with num_threads 2, now 4: give another folder"):
-        Measurements(tmp_path).require(Conditions("d1", 4, MACHINE))
-
-
-def test_a_line_cut_short_does_not_count_and_is_written_over(tmp_path):
-    plant(Measurements(tmp_path), "full_eval", name="one", seconds=[1.0])
-    with (tmp_path / "measurements.jsonl").open("a") as file:
-        file.write('{"name": "two"')
-
-    plant(Measurements(tmp_path), "full_eval", name="three", seconds=[1.0])
-
-    assert [each.name for each in Measurements(tmp_path).all()] == ["one", "three"]
-
-
-def test_a_damaged_line_is_an_error(tmp_path):
-    (tmp_path / "measurements.jsonl").write_text("{}\n")
-
-    with pytest.raises(ValueError, match="damaged"):
-        Measurements(tmp_path)
-
-
-def test_an_unknown_kind_is_named():
-    assert chosen_kinds("curve,positions", KINDS) == ("curve", "positions")
-    with pytest.raises(ValueError, match="no measurement race"):
-        chosen_kinds("curve,race", KINDS)
 
 
 # --- peers
@@ -351,9 +301,9 @@ def test_exported_scores_are_judged_without_the_history():
     events = [Event(4, history, 3), Event(9, history, 4)]
     scores = np.array([[9.0, 8.0, 7.0, 6.0], [9.0, 8.0, 7.0, 6.0]], np.float32)
 
-    assert measuring.ndcg_at_10(scores, events) == pytest.approx((1 + 1 / np.log2(3)) / 2)
+    assert ndcg_at_10(scores, events) == pytest.approx((1 + 1 / np.log2(3)) / 2)
     with pytest.raises(ValueError, match="1 users, 2 were asked"):
-        measuring.ndcg_at_10(scores[:1], events)
+        ndcg_at_10(scores[:1], events)
 
 
 # --- our own side
@@ -372,7 +322,7 @@ def test_only_seeds_that_patience_ended_tell_how_long_one_takes(tmp_path):
 
 
 def add_seed(results: Results, seed: int, seconds: float, best_epoch: int, addition: str = "none") -> None:
-    info = Info(
+    info = RowInfo(
         wall_seconds=seconds,
         cpu_seconds=seconds,
         num_parameters=1,
@@ -400,9 +350,9 @@ def test_the_cost_of_text_is_that_of_what_the_quality_benchmark_trains(model):
 
 
 def test_every_side_is_measured_as_often_and_recbole_only_with_all_items(tmp_path):
-    given = training_speed.parser().parse_args(["--data", "d", "--out", "o", "--rounds", "2"])
+    given = measure.parser().parse_args(["--data", "d", "--out", "o", "--rounds", "2"])
 
-    names = [job.name for job in training_speed.jobs(FakeData(), tmp_path, given)]
+    names = [each.name for each in measure.planned(FakeData(), tmp_path, given)]
 
     assert len(names) == len(set(names))
     for side, number in ((OWN, 6), ("rectools", 6), ("recbole", 2)):

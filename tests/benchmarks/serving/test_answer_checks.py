@@ -4,18 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.serving.histograms import bucket_counts, quantile
-from benchmarks.serving.load import Answer, Load
-from benchmarks.serving.rates import search_highest
-from benchmarks.serving.soak import Seen, Watch, _answers
-from benchmarks.serving.truth import (
+from benchmarks.serving.answer_checks import (
     SETTLE_SECONDS,
     STEPS,
     TAKE_UP_SECONDS,
-    InForce,
+    Allowed,
     Phase,
-    Searched,
-    Truth,
+    ReleasePeriod,
+    SearchAnswer,
     is_of_one,
     is_true,
     is_true_search,
@@ -23,6 +19,10 @@ from benchmarks.serving.truth import (
     memory_growth,
     slowest_take_up,
 )
+from benchmarks.serving.histograms import bucket_counts, quantile
+from benchmarks.serving.load import Answer, Load
+from benchmarks.serving.rates import search_highest
+from benchmarks.serving.soak import Observed, Watch, _answers
 
 ANSWER = Answer(0, 100.0, 100.0, 100.1, 200, "rel-1", "", "", ("r1",))
 INFINITY = float("inf")
@@ -53,7 +53,7 @@ def test_quantiles_of_a_histogram_are_linear_within_a_bucket():
     assert quantile(buckets, 0.5) == pytest.approx(0.001)
     assert quantile(buckets, 0.95) == pytest.approx(0.0035)
     assert quantile({0.001: 1.0, INFINITY: 100.0}, 0.99) == 0.001  # above the last bound nothing is known
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="empty histogram"):
         quantile({0.001: 0.0, INFINITY: 0.0}, 0.5)
 
 
@@ -72,9 +72,9 @@ def test_stages_are_read_from_prometheus_text():
 # --- releases
 
 HISTORY = [
-    InForce(1, "rel-1", begins=0.0, ends=110.0),
-    InForce(2, "rel-2", begins=105.0, ends=210.0),
-    InForce(1, "rel-1", begins=205.0),
+    ReleasePeriod(1, "rel-1", begins=0.0, ends=110.0),
+    ReleasePeriod(2, "rel-2", begins=105.0, ends=210.0),
+    ReleasePeriod(1, "rel-1", begins=205.0),
 ]
 
 
@@ -117,8 +117,8 @@ def test_the_slowest_take_up_is_from_the_end_of_a_switch_to_the_last_old_answer(
 
 # --- labels
 
-CALM = Truth(frozenset({""}), frozenset({""}), frozenset({("milvus", "")}))
-AWAY = Truth(frozenset({"last_good"}), frozenset({"store_error"}), frozenset({("memory", "milvus_error")}))
+CALM = Allowed(frozenset({""}), frozenset({""}), frozenset({("milvus", "")}))
+AWAY = Allowed(frozenset({"last_good"}), frozenset({"store_error"}), frozenset({("memory", "milvus_error")}))
 PHASES = [Phase("calm", CALM, 0.0, 0.0), Phase("away", AWAY, 100.0, 101.0), Phase("back", CALM, 200.0, 205.0)]
 BAD = {"fallback": "last_good", "store_problem": "store_error"}
 
@@ -151,9 +151,9 @@ def test_a_lookup_that_took_too_long_may_be_named_while_the_store_is_there(secon
 
 
 def test_a_search_names_where_it_was_searched():
-    assert is_true_search(Searched(50, 51, 200, "milvus", ""), PHASES)
-    assert not is_true_search(Searched(50, 51, 200, "memory", ""), PHASES)
-    assert not is_true_search(Searched(150, 151, 200, "milvus", ""), PHASES)
+    assert is_true_search(SearchAnswer(50, 51, 200, "milvus", ""), PHASES)
+    assert not is_true_search(SearchAnswer(50, 51, 200, "memory", ""), PHASES)
+    assert not is_true_search(SearchAnswer(150, 151, 200, "milvus", ""), PHASES)
 
 
 def test_labels_are_counted_by_phase():
@@ -177,13 +177,13 @@ def test_a_soak_keeps_what_was_lost_what_was_untrue_and_who_was_searched():
     load = Load([at(50), at(50, **BAD), at(150, status=503)], num_due=3, num_socket_errors=0, seconds=300.0)
     watch = Watch(None, searches=True)  # no service: nothing is asked any more
     watch.searches = [
-        Searched(50, 51, 200, "milvus", ""),
-        Searched(150, 151, 200, "memory", "milvus_error"),
-        Searched(250, 251, 200, "memory", "milvus_error"),
-        Searched(260, 261, 503, "", ""),
+        SearchAnswer(50, 51, 200, "milvus", ""),
+        SearchAnswer(150, 151, 200, "memory", "milvus_error"),
+        SearchAnswer(250, 251, 200, "memory", "milvus_error"),
+        SearchAnswer(260, 261, 503, "", ""),
     ]
 
-    found = _answers(Seen(load, PHASES, {}, watch), "rel-1", timeout_seconds=0.2)
+    found = _answers(Observed(load, PHASES, {}, watch), "rel-1", timeout_seconds=0.2)
 
     assert {name: each for name, each in found.items() if name.startswith("num_")} == {
         "num_5xx": 2,

@@ -1,6 +1,6 @@
-"""What the measurements of training speed say, and the figures that follow from them.
+"""The figures of training speed, from its measurements.
 
-Kinds of measurements and what they hold:
+Kinds of measurements, and what they hold:
 
     positions   one round of a system with so many negatives (None: all items): seconds, num_targets
     curve       one training of a system: points (seconds of training, validation NDCG@10), setup_seconds
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from benchmarks.core.measurements import Measurements
+from benchmarks.core.store import Measurements
 from benchmarks.core.summary import Figure, Goal
 
 OWN = "ours"  # every other system is a peer
@@ -40,7 +40,7 @@ class Speed:
 
     @property
     def ratio(self) -> float | None:
-        """Ours over the fastest peer's; None while one of the two is missing."""
+        """Ours over the fastest peer's; None while one of them is missing."""
         if OWN not in self.by_system or self.fastest_peer is None:
             return None
         return self.by_system[OWN] / self.by_system[self.fastest_peer]
@@ -58,7 +58,7 @@ def speeds(measurements: Measurements) -> list[Speed]:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a system's validation NDCG@10 rose."""
+    """A system's validation NDCG@10 during its training."""
 
     system: str  # a peer's name may be followed by its loss
     setup_seconds: float
@@ -69,13 +69,13 @@ class Curve:
         return max(value for _, value in self.points)
 
     def seconds_to(self, target: float) -> float | None:
-        """Until a point is first at least as good; None when none is."""
+        """Seconds to the first point that is at least as good; None without one."""
         return next((seconds for seconds, value in self.points if value >= target), None)
 
 
 @dataclass(frozen=True)
 class Race:
-    """All curves, and the NDCG@10 that each of them reaches: the best of the one that came least far."""
+    """All curves. The target is an NDCG@10 that each of them reaches: the lowest of their best values."""
 
     curves: list[Curve]
 
@@ -84,7 +84,7 @@ class Race:
         return min(curve.best for curve in self.curves)
 
     def ratios(self, target: float) -> dict[str, float | None]:
-        """Each peer's seconds to a target over ours; None where either does not reach it."""
+        """Each peer's seconds to a target over ours; None when one of them does not reach it."""
         own = next((curve.seconds_to(target) for curve in self.curves if curve.system == OWN), None)
         found = {curve.system: curve.seconds_to(target) for curve in self.curves if curve.system != OWN}
         return {system: seconds / own if seconds and own else None for system, seconds in found.items()}
@@ -104,12 +104,12 @@ def race(measurements: Measurements) -> Race | None:
 
 
 def text_cost(found: Mapping[str, Sequence[float]]) -> float:
-    """Median epoch with text over the median epoch with ids alone."""
+    """The median epoch with text over the median epoch with ids alone."""
     return median(found["text_seconds"]) / median(found["ids_seconds"])
 
 
 def figures(measurements: Measurements, wanted: Iterable[str]) -> dict[str, Figure]:
-    """The figures with a goal. Speed over peers is not known before every measurement of `wanted` is there."""
+    """The figures with a goal. Speed over peers is unknown until every measurement of `wanted` is there."""
     running = race(measurements)
     ratios = [each.ratio for each in speeds(measurements)] + [running.ratio if running else None]
     known = [ratio for ratio in ratios if ratio is not None]

@@ -1,4 +1,4 @@
-"""The exam: the same negatives every time, and how much attention goes to what is corrupted."""
+"""The test protocol: the same negatives every time, and how much attention goes to what is corrupted."""
 # ruff: noqa: N803 - names carry shape suffixes
 
 from dataclasses import dataclass, replace
@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.quality.exam import attention_mass, load_exam
-from training.evaluation.evaluate import questions
+from benchmarks.quality.protocol import attention_mass, load_protocol
 from training.evaluation.negatives import draw_negatives
+from training.evaluation.ranking import evaluation_events
 from training.model.config import RankerConfig
 
 WRONG = 3  # an item whose vector is not its own
@@ -34,7 +34,7 @@ def test_attention_is_averaged_over_clean_and_over_corrupted_items(data_of, sequ
     wrong = clean.training_set.item_semantic.copy()
     wrong[WRONG - 1] += 1
     corrupted = replace(clean, training_set=replace(clean.training_set, item_semantic=wrong))
-    events = questions(clean.training_set, "test")
+    events = evaluation_events(clean.training_set, "test")
     assert any(WRONG in event.history for event in events)
 
     mass = attention_mass(ranker("grasp"), corrupted, clean, events)
@@ -52,9 +52,9 @@ def test_negatives_are_drawn_once_and_shared(data_of, tmp_path, monkeypatch):
         seeds.append(seed)
         return draw_negatives(events, num_items, num=5, seed=seed)
 
-    monkeypatch.setattr("benchmarks.quality.exam.draw_negatives", few)  # twelve items, not a hundred
+    monkeypatch.setattr("benchmarks.quality.protocol.draw_negatives", few)  # twelve items, not a hundred
 
-    first, again = (load_exam(data, tmp_path).negatives for _ in range(2))
+    first, again = (load_protocol(data, tmp_path).negatives for _ in range(2))
 
     assert seeds == [0, 1, 2]
     assert [each.tolist() for each in first] == [each.tolist() for each in again]

@@ -1,24 +1,14 @@
-"""What the ranker costs in serving's process: GRASP beside its backbone alone, and a catalogue of 1.2 million items.
+"""What the ranker costs in the service's process: GRASP beside its backbone, and a catalogue of 1.2 million items.
 
-    python -m benchmarks.serving.ranker [--data FOLDER]
-
-Reads:   with --data a folder of the data contract: the ranker trained on it gives the large catalogue's vectors, which
-         are made up without it
-Writes:  the trained vectors, below GRASP_HOME, for the next time
-Prints:  all figures beside their goals
-
-One thread. Sides take turns request by request, so that a busy machine slows all of them; a figure is the median over
-rounds of what a round's requests say.
+Everything runs on one thread. Sides take turns request by request, so that a busy machine slows both. A figure is the
+median over rounds of a round's percentile.
 
 Shape suffixes:  N items   S semantic size   D width of a state   Q asked states   L additions of the history kernel
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
 
-import argparse
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,35 +17,31 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.core.machine import describe, machine
-from benchmarks.data import datasets
-from benchmarks.serving.report import FIGURES
 from grasp.progress import say
-from grasp.settings import Settings
 from grasp.versions import digest
-from serving.ranking.candidates import RECALL_AT, Additions, Candidates, Index, recall
+from serving.ranking.candidates import RECALL_AT, Candidates, Index, KernelAdditions, recall
 from training.data.training_set import TrainingSet
-from training.evaluation.evaluate import questions
-from training.fitting.fit import fit
+from training.evaluation.ranking import evaluation_events
 from training.fitting.recipes import DEFAULT, TrainConfig, recipe
+from training.fitting.training_loop import fit
 from training.model.config import RankerConfig
-from training.model.enhancers.ids import Users
-from training.model.frozen import FrozenRanker
+from training.model.enhancers.id_embeddings import UserVectors
 from training.model.history_kernel import KINDS
+from training.model.inference import InferenceRanker
 from training.model.ranker import Ranker
 
 NUM_ITEMS, SEMANTIC_SIZE, LENGTH = 12_000, 384, 100
 GOAL_WIDTH = 64  # of both sides where GRASP's cost has a goal; the default recipe is wider
 NUM_LARGE = 1_200_000
-NOISE = 0.5  # of a copied item, in standard deviations of each coordinate
+NOISE = 0.5  # added to a copied item, in standard deviations of each coordinate
 NUM_STATES = 200
-NUM_TRAINED_EPOCHS = 5  # the vectors are to look like trained ones, not to win
+NUM_TRAINED_EPOCHS = 5  # enough for vectors that look like trained ones
 ROUNDS, REQUESTS, WARM_UP = 9, 200, 50
 
 
 @dataclass(frozen=True)
 class Factors:
-    """Vectors of a trained ranker: of items, and states of users whose next item it never saw."""
+    """Vectors of a ranker: of items, and states of users whose next item it never saw."""
 
     item_ND: torch.Tensor
     state_QD: torch.Tensor
@@ -63,22 +49,22 @@ class Factors:
 
 
 def added_costs(rounds: int = ROUNDS, requests: int = REQUESTS, num_items: int = NUM_ITEMS) -> dict[str, Any]:
-    """What GRASP adds at the goal's width, and `as_served` at that of the default recipe."""
+    """What GRASP adds at the goal's width, and (`as_served`) at the width of the default recipe."""
     served_width = int(str(dict(recipe(DEFAULT).ranker)["width"]))
     at_goal, as_served = (added_cost(width, rounds, requests, num_items) for width in (GOAL_WIDTH, served_width))
     return at_goal | {"as_served": as_served}
 
 
 def added_cost(width: int, rounds: int, requests: int, num_items: int) -> dict[str, Any]:
-    """What GRASP and its history kernel add to a request of its backbone, both frozen: milliseconds and their ratio.
+    """What GRASP and its history kernel add to a request of its backbone: milliseconds and their ratio.
 
-    Both have the same width. The weights are those before training, which cost the same; the kernel's stored neighbours
-    are drawn.
+    Both are frozen and equally wide. Untrained weights cost as much as trained ones; the kernel's stored neighbours are
+    random.
     """
     torch.set_num_threads(1)
-    backbone, grasp = (FrozenRanker(_untrained(name, num_items, width)) for name in ("sasrec", DEFAULT))
+    backbone, grasp = (InferenceRanker(_untrained(name, num_items, width)) for name in ("sasrec", DEFAULT))
     random = np.random.default_rng(0)
-    users = Users(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
+    users = UserVectors(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
     found: dict[str, list[float]] = {"backbone_p50": [], "added_p50": [], "added_p99": [], "share": []}
     for number in range(rounds + 1):
         times = np.array([_turn(backbone, grasp, random, users) for _ in range(requests if number else WARM_UP)])
@@ -93,9 +79,9 @@ def added_cost(width: int, rounds: int, requests: int, num_items: int) -> dict[s
 
 
 def _turn(
-    backbone: FrozenRanker, grasp: FrozenRanker, random: np.random.Generator, users: Users
+    backbone: InferenceRanker, grasp: InferenceRanker, random: np.random.Generator, users: UserVectors
 ) -> tuple[float, float]:
-    """Milliseconds of one history: of the backbone with its item lookup, and of what GRASP does beyond that lookup."""
+    """Milliseconds of one history: the backbone with its item lookup, and what GRASP does beyond that lookup."""
     score_N = torch.zeros(len(grasp.candidate_ND))
     items_T = torch.from_numpy(random.integers(1, len(score_N), LENGTH))
     assert grasp.kernel is not None
@@ -106,9 +92,9 @@ def _turn(
         backbone.state(view_VTD)
         backbone_done = time.perf_counter()
         view_VTD, _ = grasp.views(items_T, users)
-        score_N.index_add_(0, *grasp.kernel.additions(items_T))
+        score_N.index_add_(0, *grasp.kernel.sparse_scores(items_T))
         grasp_done = time.perf_counter()
-        grasp.state(view_VTD)  # in turn too, so that both find the caches as a request does
+        grasp.state(view_VTD)  # so that both sides find caches as a request does
     added = (grasp_done - backbone_done) - (looked_up - started)
     return 1000 * (backbone_done - started), 1000 * added
 
@@ -134,9 +120,9 @@ def _untrained(name: str, num_items: int, width: int) -> Ranker:
 
 
 def large_catalogue(factors: Factors, num_items: int = NUM_LARGE, rounds: int = 3) -> dict[str, Any]:
-    """Time of the best hundred of copies of `factors` with noise, by the index and exactly, and what is found of them.
+    """Time to find the best hundred among noisy copies of `factors`, by the index and exactly, and the index's recall.
 
-    The kernel's additions to 1,500 drawn items are merged in both.
+    Both sides merge the kernel's additions to 1,500 random items.
     """
     torch.set_num_threads(1)
     candidate_ND = _copies(factors.item_ND, num_items)
@@ -152,7 +138,7 @@ def large_catalogue(factors: Factors, num_items: int = NUM_LARGE, rounds: int = 
             each.append([])
         for state_D in factors.state_QD:
             row_L = torch.from_numpy(random.integers(0, num_items, 1500))
-            added = Additions(row_L, torch.rand(1500) * state_D.std())
+            added = KernelAdditions(row_L, torch.rand(1500) * state_D.std())
             for side, candidates in sides.items():
                 started = time.perf_counter()
                 candidates.best(RECALL_AT, state_D, added, (), None)
@@ -173,7 +159,7 @@ def large_catalogue(factors: Factors, num_items: int = NUM_LARGE, rounds: int = 
 
 
 def _copies(item_ND: torch.Tensor, num_items: int) -> torch.Tensor:
-    """Items drawn from a table, each with noise of its own."""
+    """Random items of a table, each with its own noise."""
     torch.manual_seed(2)
     noise_D = NOISE * item_ND.std(0)
     copy_ND = item_ND[torch.randint(len(item_ND), (num_items,))]
@@ -181,7 +167,7 @@ def _copies(item_ND: torch.Tensor, num_items: int) -> torch.Tensor:
 
 
 def made_up_factors(width: int = 64, num_states: int = NUM_STATES) -> Factors:
-    """Vectors in clusters, popular ones longer, and states that point at one of them."""
+    """Vectors in clusters, some longer than others, and states that point at a cluster."""
     torch.manual_seed(3)
     spread_D = torch.linspace(1.5, 0.5, width) / 8
     centre_CD = torch.randn(200, width)
@@ -191,15 +177,15 @@ def made_up_factors(width: int = 64, num_states: int = NUM_STATES) -> Factors:
     return Factors(item_ND, state_QD, "made-up vectors")
 
 
-def trained_factors(training_set: TrainingSet, name: str, place: Path) -> Factors:
-    """Item vectors and last states of validation users from the default recipe after a few epochs.
+def trained_factors(training_set: TrainingSet, name: str, folder: Path) -> Factors:
+    """Item vectors and last states of validation users, from the default recipe after a few epochs.
 
-    They are kept in a file of `place`, for this recipe alone; `name` says what the training set is of.
+    A file in `folder` keeps them for this recipe. `name` is that of the data set.
     """
     config = replace(recipe(DEFAULT), max_epochs=NUM_TRAINED_EPOCHS)
-    file = place / f"factors-{digest(asdict(config))[:8]}.safetensors"
+    file = folder / f"factors-{digest(asdict(config))[:8]}.safetensors"
     if not file.is_file():
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         save_file(_fitted_factors(training_set, config), file)
     kept = load_file(file)
     origin = f"{DEFAULT} after {NUM_TRAINED_EPOCHS} epochs on {name}"
@@ -207,39 +193,11 @@ def trained_factors(training_set: TrainingSet, name: str, place: Path) -> Factor
 
 
 def _fitted_factors(training_set: TrainingSet, config: TrainConfig) -> dict[str, torch.Tensor]:
-    frozen = FrozenRanker(fit(training_set, config, 0, lambda epoch, found: say(f"epoch {epoch}: {found}")).ranker)
+    frozen = InferenceRanker(fit(training_set, config, 0, lambda epoch, found: say(f"epoch {epoch}: {found}")).ranker)
     vectors = (torch.from_numpy(each) for each in (training_set.user_semantic, training_set.user_neighbour))
     semantic_US, neighbour_US = vectors
     states = []
-    for event in questions(training_set, "validation")[:NUM_STATES]:
-        users = Users(semantic_US[event.user][None], neighbour_US[event.user][None])
+    for event in evaluation_events(training_set, "validation")[:NUM_STATES]:
+        users = UserVectors(semantic_US[event.user][None], neighbour_US[event.user][None])
         states.append(frozen.state(frozen.views(torch.from_numpy(event.history.astype(np.int64)), users)[0]))
     return {"item_ND": frozen.candidate_ND[1:].contiguous(), "state_QD": torch.stack(states)}
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    summary = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.ranker", description=summary)
-    parser.add_argument("--data", type=Path, help="folder of the data contract whose ranker gives the vectors")
-    given = parser.parse_args(arguments)
-    say(describe(machine()))
-    added = added_costs()
-    say(json.dumps(added))
-    if given.data:
-        settings = Settings.load()
-        data = datasets.load(given.data, cache=settings.home / "benchmarks", settings=settings)
-        place = settings.home / "benchmarks" / "serving-ranker" / data.checksum[:12]
-        factors = trained_factors(data.training_set, given.data.resolve().name, place)
-    else:
-        factors = made_up_factors()
-    large = large_catalogue(factors)
-    say(json.dumps(large))
-    found = {"added": added, "million": large}
-    for name, (goal, kind, value_of) in FIGURES.items():
-        if kind in found and (value := value_of(found[kind])) is not None:
-            met = "met" if goal.is_met(value) else "not met"
-            say(f"{name:<34}{value:>10.4g}   {f'{goal.direction} {goal.bound:g}':<14}{met}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What a load runs against: a Redis that can die and come back empty, and the service in processes of its own."""
+"""What a load runs against: the service in processes of its own, and a Redis that can die and come back empty."""
 
 import subprocess
 import sys
@@ -21,25 +21,25 @@ from grasp.environment import process_environment
 from grasp.processes import end_with_parent
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
-from serving.answers.search import ENCODER_LOADED, LATE
+from serving.answers.search import ENCODER_LOADED, LATE_MESSAGE
 from serving.http.access import VARIABLES
 from serving.telemetry.metrics import MULTIPROCESS_VARIABLE
 
 START_SECONDS = 300  # a worker imports Feast and torch; much longer on a busy machine
 STOP_SECONDS = 60  # the service itself takes up to thirty for what is under way
 ANSWER_SECONDS = 10
-ENCODER_SECONDS = 120  # of a worker's first search, which imports sentence-transformers and loads the encoder
-LEAST_WORKER_MB = 100.0  # what holds a release has torch in memory; helpers of the server have not
-# Tokens of somebody's own service, as this one is open, on the loopback interface; and the folder of metrics that Feast
-# names to all its children once it is imported.
+ENCODER_SECONDS = 120  # for a worker's first search, which imports sentence-transformers and loads the encoder
+LEAST_WORKER_MB = 100.0  # workers have torch in memory, the server's helper processes have not
+# Access tokens, because this service is open, on the loopback interface; and the metrics folder, which Feast sets in
+# the environment once it is imported.
 NOT_INHERITED = frozenset({*VARIABLES.values(), MULTIPROCESS_VARIABLE})
-LOADED = "is loaded, model"  # what the log of a worker says
+LOADED = "is loaded, model"  # in the log of a worker
 STAGE_METRIC = "grasp_stage_seconds"
 
 
 @dataclass(frozen=True)
 class RunningService:
-    """The service under its settings, ready to answer."""
+    """A service that is ready to answer."""
 
     settings: Settings
     process: psutil.Process
@@ -50,7 +50,7 @@ class RunningService:
         return f"http://127.0.0.1:{self.settings.port}"
 
     def get(self, path: str, timeout_seconds: float = ANSWER_SECONDS) -> tuple[int, str]:
-        """Status and body, whatever the status; 0 and what went wrong where there is no answer."""
+        """Status and body, whatever the status; 0 and the error when there is no answer."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=timeout_seconds) as answer:  # noqa: S310
                 return answer.status, answer.read().decode()
@@ -60,7 +60,7 @@ class RunningService:
             return 0, f"{type(error).__name__}: {error}"
 
     def worker_megabytes(self) -> dict[int, float]:
-        """Resident memory of every process that answers requests, by process id."""
+        """Resident memory of every worker, by process id."""
         found = {}
         started = self.process.children(recursive=True) if self.settings.serving_workers > 1 else [self.process]
         for process in started:
@@ -73,13 +73,13 @@ class RunningService:
         return found
 
     def stage_counts(self) -> Mapping[str, Buckets]:
-        """Of each stage of an answer, how many took at most so many seconds since the service started."""
+        """The histogram of seconds of each stage of an answer, since the service started."""
         _, text = self.get("/metrics")
         return bucket_counts(text, STAGE_METRIC, "stage")
 
 
 @contextmanager
-def redis_of_its_own(settings: Settings) -> Iterator[tuple[RedisServer, Settings]]:
+def temporary_redis(settings: Settings) -> Iterator[tuple[RedisServer, Settings]]:
     """An empty Redis, and the settings with the production feature store on it."""
     settings.home.mkdir(parents=True, exist_ok=True)
     file = production_without_spark(settings.home / "store.yaml")
@@ -116,17 +116,17 @@ def running_service(settings: Settings, num_workers: int) -> Iterator[RunningSer
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The variables of a service of its own."""
+    """The environment variables of the service."""
     return {name: value for name, value in process_environment(settings).items() if name not in NOT_INHERITED}
 
 
 def _wait_until_ready(service: RunningService, num_workers: int) -> None:
-    """Until the service says so and all of its workers hold a release."""
+    """Wait until the service is ready and all of its workers hold a release."""
     deadline = time.monotonic() + START_SECONDS
     last = "no answer"
     while time.monotonic() < deadline and service.process.is_running():
         status, last = service.get("/readyz")
-        # Any worker may have answered; each says in the log that it has loaded the release.
+        # Any worker may have answered, so the log is counted: each worker says that it has loaded the release.
         if status == OK and service.log.read_text().count(LOADED) >= num_workers:
             return
         time.sleep(0.2)
@@ -135,7 +135,7 @@ def _wait_until_ready(service: RunningService, num_workers: int) -> None:
 
 
 def load_encoders(service: RunningService) -> None:
-    """Search until every worker has loaded its encoder: what is measured afterwards waits for none.
+    """Search until every worker has loaded its encoder, so that no measurement waits for one.
 
     Raises `ValueError` when searches are not answered.
     """
@@ -143,14 +143,14 @@ def load_encoders(service: RunningService) -> None:
     deadline = time.monotonic() + START_SECONDS
     while settings.search and service.log.read_text().count(ENCODER_LOADED) < settings.serving_workers:
         status, text = service.get("/v1/search?q=warm&k=1", ENCODER_SECONDS)
-        if (status != OK and LATE not in text) or time.monotonic() > deadline:
+        if (status != OK and LATE_MESSAGE not in text) or time.monotonic() > deadline:
             raise ValueError(f"the service does not search: status {status}, {text}")
 
 
 def stop(
     process: "subprocess.Popen[Any]", seconds: float = STOP_SECONDS, ask: Callable[[], object] | None = None
 ) -> None:
-    """End a server, asked by SIGTERM unless otherwise; one that does not end is killed with its workers."""
+    """End a server by SIGTERM or by `ask`. One that does not end is killed with its workers."""
     workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     (ask or process.terminate)()
     try:
@@ -164,5 +164,5 @@ def stop(
 
 
 def put_online(settings: Settings, day: str) -> None:
-    """Materialise the day whatever an earlier Redis held."""
+    """Materialise the day, whatever was online before."""
     materialise(settings, Versions(settings).feature, day, rollback=True)

@@ -1,6 +1,6 @@
-"""The exam that every system of a data set sits: the same test events, the same sampled negatives.
+"""How every system of a data set is tested: on the same events, with the same sampled negatives.
 
-Also what ranks do not say: how much of the catalogue is recommended, from which categories, what attention looks at.
+Measured besides ranks: how much of the catalogue is recommended, from which categories, and where attention goes.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,21 @@ import numpy as np
 import torch
 
 from benchmarks.data.datasets import BenchmarkData
-from training.evaluation.evaluate import Event, Ranks, Scorer, groups, questions, rank_events
+from training.evaluation.metrics import event_groups
 from training.evaluation.negatives import draw_negatives, load_negatives, save_negatives
+from training.evaluation.ranking import Event, Ranks, Scorer, evaluation_events, rank_events
 from training.model.ranker import Ranker
 
 NUM_DRAWS = 3  # of sampled negatives, the same for every system
 NUM_TOP = 10
-NUM_MASS_EVENTS = 2000  # whose attention is averaged
+NUM_MASS_EVENTS = 2000  # over which attention is averaged
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the test says of one scorer."""
+class TestResult:
+    """The test of one scorer."""
+
+    __test__ = False  # no test class of pytest
 
     rankings: dict[str, Ranks]
     coverage: float
@@ -31,8 +34,10 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Exam:
-    """The questions that all systems of a data set are asked, with the negatives they share."""
+class TestProtocol:
+    """The test events of a data set, and the negatives that all systems share."""
+
+    __test__ = False  # no test class of pytest
 
     data: BenchmarkData
     events: list[Event]
@@ -40,34 +45,34 @@ class Exam:
 
     @cached_property
     def groups(self) -> dict[str, np.ndarray]:
-        return groups(self.data.training_set, self.events)
+        return event_groups(self.data.training_set, self.events)
 
-    def measure(self, score: Scorer) -> Measured:
-        """Ranks in every protocol, and what the first ten recommendations of all users cover."""
+    def test(self, score: Scorer) -> TestResult:
+        """Ranks in every protocol, and what the first ten recommendations cover."""
         ranking = rank_events(score, self.events, self.negatives, NUM_TOP)
         assert ranking.top is not None
         rankings = {"filtered": ranking.filtered, "unfiltered": ranking.unfiltered}
         rankings |= {f"sampled_{draw}": ranks for draw, ranks in enumerate(ranking.sampled)}
         coverage = len(np.unique(ranking.top[ranking.top > 0])) / len(self.data.training_set.item_ids)
-        return Measured(rankings, coverage, cross_category_share(ranking.top, self.events, self.data.categories))
+        return TestResult(rankings, coverage, cross_category_share(ranking.top, self.events, self.data.categories))
 
 
-def load_exam(data: BenchmarkData, cache: Path) -> Exam:
-    """The test events, and their negatives: drawn once per data set and kept under `cache`."""
-    events = questions(data.training_set, "test")
+def load_protocol(data: BenchmarkData, cache: Path) -> TestProtocol:
+    """The test events and their negatives, which are drawn once per data set and kept under `cache`."""
+    events = evaluation_events(data.training_set, "test")
     negatives = []
     for draw in range(NUM_DRAWS):
         file = cache / "negatives" / f"{data.name}-{data.checksum[:12]}-{draw}.npz"
         if not file.exists():
             save_negatives(file, draw_negatives(events, len(data.training_set.item_ids), seed=draw), events)
         negatives.append(load_negatives(file, events))
-    return Exam(data, events, negatives)
+    return TestProtocol(data, events, negatives)
 
 
 def cross_category_share(top: np.ndarray, events: Sequence[Event], categories: Sequence[str]) -> float | None:
-    """Share of recommended items whose category is none of the history's; None where items have no category.
+    """Share of recommended items whose category is not in the history; None when no item has a category.
 
-    `top` (E, k) holds items from 1, 0 for none. Items without a category do not count.
+    `top` (E, k) holds items from 1, and 0 for none. Items without a category do not count.
     """
     code = np.concatenate([[0], np.unique(["", *categories], return_inverse=True)[1][1:]])
     if not code.any():
@@ -84,7 +89,7 @@ def cross_category_share(top: np.ndarray, events: Sequence[Event], categories: S
 def attention_mass(
     ranker: Ranker, data: BenchmarkData, clean: BenchmarkData, events: Sequence[Event]
 ) -> dict[str, float] | None:
-    """Mean attention weight of history items whose vectors are as they should be, and of those that are corrupted."""
+    """Mean attention weight of history items with clean and with corrupted vectors; None for other enhancers."""
     if ranker.config.enhancer != "grasp":
         return None
     corrupted = (data.training_set.item_semantic != clean.training_set.item_semantic).any(1)

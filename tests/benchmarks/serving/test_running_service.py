@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.serving.place import ENCODER_SECONDS, environment_of, load_encoders, stop
+from benchmarks.serving.running_service import ENCODER_SECONDS, environment_of, load_encoders, stop
 from grasp.settings import Settings
 from serving.answers.search import ENCODER_LOADED
 

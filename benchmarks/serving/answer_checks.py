@@ -1,6 +1,6 @@
-"""What answers under changing conditions are judged by: whether they say truly where they come from.
+"""Checks of a load's answers: whether each is of one release, and whether it says truly where it comes from.
 
-Releases that are switched, stores that die in a soak, and whether memory grew meanwhile.
+Also how much the workers' memory grew during a soak.
 """
 
 import math
@@ -12,22 +12,21 @@ from itertools import pairwise
 
 from benchmarks.serving.load import OK, Answer, mark_of
 
-TAKE_UP_SECONDS = 30.0  # after which no worker may still answer from a release that was replaced
-
-SETTLE_SECONDS = 10.0  # after a change, in which an answer may still be like those before it
+TAKE_UP_SECONDS = 30.0  # after a switch, until no worker may answer from the release before
+SETTLE_SECONDS = 10.0  # after a change, while answers may still be like those before
 BASELINE_SECONDS = 300.0  # until caches are full; at most a sixth of the time
-WINDOW_SECONDS = 60.0  # whose median memory counts, at the baseline and at the end; at most a tenth of the time
-NUM_THINNED = 60  # points of the memory's curve that a measurement keeps
+WINDOW_SECONDS = 60.0  # at the baseline and at the end, whose median memory counts; at most a tenth of the time
+NUM_THINNED = 60  # points of the memory curve that a measurement keeps
 
 NONE = ""  # no fallback, no store problem
 TIMEOUT = "store_timeout"
 STORE_PROBLEMS = frozenset({"store_error", TIMEOUT})
-SLOW = frozenset({"last_good", TIMEOUT})  # fallbacks of a lookup that took too long
+SLOW = frozenset({"last_good", TIMEOUT})  # fallbacks when a lookup took too long
 
 
 @dataclass(frozen=True)
-class InForce:
-    """A while in which a release was in force. Moments are seconds of `time.monotonic()`."""
+class ReleasePeriod:
+    """The time for which a release was in force. Moments are seconds of `time.monotonic()`."""
 
     number: int
     release_id: str
@@ -36,8 +35,8 @@ class InForce:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What an answer may say. `searches` are pairs of backend and fallback."""
+class Allowed:
+    """What answers may say. `searches` are pairs of backend and fallback."""
 
     fallbacks: frozenset[str]
     store_problems: frozenset[str]
@@ -46,7 +45,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happens at a share of the time, and what answers may say from then on."""
+    """An event at a share of the time, and what answers may say from then on."""
 
     share: float
     name: str
@@ -69,16 +68,16 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Phase:
-    """A while in which one thing is true. Moments are seconds of `time.monotonic()`."""
+    """The time between two steps. Moments are seconds of `time.monotonic()`."""
 
     name: str
-    truth: Truth
-    begins: float  # before the step that made it true
+    allowed: Allowed
+    begins: float  # before the step that begins it
     done: float  # after that step
 
 
 @dataclass(frozen=True)
-class Searched:
+class SearchAnswer:
     """What a search said."""
 
     sent: float
@@ -88,8 +87,8 @@ class Searched:
     fallback: str
 
 
-def is_of_one(answer: Answer, history: Sequence[InForce]) -> bool:
-    """Whether an answer names a release that was in force, and every title is of that one."""
+def is_of_one(answer: Answer, history: Sequence[ReleasePeriod]) -> bool:
+    """Whether an answer names a release that was in force and all of its titles are of that release."""
     return any(
         answer.release == each.release_id
         and answer.marks == (mark_of(each.number),)
@@ -99,7 +98,7 @@ def is_of_one(answer: Answer, history: Sequence[InForce]) -> bool:
     )
 
 
-def slowest_take_up(answers: Sequence[Answer], history: Sequence[InForce]) -> float:
+def slowest_take_up(answers: Sequence[Answer], history: Sequence[ReleasePeriod]) -> float:
     """Seconds from the end of a switch to the last request that was still answered from the release before."""
     slowest = 0.0
     for before, after in pairwise(history):
@@ -112,16 +111,16 @@ def slowest_take_up(answers: Sequence[Answer], history: Sequence[InForce]) -> fl
     return slowest
 
 
-def truths(phases: Sequence[Phase], sent: float, done: float) -> list[Truth]:
-    """What may be true of something asked at `sent` and answered at `done`: of several phases around a change."""
+def allowed_between(phases: Sequence[Phase], sent: float, done: float) -> list[Allowed]:
+    """What an answer may say that was asked at `sent` and came at `done`; around a change, of both phases."""
     ends = [after.done + SETTLE_SECONDS for after in phases[1:]] + [float("inf")]
-    return [phase.truth for phase, end in zip(phases, ends, strict=True) if phase.begins <= done and sent <= end]
+    return [phase.allowed for phase, end in zip(phases, ends, strict=True) if phase.begins <= done and sent <= end]
 
 
 def is_true(answer: Answer, phases: Sequence[Phase], release_id: str, timeout_seconds: float) -> bool:
-    """Whether an answer comes from that release and names what stood in. One that is no 200 claims nothing.
+    """Whether an answer comes from that release and names the right fallback. Other statuses than 200 claim nothing.
 
-    A store that answers may still be slow: that is true of an answer that took at least the lookup's limit.
+    A store that works may still be slow: an answer that took at least the lookup's limit may say so in any phase.
     """
     if answer.status != OK:
         return True
@@ -131,19 +130,19 @@ def is_true(answer: Answer, phases: Sequence[Phase], release_id: str, timeout_se
     return answer.release == release_id and (
         was_slow
         or any(
-            answer.fallback in truth.fallbacks and answer.store_problem in truth.store_problems
-            for truth in truths(phases, answer.sent, answer.done)
+            answer.fallback in each.fallbacks and answer.store_problem in each.store_problems
+            for each in allowed_between(phases, answer.sent, answer.done)
         )
     )
 
 
-def is_true_search(found: Searched, phases: Sequence[Phase]) -> bool:
-    possible = truths(phases, found.sent, found.done)
-    return found.status != OK or any((found.backend, found.fallback) in truth.searches for truth in possible)
+def is_true_search(found: SearchAnswer, phases: Sequence[Phase]) -> bool:
+    possible = allowed_between(phases, found.sent, found.done)
+    return found.status != OK or any((found.backend, found.fallback) in each.searches for each in possible)
 
 
 def labels(answers: Sequence[Answer], phases: Sequence[Phase]) -> dict[str, dict[str, int]]:
-    """How often each fallback was named in each phase, by when the request was sent."""
+    """How often each fallback was named in each phase. A request belongs to the phase in which it was sent."""
     found: dict[str, Counter[str]] = {phase.name: Counter() for phase in phases}
     for answer in answers:
         name = [phase.name for phase in phases if phase.begins <= answer.sent] or [phases[0].name]
@@ -153,10 +152,9 @@ def labels(answers: Sequence[Answer], phases: Sequence[Phase]) -> dict[str, dict
 
 
 def memory_growth(samples: Sequence[tuple[float, Mapping[int, float]]], seconds: float) -> float | None:
-    """The largest share by which a worker's memory grew from the baseline to the end of so many seconds.
+    """The largest share by which a worker's memory grew from the baseline to the end.
 
-    Samples are seconds since the start and megabytes by process. None when a worker was not there all the time: then
-    nothing is known of its growth.
+    Samples are seconds since the start, and megabytes by process. None when a worker was not there all the time.
     """
     window = min(WINDOW_SECONDS, seconds / 10)
     begins = min(BASELINE_SECONDS, seconds / 6)
@@ -174,6 +172,6 @@ def memory_growth(samples: Sequence[tuple[float, Mapping[int, float]]], seconds:
 
 
 def thinned(samples: Sequence[tuple[float, Mapping[int, float]]]) -> list[tuple[float, float]]:
-    """A few dozen points of the curve: seconds and megabytes of all workers together."""
+    """A few dozen points of the memory curve: seconds, and megabytes of all workers together."""
     step = max(1, len(samples) // NUM_THINNED)
     return [(round(moment, 1), round(sum(found.values()), 1)) for moment, found in samples[::step]]
