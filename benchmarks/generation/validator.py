@@ -57,7 +57,7 @@ class Score:
         return self.num_right / self.num_usable if self.num_usable else 0.0
 
 
-def validator(data: Path = DATA, splits: Sequence[str] = SPLITS) -> list[Verdict]:
+def judge(data: Path = DATA, splits: Sequence[str] = SPLITS) -> list[Verdict]:
     """The validator's verdicts, as the description jobs would have them."""
     known_values = json.loads((data / "known_values.json").read_text())
     lines = (data / "labelled_outputs.jsonl").read_text().splitlines()
@@ -89,7 +89,7 @@ def score(verdicts: Sequence[Verdict]) -> Score:
 
 def measure() -> dict[str, Any]:
     """Precision and recall on the texts that the validator was not tuned on."""
-    found = score(validator(splits=("held_out",)))
+    found = score(judge(splits=("held_out",)))
     counts = {name: getattr(found, name) for name in ("num_outputs", "num_accepted", "num_usable")}
     return counts | {"precision": found.precision, "recall": found.recall}
 
@@ -114,7 +114,7 @@ def main() -> None:
     )
     parser.add_argument("--split", choices=SPLITS, help="only this part of the labelled outputs")
     split = parser.parse_args().split
-    print(table(validator(splits=(split,) if split else SPLITS)))
+    print(table(judge(splits=(split,) if split else SPLITS)))
 
 
 if __name__ == "__main__":

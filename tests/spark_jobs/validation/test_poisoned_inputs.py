@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.generation.poisoned import GENRES, poisoned
 from spark_jobs.generation.live_generation import build_evidence
-from spark_jobs.generation.prompts import ITEM, USER, item_input, messages
+from spark_jobs.generation.prompts import ITEM, USER, item_input, prompt_messages
 from spark_jobs.validation.checks import refusal_reason
 from spark_jobs.validation.clean_text import fold
 
@@ -24,7 +24,7 @@ def test_the_facts_description_does_not_repeat_hostile_text(hostile):
 
 @pytest.mark.parametrize("hostile", POISONED)
 def test_the_prompt_does_not_contain_hostile_text(hostile):
-    asked = messages(hostile.subject, hostile.facts)[-1]["content"]
+    asked = prompt_messages(hostile.subject, hostile.facts)[-1]["content"]
     assert fold(hostile.canary) not in fold(asked)
 
 
