@@ -113,7 +113,7 @@ class KnowsTheTexts:
         self._app = app
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        items = self._app.state.service.follower.loaded.in_force.release.items
+        items = self._app.state.service.follower.loaded.in_force.items
         return np.stack([items.semantic_NS[items.row_of[text.removeprefix("about ")]] for text in texts])
 
 
