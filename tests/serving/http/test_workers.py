@@ -48,8 +48,8 @@ def running(settings_with, publish_day):
             wait_until_ready(client, process, said)
             yield settings, client, process, (first, second), said
     finally:
-        if process.poll() is None:
-            process.kill()
+        for each in [*workers_of(process), process] if process.poll() is None else []:
+            each.kill()  # the workers as well: they outlive a parent that is killed
         process.wait()
 
 
