@@ -185,8 +185,8 @@ def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None)
         lines.append(f"{states[PAST]:,} are about outdated facts: not replayed")
     if asked:
         lines.append(
-            "They are asked for by the next day's refresh, or when a day runs again with `force`, most urgent first "
-            "and within the day's caps."
+            "The next day's refresh asks for them, or `grasp refresh --force` for a day that is done: most urgent first, "
+            "within the day's caps."
         )
     return "\n".join(lines)
 

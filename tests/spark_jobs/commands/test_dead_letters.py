@@ -120,7 +120,7 @@ def test_replay_requests_refused_letters_once(settings, item_rows, publish):
     assert "at most 37 a day (GRASP_LLM_BUDGET)" in said
     assert "1 are asked for by the next run anyway" in said
     assert "1 are about outdated facts" in said
-    assert "run again with `force`" in said
+    assert "`grasp refresh --force`" in said
     assert states(settings)["a"] == states(settings)["b"] == ("loop", QUEUED)
     assert "nothing to replay" in replay(settings, find_dead_letters(settings, "item"), limit=None)
     assert len(replay_files(item_rows.folder)) == 1

@@ -40,7 +40,7 @@ def no_model():
 
 
 @pytest.fixture
-def filled(lake):
+def filled(lake, write_rows):
     """Two days. On the second, u1 and u2 each have one interaction more; u2 had none."""
     events = [("u1", "1", DAY), ("u1", "2", DAY), ("u1", "3", DAY), ("u1", "4", DAY), ("u1", "5", DAY)]
     events += [("u1", "2", NEXT), ("u2", "3", NEXT)]
@@ -52,9 +52,9 @@ def filled(lake):
         items = [(key, title, {"genres": "Drama"}) for key, title in CATALOGUE.items()]
         users = [("u1", {"age": "24"}), ("u2", {"age": "30"})]
         interactions = [row for row in timed if row[2].date().isoformat() == day]
-        lake.write(tables.ITEMS, lake.spark.createDataFrame(items, tables.ITEMS.ddl), day)
-        lake.write(tables.USERS, lake.spark.createDataFrame(users, tables.USERS.ddl), day)
-        lake.write(tables.INTERACTIONS, lake.spark.createDataFrame(interactions, tables.INTERACTIONS.ddl), day)
+        write_rows(lake, tables.ITEMS, items, day)
+        write_rows(lake, tables.USERS, users, day)
+        write_rows(lake, tables.INTERACTIONS, interactions, day)
     return lake
 
 
@@ -140,8 +140,8 @@ def test_the_forecast_uses_the_caps_of_the_settings(run):
     [
         ((), "give either --day, or --items and --users"),
         (("--day", DAY, "--items", "5"), "give either --day, or --items and --users"),
-        (("--items", "5", "--new-share", "1.5"), "1.5 is no share"),
-        (("--items", "-5"), "-5 is no count"),
+        (("--items", "5", "--new-share", "1.5"), "1.5 is not a share"),
+        (("--items", "-5"), "-5 is not a number"),
         (("--items", "5", "--parallelism", "0"), "0 is not above 0"),
         (("--day", "yesterday"), "'yesterday' is not a day"),
     ],

@@ -41,7 +41,7 @@ class FileLedger(Ledger):
         files = sorted((self.folder / f"day={day}").glob("*.parquet"))
         return [row for file in files for row in pq.read_table(file, partitioning=None).to_pylist()]
 
-    def spent(self, day, prompt_version, model_revision):
+    def usage(self, day, prompt_version, model_revision):
         rows = [row for row in self.read(day) if row["prompt_version"] == prompt_version]
         tokens = sum(row["num_input_tokens"] + row["num_output_tokens"] for row in rows)
         keys = {row["generation_key"] for row in rows if row["error"] is None}

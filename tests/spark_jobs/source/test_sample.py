@@ -73,7 +73,7 @@ def test_the_last_line_is_json_with_the_days(folder, tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["cutoff"], found["latest"], found["qualifying_users"]) == ("1970-01-05", "1970-01-06", 4)
     failed = subprocess.run([*command[:3], "nowhere", "out"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (failed.returncode, "nowhere is no folder" in failed.stderr) == (1, True)
+    assert (failed.returncode, "nowhere is not a folder" in failed.stderr) == (1, True)
 
 
 def test_parquet_times_become_unix_seconds(tmp_path):
