@@ -185,7 +185,7 @@ def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None)
         lines.append(f"{states[PAST]:,} are about outdated facts: not replayed")
     if asked:
         lines.append(
-            "The next day's refresh asks for them, or `grasp refresh --force` for a day that is done: most urgent first, "
+            "The next day's refresh asks for them, or `grasp refresh --force` for an earlier day: most urgent first, "
             "within the day's caps."
         )
     return "\n".join(lines)
