@@ -272,7 +272,7 @@ def test_other_data_in_the_same_report_is_refused(folder, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="nowhere is no folder"):
+    with pytest.raises(SystemExit, match="nowhere is not a folder"):
         main(["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path), "--cache", str(tmp_path)])
 
 
