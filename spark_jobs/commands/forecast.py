@@ -149,6 +149,7 @@ def main(given: Sequence[str] | None = None) -> None:
         if numbers:
             forecasts = forecast_scale(settings, numbers, arguments.new_share, speed)
         else:
+            require_java(settings)
             forecasts = forecast_day(Lake(spark_session("forecast", settings), settings), arguments.day, speed)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
