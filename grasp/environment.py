@@ -1,8 +1,8 @@
-"""The environment of our processes: settings, and what Spark, Airflow and the numeric libraries read at their start.
+"""The environment variables of every process: all settings, and what Spark, Airflow and numeric libraries read.
 
     python -m grasp.environment pytest
 
-runs any command in it. Settings are validated first; a wrong one ends here, by name, before anything starts.
+runs a command with them. A wrong setting ends it before the command starts.
 """
 
 import json
@@ -21,15 +21,15 @@ OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
     "FEAST_USAGE": "False",
 }
-IS_SUBMITTED = "PYSPARK_GATEWAY_PORT" in os.environ  # this process is the driver that spark-submit started
-_PREPARED = "_PREPARED_PROCESS"  # id of the process that began again; survives exec, means nothing to a child
+IS_SUBMITTED = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit started this driver
+_PREPARED = "_PREPARED_PROCESS"  # id of the process that restarted itself; a child has another id
 
 
 def process_environment(settings: Settings) -> dict[str, str]:
-    """Variables for child processes: all settings, and what Spark, Airflow and the numeric libraries want to know.
+    """Variables for a child process: all settings, and what Spark, Airflow and the numeric libraries read.
 
-    A variable that is set already wins, so that production keeps its own Airflow, Java and Spark connection. Taken
-    inside such an environment, the result is the same environment.
+    A variable that is already set wins: production keeps its own Airflow, Java and Spark connection. Inside such an
+    environment the result is the environment itself.
     """
     airflow_url = f"http://127.0.0.1:{settings.airflow_port}"
     spark_connection = {
@@ -53,7 +53,7 @@ def process_environment(settings: Settings) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(settings.airflow_port),
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark_connection),
     }
-    if settings.spark_master.startswith("local"):  # a cluster's executors must reach the driver
+    if settings.spark_master.startswith("local"):  # on a cluster, executors must reach the driver
         defaults["SPARK_LOCAL_IP"] = "127.0.0.1"
     java_home = settings.home / "java"
     if java_home.exists():
@@ -72,11 +72,11 @@ def _first(folder: str, path: str) -> str:
 
 
 def prepare(*checks: Callable[[Settings], None]) -> None:
-    """Give this process its environment, and check what it needs (`grasp.preflight`), before it does anything.
+    """Make sure that this process has its environment and what else it needs; the first line of every program.
 
-    However it was started: the program begins again where a variable is missing, since libraries read them when they
-    are imported. A driver that spark-submit started keeps what it was given. Ends with one line when a setting is wrong
-    or a check fails; a request for help is answered without the checks.
+    Libraries read variables when they are imported. So a program that lacks one restarts itself with all of them, in
+    the same process. A driver started by spark-submit keeps its environment. `checks` are those of `grasp.preflight`;
+    `--help` skips them. A wrong setting or a failed check ends the program with one line.
     """
     try:
         settings = Settings.load()

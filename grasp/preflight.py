@@ -1,4 +1,4 @@
-"""What must be there before Spark, Airflow or a release is loaded: looked at in milliseconds, named by its setting."""
+"""Quick checks before Spark, Airflow or a release is loaded. Each failure is one line that names the setting."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ Check = Callable[[Settings], None]  # raises `SettingsError` with one line that 
 
 
 def require_source(settings: Settings) -> None:
-    """The source folder holds interactions and items, in whatever format."""
+    """The source folder holds interactions and items, in any format."""
     folder = settings.source
     if not folder.is_dir():
         raise SettingsError(f"GRASP_SOURCE: {folder} is not a folder; `grasp fetch` fetches the demo's (docs/data.md)")
@@ -26,7 +26,7 @@ def require_source(settings: Settings) -> None:
 
 
 def require_models(settings: Settings) -> None:
-    """The language model and the encoder lie in their folders, unless servers stand in for them."""
+    """The folders of language model and encoder hold models. A model on a server needs no folder."""
     if not settings.llm_url:
         _require_model("GRASP_LLM", settings.llm)
     if not settings.encoder_url:
@@ -39,7 +39,7 @@ def _require_model(setting: str, folder: Path) -> None:
 
 
 def require_feature_store(settings: Settings) -> None:
-    """Feast's configuration is there and names no variable that is not set."""
+    """Feast's configuration exists, and every variable it uses is set."""
     try:
         configuration(settings)
     except (FileNotFoundError, ValueError) as error:
@@ -79,7 +79,7 @@ REFRESH: tuple[Check, ...] = (require_source, require_models, require_feature_st
 
 
 def of_stage(name: str) -> tuple[Check, ...]:
-    """What a job of the daily refresh needs beside its tables."""
+    """The checks of one job of the daily refresh."""
     stage = STAGES[name]
     source = (require_source,) if stage.reads_source else ()
     models = (require_models,) if {"llm", "embedding"}.intersection(stage.uses) else ()

@@ -30,8 +30,8 @@ from grasp.addresses import milvus_address, redis_address, server_url
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
 
-# Read by make, the tests and the benchmarks, not by the system itself; keys only by the process that asks a server,
-# tokens only by the one that checks them, so that no list of settings can show or carry them.
+# Variables that are no settings. Make, tests and benchmarks read the first ones. Keys and tokens are read only by the
+# process that uses them, so no list of settings can show them.
 OUTSIDE_SETTINGS = {
     "GRASP_DATA",
     "GRASP_REQUIRE_ALL",
@@ -44,7 +44,7 @@ OUTSIDE_SETTINGS = {
     "GRASP_TOKENS_OPERATE",
 }
 
-# What Kubernetes adds to every container for a Service whose name begins with `grasp`.
+# Kubernetes sets these in every container when a Service's name begins with `grasp`.
 _KUBERNETES_NAME = re.compile(r"GRASP_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 
@@ -54,7 +54,7 @@ class SettingsError(ValueError):
 
 
 def _complaint(error: Any) -> str:
-    """What is wrong with one variable; the value itself only where it can be no secret."""
+    """What is wrong with one variable. Shows the value only where it cannot be a secret."""
     name = str(error["loc"][0])
     got = f" (got {error['input']!r})" if name not in SECRETS else ""
     message = error["msg"].removeprefix("Value error, ")
@@ -260,7 +260,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`Settings(...)` is what it is given; only `load` reads variables."""
+        """`Settings(...)` uses its arguments alone. Only `load` reads variables."""
         return (init_settings,)
 
     @classmethod
@@ -294,7 +294,7 @@ SECRETS = frozenset({"mlflow_uri", "milvus_token", "milvus_uri", "redis", "llm_u
 
 
 class _Variables(EnvSettingsSource):
-    """Reads the variables it is given, where its parent reads those of the process."""
+    """Reads given variables instead of those of the process."""
 
     def __init__(self, settings_cls: type[BaseSettings], variables: Mapping[str, str]) -> None:
         self._variables = variables
@@ -305,7 +305,7 @@ class _Variables(EnvSettingsSource):
 
 
 def _own_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are meant as settings: set, and neither anybody else's nor Kubernetes' own."""
+    """The variables that are meant as settings: not empty, and not set by Kubernetes."""
     return {
         name: value
         for name, value in environ.items()

@@ -90,7 +90,9 @@ def test_texts_of_this_day_and_of_all_days_are_told_apart():
 def test_the_history_is_shown_newest_first_like_the_description(capsys):
     titles = [f"film {number}" for number in range(12)]
     served = SimpleNamespace(
-        items=SimpleNamespace(title=titles.__getitem__), rows_of=lambda ids: list(map(int, ids)), recommend=lambda *_: []
+        items=SimpleNamespace(title=titles.__getitem__),
+        rows_of=lambda ids: list(map(int, ids)),
+        recommend=lambda *_: [],
     )
     user = SimpleNamespace(
         user_id="u",
