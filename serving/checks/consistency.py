@@ -326,7 +326,7 @@ def report(skew: Skew) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="grasp consistency", description=(__doc__ or "").split(":")[0])
+    parser = argparse.ArgumentParser(prog="grasp consistency", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day the requests were served on")
     parser.add_argument("--sample", type=int, default=DEFAULT_SAMPLE, help="requests that are replayed, at most")
     parser.add_argument("--log", type=Path, help=f"folder of the log; {LOG_FOLDER} in the lake by default")
