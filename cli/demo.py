@@ -48,7 +48,7 @@ def plan_folder(settings: Settings, folder: Path) -> Plan:
     """Sample the folder into a home of its own, so that two data sets never meet in one lake."""
     home = settings.home / "demos" / f"{folder.resolve().name}-{digest(str(folder.resolve()))[:6]}"
     source = home / "source"
-    command = [sys.executable, "-m", "spark_jobs.source.sample", str(folder), str(source)]
+    command = [sys.executable, "-m", "spark_jobs.source.sample", str(folder.resolve()), str(source)]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if result.returncode:
         raise DemoError(f"{folder} could not be sampled; docs/data.md says what such a folder holds")

@@ -48,25 +48,32 @@ COMMANDS = (
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="A feature store that carries a language model's knowledge into recommendations. "
     "Settings are GRASP_* variables (.env.example); `grasp COMMAND --help` explains a command.",
 )
 PASS_ARGUMENTS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
-def become(program: str, arguments: list[str], *checks: Check) -> None:
-    """Replace this process by `program`. Ends with one line when a setting is wrong or a check fails."""
+def checked_environment(*checks: Check) -> dict[str, str]:
+    """The variables for a program. Ends with one line when a setting is wrong or a check fails."""
     try:
         settings = Settings.load()
         require(settings, *checks)
     except SettingsError as error:
         sys.exit(f"error: {error}")
-    os.execvpe(program, [program, *arguments], process_environment(settings))  # noqa: S606 - one of ours
+    return process_environment(settings)
+
+
+def become(program: str, arguments: list[str], environment: dict[str, str]) -> None:
+    """Replace this process by `program`."""
+    os.execvpe(program, [program, *arguments], environment)  # noqa: S606 - one of ours
 
 
 def starter(command: Command) -> Callable[[typer.Context], None]:
     def run(context: typer.Context) -> None:
-        become(sys.executable, ["-m", command.module, *context.args])
+        # -P: a folder `serving` where the user stands must not hide ours.
+        become(sys.executable, ["-P", "-m", command.module, *context.args], checked_environment())
 
     return run
 
@@ -86,22 +93,19 @@ for each in COMMANDS:
 def airflow(context: typer.Context) -> None:
     """Airflow with its UI and both DAGs; with arguments, Airflow's own command."""
     if context.args:
-        become("airflow", context.args)
-    say(f"Airflow UI: http://127.0.0.1:{_airflow_port()}, no login needed; Ctrl-C ends it")
-    become("airflow", ["standalone"], *REFRESH, require_airflow_port)
-
-
-def _airflow_port() -> int:
-    try:
-        return Settings.load().airflow_port
-    except SettingsError as error:
-        sys.exit(f"error: {error}")
+        become("airflow", context.args, checked_environment())
+    environment = checked_environment(*REFRESH, require_airflow_port)
+    address = f"{environment['AIRFLOW__API__HOST']}:{environment['AIRFLOW__API__PORT']}"
+    say(f"Airflow UI: http://{address}, no login needed; Ctrl-C ends it")
+    become("airflow", ["standalone"], environment)
 
 
 @app.command(rich_help_panel=SET_UP, context_settings=PASS_ARGUMENTS_ON, add_help_option=False)
 def feast(context: typer.Context) -> None:
-    """Feast's own command on the feature repository, for example `feature-views list`."""
-    become("feast", ["-c", str(ROOT / "feature_repo"), *context.args], require_feature_store)
+    """Feast's own command on the feature repository, for example `projects list`."""
+    environment = checked_environment(require_feature_store)
+    repository = ["-c", str(ROOT / "feature_repo"), "-f", environment["GRASP_FEATURE_STORE_YAML"]]
+    become("feast", [*repository, *context.args], environment)
 
 
 def main() -> None:

@@ -16,7 +16,9 @@ DEFAULT_RECIPE = "sasrec_grasp"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="grasp retrain", description=__doc__)
     parser.add_argument("--day", type=day_argument, required=True, help="last day the model is judged on, YYYY-MM-DD")
-    parser.add_argument("--cutoff", type=day_argument, help="last day to learn from; default: days before")
+    parser.add_argument(
+        "--cutoff", type=day_argument, help="last day to train on; default: GRASP_EVALUATION_DAYS before --day"
+    )
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="a name from training/fitting/recipes.py")
     parser.add_argument("--force", action="store_true", help="train although the last retraining is recent")
     arguments = parser.parse_args()

@@ -271,7 +271,9 @@ def _write_state(settings: Settings, feature_version: str, state: OnlineState) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="grasp materialise", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="grasp materialise", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to put online, YYYY-MM-DD")
     parser.add_argument("--rollback", action="store_true", help="put the day online even over a later one")
     arguments = parser.parse_args()

@@ -188,7 +188,9 @@ def _judge(
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="grasp quality", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="grasp quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to check, YYYY-MM-DD")
     parser.add_argument("--suite", choices=("daily", "training"), default="daily")
     arguments = parser.parse_args(given)

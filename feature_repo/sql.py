@@ -131,7 +131,9 @@ def _show(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="grasp sql", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="grasp sql", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("query", nargs="?", help="one statement; without it a prompt opens, or a pipe is read")
     arguments = parser.parse_args()
     try:

@@ -67,9 +67,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     begin = commands.add_parser("start", help="begin, or change the share of the running one")
     begin.add_argument("--name", required=True, help="part of how users are divided: a new name divides anew")
-    begin.add_argument(
-        "--release", required=True, help="the candidate, one of `python -m serving.releases.manage list`"
-    )
+    begin.add_argument("--release", required=True, help="the candidate, one of `grasp release list`")
     begin.add_argument("--share", type=float, required=True, help="of the users, from 0 to 1")
     commands.add_parser("stop", help="everybody gets the release in force")
     commands.add_parser("status", help="what runs")

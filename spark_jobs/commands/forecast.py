@@ -158,5 +158,5 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    prepare(require_java)
+    prepare()  # only --day needs Java
     main()

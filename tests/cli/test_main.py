@@ -48,6 +48,11 @@ def test_arguments_and_questions_for_help_reach_the_module(tmp_path):
     [
         (["cli.main", "demo"], {"GRASP_PORTT": "1"}, "error: GRASP_PORTT is not a setting; did you mean GRASP_PORT?"),
         (
+            ["cli.main", "sql"],
+            {"GRASP_LAKE": "~nobody-of-this-name/lake"},
+            "error: GRASP_LAKE: Could not determine home",
+        ),
+        (
             ["cli.main", "refresh", "--day", "1998-03-01"],
             {"GRASP_SOURCE": "/nonexistent"},
             "error: GRASP_SOURCE: /nonexistent is not a folder",
@@ -109,6 +114,19 @@ def test_a_module_that_is_started_by_itself_has_its_whole_environment(tmp_path):
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["GRASP_LAKE"] == str(tmp_path / "lake")
     assert environment["HF_HUB_OFFLINE"] == "0", "what is set already wins"
+
+
+def test_a_folder_with_our_name_where_the_user_stands_hides_nothing(tmp_path):
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "__init__.py").write_text("raise SystemExit('theirs')")
+    program = f"import sys; sys.path[0] = {str(ROOT)!r}; from cli.main import main; main()"
+    shown = run("-c", program, "release", "list", "--help", cwd=tmp_path, GRASP_HOME=str(tmp_path))
+    assert shown.stdout.startswith("usage: grasp release list")
+
+
+def test_the_help_of_fetch_fetches_nothing(tmp_path):
+    shown = run("-m", "cli.main", "fetch", "--help", GRASP_HOME=str(tmp_path))
+    assert shown.stdout.startswith("usage: grasp fetch")
 
 
 def test_a_port_that_is_taken_is_named(tmp_path):
