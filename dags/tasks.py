@@ -66,8 +66,8 @@ class SparkJob(SparkSubmitOperator):
         self.force = force
 
     def execute(self, context: Any) -> None:
-        skip_if_current(self.job, self.day, self.force)
         require_ready(*of_stage(self.job))
+        skip_if_current(self.job, self.day, self.force)
         # Without a connection the hook would silently use YARN. This lookup raises a clear error first.
         BaseHook.get_connection("spark_default")
         started = time.monotonic()

@@ -28,14 +28,17 @@ def require_source(settings: Settings) -> None:
 def require_models(settings: Settings) -> None:
     """The folders of language model and encoder hold models. A model on a server needs no folder."""
     if not settings.llm_url:
-        _require_model("GRASP_LLM", settings.llm)
+        _require_model("GRASP_LLM", settings.llm, "config.json", "*.gguf")
     if not settings.encoder_url:
-        _require_model("GRASP_ENCODER", settings.encoder)
+        _require_model("GRASP_ENCODER", settings.encoder, "modules.json", "config.json")
 
 
-def _require_model(setting: str, folder: Path) -> None:
-    if not any(any(folder.glob(pattern)) for pattern in ("config.json", "*.gguf")):
-        raise SettingsError(f"{setting}: {folder} holds no model; `grasp fetch` fetches the default ones")
+def _require_model(setting: str, folder: Path, *patterns: str) -> None:
+    if folder.is_file():
+        raise SettingsError(f"{setting}: {folder} is a file; name the folder that holds it")
+    if not any(any(folder.glob(pattern)) for pattern in patterns):
+        needed = " or ".join(patterns)
+        raise SettingsError(f"{setting}: {folder} holds no model ({needed}); `grasp fetch` fetches the default ones")
 
 
 def require_feature_store(settings: Settings) -> None:
@@ -62,10 +65,11 @@ def require_port(settings: Settings) -> None:
 
 def require_airflow_port(settings: Settings) -> None:
     """The port of the Airflow UI is free."""
-    _require_free("GRASP_AIRFLOW_PORT", "127.0.0.1", settings.airflow_port)
+    environment = process_environment(settings)
+    _require_free("GRASP_AIRFLOW_PORT", environment["AIRFLOW__API__HOST"], environment["AIRFLOW__API__PORT"])
 
 
-def _require_free(setting: str, host: str, port: int) -> None:
+def _require_free(setting: str, host: str, port: int | str) -> None:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

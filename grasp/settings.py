@@ -55,10 +55,19 @@ class SettingsError(ValueError):
 
 def _complaint(error: Any) -> str:
     """What is wrong with one variable. Shows the value only where it cannot be a secret."""
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:  # of `_fill_places`, which names the variable itself
+        return message
     name = str(error["loc"][0])
     got = f" (got {error['input']!r})" if name not in SECRETS else ""
-    message = error["msg"].removeprefix("Value error, ")
     return f"{PREFIX}{name.upper()}: {message}{got}"
+
+
+def _absolute(name: str, path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # an unknown ~user, or links in a circle
+        raise ValueError(f"{PREFIX}{name.upper()}: {error} (got {str(path)!r})") from None
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -233,7 +242,7 @@ class Settings(BaseSettings):
     @classmethod
     def _fill_places(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Everything that is written lies under `home` unless it is told otherwise."""
-        home = Path(given.get("home") or ROOT / ".grasp").expanduser().resolve()
+        home = _absolute("home", given.get("home") or ROOT / ".grasp")
         places = {
             "source": home / "source" / "movielens-100k",
             "lake": home / "lake",
@@ -246,7 +255,7 @@ class Settings(BaseSettings):
             "milvus_uri": f"{home}/milvus.db",
         }
         resolved = {
-            name: Path(value).expanduser().resolve() if isinstance(places.get(name), Path) else value
+            name: _absolute(name, value) if isinstance(places.get(name), Path) else value
             for name, value in given.items()
         }
         return places | resolved | {"home": home}

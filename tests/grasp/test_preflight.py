@@ -32,6 +32,13 @@ def test_a_folder_without_a_model_is_named_unless_a_server_stands_in(settings_wi
     preflight.require_models(settings_with(encoder=tmp_path, encoder_url="http://localhost/v1", encoder_model="e"))
 
 
+def test_a_model_file_is_refused_in_favour_of_its_folder(settings_with, tmp_path):
+    file = tmp_path / "model.gguf"
+    file.touch()
+    with pytest.raises(SettingsError, match=r"GRASP_LLM: .*model\.gguf is a file; name the folder"):
+        preflight.require_models(settings_with(llm=file))
+
+
 def test_a_variable_that_the_feature_store_file_wants_is_named(settings_with, tmp_path):
     file = tmp_path / "store.yaml"
     file.write_text("project: ${NOT_SET_ANYWHERE}")
