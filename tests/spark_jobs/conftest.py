@@ -1,15 +1,19 @@
 """Shared fixtures: a scripted language model server, and rows of the ledger."""
 
 import datetime
+import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from grasp import partitions, tables
@@ -21,6 +25,28 @@ from spark_jobs.storage.shards import Shards, ShardWriter
 PROGRAM = Path(__file__).with_name("fault_server.py")
 START = datetime.datetime(2026, 1, 1, tzinfo=UTC)
 Row = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def write_rows() -> Callable[..., None]:
+    """`write_rows(lake, tables.ITEMS, [("1", "Heat", {})], DAY)`: a day that jobs read; Spark takes a second for one.
+
+    The rows have the table's columns. `Lake.write` is tested elsewhere.
+    """
+    from pyspark.sql import types as T
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    def write(lake: Any, table: Table, rows: Sequence[tuple[Any, ...]], day: str) -> None:
+        folder = partitions.partition_path(lake.root, table, lake.versions.of(table.versioned_by), day)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        named = [dict(zip(table.column_names, row, strict=True)) for row in rows]
+        schema = to_arrow_schema(T.StructType.fromDDL(table.ddl), timezone="UTC")
+        pq.write_table(pa.Table.from_pylist(named, schema), folder / "part-00000.parquet")
+        content = hashlib.sha256(repr(rows).encode()).hexdigest()
+        partitions.write_content(folder, partitions.Content(len(rows), f"{len(rows)}:{content}"))
+
+    return write
 
 
 class ModelServer:

@@ -39,15 +39,15 @@ def test_ids_and_similarities_keep_rank_order_and_every_entity_has_a_row(spark):
 
 
 @pytest.mark.spark
-def test_a_second_run_changes_nothing(lake, capsys):
+def test_a_second_run_changes_nothing(lake, capsys, write_rows):
     for embedding, neighbours in (
         (tables.ITEM_EMBEDDING, tables.ITEM_NEIGHBOURS),
         (tables.USER_EMBEDDING, tables.USER_NEIGHBOURS),
     ):
         vectors = [("a", [1.0, 0.0], "h", None), ("b", [0.0, 1.0], "h", None)]
-        lake.write(embedding, lake.spark.createDataFrame(vectors, embedding.ddl), DAY)
+        write_rows(lake, embedding, vectors, DAY)
         near = [(each, other, 0.0, 1) for each, other in (("a", "b"), ("b", "a"))]
-        lake.write(neighbours, lake.spark.createDataFrame(near, neighbours.ddl), DAY)
+        write_rows(lake, neighbours, near, DAY)
     aggregate_neighbours.main(lake, DAY)
     row = lake.read(tables.USER_NEIGHBOUR_FEATURES, DAY).filter("user_id = 'a'").first()
     assert (row.neighbour_embedding, row.neighbour_ids, row.neighbour_similarities) == ([0.0, 1.0], ["b"], [0.0])

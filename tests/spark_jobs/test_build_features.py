@@ -19,26 +19,34 @@ def interactions(spark, *rows):
     return spark.createDataFrame(list(rows), tables.INTERACTIONS.ddl)
 
 
-def write_parts(lake, day, entity, ids):
-    """The smallest complete description, embedding and neighbour row of each id."""
-    spark, key = lake.spark, f"{entity}_id"
-    descriptions = [(each, "text", "facts", "budget", "p-1", "m-1", "in", None, f"hash {each}", NOON) for each in ids]
-    for table, rows in (
-        (getattr(tables, f"{entity.upper()}_DESCRIPTION"), descriptions),
-        (getattr(tables, f"{entity.upper()}_EMBEDDING"), [(each, [1.0, 0.0], f"hash {each}", NOON) for each in ids]),
-        (getattr(tables, f"{entity.upper()}_NEIGHBOUR_FEATURES"), [(each, [0.0, 1.0], ["x"], [0.5]) for each in ids]),
-    ):
-        assert table.key == (key,)
-        lake.write(table, spark.createDataFrame(rows, table.ddl), day)
+@pytest.fixture
+def write_parts(write_rows):
+    """`write_parts(lake, DAY, "item", ids)`: the smallest complete description, embedding and neighbour row of each."""
+
+    def write(lake, day, entity, ids):
+        kind = entity.upper()
+        texts = [(each, "text", "facts", "budget", "p-1", "m-1", "in", None, f"hash {each}", NOON) for each in ids]
+        for table, rows in (
+            (getattr(tables, f"{kind}_DESCRIPTION"), texts),
+            (getattr(tables, f"{kind}_EMBEDDING"), [(each, [1.0, 0.0], f"hash {each}", NOON) for each in ids]),
+            (getattr(tables, f"{kind}_NEIGHBOUR_FEATURES"), [(each, [0.0, 1.0], ["x"], [0.5]) for each in ids]),
+        ):
+            assert table.key == (f"{entity}_id",)
+            write_rows(lake, table, rows, day)
+
+    return write
 
 
-def write_day(lake, day, events, item_ids=("a", "b"), user_ids=("ann",)):
-    spark = lake.spark
-    lake.write(tables.INTERACTIONS, interactions(spark, *events), day)
-    lake.write(tables.ITEMS, spark.createDataFrame([(each, each, {}) for each in item_ids], tables.ITEMS.ddl), day)
-    lake.write(tables.USERS, spark.createDataFrame([(each, {}) for each in user_ids], tables.USERS.ddl), day)
-    write_parts(lake, day, "item", item_ids)
-    write_parts(lake, day, "user", user_ids)
+@pytest.fixture
+def write_day(write_rows, write_parts):
+    def write(lake, day, events, item_ids=("a", "b"), user_ids=("ann",)):
+        write_rows(lake, tables.INTERACTIONS, events, day)
+        write_rows(lake, tables.ITEMS, [(each, each, {}) for each in item_ids], day)
+        write_rows(lake, tables.USERS, [(each, {}) for each in user_ids], day)
+        write_parts(lake, day, "item", item_ids)
+        write_parts(lake, day, "user", user_ids)
+
+    return write
 
 
 def features(lake, table, day):
@@ -70,7 +78,7 @@ def test_the_head_is_the_most_popular_fifth_ties_by_id(spark):
     assert found == {"a": (2, 0), "b": (2, 1), "c": (1, 1), "d": (0, 1), "e": (0, 1)}
 
 
-def test_a_day_ignores_the_future_and_unchanged_rows_keep_computed_at(spark, settings_with):
+def test_a_day_ignores_the_future_and_unchanged_rows_keep_computed_at(spark, settings_with, write_day):
     first, second = (Lake(spark, settings_with(now=now)) for now in ("1998-02-21T02:00:00Z", "1998-02-22T02:00:00Z"))
     write_day(first, DAY, [("ann", "a", NOON, 1)])
     build_features.main(first, DAY)
@@ -95,7 +103,7 @@ def test_a_day_ignores_the_future_and_unchanged_rows_keep_computed_at(spark, set
     assert ann["sequence_times"] == [int(NOON.timestamp()), int(NEXT_NOON.timestamp())]
 
 
-def test_an_entity_without_a_part_is_named(spark, lake):
+def test_an_entity_without_a_part_is_named(spark, lake, write_day):
     write_day(lake, DAY, [("ann", "a", NOON, 1)])
     stale = spark.createDataFrame([("a", [1.0, 0.0], "hash of yesterday", NOON)], tables.ITEM_EMBEDDING.ddl)
     lake.write(tables.ITEM_EMBEDDING, stale, DAY)

@@ -63,14 +63,19 @@ def embed(tmp_path):
     return job
 
 
-def describe(lake, day, **texts):
+@pytest.fixture
+def describe(write_rows):
     """`describe(lake, DAY, item={"1": "a"}, user={...})` writes the descriptions of a day."""
-    for entity, table in ENTITIES.items():
-        rows = [
-            (each, text, "facts", None, "p", "m", "i", None, hashlib.sha256(text.encode()).hexdigest(), None)
-            for each, text in texts[entity].items()
-        ]
-        lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
+
+    def write(lake, day, **texts):
+        for entity, table in ENTITIES.items():
+            rows = [
+                (each, text, "facts", None, "p", "m", "i", None, hashlib.sha256(text.encode()).hexdigest(), None)
+                for each, text in texts[entity].items()
+            ]
+            write_rows(lake, table, rows, day)
+
+    return write
 
 
 def ids_in_milvus(lake, entity="item", name=None):
@@ -82,7 +87,7 @@ def milvus_lines(capsys):
     return [line for line in capsys.readouterr().out.splitlines() if "Milvus" in line]
 
 
-def test_every_description_gets_the_vector_of_its_text(lake, embed):
+def test_every_description_gets_the_vector_of_its_text(lake, embed, describe):
     describe(lake, DAY, item={"1": "jazz", "2": "rock", "3": "jazz"}, user={"u": "likes jazz"})
     assert embed(lake, DAY) == ["jazz", "likes jazz", "rock"]
     rows = {row.item_id: row for row in lake.read(tables.ITEM_EMBEDDING, DAY).collect()}
@@ -92,7 +97,7 @@ def test_every_description_gets_the_vector_of_its_text(lake, embed):
     assert ids_in_milvus(lake, name="user_embedding") == {"u"}
 
 
-def test_a_second_run_changes_nothing(lake, embed, capsys):
+def test_a_second_run_changes_nothing(lake, embed, capsys, describe):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     folder = partitions.partition_path(lake.root, tables.ITEM_EMBEDDING, lake.versions.embedding, DAY)
@@ -103,7 +108,9 @@ def test_a_second_run_changes_nothing(lake, embed, capsys):
     assert all(line.endswith(": 0 vectors upserted, 0 deleted, 1 held") for line in milvus_lines(capsys))
 
 
-def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(spark, settings_with, embed, capsys):
+def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(
+    spark, settings_with, embed, capsys, describe
+):
     lake = Lake(spark, settings_with(now="1998-03-02T00:00:00Z"))
     describe(lake, DAY, item={"1": "jazz", "2": "rock", "3": "gone"}, user={"u": "likes jazz"})
     embed(lake, DAY)
@@ -118,7 +125,7 @@ def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(spark
     assert ids_in_milvus(lake) == {"1", "2", "4"}
 
 
-def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed):
+def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed, describe):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     describe(lake, BEFORE, item={"1": "early jazz"}, user={"u": "likes jazz"})
@@ -127,7 +134,7 @@ def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed):
     assert ids_in_milvus(lake) == {"1", "2"}
 
 
-def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake, embed, tmp_path):
+def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake, embed, tmp_path, describe):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     milvus = Path(lake.settings.milvus_uri)
     milvus.write_text("in the way")
@@ -138,7 +145,7 @@ def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake,
     assert ids_in_milvus(lake) == {"1", "2"}
 
 
-def test_a_text_that_returns_is_not_encoded_again(lake, embed):
+def test_a_text_that_returns_is_not_encoded_again(lake, embed, describe):
     describe(lake, BEFORE, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     embed(lake, BEFORE)
     [before] = lake.read(tables.ITEM_EMBEDDING, BEFORE).where("item_id = '1'").collect()
@@ -150,7 +157,7 @@ def test_a_text_that_returns_is_not_encoded_again(lake, embed):
     assert after.semantic_embedding == before.semantic_embedding
 
 
-def test_vectors_encoded_before_a_failure_are_kept(lake, embed, tmp_path):
+def test_vectors_encoded_before_a_failure_are_kept(lake, embed, tmp_path, describe):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     describe(lake, NEXT, item={"1": "jazz", "2": "rock"}, user={"u": "fails"})
     with pytest.raises(ValueError, match="no vector for fails"):
@@ -159,7 +166,7 @@ def test_vectors_encoded_before_a_failure_are_kept(lake, embed, tmp_path):
     assert embed(lake, DAY) == ["likes jazz"]
 
 
-def test_another_prompt_or_language_model_encodes_no_text_again(lake, spark, settings_with, embed):
+def test_another_prompt_or_language_model_encodes_no_text_again(lake, spark, settings_with, embed, describe):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     changed = Lake(spark, settings_with(llm_max_new_tokens=64))
@@ -168,7 +175,7 @@ def test_another_prompt_or_language_model_encodes_no_text_again(lake, spark, set
     assert ids_in_milvus(changed) == {"1"}
 
 
-def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, settings_with, embed, tmp_path):
+def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, settings_with, embed, tmp_path, describe):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     other = tmp_path / "other-encoder"
@@ -182,7 +189,7 @@ def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, set
         assert not store.switch_alias("item_embedding", collection("item", changed.versions.embedding))
 
 
-def test_a_server_can_encode_instead_of_a_folder(lake, spark, settings_with, model_server):
+def test_a_server_can_encode_instead_of_a_folder(lake, spark, settings_with, model_server, describe):
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     served = Lake(spark, settings_with(encoder_url=model_server.url, encoder_model="test-encoder"))
     embed_descriptions.main(served, DAY)
@@ -192,7 +199,7 @@ def test_a_server_can_encode_instead_of_a_folder(lake, spark, settings_with, mod
     assert ids_in_milvus(served) == {"1", "2"}
 
 
-def test_an_invalid_vector_fails_the_day_and_nothing_is_written(lake):
+def test_an_invalid_vector_fails_the_day_and_nothing_is_written(lake, describe):
     describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
     with pytest.raises(ValueError, match=r"these are not: the description with hash \w{64} \(length 0\)"):
         embed_descriptions.main(lake, DAY, ZeroEncoder)

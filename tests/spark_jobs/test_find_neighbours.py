@@ -22,20 +22,25 @@ def hash_of(vector):
     return hashlib.sha256(str(vector).encode()).hexdigest()
 
 
-def embed(lake, day, vectors):
-    """Write the vectors of a day for items and users and into Milvus."""
-    for entity, table in (("item", tables.ITEM_EMBEDDING), ("user", tables.USER_EMBEDDING)):
-        rows = [(each, vector, hash_of(vector), None) for each, vector in vectors.items()]
-        lake.write(table, lake.spark.createDataFrame(rows, table.ddl), day)
-        with open_vector_store(lake.settings) as store:
-            name = collection(entity, lake.versions.embedding)
-            store.ensure_collection(name, len(next(iter(vectors.values()))))
-            store.upsert(
-                name,
-                list(vectors),
-                np.array(list(vectors.values()), np.float32),
-                [hash_of(vector) for vector in vectors.values()],
-            )
+@pytest.fixture
+def embed(write_rows):
+    """`embed(lake, DAY, vectors)` writes the vectors of a day for items and users and into Milvus."""
+
+    def write(lake, day, vectors):
+        for entity, table in (("item", tables.ITEM_EMBEDDING), ("user", tables.USER_EMBEDDING)):
+            rows = [(each, vector, hash_of(vector), None) for each, vector in vectors.items()]
+            write_rows(lake, table, rows, day)
+            with open_vector_store(lake.settings) as store:
+                name = collection(entity, lake.versions.embedding)
+                store.ensure_collection(name, len(next(iter(vectors.values()))))
+                store.upsert(
+                    name,
+                    list(vectors),
+                    np.array(list(vectors.values()), np.float32),
+                    [hash_of(vector) for vector in vectors.values()],
+                )
+
+    return write
 
 
 def neighbours(lake, day):
@@ -45,7 +50,7 @@ def neighbours(lake, day):
     }
 
 
-def test_every_entity_has_its_k_nearest_ranked_from_one(spark, settings_with):
+def test_every_entity_has_its_k_nearest_ranked_from_one(spark, settings_with, embed):
     lake = Lake(spark, settings_with(num_neighbours=2))
     embed(lake, DAY, VECTORS)
     find_neighbours.main(lake, DAY)
@@ -56,7 +61,7 @@ def test_every_entity_has_its_k_nearest_ranked_from_one(spark, settings_with):
     assert lake.read(tables.USER_NEIGHBOURS, DAY).count() == 8
 
 
-def test_a_later_item_does_not_change_earlier_neighbours(lake):
+def test_a_later_item_does_not_change_earlier_neighbours(lake, embed):
     embed(lake, DAY, VECTORS)
     find_neighbours.main(lake, DAY)
     before = neighbours(lake, DAY)
@@ -67,7 +72,7 @@ def test_a_later_item_does_not_change_earlier_neighbours(lake):
     assert neighbours(lake, NEXT)["1", 1][0] == "planted"
 
 
-def test_both_backends_write_the_same_rows_over_several_blocks(lake, spark, settings_with, capsys):
+def test_both_backends_write_the_same_rows_over_several_blocks(lake, spark, settings_with, capsys, embed):
     random = np.random.default_rng(3)
     vectors = random.normal(size=(QUERIES_PER_BLOCK + 200, 8))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -80,7 +85,7 @@ def test_both_backends_write_the_same_rows_over_several_blocks(lake, spark, sett
     assert capsys.readouterr().out.count("unchanged") == 2
 
 
-def test_with_milvus_an_earlier_day_is_searched_without_later_vectors(lake, spark, settings_with):
+def test_with_milvus_an_earlier_day_is_searched_without_later_vectors(lake, spark, settings_with, embed):
     embed(lake, DAY, VECTORS)
     embed(lake, NEXT, VECTORS | {"later": [0.0, -1.0]})
     in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
@@ -93,7 +98,7 @@ def test_with_milvus_an_earlier_day_is_searched_without_later_vectors(lake, spar
     assert "later" in known[NEXT]
 
 
-def test_a_collection_that_lost_a_vector_is_not_searched(lake, spark, settings_with):
+def test_a_collection_that_lost_a_vector_is_not_searched(lake, spark, settings_with, embed):
     embed(lake, DAY, VECTORS)
     in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
     with open_vector_store(in_milvus.settings) as store:

@@ -18,14 +18,14 @@ CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws"}
 
 
 @pytest.fixture
-def describe_day(spark, settings_with, model_server):
+def describe_day(spark, settings_with, model_server, write_rows):
     """`describe_day(day, titles, num_keys)` does one run and returns the day's item descriptions."""
 
     def described(day, titles, num_keys=99, **changed):
         at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1, "llm_batch_files": True}
         lake = Lake(spark, settings_with(**at | {"llm_batch_patience_hours": 0.5} | changed))
         items = [(key, title, {"genres": "Drama"}) for key, title in titles.items()]
-        lake.write(tables.ITEMS, spark.createDataFrame(items, tables.ITEMS.ddl), day)
+        write_rows(lake, tables.ITEMS, items, day)
         nothing = spark.createDataFrame([], tables.INTERACTIONS.ddl)
         facts = item_facts(lake.read(tables.ITEMS, day), nothing, day)
         describe_entities(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=model_factory(lake.settings))

@@ -89,8 +89,12 @@ def frame(lake, table, rows):
     return lake.spark.createDataFrame(rows, table.ddl)
 
 
+def item_rows(titles):
+    return [(key, title, {"genres": "Drama"}) for key, title in titles.items()]
+
+
 def items_frame(lake, titles):
-    return frame(lake, tables.ITEMS, [(key, title, {"genres": "Drama"}) for key, title in titles.items()])
+    return frame(lake, tables.ITEMS, item_rows(titles))
 
 
 def users_frame(lake, keys):
@@ -107,10 +111,10 @@ def interactions_frame(lake, rows):
 
 
 @pytest.fixture
-def filled(lake):
+def filled(lake, write_rows):
     """Two days of one catalogue. The most popular items are Alien, then Heat."""
     for day in (DAY, NEXT):
-        lake.write(tables.ITEMS, items_frame(lake, CATALOGUE), day)
+        write_rows(lake, tables.ITEMS, item_rows(CATALOGUE), day)
     return lake
 
 
@@ -171,8 +175,8 @@ def test_an_earlier_day_described_later_uses_paid_texts_and_no_model(filled, log
     assert sources(rows)["3"] == ("facts", "budget")
 
 
-def test_with_a_higher_budget_a_day_is_completed_and_equal_facts_are_paid_for_once(filled, log):
-    filled.write(tables.ITEMS, items_frame(filled, CATALOGUE | {"5": "Fargo"}), DAY)
+def test_with_a_higher_budget_a_day_is_completed_and_equal_facts_are_paid_for_once(filled, log, write_rows):
+    write_rows(filled, tables.ITEMS, item_rows(CATALOGUE | {"5": "Fargo"}), DAY)
     describe_items(filled, DAY, 1, partial(FakeModel, log))
     rows = describe_items(filled, DAY, 3, partial(FakeModel, log))
     assert rows["3"].description == rows["5"].description == ACCEPTED.format("Fargo")
@@ -195,9 +199,9 @@ def test_a_new_model_has_its_own_budget_and_the_old_rows_stay(filled, settings, 
     assert filled.read(tables.ITEM_GENERATION, DAY).count() == len(asked(log)) == 4
 
 
-def test_texts_paid_for_before_a_failure_are_not_paid_again(filled, log):
+def test_texts_paid_for_before_a_failure_are_not_paid_again(filled, log, write_rows):
     films = {f"{number}": f"Film {number}" for number in range(10, 16)}
-    filled.write(tables.ITEMS, items_frame(filled, films | {"99": "Jaws"}), DAY)
+    write_rows(filled, tables.ITEMS, item_rows(films | {"99": "Jaws"}), DAY)
     with pytest.raises(GenerationError, match=r"^GRASP_LLM: no usable language model$"):
         describe_items(filled, DAY, 99, partial(BrokenModel, log))
     num_kept = filled.read(tables.ITEM_GENERATION, DAY).count()

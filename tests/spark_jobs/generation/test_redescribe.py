@@ -65,10 +65,9 @@ def asked(log):
 
 
 @pytest.fixture
-def filled(lake):
-    items = lake.spark.createDataFrame([("1", "Heat", {"genres": "Drama"})], tables.ITEMS.ddl)
+def filled(lake, write_rows):
     for day in ALL_DAYS:
-        lake.write(tables.ITEMS, items, day)
+        write_rows(lake, tables.ITEMS, [("1", "Heat", {"genres": "Drama"})], day)
     return lake
 
 

@@ -93,14 +93,17 @@ run(main)
 """
 
 
-def test_a_job_ends_with_its_jvm(environment, tmp_path, ends_soon):
+def test_a_job_ends_with_its_jvm(settings, environment, tmp_path, ends_soon):
     """A job without its JVM must end at once, because a retry may already be writing."""
+    settings.source.mkdir(parents=True)
+    for name in ("interactions.tsv", "items.jsonl"):
+        (settings.source / name).touch()  # all that a job looks for before it starts Spark
     script, pids = tmp_path / "ingest.py", tmp_path / "pids"
     script.write_text(JOB)
     command = ["spark-submit", "--master", "local[1]", "--driver-memory", "512m", str(script), "--day", "1998-03-01"]
     with subprocess.Popen(command, env=environment | {"PIDS": str(pids)}) as submit:
         deadline = time.monotonic() + 120
-        while not pids.exists() and time.monotonic() < deadline:
+        while not pids.exists() and submit.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         submit.kill()
     jvm, driver = map(int, pids.read_text().split())
