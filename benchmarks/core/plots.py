@@ -61,7 +61,7 @@ def plot(file: Path, x_label: str, y_label: str, width: float = 6.0) -> Iterator
             pyplot.close(figure)
 
 
-def scatter(points: Sequence[Point], file: Path, *, x_label: str, y_label: str, log_x: bool = False) -> None:
+def scatter(points: Sequence[Point], x_label: str, y_label: str, file: Path, *, log_x: bool = False) -> None:
     """One marker per system. Equal systems in equal order have equal markers in every plot."""
     drawn: dict[str, int] = {}
     with plot(file, x_label, y_label, width=7.5) as axes:
@@ -74,7 +74,7 @@ def scatter(points: Sequence[Point], file: Path, *, x_label: str, y_label: str, 
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
-def curves(lines: Sequence[Line], file: Path, *, x_label: str, y_label: str, level: float | None = None) -> None:
+def curves(lines: Sequence[Line], x_label: str, y_label: str, file: Path, *, level: float | None = None) -> None:
     """Lines with their intervals as bars. `level` is a value to compare with, drawn as a dotted line."""
     with plot(file, x_label, y_label) as axes:
         if level is not None:

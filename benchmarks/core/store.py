@@ -173,11 +173,11 @@ class Measurements:
             raise ValueError(f"{self.file} has a damaged line ({error}): {str(record[0])[:80]}") from error
 
 
-def write_about(folder: Path, about: Any) -> None:
-    """Replace `about.json` by the fields of a dataclass."""
-    write_json(folder / ABOUT_FILE, asdict(about))
+def write_about(folder: Path, about: Mapping[str, Any]) -> None:
+    write_json(folder / ABOUT_FILE, about)
 
 
-def read_about(folder: Path) -> Mapping[str, Any] | None:
-    file = folder / ABOUT_FILE
-    return json.loads(file.read_text()) if file.exists() else None
+def read_about(folder: Path) -> dict[str, Any]:
+    """Raises `FileNotFoundError` before a benchmark has written it."""
+    about: dict[str, Any] = json.loads((folder / ABOUT_FILE).read_text())
+    return about

@@ -1,1 +1,1 @@
-"""Benchmark data: read, arranged, made up."""
+"""Benchmark data: readers, vectors of texts, and training sets."""

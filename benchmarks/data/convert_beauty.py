@@ -1,9 +1,9 @@
-"""Turn Amazon's Beauty 5-core reviews and metadata (2014) into a folder of the data contract.
+"""Convert Amazon's Beauty 5-core reviews and metadata (2014) into a folder of the data contract.
 
     python -m benchmarks.data.convert_beauty reviews_Beauty_5.json.gz meta_Beauty.json.gz OUT_FOLDER
 
-Ids follow S3-Rec: users count from 1 in the order of the reviews file, each user's reviews are sorted by time (equal
-times keep the file's order), items count from 1 in the order in which they then first appear.
+Ids follow S3-Rec. Users count from 1 in the order of the reviews file. Each user's reviews are sorted by time; equal
+times keep the file's order. Items count from 1 in the order in which they then first appear.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from grasp.progress import say
 
 
 def read_reviews(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Interactions of the data set (user, item, unix time), user by user, oldest first."""
+    """Interactions (user, item, unix time), user by user, oldest first."""
     by_user: dict[str, list[tuple[int, str]]] = {}
     with gzip.open(path, "rt") as file:
         for line in file:
@@ -30,7 +30,7 @@ def read_reviews(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def read_facts(path: Path, wanted: dict[str, int]) -> dict[str, dict[str, object]]:
-    """Title, brand and first category path of the wanted items. The file holds Python literals, not JSON."""
+    """Title, brand and first category path of the wanted items. The file holds Python literals instead of JSON."""
     facts: dict[str, dict[str, object]] = {}
     with gzip.open(path, "rt") as file:
         for line in file:

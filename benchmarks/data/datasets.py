@@ -1,16 +1,15 @@
 """Benchmark data as a training set: leave-one-out, the same frozen vectors for every model.
 
-The last item of a user with three or more is the test target, the one before it the validation target of those drawn
-for validation; all else trains, with the validation item of everyone else. All that a model may read comes from these
-training items: vectors of users, neighbours, popularity. Only which events count as head and tail looks further, where
-a published grouping does (`Tail`).
+The last item of a user with at least three items is the test target. The item before it is the validation target of
+the users who are drawn for validation. All other items train. Whatever a model may read comes from these training
+items: vectors of users, neighbours, popularity. Only the groups head and tail may look further, as published groupings
+do (`Tail`).
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,16 +23,16 @@ from training.data.cooccurrence import user_item_matrix
 from training.data.training_set import TrainingSet
 
 NUM_VALIDATION_USERS = 2048
-SPLIT_SEED = 0  # of the users drawn for validation: part of the protocol, whatever the seed of a run
-MIN_ITEMS = 3  # of a user with a validation and a test target
+SPLIT_SEED = 0  # of the users drawn for validation, whatever the seed of a run
+MIN_ITEMS = 3  # of a user who has targets
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What counts as tail, as LLM-ESR and GRASP group: strictly fewer than these.
+    """Tail users and items have fewer than these, as LLM-ESR and GRASP group.
 
-    `items_before` is how many items a user has before the test target. `users` is how many distinct users an item has:
-    among all interactions, as LLM-ESR counts, or among those that are nobody's last two.
+    `items_before` counts a user's items before the test target. `users` counts an item's distinct users: with
+    `counts_targets` among all interactions, as LLM-ESR does, otherwise without every user's last two items.
     """
 
     items_before: int = 9
@@ -43,17 +42,14 @@ class Tail:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a system is given of users, items and their neighbours."""
+    """What a system gets to read of users, items and their neighbours."""
 
-    k: int = 10  # neighbours averaged, at most 50
-    corruption: float = 0.0  # share of items and of users whose vectors are dealt out among them at random
-    without_last: bool = False  # users are described without their last training item, the newest target they train
+    k: int = 10  # neighbours that are averaged, at most 50
+    corruption: float = 0.0  # share of items, and of users, whose vectors are swapped at random
+    without_last: bool = False  # users are described without their last training item, their newest training target
 
 
 COMMON_INPUTS = Inputs()
-
-# Texts of all items and of all users, from a source, the items that train and the hidden attributes.
-Describe = Callable[[Source, Sequence[np.ndarray], Collection[str]], tuple[list[str], list[str]]]
 
 LLM_ESR_FASHION = Tail(items_before=3, users=4, counts_targets=True)
 
@@ -67,7 +63,7 @@ class BenchmarkData:
     categories: list[str]  # main category of each item, empty where none is known
     has_texts: bool  # False: vectors were derived from sequences
     num_interactions: int
-    checksum: str  # over the source files, the encoded texts, the encoder and who validates
+    checksum: str  # of source files, encoded texts, encoder and validation users
 
 
 def load(
@@ -79,99 +75,67 @@ def load(
     seed: int = 0,
     tail: Tail | None = None,
     settings: Settings | None = None,
-    describe: Describe | None = None,
     open_encoder: Callable[[Path, int], Encoder] = load_encoder,
 ) -> BenchmarkData:
     """Read a folder of the data contract, or one with LLM-ESR's `inter.txt`, and build its training set.
 
-    `validation_users` draws that many users for validation, None takes all; `seed` is that of a corruption. `tail` is
-    LLM-ESR's for a file without texts, else that of Beauty, unless it is given. Texts are those built from facts unless
-    `describe` has others; they are encoded by the encoder of the settings (by default those of the environment) once,
-    and kept under `cache` with the neighbours.
+    `validation_users` is how many users are drawn for validation, None takes all. `seed` is that of a corruption. By
+    default `tail` is LLM-ESR's for a file without texts, and Beauty's for all others. The encoder of the settings (by
+    default those of the environment) encodes each text once; `cache` keeps the vectors and their neighbours.
     """
     source = readers.read(folder)
     splits = split(source.sequences, validation_users)
     train = training_items(source.sequences, splits)
+    texts: list[list[str]] = []
     if source.items is None:
-        found = _Vectors(*sequence_vectors(train, len(source.item_ids)), texts=[], origin="sequence vectors")
+        tail, origin = tail or LLM_ESR_FASHION, "sequence vectors"
+        item_vectors, user_vectors = sequence_vectors(train, len(source.item_ids))
     else:
+        settings = settings or Settings.load()
         described = [items[:-1] for items in train] if inputs.without_last else train
-        settings, describe = settings or Settings.load(), describe or from_facts
-        found = _of_texts(source, described, describe, settings=settings, cache=cache, open_encoder=open_encoder)
-    grouping = tail or (LLM_ESR_FASHION if source.items is None else Tail())
-    training_set = _training_set(source, splits, found, tail=grouping, k=inputs.k, cache=cache / "neighbours")
+        texts, origin = (
+            list(descriptions(source, described, settings.hidden_attributes)),
+            model_revision(settings.encoder),
+        )
+        encoder = partial(open_encoder, settings.encoder, settings.encoder_batch_size)
+        item_vectors, user_vectors = map(TextVectors(cache / "texts" / origin, encoder).encode, texts)
+    tail = tail or Tail()
+    training_set = TrainingSet(
+        item_ids=source.item_ids,
+        item_semantic=item_vectors,
+        item_neighbour=neighbour_means(source.item_ids, item_vectors, inputs.k, cache / "neighbours"),
+        popularity=num_users(train, len(source.item_ids)),
+        item_is_tail=tail_items(source, tail),
+        user_ids=source.user_ids,
+        user_semantic=user_vectors,
+        user_neighbour=neighbour_means(source.user_ids, user_vectors, inputs.k, cache / "neighbours"),
+        user_is_tail=np.array([len(items) - 1 < tail.items_before for items in source.sequences]),
+        sequences=source.sequences,
+        splits=splits,
+    )
+    files = [file_sha256(file) for file in source.files]
     return BenchmarkData(
         name=source.name,
         training_set=corrupt(training_set, inputs.corruption, seed),
         categories=source.categories,
         has_texts=source.items is not None,
         num_interactions=sum(map(len, source.sequences)),
-        checksum=_checksum(source, found, validation_users),
+        checksum=digest([files, digest(texts), origin, validation_users, SPLIT_SEED]),
     )
 
 
-class _Vectors(NamedTuple):
-    """Vectors of items and users, the texts that they were made from, and what made them."""
-
-    items: np.ndarray
-    users: np.ndarray
-    texts: list[list[str]]
-    origin: str
-
-
-def _of_texts(
-    source: Source,
-    train: Sequence[np.ndarray],
-    describe: Describe,
-    *,
-    settings: Settings,
-    cache: Path,
-    open_encoder: Callable[[Path, int], Encoder],
-) -> _Vectors:
-    """What the encoder of the settings makes of the descriptions; each text is encoded once and kept."""
-    origin = model_revision(settings.encoder)
-    encoder = partial(open_encoder, settings.encoder, settings.encoder_batch_size)
-    texts = list(describe(source, train, settings.hidden_attributes))
-    items, users = map(TextVectors(cache / "texts" / origin, encoder).encode, texts)
-    return _Vectors(items, users, texts, origin)
-
-
-def _training_set(
-    source: Source, splits: list[np.ndarray], found: _Vectors, *, tail: Tail, k: int, cache: Path
-) -> TrainingSet:
-    """With the neighbours of the vectors, which are kept under `cache`."""
-    return TrainingSet(
-        item_ids=source.item_ids,
-        item_semantic=found.items,
-        item_neighbour=neighbour_means(source.item_ids, found.items, k, cache),
-        popularity=num_users(training_items(source.sequences, splits), len(source.item_ids)),
-        item_is_tail=tail_items(source, tail),
-        user_ids=source.user_ids,
-        user_semantic=found.users,
-        user_neighbour=neighbour_means(source.user_ids, found.users, k, cache),
-        user_is_tail=np.array([len(items) - 1 < tail.items_before for items in source.sequences]),
-        sequences=source.sequences,
-        splits=splits,
-    )
-
-
-def _checksum(source: Source, found: _Vectors, validation_users: int | None) -> str:
-    files = [file_sha256(file) for file in source.files]
-    return digest([files, digest(found.texts), found.origin, validation_users, SPLIT_SEED])
-
-
-def from_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> tuple[list[str], list[str]]:
-    """The deterministic descriptions of all items and of all users, as far as `train` items tell."""
-    return item_texts(source.items or [], hidden), user_texts(source, train, hidden)
+def descriptions(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[list[str]]:
+    """The descriptions from facts of all items, and of all users by their `train` items."""
+    return [item_texts(source.items or [], hidden), user_texts(source, train, hidden)]
 
 
 def training_items(sequences: Sequence[np.ndarray], splits: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The items of each user that models may know."""
+    """The items of each user that models may read."""
     return [items[part == "train"] for items, part in zip(sequences, splits, strict=True)]
 
 
 def split(sequences: list[np.ndarray], validation_users: int | None) -> list[np.ndarray]:
-    """Leave-one-out: which split each item of each sequence belongs to."""
+    """Leave-one-out: the split of each item of each sequence."""
     splits = [np.full(len(items), "train", dtype=object) for items in sequences]
     eligible = np.array([user for user, items in enumerate(sequences) if len(items) >= MIN_ITEMS], np.int64)
     drawn = eligible
@@ -191,7 +155,7 @@ def num_users(sequences: list[np.ndarray], num_items: int) -> np.ndarray:
 
 
 def tail_items(source: Source, tail: Tail) -> np.ndarray:
-    """Which items are in the tail, (N,); the same however many users validate."""
+    """Which items are in the tail, (N,), independent of the number of validation users."""
     counted = source.sequences
     if not tail.counts_targets:
         counted = [items if len(items) < MIN_ITEMS else items[:-2] for items in source.sequences]
@@ -199,7 +163,7 @@ def tail_items(source: Source, tail: Tail) -> np.ndarray:
 
 
 def corrupt(training_set: TrainingSet, share: float, seed: int) -> TrainingSet:
-    """Deal the vectors of a random share of items out among them, own and neighbour vector together; users alike."""
+    """Swap the vectors of a random share of items at random, own and neighbour vector together; users likewise."""
     if not 0 <= share <= 1:
         raise ValueError(f"corruption is a share from 0 to 1, got {share}")
     random = np.random.default_rng(seed)
@@ -215,7 +179,7 @@ def corrupt(training_set: TrainingSet, share: float, seed: int) -> TrainingSet:
 
 
 def _shuffled(num: int, share: float, random: np.random.Generator) -> np.ndarray:
-    """0 .. num-1 with a random share of the places shuffled among themselves."""
+    """0 .. num-1 with a random share of the positions shuffled."""
     order = np.arange(num)
     chosen = random.choice(num, round(share * num), replace=False)
     order[chosen] = random.permutation(chosen)

@@ -1,7 +1,6 @@
-"""Read what benchmarks measure on: a folder of the data contract, or LLM-ESR's id-only file.
+"""Read the data of benchmarks without Spark: a folder of the data contract, or LLM-ESR's file of ids.
 
-Plain rows without Spark. Order is the data contract's (docs/data.md): by time, then by `row_number` or, without it, by
-place in the file.
+The order is the data contract's (docs/data.md): by time, then by `row_number`, or by position in the file without it.
 """
 
 import json
@@ -33,12 +32,12 @@ ID_FILES = ("inter.txt", "inter.txt.gz")
 MAX_NAME_CHARS = 60  # of a fact's name, as in ingestion
 MOST_CATEGORIES = 0.05  # distinct ones per item; more are brands
 
-Facts = dict[str, Any]  # `title` and `attributes`, a text by name: what a description is built from
+Facts = dict[str, Any]  # of a description: `title`, and `attributes` with a text for each name
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as it was read. Items count from 1."""
+    """A data set. Items count from 1."""
 
     name: str
     files: tuple[Path, ...]
@@ -70,12 +69,12 @@ def source_folder(data: str, settings: Settings) -> Path:
         return movielens_folder(settings)
     folder = Path(data)
     if not folder.is_dir():
-        raise FileNotFoundError(f"--data {folder} is no folder; docs/data.md says where the public data comes from")
+        raise FileNotFoundError(f"--data {folder} is not a folder; docs/data.md says where the public data comes from")
     return folder
 
 
 def _read_ids(file: Path) -> Source:
-    """`user item` per line, in time order, ids from 1 to the highest one."""
+    """`user item` per line, in time order; items are all numbers from 1 to the highest one."""
     sequences: dict[str, list[int]] = {}
     for number, line in enumerate(text_lines(file), start=1):
         parts = line.split()
@@ -119,7 +118,7 @@ def _files_of(table: SourceTable) -> list[Path]:
 
 
 def _facts_of(table: SourceTable) -> dict[str, Facts]:
-    """Title and attributes by id; the first row of a repeated id stays."""
+    """Title and attributes by id. Of rows with the same id, the first one counts."""
     key, result = REQUIRED_COLUMNS[table.name][0], dict[str, Facts]()
     for row in table_rows(table):
         values = {clean_text(name, MAX_NAME_CHARS): clean_text(as_text(row[name])) for name in row if name != key}
@@ -130,7 +129,7 @@ def _facts_of(table: SourceTable) -> dict[str, Facts]:
 
 
 def as_text(value: object) -> str:
-    """A fact as ingestion reads it: lists joined with ', ', what is neither text nor list as JSON."""
+    """A fact as ingestion reads it: lists are joined with ', ', other values than texts become JSON."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -148,10 +147,10 @@ def _lists_of(items: SourceTable) -> dict[str, list[str]]:
 
 
 def main_categories(lists: Sequence[Sequence[str]]) -> list[str]:
-    """One category for each item, empty where there is none: the first of its list that is no brand.
+    """One category for each item, empty when it has none: the first of its list that is no brand.
 
-    Some catalogues begin a list with a brand and go on from the widest category to the narrowest one, as Beauty does.
-    They are told by their many first values; a brand then is what never stands behind another value.
+    In some catalogues, such as Beauty, a list begins with a brand, followed by categories from wide to narrow. Many
+    different first values show that; a brand then is a value that never follows another one.
     """
     if len({values[0] for values in lists if values}) <= MOST_CATEGORIES * len(lists):
         return [values[0] if values else "" for values in lists]
@@ -160,7 +159,7 @@ def main_categories(lists: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Items of each user in order, a repeated row (same user, item and time) once."""
+    """Items of each user in order. Equal rows (user, item and time) count once."""
     rows: dict[str, list[tuple[float, float, int]]] = {}
     num_left_out = 0
     for user_id, item_id, moment, place in _timed_rows(table):

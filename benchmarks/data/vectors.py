@@ -1,7 +1,7 @@
 """Frozen vectors of items and users, the same for every model of a benchmark.
 
-Texts are the project's descriptions built from facts, without a language model, encoded once and kept by content.
-Data without texts has vectors derived from its training sequences. A user's vector knows training items only.
+Texts are the project's descriptions from facts, without a language model. Each text is encoded once and kept. Data
+without texts has vectors derived from its training sequences. A user's vector knows training items only.
 
 Shape suffixes:  N items  U users  S semantic size
 """
@@ -29,23 +29,23 @@ from spark_jobs.vectors.nearest_neighbours import ExactBackend, VectorSet
 from training.data.cooccurrence import item_cosine
 from training.evaluation.baselines import unit_rows
 
-MAX_NEIGHBOURS = 50  # searched and kept once, so that fewer cost nothing
+MAX_NEIGHBOURS = 50  # searched and kept once; fewer are a part of them
 SEQUENCE_SIZE = 64  # of vectors derived from sequences
 SPARE_DIRECTIONS = 16  # of the subspace iteration
-NUM_ITERATIONS = 7  # few, so that small groups of items outside the leading space keep a direction too
-TEXTS_AT_ONCE = 1024  # encoded between two writes: what an interrupted run can lose
+NUM_ITERATIONS = 7  # few, so that small groups of items outside the leading space also keep a direction
+TEXTS_AT_ONCE = 1024  # between two writes; an interrupted run loses no more
 
 _NO_CATEGORY = re.compile(r"^[\d\W]*$", re.ASCII)
 
 
 class TextVectors:
-    """Unit vectors of texts, each text encoded once: kept under `folder` by the text's hash."""
+    """Unit vectors of texts. Each text is encoded once and kept in `folder` by its hash."""
 
     def __init__(self, folder: Path, open_encoder: Callable[[], Encoder]) -> None:
         self._folder, self._open_encoder = folder, open_encoder
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors in the order of the texts, float32 (len(texts), S); shows progress while there is work to do."""
+        """Vectors in the order of the texts, float32 (len(texts), S)."""
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         known = self._read()
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -65,7 +65,7 @@ class TextVectors:
 
         with _threads_kept():
             encoder = self._open_encoder()
-        # Long texts first and apart: a batch holds little padding, and the time left is rather over- than understated.
+        # Long texts first: batches hold little padding, and the shown time left is too high rather than too low.
         items = sorted(missing.items(), key=lambda item: (-len(item[1]), item[0]))
         encoded: dict[str, np.ndarray] = {}
         with tqdm(total=len(items), desc="encoding texts", unit="text", disable=None) as bar:
@@ -94,7 +94,7 @@ def user_texts(source: Source, train: Sequence[np.ndarray], hidden: Collection[s
 
 
 def user_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[Facts]:
-    """What a user's description is built from: profile, newest titles and favourite values of `train` items."""
+    """The facts of users' descriptions: profile, newest titles and favourite values of `train` items."""
     items = source.items or []
     values = [_category_values(facts, hidden) for facts in items]
     return [
@@ -103,7 +103,7 @@ def user_facts(source: Source, train: Sequence[np.ndarray], hidden: Collection[s
 
 
 def _user_facts(profile: Facts, sequence: np.ndarray, items: Sequence[Facts], values: Sequence[set[str]]) -> Facts:
-    """What `spark_jobs.describe_users` collects of a user."""
+    """The same facts as `spark_jobs.describe_users` collects."""
     newest = [items[item - 1]["title"] for item in sequence[::-1][:NUM_RECENT]]
     count = Counter(value for item in sequence for value in values[item - 1])
     favourites = sorted(count, key=lambda value: (-count[value], value))[:NUM_FAVOURITES]
@@ -121,8 +121,8 @@ def _category_values(facts: Facts, hidden: Collection[str]) -> set[str]:
 def sequence_vectors(train: Sequence[np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of items (N, S) and users (U, S) from training sequences, for data without texts.
 
-    Items: truncated SVD of the items' cosine by common users; users: the mean of their items. All of length 1, but
-    zeros for an item that nobody took with another one and a user without such an item. S is 64, less for few items.
+    Items: truncated SVD of the items' cosine by common users. Users: the mean of their items. All have length 1, but an
+    item that nobody took with another one has zeros, and so has a user without other items. S is at most 64.
     """
     others_NN = item_cosine(train, num_items)
     factor_NS = _leading(others_NN + identity(num_items, format="csr"), min(SEQUENCE_SIZE, num_items - 1))
@@ -135,8 +135,8 @@ def sequence_vectors(train: Sequence[np.ndarray], num_items: int) -> tuple[np.nd
 def _leading(matrix_NN: csr_matrix, size: int) -> np.ndarray:
     """Leading eigenvectors (N, S) of a positive semi-definite matrix, each times the root of its eigenvalue.
 
-    By subspace iteration (Halko et al., arXiv 0909.4061): ARPACK draws anew at degenerate eigenvalues, so that the
-    same sequences would not always give the same vectors.
+    Subspace iteration (Halko et al., arXiv 0909.4061) gives the same vectors every time. ARPACK would not: it draws at
+    random for degenerate eigenvalues.
     """
     width = min(size + SPARE_DIRECTIONS, matrix_NN.shape[0])
     basis = np.random.default_rng(0).normal(size=(matrix_NN.shape[0], width))
@@ -148,9 +148,9 @@ def _leading(matrix_NN: csr_matrix, size: int) -> np.ndarray:
 
 
 def neighbour_means(ids: Sequence[str], vectors: np.ndarray, k: int, cache: Path) -> np.ndarray:
-    """Mean of each row's `k` nearest by cosine, itself left out, float32 of the same shape; zeros without any.
+    """Mean of each row's `k` nearest others by cosine, float32 of the same shape; zeros for a row without neighbours.
 
-    The exact search of production. A row of zeros has no neighbours and is nobody's. Neighbours are kept under `cache`.
+    The search is production's exact one. A row of zeros has no neighbours and is no neighbour. `cache` keeps the rows.
     """
     if not 1 <= k <= MAX_NEIGHBOURS:
         raise ValueError(f"k must be 1 to {MAX_NEIGHBOURS}, got {k}")
@@ -160,7 +160,7 @@ def neighbour_means(ids: Sequence[str], vectors: np.ndarray, k: int, cache: Path
 
 
 def nearest(ids: Sequence[str], vectors: np.ndarray, cache: Path) -> np.ndarray:
-    """Rows of the nearest others, nearest first, ties by id: int32 (len(ids), 50), -1 where there are no more."""
+    """Rows of the nearest others, int32 (len(ids), 50): nearest first, ties by id, -1 when there are no more."""
     content = hashlib.sha256(digest(list(ids)).encode() + np.ascontiguousarray(vectors).tobytes()).hexdigest()
     file = cache / f"{content[:32]}.npz"
     if file.is_file():
@@ -194,7 +194,7 @@ def _blocks(rows: list[int]) -> Iterator[list[int]]:
 
 @contextmanager
 def _threads_kept() -> Iterator[None]:
-    """Encoder and index take one thread each, as Spark's workers want it, and leave torch with it."""
+    """Encoder and index set torch to one thread, as Spark's workers need it; this sets it back."""
     import torch
 
     num_threads = torch.get_num_threads()

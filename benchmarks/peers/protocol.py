@@ -1,8 +1,8 @@
-"""What the benchmark and a peer's script say to each other, and the clock of the peer's training.
+"""The messages between the benchmark and a peer's script, and the clock of the peer's training.
 
-The script runs in the peer's own environment, so this file needs nothing but NumPy. It gets the file of a `Request` as
-its only argument, and says a `Message` as a marked line on its standard output whenever there is something to judge;
-the benchmark answers with a line when it has judged. Whatever else is printed is the library's own talk.
+The script runs in the peer's own environment, so this file needs NumPy alone. Its only argument is the file of a
+`Request`. Whenever there is something to judge, it prints a `Message` as a marked line; the benchmark answers with a
+line when it has judged. All other output is the library's own.
 """
 
 import json
@@ -30,7 +30,7 @@ class Request:
     num_threads: int
     seed: int
     num_negatives: int | None  # None: all items
-    seconds: float  # of training, setting up and exports left out
+    seconds: float  # of training, without setting up and exports
     export_seconds: float | None  # of training between two exports; None: only speed is measured
     width: int
     num_blocks: int
@@ -42,17 +42,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Message:
-    """Where a training is."""
+    """The state of a training."""
 
     seconds: float  # of training
     setup_seconds: float  # from the import of this file to the first step
-    num_targets: int  # positions whose next item was a target, padding left out
+    num_targets: int  # positions with a next item, without padding
     num_steps: int
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training sequences, and the users whose next item is asked for after theirs."""
+    """Training sequences, and the users whose next item is asked for."""
 
     sequences: list[np.ndarray]  # items from 1, oldest first
     asked_users: np.ndarray  # (E,) rows of `sequences`
@@ -73,7 +73,7 @@ def load_data(file: Path) -> Data:
 
 
 def read_request() -> Request:
-    """The request whose file is the script's only argument."""
+    """The request, whose file is the script's only argument."""
     return Request(**json.loads(Path(sys.argv[1]).read_text()))
 
 
@@ -82,15 +82,15 @@ def as_line(message: Message) -> str:
 
 
 def parse(line: str) -> Message | None:
-    """The message of a line; None for a line that is the library's own talk."""
+    """The message of a line; None for the library's own output."""
     return Message(**json.loads(line.removeprefix(MARK))) if line.startswith(MARK) else None
 
 
 def full_scores(scores: np.ndarray, rows: np.ndarray, items: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Scores (E, N) of all items from those of a peer, which knows only what it trained with.
+    """Scores (E, N) of all items, from those of a peer, which knows only the users and items of its training.
 
-    `scores` are those of the places `rows` (R,) and the `items` (I,), counted from 1. Everything else comes last, and
-    an event that the peer could not answer has one score for all.
+    `scores` (R, I) are those of the events `rows` (R,) and the `items` (I,), counted from 1. All other scores are lower
+    than these.
     """
     full = np.full(shape, scores.min() - 1, np.float32)
     full[np.ix_(rows, items - 1)] = scores
@@ -98,7 +98,7 @@ def full_scores(scores: np.ndarray, rows: np.ndarray, items: np.ndarray, shape: 
 
 
 class Training:
-    """The clock of a training. It stands still while scores are exported and judged."""
+    """The clock of a training. It stops while scores are exported and judged."""
 
     def __init__(self, request: Request, export: Callable[[], np.ndarray]) -> None:
         """`export` gives the scores (E, N) of all items for the asked users, as the model is now."""
@@ -113,7 +113,7 @@ class Training:
         self._setup_seconds = self._begin - _LOADED
 
     def step(self, num_targets: int) -> bool:
-        """A step is over; returns whether to take another."""
+        """A step has ended; returns whether to take another."""
         if self._warm_up_left:
             self._warm_up_left -= 1
             self._begin = time.perf_counter()
@@ -130,7 +130,7 @@ class Training:
             return True
         np.save(self._request.scores, np.ascontiguousarray(self._export(), np.float32))
         self._say(seconds)
-        is_heard = sys.stdin.readline().strip() == GO_ON  # nothing comes when the benchmark is gone
+        is_heard = sys.stdin.readline().strip() == GO_ON  # empty when the benchmark has ended
         self._next_export = seconds + self._request.export_seconds
         self._begin = time.perf_counter() - seconds
         return is_heard and not is_over

@@ -2,8 +2,8 @@
 
     python recbole_sasrec.py REQUEST
 
-RecBole makes a training example of every prefix of a sequence, and its loss knows one negative (BPR) or all items (CE).
-Here it has all items, its default. The library's own trainer trains; its loader is wrapped to be stopped.
+RecBole makes a training example of every prefix of a sequence. Its loss has one negative (BPR) or all items (CE); here
+it has all items, its default. The library's own trainer trains; its loader is wrapped so that it can be stopped.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ USERS_AT_ONCE = 256
 
 
 class Bounded:
-    """A loader that begins anew at its end and is over when the training is."""
+    """A loader that starts again at its end, until the training is over."""
 
     def __init__(self, loader: TrainDataLoader, training: Training) -> None:
         self._loader, self._training = loader, training
@@ -39,13 +39,13 @@ class Bounded:
         self._training.start()
         while True:
             for prefixes in self._loader:
-                yield prefixes  # asked for the next one, the trainer is done with this one
+                yield prefixes  # when the trainer asks for the next one, it has finished this one
                 if not self._training.step(len(prefixes)):
                     return
 
 
 def write_interactions(data: Data, folder: Path) -> None:
-    """RecBole's file format; an item's place in its sequence is its time."""
+    """RecBole's file format. An item's position in its sequence is its time."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{NAME}.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")

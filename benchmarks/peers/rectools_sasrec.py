@@ -2,7 +2,8 @@
 
     python rectools_sasrec.py REQUEST
 
-A number of negatives means sampled softmax, drawn for every position; none means its default, softmax over all items.
+With a number of negatives it has a sampled softmax, with negatives for every position; without, its default, a softmax
+over all items.
 """
 
 import warnings
@@ -23,7 +24,7 @@ USERS_AT_ONCE = 256
 
 
 class Watch(Callback):
-    """Tells the clock of every step."""
+    """Tells the clock about every step."""
 
     def __init__(self, training: Training) -> None:
         self._training = training
@@ -37,7 +38,7 @@ class Watch(Callback):
 
 
 def as_dataset(data: Data) -> Dataset:
-    """An item's place in its sequence is its time."""
+    """An item's position in its sequence is its time."""
     lengths = [len(items) for items in data.sequences]
     places = np.concatenate([np.arange(length) for length in lengths])
     return Dataset.construct(
@@ -53,7 +54,7 @@ def as_dataset(data: Data) -> Dataset:
 
 
 def export(model: SASRecModel, data: Data, dataset: Dataset) -> np.ndarray:
-    """Scores (E, N) by the library's own way to embed users and items for recommendations."""
+    """Scores (E, N), by the library's own embeddings of users and items for recommendations."""
     preparator = model.data_preparator
     asked = preparator.transform_dataset_u2i(dataset, data.asked_users)
     loader = preparator.get_dataloader_recommend(asked, USERS_AT_ONCE)
@@ -79,7 +80,7 @@ def new_model(request: Request, watch: Watch) -> SASRecModel:
         lr=request.learning_rate,
         batch_size=BATCH_SIZE,
     )
-    model._trainer = Trainer(  # as its documentation says how to give another than the default one
+    model._trainer = Trainer(  # the documented way to replace the default trainer
         accelerator="cpu",
         devices=1,
         max_epochs=-1,

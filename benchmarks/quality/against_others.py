@@ -70,10 +70,11 @@ def backbone_section(results: Results, among: Sequence[System]) -> Section | Non
     for backbone in BACKBONES:
         for addition in ("none", KERNEL):
             own, alone = find(among, f"{backbone}_grasp", addition), find(among, backbone, addition)
-            for group in (OVERALL, *_groups(results)) if own and alone else ():
-                found = compare(results, own, alone, FILTERED, group=group)
-                values = [one.cell(FILTERED, NDCG, group) for one in (alone, own)]
-                rows.append([own.label, group, *values, found.cell, found.verdict])
+            if own and alone:
+                for group in (OVERALL, *_groups(results)):
+                    found = compare(results, own, alone, FILTERED, group=group)
+                    values = [one.cell(FILTERED, NDCG, group) for one in (alone, own)]
+                    rows.append([own.label, group, *values, found.cell, found.verdict])
     if not rows:
         return None
     return Section(
@@ -96,7 +97,8 @@ def corruption_section(results: Results, among: Sequence[System]) -> Section | N
         plots.Line(name, found[0][0].row.enhancer, {one.row.corruption: against.ratio for one, against in found})
         for name, found in curves.items()
     ]
-    labels = {"x_label": "share swapped", "y_label": "filtered NDCG@10 over the backbone alone"}
+    y_label = "filtered NDCG@10 over the backbone alone"
+    draw = partial(plots.curves, lines, "share swapped", y_label, level=1.0)
     rows = [
         [
             name,
@@ -116,7 +118,7 @@ def corruption_section(results: Results, among: Sequence[System]) -> Section | N
             "to the backbone alone; its interval is that of the paired difference, the backbone's mean taken as known. "
             "No history kernel anywhere, nor in the choice of GRASP's epoch.",
             Table(["model", "swapped", "seeds", "filtered NDCG@10", "ratio", "than the backbone"], rows),
-            Plot("corruption.svg", "corruption", partial(plots.curves, lines, **labels, level=1.0)),
+            Plot("corruption.svg", "corruption", draw),
         ],
     )
 

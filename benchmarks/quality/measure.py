@@ -30,7 +30,7 @@ from benchmarks.quality import scorers
 from benchmarks.quality.matrix import TRIALS, MatrixEntry, chosen_entries, matrix, with_trial
 from benchmarks.quality.protocol import attention_mass, load_protocol
 from benchmarks.quality.report import REPORT
-from benchmarks.quality.results import About, Results
+from benchmarks.quality.results import Results
 from benchmarks.quality.rows import Row, RowInfo
 from benchmarks.quality.scorers import ChosenScorer
 from grasp.files import write_json
@@ -198,16 +198,16 @@ def measure(given: argparse.Namespace, settings: Settings) -> None:
     entries = chosen_entries(every, models=given.models, sections=given.sections)  # refuses a wrong name at once
     benchmark = QualityBenchmark(folder, given)
     data = benchmark.data
-    about = About(
-        data=data.name,
-        num_users=len(data.training_set.user_ids),
-        num_items=len(data.training_set.item_ids),
-        num_interactions=data.num_interactions,
-        num_events=len(benchmark.protocol.events),
-        command=given.command,
-        machine=machine(),
-        wanted=[row.row_id for entry in every for row in benchmark.rows(entry)],
-    )
+    about = {
+        "data": data.name,
+        "num_users": len(data.training_set.user_ids),
+        "num_items": len(data.training_set.item_ids),
+        "num_interactions": data.num_interactions,
+        "num_events": len(benchmark.protocol.events),
+        "command": given.command,
+        "machine": machine(),
+        "wanted": [row.row_id for entry in every for row in benchmark.rows(entry)],
+    }
     write_about(given.out, about)
     end = time.monotonic() + 60 * given.minutes
     for number, entry in enumerate(entries, start=1):

@@ -3,14 +3,16 @@
 python -m benchmarks.quality.report DIR
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.core import plots
 from benchmarks.core.report import Bullets, Folded, Origin, Part, Plot, Report, Section, Table, Writer, first_named
+from benchmarks.core.store import read_about
 from benchmarks.quality.against_others import attention_section, backbone_section, corruption_section, rival_section
 from benchmarks.quality.comparison import GROUPS, NDCG, System, figures, find, like_for_like, systems
 from benchmarks.quality.results import Results
@@ -27,28 +29,28 @@ def build(folder: Path, command: str) -> Report:
     results = Results(folder)
     if not results.rows():
         raise FileNotFoundError(f"no finished row in {results.file}: run python -m {MODULE} first")
-    among, about = systems(results), results.about()
-    found = figures(results) if about.data == FIGURES_OF else {}
+    among, about = systems(results), read_about(folder)
+    found = figures(results) if about["data"] == FIGURES_OF else {}
     return Report(
-        f"Quality on {about.data}",
-        Origin(about.machine, about.command or command, results.commits()),
-        facts=facts(results),
+        f"Quality on {about['data']}",
+        Origin(about["machine"], about["command"] or command, results.commits()),
+        facts=facts(results, about),
         figures=found,
         notes=notes(among) if found else [],
         sections=[section(results, among) for section in SECTIONS],
     )
 
 
-def facts(results: Results) -> list[str]:
+def facts(results: Results, about: Mapping[str, Any]) -> list[str]:
     """What was measured and how, and how much of it is missing."""
-    about, rows = results.about(), results.rows()
-    missing = [row_id for row_id in about.wanted if not results.finished(row_id)]
+    rows, wanted = results.rows(), about["wanted"]
+    missing = [row_id for row_id in wanted if not results.finished(row_id)]
     num_draws = sum(name.startswith(SAMPLED) for name in rows[0].metrics)
     cut_short = [f"`{each.row.row_id}`" for each in rows if each.row.backbone and each.info.is_cut_short]
     return [
-        f"Data: {about.num_users:,} users, {about.num_items:,} items, {about.num_interactions:,} interactions; "
-        f"{about.num_events:,} test events.",
-        f"Rows: {len(rows)} finished, {len(missing)} of {len(about.wanted)} wanted ones missing{first_named(missing)}.",
+        "Data: {num_users:,} users, {num_items:,} items, {num_interactions:,} interactions; {num_events:,} test "
+        "events.".format(**about),
+        f"Rows: {len(rows)} finished, {len(missing)} of {len(wanted)} wanted ones missing{first_named(missing)}.",
         *_limits(results),
         *([f"Ended by a limit, not by patience: {', '.join(cut_short)}."] if cut_short else []),
         "Protocol: leave-one-out, one test event per user. *Filtered*: full ranking without the user's history; "
@@ -145,13 +147,13 @@ def cost_section(_: Results, among: Sequence[System]) -> Section | None:
     if not main:
         return None
     points = [plots.Point(one.label, _family(one), _minutes(one), one.mean(FILTERED, NDCG)) for one in main]
-    labels = {"x_label": "CPU minutes of one seed", "y_label": "filtered NDCG@10"}
+    draw = partial(plots.scatter, points, "CPU minutes of one seed", "filtered NDCG@10", log_x=True)
     return Section(
         "Quality against cost",
         [
             "Filtered NDCG@10 against the CPU minutes that training one seed took, or scoring where nothing is "
             "trained.",
-            Plot("quality-cost.svg", "quality against cost", partial(plots.scatter, points, **labels, log_x=True)),
+            Plot("quality-cost.svg", "quality against cost", draw),
         ],
     )
 
@@ -161,12 +163,12 @@ def tail_section(results: Results, among: Sequence[System]) -> Section | None:
     if not main or not all(groups[side].any() for side in sides):
         return None
     points = [plots.Point(one.label, _family(one), *(one.mean(FILTERED, NDCG, side) for side in sides)) for one in main]
-    labels = {f"{axis}_label": f"filtered NDCG@10, {side}" for axis, side in zip("xy", sides, strict=True)}
+    x_label, y_label = (f"filtered NDCG@10, {side}" for side in sides)
     return Section(
         "Tail against head",
         [
             "Filtered NDCG@10 on tail items against that on head items: up and to the right is better.",
-            Plot("tail-head.svg", "tail against head", partial(plots.scatter, points, **labels)),
+            Plot("tail-head.svg", "tail against head", partial(plots.scatter, points, x_label, y_label)),
         ],
     )
 

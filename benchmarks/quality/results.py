@@ -9,17 +9,15 @@ A row is one system trained once. Its ranks are written before its lines, so a c
 test event is of another user (leave-one-out), so resampling events is resampling users.
 """
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.core.store import JsonLines, Record, read_about
+from benchmarks.core.store import JsonLines, Record
 from benchmarks.quality.rows import FinishedRow, Row, RowInfo, from_lines, of_protocol, to_lines
+from grasp.files import replacing
 from training.evaluation.metrics import CUTOFFS, event_metrics
 from training.evaluation.ranking import Ranks
 
@@ -31,20 +29,6 @@ MAX_TIED = np.iinfo(np.uint16).max
 
 class OtherDataError(ValueError):
     """A row of another data set: it cannot be compared with the rows that are there."""
-
-
-@dataclass(frozen=True)
-class About:
-    """What the report says first. `wanted` are the ids of all rows of the matrix."""
-
-    data: str  # beauty, fashion, movielens-100k
-    num_users: int
-    num_items: int
-    num_interactions: int
-    num_events: int  # of the test
-    command: str
-    machine: dict[str, Any]
-    wanted: list[str]
 
 
 class Results:
@@ -70,12 +54,6 @@ class Results:
     def commits(self) -> str:
         """The commits at which the rows were computed."""
         return ", ".join(sorted({each.info.commit for each in self.rows()}))
-
-    def about(self) -> About:
-        found = read_about(self.folder)
-        if found is None:
-            raise FileNotFoundError(f"{self.folder} has no about.json: run python -m benchmarks.quality first")
-        return About(**found)
 
     def add(
         self, row: Row, rankings: Mapping[str, Ranks], groups: Mapping[str, np.ndarray], info: RowInfo
@@ -163,10 +141,9 @@ def _write_columns(file: Path, columns: Mapping[str, np.ndarray]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    pq.write_table(pa.table(dict(columns)), temporary, compression="zstd", compression_level=19, write_statistics=False)
-    temporary.replace(file)
+    with replacing(file) as handle:
+        table = pa.table(dict(columns))
+        pq.write_table(table, handle, compression="zstd", compression_level=19, write_statistics=False)
 
 
 def _read_columns(file: Path) -> dict[str, np.ndarray]:

@@ -134,7 +134,7 @@ def neighbours_section(results: Results, among: Sequence[System]) -> Section | N
             f"Filtered NDCG@10 of {GRASP} with the mean of k neighbours. The paired difference to the model as it is "
             f"says more than the intervals of the values, in which easy and hard users differ. {_seeds_differ(among)}",
             Table(["k", "seeds", "filtered NDCG@10", "difference"], rows),
-            Plot("k.svg", "k", partial(plots.curves, [line], x_label="neighbours k", y_label="filtered NDCG@10")),
+            Plot("k.svg", "k", partial(plots.curves, [line], "neighbours k", "filtered NDCG@10")),
         ],
     )
 

@@ -172,17 +172,9 @@ def read_answers(folder: Path) -> Iterator[Answer]:
     for file in sorted(folder.glob("thread-*.tsv")):
         for line in file.read_text().splitlines():
             slot, due, sent, done, status, release, fallback, problem, marks = line.split("\t")
-            yield Answer(
-                slot=int(slot),
-                due=float(due) / 1e6,
-                sent=float(sent) / 1e6,
-                done=float(done) / 1e6,
-                status=int(status),
-                release=release,
-                fallback=fallback,
-                store_problem=problem,
-                marks=tuple(marks.split(",")) if marks else (),
-            )
+            seconds = [float(each) / 1e6 for each in (due, sent, done)]
+            found = tuple(marks.split(",")) if marks else ()
+            yield Answer(int(slot), seconds[0], seconds[1], seconds[2], int(status), release, fallback, problem, found)
 
 
 def require_wrk() -> str:

@@ -43,7 +43,6 @@ from benchmarks.serving.switch import switch
 from grasp.settings import Settings
 from spark_jobs.models.encoder import Encoder, load_encoder
 
-WITHOUT_WRK = {"added", "million"}
 NUM_ASKED_USERS = 4000  # more than the rows that a worker keeps for a store that fails
 
 
@@ -75,12 +74,6 @@ class ServiceBenchmark:
             put_online(settings, release.DAY)
             with running_service(settings, num_workers) as service:
                 yield service, redis
-
-    def large_catalogue(self) -> dict[str, Any]:
-        """A catalogue of copies of this data's items, with the vectors of a ranker trained on it."""
-        name = self._given.data.resolve().name
-        factors = ranker_cost.trained_factors(self._data.training_set, name, self._folder)
-        return ranker_cost.large_catalogue(factors, self._given.catalogue_items)
 
     def recommend(self) -> dict[str, Any]:
         with self.service(1) as (service, _):
@@ -125,7 +118,6 @@ def planned(
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     listed: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
         ("GRASP beside its backbone", "added", ranker_cost.added_costs),
-        (f"large catalogue of {given.catalogue_items:,} items", "million", benchmark.large_catalogue),
         (f"recommend, {given.closed_seconds:g} s", "recommend", benchmark.recommend),
         (f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", benchmark.open_loop),
         (f"highest rate, {given.rate_seconds:g} s each", "highest_rate", benchmark.highest_rate),
@@ -154,7 +146,7 @@ def measure(
     given: argparse.Namespace, settings: Settings, open_encoder: Callable[[Path, int], Encoder] = load_encoder
 ) -> None:
     """Make the wanted measurements that are missing, and write the report."""
-    if set(given.only) - WITHOUT_WRK:
+    if set(given.only) - {"added"}:
         require_wrk()
     given.data = source_folder(given.data, settings)
     data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=open_encoder)
@@ -177,7 +169,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--soak-minutes", type=float, default=30.0, help="of the soak")
     result.add_argument("--soak-rate", type=float, help="requests a second (default: half of the highest that held)")
     result.add_argument("--no-milvus", dest="milvus", action="store_false", help="run the soak without a Milvus server")
-    result.add_argument("--catalogue-items", type=int, default=ranker_cost.NUM_LARGE, help="of the large catalogue")
     return result
 
 

@@ -1,13 +1,11 @@
 """How long an answer takes: for one client that waits, at a fixed rate, and the highest rate that holds."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmarks.serving.histograms import quantile, since
 from benchmarks.serving.load import Load, closed_loop, open_loop
-
-if TYPE_CHECKING:
-    from benchmarks.serving.running_service import RunningService
+from benchmarks.serving.running_service import RunningService
 
 LIMIT_MS = 60.0  # highest p99 of a rate that holds
 WARM_UP_RATE, WARM_UP_SECONDS = 20.0, 5.0
@@ -16,7 +14,7 @@ LOWEST_RATE, HIGHEST_RATE = 5.0, 20_000.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-def one_client(service: "RunningService", bodies: Sequence[str], seconds: float) -> dict[str, Any]:
+def one_client(service: RunningService, bodies: Sequence[str], seconds: float) -> dict[str, Any]:
     """Times over HTTP of one client on one connection, and of the service's own stages meanwhile."""
     warm_up(service, bodies)
     before = service.stage_counts()
@@ -31,7 +29,7 @@ def one_client(service: "RunningService", bodies: Sequence[str], seconds: float)
     }
 
 
-def fixed_rate(service: "RunningService", bodies: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
+def fixed_rate(service: RunningService, bodies: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
     """Times of an open loop."""
     warm_up(service, bodies)
     return open_loop(service.url, bodies, rate, seconds).summary() | {
@@ -40,7 +38,7 @@ def fixed_rate(service: "RunningService", bodies: Sequence[str], rate: float, se
     }
 
 
-def highest_rate(service: "RunningService", bodies: Sequence[str], seconds: float) -> dict[str, Any]:
+def highest_rate(service: RunningService, bodies: Sequence[str], seconds: float) -> dict[str, Any]:
     """The highest rate that holds for so many seconds, and all rates that were tried."""
     warm_up(service, bodies)
     tried: list[dict[str, Any]] = []
@@ -78,6 +76,6 @@ def search_highest(attempt: Callable[[float], bool], first: float = FIRST_RATE) 
     return low
 
 
-def warm_up(service: "RunningService", bodies: Sequence[str]) -> None:
+def warm_up(service: RunningService, bodies: Sequence[str]) -> None:
     """Have every worker answer for a while."""
     open_loop(service.url, bodies, WARM_UP_RATE, WARM_UP_SECONDS)

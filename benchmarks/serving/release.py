@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.data import readers
-from benchmarks.data.datasets import BenchmarkData, from_facts, training_items
+from benchmarks.data.datasets import BenchmarkData, descriptions, training_items
 from benchmarks.data.vectors import nearest
 from benchmarks.serving.load import mark_of
 from grasp import partitions, tables
@@ -67,7 +67,7 @@ def release_content(folder: Path, data: BenchmarkData, cache: Path, hidden_attri
     if source.items is None:
         raise ValueError(f"{folder} has no texts: a release needs titles and descriptions")
     train = training_items(source.sequences, data.training_set.splits)
-    of_items, of_users = from_facts(source, train, hidden_attributes)
+    of_items, of_users = descriptions(source, train, hidden_attributes)
     return ReleaseContent(data, source.items, of_items, of_users, cache / "neighbours")
 
 

@@ -2,11 +2,11 @@
 
     python -m benchmarks.serving.report DIR
 
-The kinds `materialise`, `lookup` and `fuzz` are settled and no longer measured (docs/decisions/benchmarks.md); a folder
-that has them still shows them.
+The kinds `million`, `materialise`, `lookup` and `fuzz` are settled and no longer measured
+(docs/decisions/benchmarks.md); a folder that has them still shows them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from benchmarks.core.report import Bullets, Part, Plot, Report, Section, Table, 
 from benchmarks.core.summary import Figure, FigureOf, Found, Goal, figures_of
 
 MODULE = "benchmarks.serving"
-KINDS = ("added", "million", "recommend", "open_loop", "highest_rate", "switch", "soak")
+KINDS = ("added", "recommend", "open_loop", "highest_rate", "switch", "soak")
 GOAL_RATE = 250.0
 PERCENTILES = ("p50", "p95", "p99")
 
@@ -95,132 +95,112 @@ def build(folder: Path, command: str) -> Report:
             "is due, and its time counts from there; one that is never answered is an error."
         ],
         figures=figures(latest),
-        sections=[section(latest[kind]) for kind, section in SECTIONS.items() if kind in latest],
+        sections=[
+            Section(title.format(**latest[kind]), parts(latest[kind]))
+            for kind, (title, parts) in SECTIONS.items()
+            if kind in latest
+        ],
     )
 
 
-def added(found: Found) -> Section:
-    times = ("backbone_p50", "added_p50", "added_p99")
+def added(found: Found) -> list[Part]:
     rows = [
-        [f"{each['width']}", *(_shown(each[name]) for name in times), f"{each['share']:.2f}"]
+        [f"{each['width']}", *_shown(each, ("backbone_p50", "added_p50", "added_p99")), f"{each['share']:.2f}"]
         for each in (found, found["as_served"])
     ]
-    return Section(
-        "What GRASP adds to its backbone",
-        [
-            "In one process, without lookup and scores, on one thread, backbone and GRASP equally wide; milliseconds. "
-            f"The goals are of width {found['width']}, the ranker that is served has {found['as_served']['width']}. "
-            f"Medians of {found['rounds']} rounds of {found['requests']} requests in turns.",
-            Table(["width", "backbone, p50", "GRASP adds, p50", "p99", "share of the backbone"], rows),
-        ],
+    text = (
+        "In one process, without lookup and scores, on one thread, backbone and GRASP equally wide; milliseconds. The "
+        "goals are of width {width}, the ranker that is served has {as_served[width]}. Medians of {rounds} rounds of "
+        "{requests} requests in turns."
     )
+    header = ["width", "backbone, p50", "GRASP adds, p50", "p99", "share of the backbone"]
+    return [text.format(**found), Table(header, rows)]
 
 
-def million(found: Found) -> Section:
-    rows = [[side, _shown(found[f"{side}_p50"]), _shown(found[f"{side}_p99"])] for side in ("index", "exact")]
-    return Section(
-        f"A catalogue of {found['num_items']:,} items",
-        [
-            f"The best hundred among copies of vectors of {found['width']} floats with noise ({found['origin']}), in "
-            f"milliseconds. The index finds {found['recall']:.4f} of what the exact search finds, takes "
-            f"{found['index_mib']:,.0f} MiB and {found['build_seconds']:.0f} s to build.",
-            Table(["search", "p50", "p99"], rows),
-        ],
+def million(found: Found) -> list[Part]:
+    text = (
+        "The best hundred among copies of vectors of {width} floats with noise ({origin}), in milliseconds. The index "
+        "finds {recall:.4f} of what the exact search finds, takes {index_mib:,.0f} MiB and {build_seconds:.0f} s to "
+        "build."
     )
+    rows = [[side, *_shown(found, (f"{side}_p50", f"{side}_p99"))] for side in ("index", "exact")]
+    return [text.format(**found), Table(["search", "p50", "p99"], rows)]
 
 
-def materialise(found: Found) -> Section:
+def materialise(found: Found) -> list[Part]:
+    text = (
+        "{num_rows:,} rows at real widths into one Redis, {num_rounds} times in each way, in turns. Ours also asks "
+        "every row that is online for its time before and reads every row back after; it is "
+        "{times_the_fastest_of_feast:.2f} times as fast as the faster of Feast's."
+    )
     rows = [
         [name, f"{rate:,.0f}", f"{min(found['seconds'][name]):.1f} to {max(found['seconds'][name]):.1f}"]
         for name, rate in found["rows_per_second"].items()
     ]
-    return Section(
-        "A day put online, our way and Feast's own",
-        [
-            f"{found['num_rows']:,} rows at real widths into one Redis, {len(found['seconds']['ours'])} times in each "
-            "way, in turns. Ours also asks every row that is online for its time before and reads every row back "
-            f"after; it is {found['times_the_fastest_of_feast']:.2f} times as fast as the faster of Feast's.",
-            Table(["way", "rows a second", "seconds"], rows),
-        ],
+    num_rounds = len(found["seconds"]["ours"])
+    return [text.format(**found, num_rounds=num_rounds), Table(["way", "rows a second", "seconds"], rows)]
+
+
+def lookup(found: Found) -> list[Part]:
+    text = (
+        "{num_requests:,} lookups of {num_users:,} users in one Redis, in turns; milliseconds. Ours, "
+        "`GET /v1/users/{{id}}/features` of the service, is {times_faster_at_p50:.1f} times as fast over HTTP at the "
+        "median; its p99 is {p99_over_feast:.2f} of Feast's. Both give the same columns."
     )
-
-
-def lookup(found: Found) -> Section:
     rows = [
-        [f"{where}, {who}", _shown(times["p50"]), _shown(times["p99"])]
+        [f"{where}, {who}", *_shown(times, ("p50", "p99"))]
         for where, sides in (("HTTP", found["http_ms"]), ("in one process", found["in_process_ms"]))
         for who, times in sides.items()
     ]
-    return Section(
-        "A user's features, ours and Feast's own server",
-        [
-            f"{found['num_requests']:,} lookups of {found['num_users']:,} users in one Redis, in turns; milliseconds. "
-            f"Ours, `GET /v1/users/{{id}}/features` of the service, is {found['times_faster_at_p50']:.1f} times as "
-            f"fast over HTTP at the median; its p99 is {found['p99_over_feast']:.2f} of Feast's. Both give the same "
-            "columns.",
-            Table(["lookup", "p50", "p99"], rows),
-        ],
+    return [text.format(**found), Table(["lookup", "p50", "p99"], rows)]
+
+
+def recommend(found: Found) -> list[Part]:
+    text = (
+        "`POST /v1/recommendations`, ten items of {num_items:,}, for {seconds:g} s on one connection: {num_answered:,} "
+        "answers, {num_errors:,} errors; milliseconds. Stages are from the service's own histograms, linear within a "
+        "bucket, so their tails are coarse."
     )
+    stages = {f"stage {stage}": times for stage, times in found["stage_milliseconds"].items()}
+    timed = {"the whole answer, over HTTP": found["milliseconds"]} | stages
+    rows = [[name, *_shown(times, PERCENTILES)] for name, times in timed.items()]
+    return [text.format(**found), Table(["", *PERCENTILES], rows)]
 
 
-def recommend(found: Found) -> Section:
-    of_stages = {f"stage {stage}": times for stage, times in found["stage_milliseconds"].items()}
-    timed = {"the whole answer, over HTTP": found["milliseconds"]} | of_stages
-    rows = [[name, *(_shown(times[each]) for each in PERCENTILES)] for name, times in timed.items()]
-    return Section(
-        "One client that waits for each answer",
-        [
-            f"`POST /v1/recommendations`, ten items of {found['num_items']:,}, for {found['seconds']:g} s on one "
-            f"connection: {found['num_answered']:,} answers, {found['num_errors']:,} errors; milliseconds. Stages are "
-            "from the service's own histograms, linear within a bucket, so their tails are coarse.",
-            Table(["", *PERCENTILES], rows),
-        ],
+def open_loop(found: Found) -> list[Part]:
+    text = (
+        "{num_due:,} requests in {seconds:g} s, {num_errors:,} errors. Milliseconds from when they were due: p50 "
+        "{p50}, p95 {p95}, p99 {p99}, most {max}. Sent late, because the connection was still waiting: p99 {late} ms, "
+        "which counts above."
     )
+    [late] = _shown(found["late_milliseconds"], ("p99",))
+    return [text.format(**found, **_times(found), late=late)]
 
 
-def open_loop(found: Found) -> Section:
-    late = found["late_milliseconds"]
-    return Section(
-        f"{found['rate']:g} requests a second, whatever the answers do",
-        [
-            f"{found['num_due']:,} requests in {found['seconds']:g} s, {found['num_errors']:,} errors. Milliseconds "
-            f"from when they were due: p50 {_at(found, 'p50')}, p95 {_at(found, 'p95')}, p99 {_at(found, 'p99')}, most "
-            f"{_at(found, 'max')}. Sent late, because the connection was still waiting: p99 "
-            f"{_shown(late['p99']) if late else '–'} ms, which counts above."
-        ],
+def highest_rate(found: Found) -> list[Part]:
+    text = (
+        "A rate holds when all requests of {seconds:g} s are answered, 99 of 100 within {limit_ms:g} ms: "
+        "{highest_rate:.0f} requests a second."
     )
-
-
-def highest_rate(found: Found) -> Section:
+    row = "{rate:.0f}|{answers_per_second:.0f}|{p50}|{p99}|{num_errors:,}|{yes_or_no}"
     rows = [
-        [
-            f"{each['rate']:.0f}",
-            f"{each['answers_per_second']:.0f}",
-            _at(each, "p50"),
-            _at(each, "p99"),
-            f"{each['num_errors']:,}",
-            "yes" if each["holds"] else "no",
-        ]
-        for each in _tried(found)
+        row.format(**each, **_times(each), yes_or_no="yes" if each["holds"] else "no").split("|")
+        for each in _by_rate(found)
     ]
-    return Section(
-        "The highest rate that holds",
-        [
-            f"A rate holds when all requests of {found['tried'][0]['seconds']:g} s are answered, 99 of 100 within "
-            f"{found['limit_ms']:g} ms: {found['highest_rate']:.0f} requests a second.",
-            Table(["rate", "answers a second", "p50 ms", "p99 ms", "errors", "holds"], rows),
-            Plot("rates.svg", "milliseconds against requests a second", partial(_draw_rates, found)),
-        ],
-    )
+    return [
+        text.format(**found, seconds=found["tried"][0]["seconds"]),
+        Table(["rate", "answers a second", "p50 ms", "p99 ms", "errors", "holds"], rows),
+        Plot("rates.svg", "milliseconds against requests a second", partial(_draw_rates, found)),
+    ]
 
 
-def _tried(found: Found) -> list[Found]:
+def _by_rate(found: Found) -> list[Found]:
     return sorted(found["tried"], key=lambda each: float(each["rate"]))
 
 
 def _draw_rates(found: Found, file: Path) -> None:
     """p50 and p99 against the rate, and the limit as a line."""
-    tried = [each for each in _tried(found) if each["milliseconds"]]
+    tried = [each for each in _by_rate(found) if each["milliseconds"]]
     rates = [each["rate"] for each in tried]
     with plot(file, "requests a second", "milliseconds from when they were due") as axes:
         axes.axhline(found["limit_ms"], color=COLOURS["control"], linestyle=":", linewidth=1)
@@ -231,78 +211,77 @@ def _draw_rates(found: Found, file: Path) -> None:
         axes.legend(fontsize=8, frameon=False)
 
 
-def switch(found: Found) -> Section:
-    shares = ", ".join(f"{num:,}" for num in found["answers_by_release"].values())
-    return Section(
-        "Releases switched under load",
-        [
-            f"{found['num_switches']} publications and rollbacks of {found['num_releases']} releases in "
-            f"{found['seconds']:g} s of {found['rate']:g} requests a second: {found['num_errors']:,} of "
-            f"{found['num_due']:,} failed. The titles of each release carry a mark of it: {found['num_mixed']:,} "
-            "answers named a release that was not in force or held a title of another one. Answers by release: "
-            f"{shares}. A switch had reached every worker after at most {found['slowest_take_up_seconds']:.1f} s. "
-            f"Milliseconds meanwhile: p50 {_at(found, 'p50')}, p99 {_at(found, 'p99')}; publications and workers that "
-            "load share the cores."
-        ],
+def switch(found: Found) -> list[Part]:
+    text = (
+        "{num_switches} publications and rollbacks of {num_releases} releases in {seconds:g} s of {rate:g} requests a "
+        "second: {num_errors:,} of {num_due:,} failed. The titles of each release carry a mark of it: {num_mixed:,} "
+        "answers named a release that was not in force or held a title of another one. Answers by release: {shares}. A "
+        "switch had reached every worker after at most {slowest_take_up_seconds:.1f} s. Milliseconds meanwhile: p50 "
+        "{p50}, p99 {p99}; publications and workers that load share the cores."
     )
+    shares = ", ".join(f"{num:,}" for num in found["answers_by_release"].values())
+    return [text.format(**found, **_times(found), shares=shares)]
 
 
-def fuzz(found: Found) -> Section:
-    parts: list[Part] = [
-        f"schemathesis {found['version']}, all phases: {found['num_cases']:,} requests of {found['num_operations']} "
-        f"operations; {found['num_5xx']:,} kinds of 5xx, {found['num_violations']:,} other kinds of answers that the "
-        "OpenAPI document does not have."
-    ]
-    return Section("Made-up requests", [*parts, *([Bullets(found["failures"])] if found["failures"] else [])])
+def fuzz(found: Found) -> list[Part]:
+    text = (
+        "schemathesis {version}, all phases: {num_cases:,} requests of {num_operations} operations; {num_5xx:,} kinds "
+        "of 5xx, {num_violations:,} other kinds of answers that the OpenAPI document does not have."
+    )
+    return [text.format(**found), *([Bullets(found["failures"])] if found["failures"] else [])]
 
 
-def soak(found: Found) -> Section:
+def soak(found: Found) -> list[Part]:
+    counts = (
+        "{minutes:g} minutes at {rate:g} requests a second: {num_due:,} requests and {num_searches:,} searches, "
+        "{num_searches_by_milvus:,} of them answered by Milvus; without an answer of status 200: {num_errors:,} and "
+        "{num_failed_searches:,}; {num_5xx:,} of status 5xx. p99 {p99} ms. Answers by fallback, and what `/readyz` "
+        "said at the end of each phase:"
+    )
+    states = (
+        "Answers that did not say truly what stood in: {num_untrue:,}. The corrupt release was {refused}. One command "
+        "brought all features back in {restore_seconds:.0f} s. All workers held {first:,.0f} MB at the start and "
+        "{last:,.0f} MB at the end; growth of the worst from the baseline: {grew}."
+    )
     names = sorted({label for count in found["labels"].values() for label in count})
     rows = [
         [phase, *(f"{count.get(name, 0):,}" for name in names), found["readiness"][phase]]
         for phase, count in found["labels"].items()
     ]
-    memory, growth = found["worker_megabytes"], found["memory_growth"]
+    refused = "refused, and named by `/readyz`" if found["corrupt_release_refused"] else "not named by `/readyz`"
+    (_, first), (_, last), growth = found["worker_megabytes"][0], found["worker_megabytes"][-1], found["memory_growth"]
     grew = "unknown, as a worker was not there all the time" if growth is None else f"{100 * growth:.1f} %"
-    return Section(
-        "Soak",
-        [
-            f"{found['seconds'] / 60:g} minutes at {found['rate']:g} requests a second: {found['num_due']:,} requests "
-            f"and {found['num_searches']:,} searches, {found['num_searches_by_milvus']:,} of them answered by Milvus; "
-            f"without an answer of status 200: {found['num_errors']:,} and {found['num_failed_searches']:,}; "
-            f"{found['num_5xx']:,} of status 5xx. p99 {_at(found, 'p99')} ms. Answers by fallback, and what `/readyz` "
-            "said at the end of each phase:",
-            Table(["phase", *names, "ready"], rows),
-            f"Answers that did not say truly what stood in: {found['num_untrue']:,}. The corrupt release was "
-            f"{'refused, and named by `/readyz`' if found['corrupt_release_refused'] else 'not named by `/readyz`'}. "
-            f"One command brought all features back in {found['restore_seconds']:.0f} s. All workers held "
-            f"{memory[0][1]:,.0f} MB at the start and {memory[-1][1]:,.0f} MB at the end; growth of the worst from the "
-            f"baseline: {grew}.",
-        ],
-    )
+    return [
+        counts.format(**found, **_times(found), minutes=found["seconds"] / 60),
+        Table(["phase", *names, "ready"], rows),
+        states.format(**found, refused=refused, first=first, last=last, grew=grew),
+    ]
 
 
-SECTIONS: dict[str, Callable[[Found], Section]] = {
-    "added": added,
-    "million": million,
-    "materialise": materialise,
-    "lookup": lookup,
-    "recommend": recommend,
-    "open_loop": open_loop,
-    "highest_rate": highest_rate,
-    "switch": switch,
-    "fuzz": fuzz,
-    "soak": soak,
+SECTIONS: dict[str, tuple[str, Callable[[Found], list[Part]]]] = {
+    "added": ("What GRASP adds to its backbone", added),
+    "million": ("A catalogue of {num_items:,} items", million),
+    "materialise": ("A day put online, our way and Feast's own", materialise),
+    "lookup": ("A user's features, ours and Feast's own server", lookup),
+    "recommend": ("One client that waits for each answer", recommend),
+    "open_loop": ("{rate:g} requests a second, whatever the answers do", open_loop),
+    "highest_rate": ("The highest rate that holds", highest_rate),
+    "switch": ("Releases switched under load", switch),
+    "fuzz": ("Made-up requests", fuzz),
+    "soak": ("Soak", soak),
 }
 
 
-def _at(found: Found, name: str) -> str:
-    value = _milliseconds(found, name)
-    return "–" if value is None else _shown(value)
+def _times(found: Found) -> dict[str, str]:
+    """The percentiles of a load, as the report shows them."""
+    names = (*PERCENTILES, "max")
+    return dict(zip(names, _shown(found["milliseconds"], names), strict=True))
 
 
-def _shown(milliseconds: float) -> str:
-    return f"{milliseconds:.2f}" if milliseconds < 10 else f"{milliseconds:.0f}"
+def _shown(milliseconds: Found | None, names: Sequence[str]) -> list[str]:
+    """Milliseconds as the report shows them; a dash when nothing was answered."""
+    values = [milliseconds[name] if milliseconds else None for name in names]
+    return ["–" if value is None else f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in values]
 
 
 REPORT = Writer(MODULE, build)

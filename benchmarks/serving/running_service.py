@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import SecretStr
 
 from benchmarks.core.redis_server import RedisServer, free_port, production_without_spark
 from benchmarks.serving.histograms import Buckets, bucket_counts
@@ -86,7 +87,7 @@ def temporary_redis(settings: Settings) -> Iterator[tuple[RedisServer, Settings]
     server = RedisServer(settings.home)
     server.start()
     try:
-        yield server, settings.model_copy(update={"redis": server.address, "feature_store_yaml": file})
+        yield server, settings.model_copy(update={"redis": SecretStr(server.address), "feature_store_yaml": file})
     finally:
         server.kill()
 

@@ -91,14 +91,6 @@ def soak(
     }
 
 
-@dataclass(frozen=True)
-class Readiness:
-    """What `/readyz` said."""
-
-    reason: str | None  # why the service is not ready
-    problem: str | None  # why a release was refused
-
-
 class Watch:
     """Reads the workers' memory and asks a search every few seconds."""
 
@@ -129,7 +121,7 @@ class Observed:
 
     load: Load
     phases: list[Phase]  # one for each step
-    readiness: dict[str, Readiness]  # at the end of each phase
+    readiness: dict[str, dict[str, str | None]]  # `/readyz` at the end of each phase: reason and problem
     watch: Watch
 
 
@@ -147,7 +139,7 @@ def _observe(
     ends = [step.share * seconds for step in steps[1:]] + [seconds]
     watch = Watch(service, service.settings.search)
     phases: list[Phase] = []
-    readiness: dict[str, Readiness] = {}
+    readiness: dict[str, dict[str, str | None]] = {}
     with started(service.url, bodies, rate, seconds) as running:
         for step, end in zip(steps, ends, strict=True):
             say(f"soak: {step.name}")
@@ -157,7 +149,8 @@ def _observe(
             allowed = Allowed(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
             phases.append(Phase(step.name, allowed, begins, time.monotonic()))
             watch.until(running.start, end)
-            readiness[step.name] = _readiness(service)
+            status, text = service.get("/readyz")
+            readiness[step.name] = json.loads(text) if status else {"reason": text, "problem": None}
         return Observed(running.result(), phases, readiness, watch)
 
 
@@ -183,18 +176,12 @@ def _states(observed: Observed, seconds: float) -> dict[str, Any]:
     """What a measurement keeps of the service's state: readiness, time to restore, memory."""
     took = {phase.name: phase.done - phase.begins for phase in observed.phases}
     return {
-        "corrupt_release_refused": observed.readiness[CORRUPT].problem is not None,
-        "readiness": {name: found.reason or "ready" for name, found in observed.readiness.items()},
+        "corrupt_release_refused": observed.readiness[CORRUPT]["problem"] is not None,
+        "readiness": {name: found["reason"] or "ready" for name, found in observed.readiness.items()},
         "restore_seconds": took[RESTORED],
         "memory_growth": memory_growth(observed.watch.samples, seconds),
         "worker_megabytes": thinned(observed.watch.samples),
     }
-
-
-def _readiness(service: RunningService) -> Readiness:
-    status, text = service.get("/readyz")
-    found = json.loads(text) if status else {"reason": text, "problem": None}
-    return Readiness(found["reason"], found["problem"])
 
 
 def _searches(step: str, has_milvus: bool) -> frozenset[tuple[str, str]]:

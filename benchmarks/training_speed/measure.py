@@ -29,7 +29,7 @@ from benchmarks.quality.results import Results
 from benchmarks.training_speed import own_speed
 from benchmarks.training_speed.figures import OWN
 from benchmarks.training_speed.peer_speed import PeerSpeed
-from benchmarks.training_speed.report import REPORT, About
+from benchmarks.training_speed.report import REPORT
 from grasp.settings import Settings
 from training.data.training_set import training_sequences
 from training.evaluation.ranking import evaluation_events
@@ -88,18 +88,18 @@ def measure(given: argparse.Namespace, settings: Settings) -> None:
     measurements, conditions = Measurements(given.out), Conditions(data.checksum, given.threads, machine())
     measurements.require(conditions)
     every = planned(data, peers, given)
-    about = About(
-        data=data.name,
-        num_users=len(training_sequences(data.training_set)),
-        num_items=len(data.training_set.item_ids),
-        num_targets=own_speed.num_targets(data.training_set),
-        num_validation_users=len(evaluation_events(data.training_set, "validation")),
-        peers=[peer.distribution for peer in PEERS],
-        shape=own_speed.SHAPE,
-        curve_minutes=given.minutes,
-        command=given.command,
-        wanted=[each.name for each in every],
-    )
+    about = {
+        "data": data.name,
+        "num_users": len(training_sequences(data.training_set)),
+        "num_items": len(data.training_set.item_ids),
+        "num_targets": own_speed.num_targets(data.training_set),
+        "num_validation_users": len(evaluation_events(data.training_set, "validation")),
+        "peers": [peer.distribution for peer in PEERS],
+        "shape": own_speed.SHAPE,  # of every side's model
+        "curve_minutes": given.minutes,
+        "command": given.command,
+        "wanted": [each.name for each in every],
+    }
     write_about(given.out, about)
     measurements.make_missing(every, given.only, conditions)
     REPORT.write(given.out, given.command)

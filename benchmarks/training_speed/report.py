@@ -4,7 +4,6 @@ python -m benchmarks.training_speed.report DIR
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -17,51 +16,40 @@ from benchmarks.training_speed.figures import OWN, Race, figures, race, speeds, 
 MODULE = "benchmarks.training_speed"
 
 
-@dataclass(frozen=True)
-class About:
-    """What the report says first."""
-
-    data: str
-    num_users: int
-    num_items: int
-    num_targets: int  # training positions with a next item
-    num_validation_users: int
-    peers: list[str]  # distributions
-    shape: dict[str, float]  # of every side's model
-    curve_minutes: float
-    command: str
-    wanted: list[str]  # names of all measurements
-
-
 def build(folder: Path, command: str) -> Report:
     measurements = measured(folder, MODULE)
-    about = About(**(read_about(folder) or {}))
-    missing = [name for name in about.wanted if name not in measurements]
-    shape = ", ".join(f"{name.replace('_', ' ').removeprefix('num ')} {value:g}" for name, value in about.shape.items())
+    about = read_about(folder)
+    wanted, shape_of_all = about["wanted"], about["shape"].items()
+    missing = [name for name in wanted if name not in measurements]
+    shape = ", ".join(f"{name.replace('_', ' ').removeprefix('num ')} {value:g}" for name, value in shape_of_all)
     num_threads = measurements.all()[0].conditions.num_threads
     note = f"; {num_threads} threads for every side, none that spins while it waits"
     return Report(
-        f"Training speed on {about.data}",
-        origin_of(measurements, about.command or command, note),
+        f"Training speed on {about['data']}",
+        origin_of(measurements, about["command"] or command, note),
         facts=[
-            f"Data: {about.num_users:,} users, {about.num_items:,} items, {about.num_targets:,} training targets; "
-            f"{about.num_validation_users:,} validation users.",
-            f"Peers, each in an environment of its own with the same torch: {', '.join(about.peers)}.",
+            "Data: {num_users:,} users, {num_items:,} items, {num_targets:,} training targets; "
+            "{num_validation_users:,} validation users.".format(**about),
+            f"Peers, each in an environment of its own with the same torch: {', '.join(about['peers'])}.",
             f"Every side: {shape}; feed-forward as wide as the model. A peer's batch size and learning rate are its "
             "defaults.",
-            f"Measurements: {len(measurements.all())} made, {len(missing)} of {len(about.wanted)} missing"
+            f"Measurements: {len(measurements.all())} made, {len(missing)} of {len(wanted)} missing"
             f"{first_named(missing, '; ')}.",
         ],
-        figures=figures(measurements, about.wanted),
+        figures=figures(measurements, wanted),
         notes=[
             "`speed_over_fastest_peer` is the smallest of these ratios: the seconds of the fastest peer to the target "
             "over ours, and our positions per second over the fastest peer's at each number of negatives."
         ],
-        sections=[race_section(measurements, about), position_section(measurements), own_section(measurements)],
+        sections=[
+            race_section(measurements, about["curve_minutes"]),
+            position_section(measurements),
+            own_section(measurements),
+        ],
     )
 
 
-def race_section(measurements: Measurements, about: About) -> Section | None:
+def race_section(measurements: Measurements, most_minutes: float) -> Section | None:
     """Seconds of training to the same validation NDCG@10."""
     running = race(measurements)
     if running is None:
@@ -85,7 +73,7 @@ def race_section(measurements: Measurements, about: About) -> Section | None:
         "Seconds to the same validation NDCG@10",
         [
             "Ours is the recipe `sasrec` with its own loss, negatives and pieces of sequences (at least 5 items, at "
-            f"most the longest that is read). Each side trained for at most {about.curve_minutes:g} minutes. The "
+            f"most the longest that is read). Each side trained for at most {most_minutes:g} minutes. The "
             f"target, {running.target:.4f}, is what the one that came least far reached. Peers are judged every few "
             "seconds of their training, ours only at the end of an epoch. Exports, judging and setting up do not "
             "count; the last column is what setting up took. The column before it asks for the peer's own best instead "

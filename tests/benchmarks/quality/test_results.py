@@ -8,8 +8,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from benchmarks.core.store import write_about
-from benchmarks.quality.results import About, OtherDataError, Results
+from benchmarks.quality.results import OtherDataError, Results
 from benchmarks.quality.rows import Row, RowInfo
 from training.evaluation.metrics import event_metrics
 from training.evaluation.ranking import MISSED, Ranks
@@ -204,10 +203,3 @@ def test_a_run_waits_while_another_writes(tmp_path):
     other.join(timeout=30)
 
     assert [row.row.seed for row in Results(tmp_path).rows()] == [1]
-
-
-def test_what_the_report_says_first_is_kept(tmp_path):
-    about = About("beauty", 3, 4, 12, 3, "python -m x", {"processor": "p"}, ["sasrec__seed=0"])
-    write_about(tmp_path, about)
-
-    assert Results(tmp_path).about() == about

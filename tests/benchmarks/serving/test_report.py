@@ -29,18 +29,6 @@ ADDED = {
 }
 FOUND = {
     "added": ADDED | {"as_served": ADDED | {"width": 128}},
-    "million": {
-        "origin": "made-up vectors",
-        "num_items": 1_200_000,
-        "width": 128,
-        "recall": 0.99,
-        "index_mib": 70.0,
-        "build_seconds": 30.0,
-        "index_p50": 10.0,
-        "index_p99": 20.0,
-        "exact_p50": 90.0,
-        "exact_p99": 99.0,
-    },
     "recommend": LOAD | {"num_items": 12_101, "stage_milliseconds": {"lookup": TIMES}},
     "open_loop": LOAD | {"rate": 250.0, "num_workers": 2},
     "highest_rate": {
@@ -119,7 +107,6 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
         ("open_loop", {"num_workers": 1}),
         ("highest_rate", {"num_workers": 3}),
         ("recommend", {"num_items": 1682}),
-        ("million", {"num_items": 1_000_000}),
         ("soak", {"seconds": 60.0}),
         ("soak", {"num_workers": 1}),
         ("soak", {"has_milvus": False}),

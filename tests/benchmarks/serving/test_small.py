@@ -105,8 +105,8 @@ def test_the_service_is_asked_switched_and_soaked(benchmark, require_program):
 def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settings_with, given, require_program):
     require_program("wrk", "wrk")
     require_program("redis-server", "redis-server")
-    kinds = ("million", "open_loop")
-    tiny = {"catalogue_items": 6000, "open_seconds": 2.0, "rate": 20.0}
+    kinds = ("added", "open_loop")
+    tiny = {"open_seconds": 2.0, "rate": 20.0}
     given = Namespace(**(vars(given) | tiny | {"only": kinds, "workers": 1, "command": "it"}))
 
     measure.measure(given, settings_with(search=False), lambda *_: HashEncoder())
@@ -115,9 +115,8 @@ def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settin
     of_kind = {each["kind"]: each["found"] for each in map(json.loads, measured.splitlines())}
     assert list(of_kind) == list(kinds)
     found = json.loads((given.out / "summary.json").read_text())["figures"]
-    assert (found["million_recall_at_100"]["value"], found["open_loop_errors"]["value"]) == (None, None)  # too small
+    assert found["open_loop_errors"]["value"] is None  # too small
     report = (given.out / "report.md").read_text()
-    for section in ("## A catalogue of 6,000 items", "## 20 requests a second"):
-        assert section in report
+    assert "## 20 requests a second" in report
     measure.measure(given, settings_with(search=False), lambda *_: HashEncoder())
     assert (given.out / "measurements.jsonl").read_bytes() == measured

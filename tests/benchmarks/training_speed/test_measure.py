@@ -16,7 +16,7 @@ from benchmarks.quality.rows import Row, RowInfo
 from benchmarks.training_speed import measure, own_speed
 from benchmarks.training_speed.figures import OWN, Curve, Race, figures, race, speeds
 from benchmarks.training_speed.peer_speed import ndcg_at_10
-from benchmarks.training_speed.report import REPORT, About
+from benchmarks.training_speed.report import REPORT
 from training.evaluation.ranking import Event, Ranks
 
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
@@ -58,8 +58,9 @@ def plant_all(folder) -> Measurements:
 
 def describe(folder, wanted: list[str]) -> None:
     shape = {"width": 64, "max_length": 50}
-    about = About("beauty", 5, 7, 9, 3, ["recbole==1.2.1"], shape, 20, "python -m benchmarks.training_speed", wanted)
-    write_about(folder, about)
+    counts = {"num_users": 5, "num_items": 7, "num_targets": 9, "num_validation_users": 3, "curve_minutes": 20}
+    about = {"data": "beauty", "peers": ["recbole==1.2.1"], "shape": shape, "wanted": wanted}
+    write_about(folder, about | counts | {"command": "python -m benchmarks.training_speed"})
 
 
 def test_positions_are_compared_by_median_rounds_with_the_fastest_peer_at_each_number_of_negatives(tmp_path):
