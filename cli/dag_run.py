@@ -42,6 +42,7 @@ def migrate(settings: Settings, log: Path) -> None:
 
 def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) -> list[StageTime]:
     """One `airflow dags test`: progress lines are shown, everything goes to the log; returns the stage times."""
+    conf = {name: value for name, value in conf.items() if value is not None}
     say(f"--- {dag} {' '.join(f'{key}={value}' for key, value in conf.items())}")
     command = ["airflow", "dags", "test", dag, "--conf", json.dumps(conf)]
     times, failed = [], False

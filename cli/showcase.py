@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _show_next(settings: Settings) -> None:
     say("--- where to look next")
     say(f"quality report     {next(settings.data_docs.glob('**/local_site/index.html'), settings.data_docs)}")
     say(f"training runs      {settings.home}/training/*/evaluation.md")
-    command = " ".join([*changed_variables(settings), ".venv/bin/grasp"])
+    command = " ".join([*changed_variables(settings), str(Path(sys.executable).with_name("grasp"))])
     say(f"tables in SQL      {command} sql    then ask: FROM item_features LIMIT 3")
     say(f"refused texts      {command} dead-letters list")
     say(f"serving            {command} serve    then http://{settings.host}:{settings.port}/explore and /docs")

@@ -109,6 +109,7 @@ class ModuleTask(BaseOperator):
 
     def execute(self, context: Any) -> None:
         if self.stage:
+            require_ready(*of_stage(self.stage))
             skip_if_current(self.stage, self.day, self.force)
         started = time.monotonic()
         self.run_module()

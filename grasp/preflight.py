@@ -26,7 +26,10 @@ def require_source(settings: Settings) -> None:
 
 
 def require_models(settings: Settings) -> None:
-    """The folders of language model and encoder hold models. A model on a server needs no folder."""
+    """The folders of language model and encoder hold models. A model on a server needs no folder.
+
+    Both name the versions of embeddings and features, so nearly every command needs both.
+    """
     if not settings.llm_url:
         _require_model("GRASP_LLM", settings.llm, "config.json", "*.gguf")
     if not settings.encoder_url:
@@ -86,7 +89,7 @@ def of_stage(name: str) -> tuple[Check, ...]:
     """The checks of one job of the daily refresh."""
     stage = STAGES[name]
     source = (require_source,) if stage.reads_source else ()
-    models = (require_models,) if {"llm", "embedding"}.intersection(stage.uses) else ()
+    models = (require_models,) if stage.uses else ()
     return (*source, *models)
 
 

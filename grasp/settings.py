@@ -146,6 +146,7 @@ class Settings(BaseSettings):
     llm_max_new_tokens: int = Field(48, ge=8, le=512, description="Longest description, in tokens.")
     llm_url: HttpServer = Field(
         "",
+        repr=False,
         description="Base URL of an OpenAI-compatible server (ending in /v1); empty runs GRASP_LLM here.",
     )
     llm_model: Annotated[str, AfterValidator(_model_of_server)] = Field(
@@ -177,6 +178,7 @@ class Settings(BaseSettings):
     encoder: Path = Field(description="Folder of the sentence-transformers encoder.")
     encoder_url: HttpServer = Field(
         "",
+        repr=False,
         description="Base URL of an OpenAI-compatible embeddings server; empty runs GRASP_ENCODER here.",
     )
     encoder_model: Annotated[str, AfterValidator(_encoder_of_server)] = Field(
@@ -258,6 +260,8 @@ class Settings(BaseSettings):
             name: _absolute(name, value) if isinstance(places.get(name), Path) else value
             for name, value in given.items()
         }
+        if isinstance(uri := given.get("milvus_uri"), str) and "://" not in uri:
+            resolved["milvus_uri"] = str(_absolute("milvus_uri", uri))
         return places | resolved | {"home": home}
 
     @classmethod

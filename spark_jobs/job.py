@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from grasp import stages
 from grasp.days import day_argument
 from grasp.environment import IS_SUBMITTED, prepare
-from grasp.preflight import of_stage
+from grasp.preflight import of_stage, require_java
 from grasp.processes import end_with_parent
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
@@ -36,7 +36,7 @@ def run(main: Callable[[Lake, str], None]) -> None:
     parser = argparse.ArgumentParser(prog=name, description=sys.modules["__main__"].__doc__)
     parser.add_argument("--day", type=day_argument, required=True, help="UTC day to work on, YYYY-MM-DD")
     day = parser.parse_args().day
-    prepare(*of_stage(name))
+    prepare(*of_stage(name), *(() if IS_SUBMITTED else (require_java,)))
     try:
         settings = Settings.load()
         before = stages.fingerprint(settings, name, day)

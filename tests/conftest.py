@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import prometheus_client  # noqa: F401 - before Feast: it decides at import whether several processes count together
 import pytest
+from pydantic import SecretStr
 
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
@@ -176,7 +177,7 @@ def on_redis(redis: str, empty_redis: Callable[[], None], tmp_path: Path) -> Cal
         empty_redis()
         yaml = production_without_spark(tmp_path / "production.yaml", **configuration)
         home = tmp_path / "redis"
-        return settings.model_copy(update={"home": home, "redis": redis, "feature_store_yaml": yaml})
+        return settings.model_copy(update={"home": home, "redis": SecretStr(redis), "feature_store_yaml": yaml})
 
     return change
 

@@ -116,8 +116,8 @@ def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
     if before.model is None:
         return ModelChoice(None, None, "the release in force carries no model")
     if before.feature_version != version:
-        reason = f"{before.model} was trained with features {before.feature_version}, these are {version}: retrain"
-        return ModelChoice(None, None, reason)
+        trained_with = f"{before.model} was trained with features {before.feature_version}"
+        return ModelChoice(None, None, f"{trained_with}, these are {version}: run `grasp retrain`")
     source = release_folder(settings.releases, before) / "model"
     try:
         load_ranker(source)

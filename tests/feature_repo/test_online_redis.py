@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 
 from feature_repo.materialise import NewerOnlineError, materialise, state_file
 from grasp import tables
@@ -121,7 +122,7 @@ def test_the_production_file_works_as_it_is(two_days, redis, empty_redis, spark_
 
     empty_redis()
     yaml = ROOT / "feature_repo" / "feature_store.production.yaml"
-    changed = {"home": tmp_path / "production", "redis": redis, "feature_store_yaml": yaml}
+    changed = {"home": tmp_path / "production", "redis": SecretStr(redis), "feature_store_yaml": yaml}
     settings = two_days.settings.model_copy(update=changed)
     put(settings, NEXT)
     assert look_up(settings, ["u1", "stranger"])["description"] == [f"u1 on {NEXT}", None]

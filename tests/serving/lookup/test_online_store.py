@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import SecretStr
 
 from grasp.days import end_of
 from grasp.manifest import Manifest
@@ -192,7 +193,7 @@ def test_a_redis_that_is_gone_is_a_store_error_at_once(settings, on_redis):
 
     settings = on_redis(settings)
     open_for_writing(settings, Versions(settings).feature, apply=True)
-    gone = settings.model_copy(update={"redis": f"127.0.0.1:{free_port()}"})
+    gone = settings.model_copy(update={"redis": SecretStr(f"127.0.0.1:{free_port()}")})
     users = FeastUserStore(gone, manifest_of(gone))
     taken = []
 
@@ -211,7 +212,7 @@ def test_a_redis_that_never_answers_is_not_waited_for(settings, on_redis):
     settings = on_redis(settings)
     open_for_writing(settings, Versions(settings).feature, apply=True)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        mute = settings.model_copy(update={"redis": f"127.0.0.1:{silent.getsockname()[1]}"})
+        mute = settings.model_copy(update={"redis": SecretStr(f"127.0.0.1:{silent.getsockname()[1]}")})
         users = FeastUserStore(mute, manifest_of(mute))
 
         with pytest.raises(StoreError, match="did not answer: TimeoutError"):
