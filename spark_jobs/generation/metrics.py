@@ -5,9 +5,11 @@ continues after a crash. Therefore a cache hit is an entity whose answer was pai
 """
 
 from dataclasses import asdict, dataclass
+from datetime import UTC
 from itertools import pairwise
+from typing import Any
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 
 from grasp import partitions, tables
@@ -122,7 +124,12 @@ def write_metrics(
     lock = partitions.table_path(lake.root, TABLE, None) / "_lock"
     with file_lock(lock, f"{TABLE.name}: another job writes; waiting for it"):
         known = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []
-        others = [each.asDict() for each in known if tuple(each[name] for name in TABLE.key) != key]
+        others = [_in_utc(each) for each in known if tuple(each[name] for name in TABLE.key) != key]
         rows = [tuple(each[name] for name in TABLE.column_names) for each in [*others, row]]
         lake.write(TABLE, lake.spark.createDataFrame(rows, TABLE.ddl), day)
         write_prometheus_file(lake.settings, lake.versions)
+
+
+def _in_utc(row: Row) -> dict[str, Any]:
+    """A collected row, whose time is local and without a zone. An hour that the clock repeats would be read wrong."""
+    return row.asDict() | {"computed_at": row.computed_at.astimezone(UTC)}

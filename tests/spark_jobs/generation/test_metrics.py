@@ -1,6 +1,7 @@
 """A day's metrics are computed from stored tables, so running it again does not change them."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -43,11 +44,10 @@ class FakeModel:
 
 
 @pytest.fixture
-def filled(settings_with, spark):
+def filled(settings_with, spark, write_rows):
     lake = Lake(spark, settings_with(llm_input_price=1000.0))
-    items = spark.createDataFrame([("1", "Heat", {"genres": "Drama"})], tables.ITEMS.ddl)
     for day in (DAY, NEXT):
-        lake.write(tables.ITEMS, items, day)
+        write_rows(lake, tables.ITEMS, [("1", "Heat", {"genres": "Drama"})], day)
     return lake
 
 
@@ -141,13 +141,26 @@ def test_a_second_run_does_not_change_the_cache_hits(filled):
     assert files(filled) == before
 
 
-def test_each_kind_and_model_has_its_own_row(filled, settings):
-    describe_items(filled, DAY, 3)
-    describe_user(filled, DAY, 10, "Heat", 1)
+@pytest.fixture
+def new_york():
+    """A zone whose clock shows 01:30 twice in the night to 1998-10-25, at 05:30 and at 06:30 UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_each_kind_and_model_has_its_own_row_and_keeps_its_time(filled, settings, new_york):
+    now = datetime(1998, 10, 25, 6, 30, tzinfo=UTC)
+    lake = Lake(filled.spark, filled.settings.model_copy(update={"now": now}))
+    describe_items(lake, DAY, 3)
+    describe_user(lake, DAY, 10, "Heat", 1)
     (settings.llm / "config.json").write_text('{"new": true}')
-    describe_items(Lake(filled.spark, filled.settings), DAY, 1)
-    rows = filled.read(tables.GENERATION_METRICS, DAY).collect()
+    describe_items(Lake(lake.spark, lake.settings), DAY, 1)
+    rows = lake.read(tables.GENERATION_METRICS, DAY).withColumn("seconds", F.unix_seconds("computed_at")).collect()
     assert sorted((row.entity, row.num_answers) for row in rows) == [("item", 1), ("item", 3), ("user", 1)]
+    assert {row.seconds for row in rows} == {int(now.timestamp())}
 
 
 def test_a_kept_text_is_not_a_cache_hit(filled):
