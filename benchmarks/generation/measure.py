@@ -1,8 +1,8 @@
 """What describing users and items costs, and which failures it survives.
 
-    python -m benchmarks.generation --out docs/benchmarks/generation [--only faults,days]
+    python -m benchmarks.generation --out docs/benchmarks/generation [--only faults]
 
-Reads:   the encoder of `make setup`; the labelled outputs of tests/data
+Reads:   the encoder of `make setup`
 Writes:  measurements.jsonl, report.md and summary.json in --out
 
 Every measurement is one line of measurements.jsonl and is never made again: delete its line to measure again.
@@ -15,7 +15,6 @@ from functools import partial
 from benchmarks.core import command
 from benchmarks.core.machine import machine
 from benchmarks.core.store import Conditions, Measurements, PlannedMeasurement
-from benchmarks.generation import poisoned, validator
 from benchmarks.generation.faults import describe_with_faults
 from benchmarks.generation.report import KINDS, REPORT
 from benchmarks.generation.unchanged_day import measure_days
@@ -26,8 +25,6 @@ from grasp.versions import file_sha256
 def planned(settings: Settings, given: argparse.Namespace) -> list[PlannedMeasurement]:
     """The quick ones first. A name holds the size, so that a small trial does not stand in for the real one."""
     return [
-        PlannedMeasurement("validator", "validator", validator.measure),
-        PlannedMeasurement("poisoned inputs", "poisoned", poisoned.measure),
         PlannedMeasurement(
             f"faults, {given.requests:,} items", "faults", partial(describe_with_faults, settings, given.requests)
         ),

@@ -14,7 +14,7 @@ from benchmarks.core.report import Part, Report, Section, Table, Writer, measure
 from benchmarks.core.summary import FigureOf, Found, Goal, figures_of
 
 MODULE = "benchmarks.generation"
-KINDS = ("validator", "poisoned", "faults", "days")
+KINDS = ("faults", "days")
 
 
 def _cheapest(costs: Mapping[str, Found]) -> float:
@@ -181,10 +181,9 @@ def days(found: Found) -> list[Part]:
 def validator(found: Found) -> list[Part]:
     text = (
         "On {num_outputs:,} labelled texts that it was not tuned on, {num_usable:,} of them usable: {num_accepted:,} "
-        "accepted, precision {precision:.3f}, recall {recall:.3f}. `python -m benchmarks.generation.validator` prints "
-        "it by model and by reason. One real model, SmolLM2-135M in five settings, wrote most of them; the others were "
-        "written for the set in the way of a large model. Label some texts of another model before trusting the "
-        "figures for it."
+        "accepted, precision {precision:.3f}, recall {recall:.3f}. One real model, SmolLM2-135M in five settings, "
+        "wrote most of them; the others were written for the set in the way of a large model. Label some texts of "
+        "another model before trusting the figures for it."
     )
     return [text.format(**found)]
 

@@ -28,7 +28,7 @@ from benchmarks.core.store import Conditions, Measurements, PlannedMeasurement
 from benchmarks.data import datasets
 from benchmarks.data.datasets import BenchmarkData
 from benchmarks.data.readers import source_folder
-from benchmarks.serving import milvus_server, ranker_cost, rates, release
+from benchmarks.serving import milvus_server, rates, release
 from benchmarks.serving.load import bodies_of, require_wrk
 from benchmarks.serving.report import KINDS, REPORT
 from benchmarks.serving.running_service import (
@@ -117,7 +117,6 @@ def planned(
     """In this order: the soak needs the highest rate."""
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     listed: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
-        ("GRASP beside its backbone", "added", ranker_cost.added_costs),
         (f"recommend, {given.closed_seconds:g} s", "recommend", benchmark.recommend),
         (f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", benchmark.open_loop),
         (f"highest rate, {given.rate_seconds:g} s each", "highest_rate", benchmark.highest_rate),
@@ -146,7 +145,7 @@ def measure(
     given: argparse.Namespace, settings: Settings, open_encoder: Callable[[Path, int], Encoder] = load_encoder
 ) -> None:
     """Make the wanted measurements that are missing, and write the report."""
-    if set(given.only) - {"added"}:
+    if given.only:
         require_wrk()
     given.data = source_folder(given.data, settings)
     data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=open_encoder)

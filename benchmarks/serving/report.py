@@ -15,7 +15,7 @@ from benchmarks.core.report import Bullets, Part, Plot, Report, Section, Table, 
 from benchmarks.core.summary import Figure, FigureOf, Found, Goal, figures_of
 
 MODULE = "benchmarks.serving"
-KINDS = ("added", "recommend", "open_loop", "highest_rate", "switch", "soak")
+KINDS = ("recommend", "open_loop", "highest_rate", "switch", "soak")
 GOAL_RATE = 250.0
 PERCENTILES = ("p50", "p95", "p99")
 

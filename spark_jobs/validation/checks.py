@@ -2,7 +2,7 @@
 
 A text may only say what its facts support (`grounding.py`). Small models invent names, repeat themselves and copy the
 examples; large models add their own knowledge. The checks take about a millisecond, so they run on every text.
-`benchmarks/generation/validator.py` measures them.
+`tests/spark_jobs/validation/test_labelled_outputs.py` measures them.
 """
 
 import re
