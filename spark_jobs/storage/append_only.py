@@ -33,19 +33,19 @@ class AppendOnly:
         self.folder = partitions.table_path(lake.root, table, lake.versions.of(table.versioned_by))
 
     def days(self, until: str | None = None) -> list[str]:
-        """Days with at least one row, in order. Unlike other tables' they count before they are sealed."""
+        """Days with at least one row, in order. A day counts before it is sealed, unlike in other tables."""
         found = sorted({file.parent.name.removeprefix("day=") for file in self.folder.glob("day=*/*.parquet")})
         return [day for day in found if until is None or day <= until]
 
     def rows(self, until: str | None = None) -> DataFrame:
-        """Every row ever written up to a day, or at all, with its `day`."""
+        """All rows up to and including a day, or all rows there are, with their `day`."""
         return self.of_days(self.days(until))
 
     def of_day(self, day: str) -> DataFrame:
         return self.of_days([day] if day in self.days() else [])
 
     def of_days(self, days: Sequence[str]) -> DataFrame:
-        """The rows of days that have some, with their `day`."""
+        """The rows of these days, with their `day`. Each day must have rows."""
         ddl = f"{self.table.ddl}, day string"
         if not days:
             return self._lake.spark.createDataFrame([], ddl)
@@ -70,7 +70,7 @@ class AppendOnly:
         self.seal(day)
 
     def lock(self) -> AbstractContextManager[None]:
-        """Held by the run that adds rows: two at once would pay for the same keys. A killed one lets go."""
+        """Lock of the run that adds rows: two runs at once would pay for the same keys. A killed run releases it."""
         return file_lock(self.folder / "_lock", f"{self.table.name}: another run is writing; waiting for it")
 
     def seal(self, day: str) -> None:

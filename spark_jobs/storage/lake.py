@@ -43,10 +43,7 @@ class Lake:
         return self._read_days(table, self.days(table, until=day))
 
     def read_latest(self, table: Table, day: str) -> DataFrame:
-        """The state to carry unchanged rows over from: `day` itself if it was written, else the last before it.
-
-        Without rows when there is neither.
-        """
+        """The latest state up to `day`, from which unchanged rows are taken over; no rows if there is none."""
         return self._read_days(table, self.days(table, until=day)[-1:])
 
     def read_before(self, table: Table, day: str) -> DataFrame:
@@ -57,7 +54,7 @@ class Lake:
         return partitions.days(self.root, table, self._version(table), until)
 
     def write(self, table: Table, rows: DataFrame, day: str) -> bool:
-        """Replace one day of a table with `rows`; returns False when it held these very rows already.
+        """Replace one day of a table with `rows`; returns False if it already held the same rows.
 
         Columns are put into the table's order and types; a missing column or a null or repeated key raises
         `ValueError` and the old day stays.
@@ -123,7 +120,7 @@ class Lake:
         return {row.day: Content(row.num_rows, f"{row.num_rows}:{row.hash}") for row in summary}
 
     def _replace(self, table: Table, staging: Path, day: str, content: Content | None) -> bool:
-        """Put the staged day into its place unless the place holds the same content."""
+        """Move the staged day into its place, unless the same content is already there."""
         target = partitions.partition_path(self.root, table, self._version(table), day)
         staged = staging / f"day={day}"
         if content is None:
@@ -137,9 +134,9 @@ class Lake:
 
 
 def _hashable(column: Column) -> list[SparkColumn]:
-    """What of a column goes into the hash: Spark's skips nulls and forgets where one array ends and the next begins."""
+    """The parts of a column to hash. Spark's hash alone skips nulls and ignores where an array ends."""
     value = F.col(column.name)
-    if column.type.startswith("map"):  # has no order and no hash of its own: its sorted entries have both
+    if column.type.startswith("map"):  # a map has no order and no hash; its sorted entries have both
         value = F.array_sort(F.map_entries(value))
     if column.type.startswith(("map", "array")):
         return [F.coalesce(F.size(value), F.lit(-1)), value]

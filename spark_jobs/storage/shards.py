@@ -1,10 +1,9 @@
-"""What workers add to a table that only grows: small parquet files, each there as a whole or not at all.
+"""Shards: small parquet files that workers add to a table that only grows. A shard is complete or not there at all.
 
     day=1998-04-22/<run>-<task>-<number>-<random>-<rows>.parquet
 
-A worker writes a shard whenever enough rows have come together or the oldest has waited long enough. A crash loses the
-rows of the shard that was being filled; a retried task reads which keys its earlier attempt had finished. Everything
-here runs without Spark, in workers and in tests.
+A worker writes a shard when it has enough rows, or when its oldest row has waited long enough. A crash loses only the
+rows of the unfinished shard. A retried task reads which keys its earlier attempts finished. This module needs no Spark.
 """
 
 import time
@@ -33,29 +32,29 @@ ARROW_TYPES = {
 
 
 def arrow_schema(table: Table) -> pa.Schema:
-    """A table's columns as Arrow has them; timestamps in microseconds, which all readers know."""
+    """A table's columns as an Arrow schema; timestamps are in microseconds, which all readers support."""
     return pa.schema([(column.name, ARROW_TYPES[column.type]) for column in table.columns])
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Where one run of a job puts its shards. Travels to the workers, which see the same file system."""
+    """Where one run of a job writes its shards. It is sent to the workers, which see the same file system."""
 
     table: Table
     folder: Path
     run: str  # unique to one run of the job; hexadecimal
 
     def files(self, task: int | None = None) -> list[Path]:
-        """The shards of this run that are complete, of one task or of all."""
+        """The complete shards of this run: those of one task, or of all tasks."""
         return sorted(self.folder.glob(f"{self.run}-{'*' if task is None else f'{task:05d}'}-*.parquet"))
 
     def num_rows(self) -> int:
-        """Rows written so far, by the names of the files alone: cheap enough to ask while work goes on."""
+        """The number of rows written so far, read from the file names; cheap enough to call during the run."""
         return sum(int(file.stem.rsplit("-", 1)[1]) for file in self.files())
 
 
 class ShardWriter:
-    """Collects the rows of one task and writes them shard by shard; on the way out, also of a failure, the rest."""
+    """Collects the rows of one task and writes them shard by shard; writes the rest at exit, even after a failure."""
 
     def __init__(self, shards: Shards, task: int, max_rows: int = SHARD_ROWS, max_seconds: float = SHARD_SECONDS):
         self._shards, self._task = shards, task
@@ -65,15 +64,15 @@ class ShardWriter:
         files = shards.files(task)
         self._number = len(files)
         self._earlier = [pq.read_table(file, partitioning=None) for file in files]
-        # Keys that an earlier attempt of this task has finished.
+        # Keys that earlier attempts of this task finished.
         self.finished = {key for rows in self._earlier for key in rows[shards.table.key[0]].to_pylist()}
 
     def earlier(self, *columns: str) -> list[tuple[Any, ...]]:
-        """These columns of the rows of earlier attempts."""
+        """These columns of the rows that earlier attempts wrote."""
         return [tuple(row.values()) for rows in self._earlier for row in rows.select(columns).to_pylist()]
 
     def spent(self, *columns: str) -> int:
-        """The sum of some columns over the rows of earlier attempts."""
+        """The sum of these columns over the rows that earlier attempts wrote."""
         return sum(sum(rows[column].to_pylist()) for rows in self._earlier for column in columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -89,9 +88,9 @@ class ShardWriter:
         folder = self._shards.folder
         folder.mkdir(parents=True, exist_ok=True)
         place = f"{self._shards.run}-{self._task:05d}-{self._number:05d}"
-        # Of this attempt alone: Spark may take a worker for dead that goes on writing beside the next attempt.
+        # Unique to this attempt: a worker that Spark believes dead may still write while the next attempt runs.
         name = f"{place}-{uuid.uuid4().hex[:6]}-{len(self._rows)}.parquet"
-        temporary = folder / f".{name}.tmp"  # readers of parquet folders pass over it
+        temporary = folder / f".{name}.tmp"  # readers of parquet folders ignore it
         pq.write_table(pa.Table.from_pylist(list(self._rows), arrow_schema(self._shards.table)), temporary)
         temporary.replace(folder / name)
         self._rows, self._number = [], self._number + 1

@@ -1,7 +1,7 @@
-"""Check that a text says only what its facts say: every word comes from them, follows from them or is plain.
+"""Check that a text says only what its facts say: every word is in the facts, follows from them or is plain.
 
-The checks compare words and know no meaning. They let a wrong statement pass that is made of words of the facts alone,
-and refuse a right one that needs a word which neither the facts nor `vocabulary.py` hold.
+The checks compare words, not meanings. So a false statement passes if all its words are in the facts. A true statement
+is refused if it needs a word that is neither in the facts nor in `vocabulary.py`.
 """
 
 import re
@@ -28,7 +28,7 @@ SENTENCE_END = re.compile(r"(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bSt)(?<!\b
 
 # "a film about", but not "people who care about"
 _PLOT = re.compile(r"\b(?!(?:care|know|curious|serious|passionate|enthusiastic)s? )\w+ about\b", re.IGNORECASE)
-# An item is no company; "from the brand" says whose it is.
+# A text must not call an item a company; "from the brand" only names the maker.
 _COMPANY = re.compile(
     r"\bis (?:an?|the)\b(?:(?! (?:from|by|of|for|with|in|made)\b)[^.,;])* (?:brand|company|business|maker)\b",
     re.IGNORECASE,
@@ -62,7 +62,7 @@ class Evidence:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """All words of the values in the singular, and neighbours written as one: skincare is skin care."""
+        """All words of the values in the singular, and each pair of adjacent words joined: skincare is skin care."""
         words = words_of(self.values)
         joined = [first + second for first, second in pairwise(words)]
         return frozenset(singular(word) for word in words + joined)
@@ -73,7 +73,7 @@ class Evidence:
 
     @cached_property
     def follows(self) -> frozenset[str]:
-        """Roots of the words that the facts bring along."""
+        """Roots of the words that follow from the facts."""
         return frozenset[str]().union(*(FOLLOWS.get(each, frozenset()) for each in self.stems))
 
     def supports(self, word: str) -> bool:
@@ -81,7 +81,7 @@ class Evidence:
 
 
 def ungrounded(output: str, evidence: Evidence) -> str | None:
-    """The name of the first thing said without ground, None when there is none."""
+    """The name of the first check that fails; None if all pass."""
     checks: tuple[tuple[str, Callable[[str, Evidence], bool]], ...] = (
         ("foreign_number", _has_foreign_number),
         ("foreign_name", _has_foreign_name),
@@ -96,7 +96,7 @@ def ungrounded(output: str, evidence: Evidence) -> str | None:
 
 
 def claims(text: str) -> set[str]:
-    """Words that say something of this item or user: neither function words nor plain ones."""
+    """Words that claim something about this item or user: neither function words nor plain words."""
     return {word for word in words_of(text) if _is_claim(word)}
 
 
@@ -106,12 +106,12 @@ def _is_claim(word: str) -> bool:
 
 
 def unsupported(output: str, evidence: Evidence) -> set[str]:
-    """Claims without a fact behind them."""
+    """Claims that no fact supports."""
     return {word for word in claims(output) if not evidence.supports(word)} - _complements(output, evidence)
 
 
 def _complements(output: str, evidence: Evidence) -> set[str]:
-    """Other categories named only as company for a product; another genre as company for a film would be a claim."""
+    """Other categories that only go with a product (`pairs with ...`). For a film, another genre would be a claim."""
     if not KINDS["goods"].cues & evidence.names:
         return set()
     catalogue = _stems_of(evidence.known_values)
@@ -136,7 +136,7 @@ def _numbers(text: str) -> set[str]:
 
 
 def _has_foreign_name(output: str, evidence: Evidence) -> bool:
-    """A capitalised word that does not begin a sentence, held whole: Shawsharned is not Shawshank."""
+    """Capitalised words inside a sentence are compared whole, not by stem: Shawsharned is not Shawshank."""
     names = {
         word.lower()
         for sentence in SENTENCE_END.split(output)
@@ -147,13 +147,13 @@ def _has_foreign_name(output: str, evidence: Evidence) -> bool:
 
 
 def _misses_name(output: str, evidence: Evidence) -> bool:
-    """Two words of the name must be there, one of a name that has no more than two."""
+    """The text must contain two words of the name, or one word if the name has at most two."""
     name = {stem(word) for word in claims(evidence.name) or words_of(evidence.name)}
     return len(name & {stem(word) for word in words_of(output)}) < min(2, (len(name) + 1) // 2)
 
 
 def _has_wrong_kind(output: str, evidence: Evidence) -> bool:
-    """The viewers of a cream, or an item that is called a company."""
+    """Words of another kind of item, such as the viewers of a cream, or an item that is called a company."""
     if _COMPANY.search(output):
         return True
     if not any(kind.cues & evidence.names for kind in KINDS.values()):
@@ -168,13 +168,13 @@ def _tells_plot(output: str, evidence: Evidence) -> bool:
 
 
 def _misreads_title(output: str, evidence: Evidence) -> bool:
-    """A title of the history taken for a taste (`favours comedy and one fine day`) or offered once more."""
+    """A title of the history is read as a taste (`favours comedy and one fine day`) or is recommended again."""
     offered = " ".join(_OFFERED.findall(output))
     return any(_in_lower_case(title, output) or _named_in(title, offered) for title in evidence.chosen)
 
 
 def _in_lower_case(title: str, output: str) -> bool:
-    """Of the title's words without its article. One plain word is only a word, whatever was called so."""
+    """Whether the title, without its article, appears in lower case. A title of one plain word does not count."""
     bare = _ARTICLE.sub("", title)
     if not bare[:1].isupper() or not (" " in bare or claims(bare)):
         return False

@@ -1,8 +1,8 @@
-"""Words the validator knows: which say nothing in particular, and which follow from a fact.
+"""Words the validator knows: words that claim nothing, and words that follow from a fact.
 
-Written from what descriptions say of any catalogue, not from single texts. A word that is missing costs a usable text
-(the description from facts takes its place); a word too many lets a claim through that no fact supports. So there are
-no words here for countries, people, plots, materials, ingredients, colours, effects, fame or awards.
+The lists cover what descriptions of any catalogue say; they are not tuned to single texts. A missing word costs a
+usable text, and a description built from facts replaces it. A needless word lets an unsupported claim pass. So the
+lists have no words for countries, people, plots, materials, ingredients, colours, effects, fame or awards.
 """
 
 import re
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _PLURAL_ES = re.compile(r"(?:ch|sh|ss|x|z)es$")
 _ENDING = re.compile(r"(?<=[a-z]{3})(?:ing|ed|y|e)$")
-# Words of one meaning that do not look alike. What is said of a person's sex is one of them.
+# Words with the same meaning but different spelling, among them words for a person's sex.
 _SAME = {
     **dict.fromkeys(["him", "his", "man", "men", "male", "boy"], "he"),
     **dict.fromkeys(["her", "hers", "woman", "women", "female", "girl"], "she"),
@@ -42,13 +42,13 @@ def singular(word: str) -> str:
 
 
 def root(word: str) -> str:
-    """Enough to see that itchy skin itches: no plural, no -ing, -ed, -y or -e; one root for words of one meaning."""
+    """The word without plural, -ing, -ed, -y or -e, so that `itchy` matches `itches`; synonyms share one root."""
     word = singular(word)
     return _ENDING.sub("", _SAME.get(word, word))
 
 
 def stem(word: str) -> str:
-    """Five letters of the root: comedies are comedy, a romantic film is romance, an animated one is animation."""
+    """The first five letters of the root, so that `comedies` matches `comedy` and `romantic` matches `romance`."""
     return root(word)[:5]
 
 
@@ -71,8 +71,8 @@ until up upon usually very via was way ways well were what whatever when wheneve
 whoever whom whose why will with within without would yet you your yourself""")
 )
 
-# What a description may say of anything or anyone, whatever the facts: kinds of things and people, liking and
-# choosing, offering and matching, measure and time, and judgements that no one could check.
+# Words that any description may use, whatever the facts: kinds of things and people, liking and choosing, offering
+# and matching, measure and time, and judgements that nobody could check.
 PLAIN = _roots("""
 item kind sort type thing piece choice option pick selection match fit companion example range mix blend combination
 addition part side element edge touch note sense style tone mood manner approach quality detail subject idea title name
@@ -96,7 +96,7 @@ special typical classic epic familiar different main whole complete short big sm
 happy glad ready regular frequent recent previous past age aged old new history
 """)
 
-# What a word of the facts says by itself; a mood is no claim where the genre brings it along.
+# Words that follow from a word of the facts: a mood is not a claim if the genre implies it.
 _FOLLOWS = {
     "action": "fast pace exciting excitement energy energetic thrill tension intense",
     "adventure": "exciting excitement thrill journey discovery imagination imaginative",
@@ -152,7 +152,7 @@ FOLLOWS = {stem(fact): _roots(words) for fact, words in _FOLLOWS.items()}
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of things: roots of the words that claim it, and of the names of attributes that speak for it."""
+    """A kind of item: roots of the words that claim it, and roots of the attribute names that show it."""
 
     words: frozenset[str]
     cues: frozenset[str]
