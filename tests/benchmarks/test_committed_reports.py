@@ -35,8 +35,8 @@ def test_the_report_is_made_again_from_what_was_measured(folder: Path, writer: W
     copied = shutil.copytree(folder, tmp_path / folder.name)
     summary = copied / "summary.json"
     summary.write_text(json.dumps({"command": json.loads(summary.read_text())["command"]}))
-    for plot in copied.glob("*.svg"):
-        plot.unlink()
+    for file in (writer.file_of(copied), *copied.glob("*.svg")):
+        file.unlink(missing_ok=True)
 
     writer.write(copied)
 
