@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.report DIR
 
-The kinds `million`, `materialise`, `lookup` and `fuzz` are settled and no longer measured
+The kinds `added`, `million`, `materialise`, `lookup` and `fuzz` are settled and no longer measured
 (docs/decisions/benchmarks.md); a folder that has them still shows them.
 """
 

@@ -105,7 +105,7 @@ def test_the_service_is_asked_switched_and_soaked(benchmark, require_program):
 def test_the_command_makes_each_measurement_once_and_writes_what_they_say(settings_with, given, require_program):
     require_program("wrk", "wrk")
     require_program("redis-server", "redis-server")
-    kinds = ("added", "open_loop")
+    kinds = ("recommend", "open_loop")
     tiny = {"open_seconds": 2.0, "rate": 20.0}
     given = Namespace(**(vars(given) | tiny | {"only": kinds, "workers": 1, "command": "it"}))
 
