@@ -2,7 +2,7 @@
 
     python -m benchmarks.generation.report DIR
 
-The kinds `engine`, `identical`, `spark`, `http` and `ledger` are settled and no longer measured
+The kinds `engine`, `identical`, `spark`, `http`, `ledger`, `validator` and `poisoned` are settled and no longer measured
 (docs/decisions/benchmarks.md); a folder that has them still shows them.
 """
 
