@@ -2,8 +2,8 @@
 
     python -m benchmarks.generation.report DIR
 
-The kinds `engine`, `identical`, `spark`, `http`, `ledger`, `validator` and `poisoned` are settled and no longer measured
-(docs/decisions/benchmarks.md); a folder that has them still shows them.
+The kinds `engine`, `identical`, `spark`, `http`, `ledger`, `validator` and `poisoned` are settled and no longer
+measured (docs/decisions/benchmarks.md); a folder that has them still shows them.
 """
 
 from collections.abc import Callable, Mapping
