@@ -1,6 +1,6 @@
 """Feast's configuration, read in one way by everyone who opens the feature store.
 
-Feast itself is imported by the callers; this is only the text it is configured with.
+Feast itself is imported by the callers; this module only fills in its configuration.
 """
 
 import os

@@ -51,7 +51,7 @@ def parse(
 
 
 def run(given: argparse.Namespace, measure: Callable[[argparse.Namespace, Settings], object]) -> None:
-    """Measure with the settings of the environment. What a user can mend ends the process with one line."""
+    """Measure with the settings of the environment. An error the user can fix ends the process with one line."""
     try:
         settings = Settings.load()
         given.cache = given.cache or settings.home / "benchmarks"

@@ -11,7 +11,7 @@ from typing import Any
 
 from grasp.settings import ROOT
 
-REPORTS = "docs/benchmarks"  # a growing report is no change of the code
+REPORTS = "docs/benchmarks"  # a new report is not a code change
 
 
 def machine() -> dict[str, Any]:

@@ -50,7 +50,7 @@ class Source:
 
 
 def read(folder: Path) -> Source:
-    """Read a folder. Raises `FileNotFoundError` without it, `SourceError` for what does not keep its format."""
+    """Read a folder. Raises `FileNotFoundError` without it, `SourceError` for a file in the wrong format."""
     found = [folder / name for name in ID_FILES if (folder / name).is_file()]
     return _read_ids(found[0]) if found else _read_contract(folder)
 

@@ -20,7 +20,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from grasp.days import day_argument
-from grasp.environment import prepare
+from grasp.environment import IS_SUBMITTED, prepare
 from grasp.preflight import require_java
 from grasp.settings import Settings, SettingsError
 from spark_jobs import describe_items, describe_users
@@ -149,7 +149,8 @@ def main(given: Sequence[str] | None = None) -> None:
         if numbers:
             forecasts = forecast_scale(settings, numbers, arguments.new_share, speed)
         else:
-            require_java(settings)
+            if not IS_SUBMITTED:
+                require_java(settings)
             forecasts = forecast_day(Lake(spark_session("forecast", settings), settings), arguments.day, speed)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
