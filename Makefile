@@ -11,7 +11,7 @@ RUN := $(PYTHON) -m grasp.environment
 INSTALLED := $(VENV)/.installed
 WRITTEN := airflow benchmarks data_docs demos downloads feast java jre lake logs metrics milvus* mlflow* models quality releases source stages training
 
-.PHONY: help setup demo test check serve airflow sql bench clean
+.PHONY: help setup demo test check lint fast serve airflow sql bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,11 +30,16 @@ demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER ru
 test: setup ## the whole test-suite
 	@$(RUN) $(PYTHON) -m pytest -n 2 --dist loadfile
 
-check: $(INSTALLED) ## ruff, mypy, import rules and the fast tests
+check: $(INSTALLED) ## linters, types, import rules and the fast tests, side by side
+	@$(MAKE) --no-print-directory --jobs=2 lint fast
+
+lint: $(INSTALLED) ## ruff, mypy and import rules
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
+
+fast: $(INSTALLED) ## the tests that need no Spark, model, server or browser
 	@$(RUN) $(PYTHON) -m pytest -q -n 2 -m "not spark and not models and not integration and not e2e"
 
 serve: $(INSTALLED) ## HTTP server for the release in force

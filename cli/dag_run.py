@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grasp.environment import process_environment
+from grasp.processes import end_with_parent
 from grasp.progress import MARK, say
 from grasp.settings import ROOT, Settings
 
@@ -74,6 +75,7 @@ def output_of(command: list[str], settings: Settings, log: Path) -> Iterator[str
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - one system call, no lock
         ) as process,
     ):
         for line in process.stdout or ():

@@ -232,7 +232,9 @@ class Settings(BaseSettings):
         description="Items from which a catalogue is searched by an index instead of scored as a whole.",
     )
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
-    search_timeout_ms: float = Field(500, gt=0, description="A slower Milvus server is searched for in memory.")
+    search_timeout_ms: float = Field(
+        500, gt=0, description="A search that Milvus does not answer in this time is done in memory."
+    )
     log_requests: bool = Field(True, description="Whether served requests and outcomes are kept in the lake.")
     redis: Annotated[SecretStr, AfterValidator(redis_address)] = Field(
         SecretStr("localhost:6379"),
