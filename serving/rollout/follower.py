@@ -111,6 +111,8 @@ class ReleaseFollower:
             release = self._reuse_or_load(manifest_in_force(self._releases))
             self.problem = None
         except NoReleaseError as error:
+            if self.problem != str(error):
+                log.warning("%s", error)
             self.problem = str(error)
         except Exception as error:
             self.problem = f"the release in force was refused: {error}"
