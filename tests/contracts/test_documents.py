@@ -29,7 +29,7 @@ def test_every_make_target_and_module_that_is_named_exists(document):
     for line in lines_of(document):
         for target in re.findall(r"(?:^|&& |\w=\S+ )make ([a-z]+)", line):
             assert target in targets(), f"{document.name}: make {target}"
-        for command in re.findall(r"(?:^|[ /;(])grasp ([a-z-]+)", line):
+        for command in re.findall(r"(?:^|[ /;(])grasp ([a-z][a-z-]*)", line):
             assert command in COMMAND_NAMES, f"{document.name}: grasp {command}"
         for module in re.findall(
             r"python -m ((?:grasp|spark_jobs|feature_repo|training|serving|benchmarks|cli)[.\w]*)", line
