@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,18 @@ def migrate(settings: Settings, log: Path) -> None:
     """Bring Airflow's metadata up to date; makes it on the first run."""
     for _ in output_of(["airflow", "db", "migrate"], settings, log):
         continue
+
+
+def run_command(name: str, dag: str, conf: dict[str, object]) -> None:
+    """Run a DAG by the settings of this process and show its stage times. Ends with one message when it fails."""
+    started, settings = time.monotonic(), Settings.load()
+    log = new_log(settings, name)
+    try:
+        migrate(settings, log)
+        times = run_dag(settings, dag, conf, log)
+    except DagError as error:
+        sys.exit(f"error: {error}")
+    show_times(times, time.monotonic() - started)
 
 
 def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) -> list[StageTime]:

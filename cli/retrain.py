@@ -1,14 +1,11 @@
 """Run `retrain` for one day, here and now: train on published features, judge, and release a better model."""
 
 import argparse
-import sys
-import time
 
-from cli.dag_run import DagError, migrate, new_log, run_dag, show_times
+from cli.dag_run import run_command
 from grasp.days import day_argument
 from grasp.environment import prepare
 from grasp.preflight import require_feature_store, require_models
-from grasp.settings import Settings
 
 DEFAULT_RECIPE = "sasrec_grasp"
 
@@ -22,14 +19,7 @@ def main() -> None:
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="a name from training/fitting/recipes.py")
     parser.add_argument("--force", action="store_true", help="train although the last retraining is recent")
     arguments = parser.parse_args()
-    started, settings = time.monotonic(), Settings.load()
-    log = new_log(settings, "retrain")
-    try:
-        migrate(settings, log)
-        times = run_dag(settings, "retrain", vars(arguments), log)
-    except DagError as error:
-        sys.exit(f"error: {error}")
-    show_times(times, time.monotonic() - started)
+    run_command("retrain", "retrain", vars(arguments))
 
 
 if __name__ == "__main__":

@@ -8,28 +8,29 @@ from pydantic import AnyUrl, HttpUrl, RedisDsn, SecretStr, TypeAdapter, Validati
 
 def server_url(url: str) -> str:
     """The address of an HTTP server without a slash at its end."""
-    if not url:
-        return url
-    try:
-        parts = TypeAdapter(HttpUrl).validate_python(url)
-    except ValidationError:
-        raise ValueError("a server is named like https://models.example.com/v1") from None
-    if parts.username or parts.password or parts.query:
-        raise ValueError("no user, password or query belongs here: a key goes into GRASP_LLM_API_KEY and its like")
+    if url:
+        _require_plain(
+            url, HttpUrl, "a server is named like https://models.example.com/v1", "GRASP_LLM_API_KEY and its like"
+        )
     return url.rstrip("/")
 
 
 def milvus_address(uri: str) -> str:
     """A server's address or a folder of Milvus-Lite."""
-    if "://" not in uri:
-        return uri
-    try:
-        parts = TypeAdapter(AnyUrl).validate_python(uri)
-    except ValidationError:
-        raise ValueError("a Milvus server is named like http://milvus.example.com:19530") from None
-    if parts.username or parts.password or parts.query:
-        raise ValueError("no user, password or query belongs here: they go into GRASP_MILVUS_TOKEN as user:password")
+    if "://" in uri:
+        example = "a Milvus server is named like http://milvus.example.com:19530"
+        _require_plain(uri, AnyUrl, example, "GRASP_MILVUS_TOKEN, as key or user:password")
     return uri
+
+
+def _require_plain(url: str, kind: type[AnyUrl], example: str, secret_setting: str) -> None:
+    """Raises `ValueError` for what is no URL of this kind, and for one that carries a secret."""
+    try:
+        parts = TypeAdapter(kind).validate_python(url)
+    except ValidationError:
+        raise ValueError(example) from None
+    if parts.username or parts.password or parts.query:
+        raise ValueError(f"no user, password or query belongs here: a key goes into {secret_setting}")
 
 
 def redis_address(address: SecretStr) -> SecretStr:
