@@ -93,10 +93,7 @@ def load(
     else:
         settings = settings or Settings.load()
         described = [items[:-1] for items in train] if inputs.without_last else train
-        texts, origin = (
-            list(descriptions(source, described, settings.hidden_attributes)),
-            model_revision(settings.encoder),
-        )
+        texts, origin = descriptions(source, described, settings.hidden_attributes), model_revision(settings.encoder)
         encoder = partial(open_encoder, settings.encoder, settings.encoder_batch_size)
         item_vectors, user_vectors = map(TextVectors(cache / "texts" / origin, encoder).encode, texts)
     tail = tail or Tail()

@@ -81,11 +81,8 @@ def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
 
 
 def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
-    """Each user's items of the training split, oldest first."""
-    return [
-        sequence[splits == "train"]
-        for sequence, splits in zip(training_set.sequences, training_set.splits, strict=True)
-    ]
+    """Each user's items of the training split, oldest first: what is known before validation."""
+    return known_sequences(training_set, "validation")
 
 
 def require_training_set(target: Path, cutoff: str) -> None:
