@@ -59,17 +59,20 @@ def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) ->
     conf = {name: value for name, value in conf.items() if value is not None}
     say(f"--- {dag} {' '.join(f'{key}={value}' for key, value in conf.items())}")
     command = ["airflow", "dags", "test", dag, "--conf", json.dumps(conf)]
-    times, failed = [], False
+    times, failed, is_explained = [], False, False
     for line in output_of(command, settings, log):
         failed = failed or "state=failed" in line
         if MARK not in line:
             continue
         text = AIRFLOW_SOURCE.split(line[line.index(MARK) :])[0].rstrip()
         print(text, flush=True)  # noqa: T201
+        is_explained = is_explained or "failed: " in text
         if found := STAGE_TOOK.search(text):
             times.append(StageTime(f"{dag} {found[2]}", found[1], float(found[3])))
         elif found := STAGE_SKIPPED.search(text):
             times.append(StageTime(f"{dag} {found[2]}", found[1], None))
+    if failed and is_explained:  # the reason was printed above; the log adds only Airflow's own lines
+        raise DagError(f"{dag} failed; {log} has the details")
     if failed:
         raise DagError(f"{dag} failed; the end of {log}:\n{_tail(log)}")
     return times

@@ -49,6 +49,16 @@ def test_a_failed_run_ends_with_its_log(settings, tmp_path, monkeypatch):
         run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
 
 
+def test_a_failure_that_a_task_explained_is_not_followed_by_the_log(settings, tmp_path, monkeypatch, capsys):
+    said = "[grasp] ingest 1998-03-01: failed: no items"
+    fake_airflow(tmp_path, monkeypatch, "noise", said, "DagRun Finished: state=failed, run_type=manual")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    with pytest.raises(DagError, match=r"daily_refresh failed; .*log has the details") as error:
+        run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
+    assert "noise" not in str(error.value)
+    assert said in capsys.readouterr().out
+
+
 def test_a_command_that_dies_names_its_log(settings, tmp_path):
     command = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
     with pytest.raises(DagError, match=r"(?s)ended with code 3.*last words"):

@@ -91,6 +91,15 @@ def test_what_is_wrong_ends_a_program_at_once_with_one_line(tmp_path, arguments,
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_day_that_is_not_over_is_refused_before_airflow_starts(settings_with, tmp_path):
+    for table in ("interactions", "items"):
+        (tmp_path / f"{table}.tsv").touch()
+    ended = run("-m", "cli.refresh", "--day", "2099-01-01", **settings_with(source=tmp_path).variables())
+    assert ended.stderr.startswith("error: 2099-01-01 is after the clock")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "airflow").exists()
+
+
 def test_a_module_that_is_started_by_itself_has_its_whole_environment(tmp_path):
     program = tmp_path / "shown.py"
     program.write_text(
