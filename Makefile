@@ -22,6 +22,7 @@ $(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraint
 
 setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data
 	@$(RUN) $(PYTHON) requirements/java.py
+	@$(RUN) $(PYTHON) requirements/spark_classes.py
 	@$(GRASP) fetch
 
 demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER runs it on your own data

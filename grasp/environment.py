@@ -21,6 +21,8 @@ OFFLINE = {
     "TOKENIZERS_PARALLELISM": "false",
     "FEAST_USAGE": "False",
 }
+# `make setup` records here the classes that Spark loads (`requirements/spark_classes.py`).
+SPARK_CLASSES = Path(sys.prefix) / "spark-classes.jsa"
 IS_SUBMITTED = "PYSPARK_GATEWAY_PORT" in os.environ  # spark-submit started this driver
 _PREPARED = "_PREPARED_PROCESS"  # id of the process that restarted itself; a child has another id
 
@@ -41,7 +43,6 @@ def process_environment(settings: Settings) -> dict[str, str]:
         **OFFLINE,
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SPARK_CONF_DIR": str(ROOT / "spark_jobs" / "conf"),
         "OMP_WAIT_POLICY": "passive",
         "OMP_NUM_THREADS": "1",
         "AIRFLOW_HOME": str(settings.home / "airflow"),
@@ -63,7 +64,21 @@ def process_environment(settings: Settings) -> dict[str, str]:
         "PATH": _first(str(Path(sys.executable).parent), os.environ.get("PATH", "")),
         "PYTHONPATH": _first(str(ROOT), os.environ.get("PYTHONPATH", "")),
     }
+    if not os.environ.get("SPARK_CONF_DIR"):
+        ours_first["SPARK_SUBMIT_OPTS"] = _driver_options(os.environ.get("SPARK_SUBMIT_OPTS", ""))
     return {**os.environ, **defaults, **present, **settings.variables(), **ours_first}
+
+
+def _driver_options(others: str) -> str:
+    """Options of Spark's Java machine, the user's `others` last.
+
+    They are not in SPARK_CONF_DIR: Java maps recorded classes only while no folder with files is on its class path.
+    """
+    conf = ROOT / "spark_jobs" / "conf"
+    ours = f'"@{conf}/driver.options" "-Dlog4j2.configurationFile=file:{conf}/log4j2.properties"'
+    if SPARK_CLASSES.exists():
+        ours += f' "-XX:SharedArchiveFile={SPARK_CLASSES}"'
+    return others if ours in others else f"{ours} {others}".strip()
 
 
 def _first(folder: str, path: str) -> str:

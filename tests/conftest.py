@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,11 +70,9 @@ def settings_with(tmp_path: Path) -> Callable[..., Settings]:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """One Spark session for the whole run: starting it costs about fifteen seconds."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    os.environ["SPARK_CONF_DIR"] = str(ROOT / "spark_jobs" / "conf")
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    os.environ["PYTHONPATH"] = str(ROOT)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    ours = process_environment(make_settings(tmp_path_factory.mktemp("spark")))
+    for name in ("PYSPARK_PYTHON", "SPARK_SUBMIT_OPTS", "SPARK_LOCAL_IP", "PYTHONPATH", "OMP_NUM_THREADS"):
+        os.environ[name] = ours[name]
     os.environ["OMP_WAIT_POLICY"] = "passive"
     from pyspark.sql import SparkSession
 

@@ -34,3 +34,19 @@ def test_a_wrong_setting_ends_before_the_command_starts(settings, environment):
     assert result.returncode == 1
     assert "GRASP_PORT" in result.stderr
     assert not (settings.home / "started").exists()
+
+
+def test_spark_gets_our_options_before_the_users_own_and_only_once(settings, monkeypatch):
+    monkeypatch.delenv("SPARK_CONF_DIR", raising=False)
+    monkeypatch.setenv("SPARK_SUBMIT_OPTS", "-Xss4m")
+    options = process_environment(settings)["SPARK_SUBMIT_OPTS"]
+    assert options.startswith(f'"@{ROOT}/spark_jobs/conf/driver.options"')
+    assert options.endswith(" -Xss4m")
+    monkeypatch.setenv("SPARK_SUBMIT_OPTS", options)
+    assert process_environment(settings)["SPARK_SUBMIT_OPTS"] == options
+
+
+def test_a_configuration_of_spark_of_the_users_own_is_left_alone(settings, monkeypatch):
+    monkeypatch.setenv("SPARK_CONF_DIR", "/etc/spark")
+    monkeypatch.delenv("SPARK_SUBMIT_OPTS", raising=False)
+    assert "SPARK_SUBMIT_OPTS" not in process_environment(settings)
