@@ -29,7 +29,7 @@ demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER ru
 	@$(GRASP) demo $(if $(DATA),--data "$(DATA)")
 
 test: setup ## the whole test-suite
-	@$(RUN) $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(RUN) $(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED) ## linters, types, import rules and the fast tests, side by side
 	@$(MAKE) --no-print-directory --jobs=2 lint fast
