@@ -31,6 +31,7 @@ from spark_jobs.storage.worker_errors import worker_errors
 from spark_jobs.validation.checks import clean_output, refusal_reason
 from spark_jobs.validation.grounding import Evidence
 
+MIN_TASK_REQUESTS = 8  # of one task, if there are more tasks: loading a model takes as long as some ten texts
 MAX_TASK_REQUESTS = 2048  # of one task: it holds them in memory
 REPAIR_EVERY = 512  # requests; fewer leave a server idle more often, more delay repairs
 LOG_EVERY = 15.0  # seconds
@@ -127,7 +128,7 @@ def generate(lake: Lake, task: GenerationTask, requests: DataFrame, num_requests
     """
     num_workers = lake.spark.sparkContext.defaultParallelism
     per_worker = -(-num_requests // (num_workers * MAX_TASK_REQUESTS))
-    num_tasks = min(num_requests, num_workers * per_worker)  # equally many for each worker
+    num_tasks = min(-(-num_requests // MIN_TASK_REQUESTS), num_workers * per_worker)  # equally many for each worker
     tasks = requests.repartitionById(num_tasks, (requests.number % num_tasks).cast("int")).drop("number")
     with _progress(task.shards, num_requests), worker_errors(GenerationError):
         rows = tasks.mapInPandas(task, _COUNTS_DDL).collect()

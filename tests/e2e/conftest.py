@@ -127,6 +127,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, model_folders: tuple[Path
             "GRASP_NOW": end_of(LATEST).isoformat(),
             # Both days count as fresh here, so that the first one is published and served while the second is made.
             "GRASP_MAX_FEATURE_AGE_HOURS": "720",
+            "GRASP_LOOKUP_TIMEOUT_MS": "5000",  # busy cores may be slower than a service should be
             "GRASP_LLM_BUDGET": str(LLM_BUDGET),
             "GRASP_PORT": str(free_port()),
             "GRASP_AIRFLOW_PORT": str(free_port()),

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sqlite3
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -112,9 +111,7 @@ def test_the_server_answered_during_the_whole_refresh(finished):
     assert finished.errors == []
     assert len(finished.answers) > 10
     assert all(len(answer["items"]) == 5 for answer in finished.answers)
-    fallbacks = Counter(answer["fallback"] for answer in finished.answers)
-    assert set(fallbacks) <= {None, "no_model", "store_timeout"}  # two busy cores may be too slow for the limit
-    assert fallbacks["store_timeout"] <= len(finished.answers) // 4
+    assert {answer["fallback"] for answer in finished.answers} <= {None, "no_model"}
 
 
 def test_the_release_event_carries_the_day(finished):
