@@ -126,9 +126,7 @@ def generate(lake: Lake, task: GenerationTask, requests: DataFrame, num_requests
     An outcome is `accepted`, a refusal reason or an error. Raises `GenerationError` if the model itself fails in a
     worker, or a worker dies more often than Spark retries.
     """
-    num_workers = lake.spark.sparkContext.defaultParallelism
-    per_worker = -(-num_requests // (num_workers * MAX_TASK_REQUESTS))
-    num_tasks = min(-(-num_requests // MIN_TASK_REQUESTS), num_workers * per_worker)  # equally many for each worker
+    num_tasks = count_tasks(num_requests, lake.spark.sparkContext.defaultParallelism)
     tasks = requests.repartitionById(num_tasks, (requests.number % num_tasks).cast("int")).drop("number")
     with _progress(task.shards, num_requests), worker_errors(GenerationError):
         rows = tasks.mapInPandas(task, _COUNTS_DDL).collect()
@@ -136,6 +134,12 @@ def generate(lake: Lake, task: GenerationTask, requests: DataFrame, num_requests
     for row in rows:
         counts[row.outcome] += row.num
     return counts
+
+
+def count_tasks(num_requests: int, num_workers: int) -> int:
+    """Equally many tasks for each worker, none above `MAX_TASK_REQUESTS`; fewer where they would be very small."""
+    per_worker = -(-num_requests // (num_workers * MAX_TASK_REQUESTS))
+    return min(-(-num_requests // MIN_TASK_REQUESTS), num_workers * per_worker)
 
 
 @contextmanager

@@ -6,7 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from grasp import tables
-from spark_jobs.generation.live_generation import REPAIR_EVERY, GenerationTask, Prices, Validator, run_task
+from spark_jobs.generation.live_generation import (
+    REPAIR_EVERY,
+    GenerationTask,
+    Prices,
+    Validator,
+    count_tasks,
+    run_task,
+)
 from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
 from spark_jobs.generation.repair import REMEDIES, is_repairable, repair_messages
 from spark_jobs.models.language_model import Generation, SpendingLimits
@@ -188,3 +195,8 @@ def test_a_retried_task_may_spend_the_rest_of_its_share():
     assert share.minus(2, 120) == SpendingLimits(3, 380)
     assert share.minus(9, 900) == SpendingLimits(0, 0)
     assert SpendingLimits().minus(9, 900) == SpendingLimits()
+
+
+@pytest.mark.parametrize(("num_requests", "num_tasks"), [(1, 1), (8, 1), (9, 2), (200, 4), (8192, 4), (8193, 8)])
+def test_few_requests_load_the_model_once_and_many_keep_every_worker_busy(num_requests, num_tasks):
+    assert count_tasks(num_requests, num_workers=4) == num_tasks
