@@ -16,17 +16,31 @@ from grasp.environment import IS_SUBMITTED, SPARK_CLASSES
 
 
 def typical_job(folder: str) -> None:
-    """What most jobs do: read and write Parquet, window, join, aggregate, and hand rows to Python."""
-    from pyspark.sql import SparkSession, Window, functions
+    """What most jobs do: read and write Parquet and text, window, join, aggregate, and hand rows to Python."""
+    from pyspark.sql import SparkSession, Window
+    from pyspark.sql import functions as F
 
     spark = SparkSession.builder.master("local[2]").appName("spark_classes").getOrCreate()
-    numbers = spark.range(1000).selectExpr("id", "id % 7 AS part", "string(id) AS text", "array(id) AS list")
-    numbers.write.partitionBy("part").parquet(f"{folder}/numbers")
-    read = spark.read.parquet(f"{folder}/numbers")
-    ranked = read.withColumn("rank", functions.row_number().over(Window.partitionBy("part").orderBy("id")))
-    counted = read.groupBy("part").agg(functions.count("*").alias("count"), functions.collect_list("text"))
-    joined = ranked.join(counted, "part").where("rank < 100")
-    joined.mapInPandas(lambda batches: (batch[["id", "rank"]] for batch in batches), "id long, rank long").toPandas()
+    numbers = spark.range(1000).selectExpr("id", "id % 7 AS part", "string(id) AS text", "array(id, 1) AS list")
+    numbers.withColumn("moment", F.timestamp_seconds("id")).write.partitionBy("part").parquet(f"{folder}/numbers")
+    read = spark.read.parquet(f"{folder}/numbers").cache()
+    newest = Window.partitionBy("part").orderBy(F.desc("moment"), "id")
+    ranked = read.withColumn("rank", F.row_number().over(newest)).where(F.col("rank") < 100)
+    texts = F.array_sort(F.collect_list(F.struct("rank", "text")))
+    counted = ranked.groupBy("part").agg(
+        F.count_distinct("text").alias("num_texts"),
+        F.sum(F.xxhash64("id", "list").cast("decimal(38,0)")).alias("hash"),
+        F.slice(texts.getField("text"), 1, 3).alias("first"),
+    )
+    few = spark.createDataFrame([(1, "one", {"a": "b"})], "part bigint, name string, facts map<string,string>")
+    joined = ranked.join(counted, "part").join(few, "part", "left").join(read.where("id < 9"), "id", "left_anti")
+    rows = joined.mapInPandas(lambda batches: (batch[["id", "rank"]] for batch in batches), "id long, rank long")
+    rows.unionByName(few.selectExpr("part AS id", "1L AS rank")).dropDuplicates(["id"]).toPandas()
+    record = F.struct("name", F.map_entries("facts"), F.coalesce("name", "text"))
+    lines = joined.select(F.to_json(record).alias("value"))
+    lines.repartition(2).write.text(f"{folder}/lines")
+    spark.read.schema("name string").json(f"{folder}/lines").groupBy("name").count().collect()
+    list(spark.read.text(f"{folder}/lines").select(F.from_json("value", "name string")).toLocalIterator())
     spark.stop()
 
 
