@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 export GRASP_HOME ?= $(CURDIR)/.grasp
-GRASP_PYTHON ?= python3.11
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 GRASP := $(VENV)/bin/grasp
@@ -17,7 +16,7 @@ help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraints.txt requirements/install.sh
-	@GRASP_PYTHON=$(GRASP_PYTHON) bash requirements/install.sh $(VENV)
+	@bash requirements/install.sh $(VENV)
 	@touch $@
 
 setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data

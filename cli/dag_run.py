@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from grasp.settings import ROOT, Settings
 STAGE_TOOK = re.compile(r"stage (\S+) (\S+) took ([\d.]+) s")
 STAGE_SKIPPED = re.compile(r"(\S+) (\S+): inputs unchanged, skipped")
 AIRFLOW_SOURCE = re.compile(r"'?\s+\[(?:airflow|task)")  # what Airflow appends to a line: who logged it, and where
+TASK_STARTS = re.compile(r"\[DAG TEST\] running task <TaskInstance: ([^.\s]+)\.(\S+) (\S+) \[")
+TASK_ENDS = "[DAG TEST] end task"
 NUM_TAIL_LINES = 40
 
 
@@ -31,9 +34,36 @@ class StageTime:
     seconds: float | None  # None: skipped
 
 
+class TaskLogs:
+    """Gives each task's part of a run's output to the file where Airflow's UI looks for it: a test run writes none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file: Path | None = None
+        self.tries: Counter[str] = Counter()
+
+    def write(self, line: str) -> None:
+        if started := TASK_STARTS.search(line):
+            dag, task, run = started.groups()
+            self.tries[task] += 1
+            self.file = self.folder / f"dag_id={dag}/run_id={run}/task_id={task}/attempt={self.tries[task]}.log"
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        if self.file:
+            with self.file.open("a") as file:
+                file.write(line)
+        if TASK_ENDS in line:
+            self.file = None
+
+
 def new_log(settings: Settings, name: str) -> Path:
     """A log file for one run of a command."""
     return settings.home / "logs" / f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.log"
+
+
+def airflow_logs(settings: Settings) -> Path:
+    """The folder of the tasks' logs that Airflow's UI reads."""
+    environment = process_environment(settings)
+    return Path(environment.get("AIRFLOW__LOGGING__BASE_LOG_FOLDER") or Path(environment["AIRFLOW_HOME"], "logs"))
 
 
 def migrate(settings: Settings, log: Path) -> None:
@@ -60,7 +90,9 @@ def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) ->
     say(f"--- {dag} {' '.join(f'{key}={value}' for key, value in conf.items())}")
     command = ["airflow", "dags", "test", dag, "--conf", json.dumps(conf)]
     times, failed, is_explained = [], False, False
+    task_logs = TaskLogs(airflow_logs(settings))
     for line in output_of(command, settings, log):
+        task_logs.write(line)
         failed = failed or "state=failed" in line
         if MARK not in line:
             continue

@@ -12,6 +12,7 @@ import typer
 
 from grasp.environment import process_environment
 from grasp.preflight import REFRESH, Check, require, require_airflow_port, require_feature_store
+from grasp.processes import run_to_the_end
 from grasp.progress import say
 from grasp.settings import ROOT, Settings, SettingsError
 
@@ -97,7 +98,7 @@ def airflow(context: typer.Context) -> None:
     environment = checked_environment(*REFRESH, require_airflow_port)
     address = f"{environment['AIRFLOW__API__HOST']}:{environment['AIRFLOW__API__PORT']}"
     say(f"Airflow UI: http://{address}, no login needed; Ctrl-C ends it")
-    become("airflow", ["standalone"], environment)
+    sys.exit(run_to_the_end(["airflow", "standalone"], environment))
 
 
 @app.command(rich_help_panel=SET_UP, context_settings=PASS_ARGUMENTS_ON, add_help_option=False)

@@ -4,7 +4,8 @@ Runs at 02:00 UTC for the last whole day. Every task works on one named day and 
 and any day may be run again or back-filled with the same result. A stage whose inputs did not change is skipped before
 Spark starts.
 
-* `day`: the UTC day to work on. A scheduled run works on the last whole day before it.
+* `day`: the UTC day to work on. Without it, a run works on the UTC date of its logical date: a scheduled run on the
+  last whole day. A run by hand without a date, or with the present moment that the UI fills in, works on that day too.
 * `force`: run every Spark job and the quality checks although nothing changed.
 
 When a run ends early:
@@ -16,24 +17,25 @@ When a run ends early:
   written, nothing is published.
 """
 
+from typing import Any
+
 import pendulum
 from airflow.sdk import Param, chain, dag, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.timetables.interval import CronDataIntervalTimetable
 
-from dags.tasks import RELEASE, ModuleTask, SparkJob
+from dags.alerts import refresh_deadline, run_failed
+from dags.runs import day_of_run, is_named
+from dags.tasks import DEFAULTS, RELEASE, ModuleTask, SparkJob
 from grasp import partitions, tables
 from grasp.days import DayNotOverError, age_hours, require_ended
 from grasp.manifest import manifest_in_force
 from grasp.progress import say
 from grasp.settings import Settings
 
-# A scheduled run starts at the end of its interval, 02:00, so the last whole day is the day before that moment.
-DAY = "{{ params.day or ((data_interval_end or dag_run.run_after) - macros.timedelta(days=1)) | ds }}"
-NAMED = "{{ params.day or '' }}"
+DAY = "{{ day_of_run(dag_run) }}"
 FORCE = "{{ params.force }}"
 SETTINGS = Settings.load()  # a wrong setting shows at once as an import error in the UI, not at two in the morning
-RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
 
 
 def job(name: str) -> SparkJob:
@@ -45,12 +47,12 @@ def module(name: str, task_id: str, arguments: list[str], stage: str | None = No
 
 
 @task.short_circuit(ignore_downstream_trigger_rules=True)
-def has_ended(day: str, named: str) -> bool:
+def has_ended(day: str, *, dag_run: Any) -> bool:
     """A day that is not over by the clock fails if it was named; a scheduled run is skipped."""
     try:
         require_ended(day, SETTINGS.clock())
     except DayNotOverError as error:
-        if named:
+        if is_named(dag_run):
             say(f"daily_refresh {day}: failed: {error}")
             raise AirflowFailException(str(error)) from None
         say(f"daily_refresh: skipped: {error}")
@@ -95,7 +97,10 @@ def announce(day: str, *, outlet_events: dict) -> None:
     start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,  # Milvus-Lite and the online store have one writer
-    default_args=RETRY,
+    default_args=DEFAULTS,
+    on_failure_callback=run_failed,
+    deadline=refresh_deadline(SETTINGS),
+    user_defined_macros={"day_of_run": day_of_run},
     params={
         "day": Param(None, type=["null", "string"], format="date", description="UTC day, YYYY-MM-DD"),
         "force": Param(False, type="boolean", description="Run although nothing changed"),
@@ -105,7 +110,7 @@ def announce(day: str, *, outlet_events: dict) -> None:
 )
 def daily_refresh() -> None:
     chain(
-        has_ended(DAY, NAMED),
+        has_ended(DAY),
         job("ingest"),
         has_interactions(DAY),
         job("describe_items"),

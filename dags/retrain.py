@@ -15,8 +15,11 @@ from typing import Any
 
 import pendulum
 from airflow.sdk import Param, chain, dag, task
+from airflow.sdk.exceptions import AirflowFailException
 
-from dags.tasks import RELEASE, ModuleTask
+from dags.alerts import run_failed
+from dags.runs import day_of_run
+from dags.tasks import DEFAULTS, RELEASE, ModuleTask
 from grasp import partitions, tables
 from grasp.days import parse_day, plus_days
 from grasp.manifest import PUBLISHED_FILE
@@ -25,17 +28,15 @@ from grasp.settings import Settings
 from grasp.versions import Versions
 
 SETTINGS = Settings.load()
-RETRY = {"retries": SETTINGS.task_retries, "retry_delay": pendulum.duration(minutes=5)}
 
 
-def choose_day(params: dict[str, Any], triggering_asset_events: dict[Any, Any] | None, run_after: Any) -> str:
-    """The day to judge on: the parameter, else the day of the release event, else the last whole day."""
-    if params.get("day"):
-        return parse_day(params["day"])
-    events = [event for asset in (triggering_asset_events or {}).values() for event in asset]
-    if events:
-        return max(parse_day(event.extra["day"]) for event in events)
-    return plus_days(run_after.date().isoformat(), -1)
+def choose_day(dag_run: Any) -> str:
+    """The day to judge on. Without one, trying again is of no use: the task fails at once, with one line."""
+    try:
+        return day_of_run(dag_run)
+    except ValueError as error:
+        say(f"retrain: failed: {error}")
+        raise AirflowFailException(str(error)) from None
 
 
 def last_retraining(settings: Settings, until: str) -> str | None:
@@ -63,7 +64,8 @@ def choose_cutoff(settings: Settings, cutoff: str | None, day: str) -> str | Non
     start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,
-    default_args=RETRY,
+    default_args=DEFAULTS,
+    on_failure_callback=run_failed,
     params={
         "day": Param(None, type=["null", "string"], format="date", description="UTC day, YYYY-MM-DD"),
         "cutoff": Param(None, type=["null", "string"], format="date", description="training cutoff, YYYY-MM-DD"),
@@ -79,7 +81,7 @@ def retrain() -> None:
     @task.short_circuit(ignore_downstream_trigger_rules=True)
     def plan(**context: Any) -> dict[str, str] | None:
         params = context["params"]
-        day = choose_day(params, context.get("triggering_asset_events"), context["dag_run"].run_after)
+        day = choose_day(context["dag_run"])
         if not params["force"] and not is_due(SETTINGS, day):
             say(f"retrain {day}: skipped, the last retraining of {last_retraining(SETTINGS, day)} is recent")
             return None

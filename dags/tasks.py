@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -26,6 +27,19 @@ from grasp.settings import ROOT, Settings, SettingsError
 # What `daily_refresh` announces and `retrain` listens to.
 RELEASE = Asset("grasp_release", uri="grasp://release", group="grasp")
 NUM_TAIL_LINES = 15  # of a failed process, repeated in the task's error
+SETTINGS = Settings.load()
+# For every task. Those that start a process, and may take hours, have their own limit.
+DEFAULTS = {
+    "retries": SETTINGS.task_retries,
+    "retry_delay": timedelta(minutes=5),
+    "execution_timeout": timedelta(minutes=10),
+}
+
+
+def time_limit(stage: str | None) -> timedelta:
+    """Longest run of a task that starts a process. Batch files are waited for, and that is no fault."""
+    waits = SETTINGS.llm_batch_files and stage in ("describe_items", "describe_users")
+    return timedelta(hours=SETTINGS.task_timeout_hours + (SETTINGS.llm_batch_patience_hours if waits else 0))
 
 
 def skip_if_current(stage: str, day: str, force: str) -> None:
@@ -56,8 +70,10 @@ class SparkJob(SparkSubmitOperator):
             application=str(ROOT / "spark_jobs" / f"{job}.py"),
             application_args=["--day", day],
             conn_id="spark_default",
-            driver_memory=Settings.load().spark_memory,
+            driver_memory=SETTINGS.spark_memory,
             env_vars={"PYTHONPATH": str(ROOT)},
+            conf={"spark.speculation": "false"},  # a second copy of a task would pay for the same texts again
+            execution_timeout=time_limit(job),
             trigger_rule="none_failed",  # a skipped stage counts like one that ran
             **kwargs,
         )
@@ -99,7 +115,7 @@ class ModuleTask(BaseOperator):
         stage: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(trigger_rule="none_failed", **kwargs)
+        super().__init__(trigger_rule="none_failed", execution_timeout=time_limit(stage), **kwargs)
         self.module = module
         self.arguments = arguments
         self.day = day
@@ -119,9 +135,13 @@ class ModuleTask(BaseOperator):
         """Run the module and show its output line by line; raises `AirflowException` with its last lines on failure."""
         tail: deque[str] = deque(maxlen=NUM_TAIL_LINES)
         with start_module(self.module, *self.arguments) as self.process:
-            for line in self.process.stdout or ():
-                print(line, end="", flush=True)  # noqa: T201 - this is the task's log
-                tail.append(line)
+            try:
+                for line in self.process.stdout or ():
+                    print(line, end="", flush=True)  # noqa: T201 - this is the task's log
+                    tail.append(line)
+            except BaseException:  # the task's time is over: leaving the block waits for the process
+                self.process.terminate()
+                raise
         if self.process.returncode:
             raise AirflowException(f"{self.module} failed with exit code {self.process.returncode}:\n{''.join(tail)}")
 

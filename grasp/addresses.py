@@ -23,6 +23,19 @@ def milvus_address(uri: str) -> str:
     return uri
 
 
+def webhook_address(url: SecretStr) -> SecretStr:
+    """The address of an HTTP server, percent-encoded; its path or query may be the secret."""
+    if not url.get_secret_value():
+        return url
+    try:
+        parts = TypeAdapter(HttpUrl).validate_python(url.get_secret_value())
+    except ValidationError:
+        raise ValueError("a webhook is named like https://alerts.example.com/hook") from None
+    if parts.username or parts.password:
+        raise ValueError("no user or password belongs here: a webhook's secret is in its path or query")
+    return SecretStr(str(parts))
+
+
 def _require_plain(url: str, kind: type[AnyUrl], example: str, secret_setting: str) -> None:
     """Raises `ValueError` for what is no URL of this kind, and for one that carries a secret."""
     try:

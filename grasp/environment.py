@@ -34,6 +34,7 @@ def process_environment(settings: Settings) -> dict[str, str]:
     environment the result is the environment itself.
     """
     airflow_url = f"http://127.0.0.1:{settings.airflow_port}"
+    num_cores = len(os.sched_getaffinity(0))
     spark_connection = {
         "conn_type": "spark",
         "host": settings.spark_master,
@@ -47,9 +48,14 @@ def process_environment(settings: Settings) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "AIRFLOW_HOME": str(settings.home / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "dags" / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # Each is a process from the start, by default 32. Two are enough for both DAGs, back-fills included.
+        "AIRFLOW__CORE__PARALLELISM": str(max(2, min(num_cores, 32))),
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{airflow_url}/execution/",
+        "AIRFLOW__API__BASE_URL": airflow_url,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(settings.airflow_port),
         "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark_connection),

@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from grasp.addresses import milvus_address, redis_address, server_url
+from grasp.addresses import milvus_address, redis_address, server_url, webhook_address
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,6 +211,17 @@ class Settings(BaseSettings):
     retrain_every_days: int = Field(7, ge=1, description="The model is retrained when it is this old.")
 
     task_retries: int = Field(2, ge=0, description="How often Airflow tries a failed task again, minutes apart.")
+    task_timeout_hours: float = Field(
+        12,
+        gt=0,
+        description="Longest run of a job before Airflow ends it; batch files get their patience on top.",
+    )
+    refresh_deadline_hours: float = Field(
+        10, gt=0, description="A scheduled refresh that takes longer than this is late: one alert, the run goes on."
+    )
+    alert_webhook: Annotated[SecretStr, AfterValidator(webhook_address)] = Field(
+        SecretStr(""), description="URL that gets a POST when a DAG run fails or a refresh is late; empty: no alerts."
+    )
     spark_master: str = Field(
         "local[2,4]",
         description="Spark master of the embedded connection `spark_default`: two workers, a task is tried four times.",
@@ -305,7 +316,7 @@ class Settings(BaseSettings):
         return {PREFIX + name.upper(): _as_variable(getattr(self, name)) for name in type(self).model_fields}
 
 
-SECRETS = frozenset({"mlflow_uri", "milvus_token", "milvus_uri", "redis", "llm_url", "encoder_url"})
+SECRETS = frozenset({"mlflow_uri", "milvus_token", "milvus_uri", "redis", "llm_url", "encoder_url", "alert_webhook"})
 
 
 class _Variables(EnvSettingsSource):

@@ -42,6 +42,31 @@ def test_stage_times_are_read_from_the_progress_lines(settings, tmp_path, monkey
     assert "noise" in (tmp_path / "log").read_text()
 
 
+def test_each_task_s_output_is_where_airflow_s_ui_looks_for_it(settings, tmp_path, monkeypatch):
+    ingest = "i [DAG TEST] running task <TaskInstance: daily_refresh.ingest manual__1998 [scheduled]>"
+    train = "i [DAG TEST] running task <TaskInstance: daily_refresh.train manual__1998 [scheduled]>"
+    end = "i [DAG TEST] end task task_id="
+    lines = [
+        "before",
+        ingest,
+        "first",
+        f"{end}ingest",
+        "between",
+        train,
+        f"{end}train",
+        ingest,
+        "second",
+        f"{end}ingest",
+    ]
+    fake_airflow(tmp_path, monkeypatch, *lines)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
+    run = settings.home / "airflow" / "logs" / "dag_id=daily_refresh" / "run_id=manual__1998"
+    assert (run / "task_id=ingest" / "attempt=1.log").read_text().splitlines() == first
+    assert (run / "task_id=ingest" / "attempt=2.log").read_text().splitlines() == second
+    assert (run / "task_id=train" / "attempt=1.log").read_text().splitlines() == [train, f"{end}train"]
+
+
 def test_a_failed_run_ends_with_its_log(settings, tmp_path, monkeypatch):
     fake_airflow(tmp_path, monkeypatch, "expectation expect_x failed", "DagRun Finished: state=failed, run_type=manual")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))

@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cli.dag_run import DagError, run_dag
 from grasp import partitions, tables
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
@@ -46,11 +48,42 @@ def test_both_dags_load_and_nothing_else_does(dag_bag):
     assert set(dag_bag.dags) == {"daily_refresh", "retrain"}
 
 
-def test_every_dag_has_a_page_retries_and_one_run_at_a_time(dag_bag):
+def test_every_dag_has_a_page_retries_one_run_at_a_time_and_an_alert(dag_bag):
     for dag in dag_bag.dags.values():
         assert dag.doc_md
         assert dag.max_active_runs == 1
         assert all(task.retries == 2 for task in dag.tasks)
+        assert [each.__name__ for each in dag.on_failure_callback] == ["run_failed"]
+
+
+def test_every_task_has_a_time_limit(dag_bag):
+    limits = {task.task_id: task.execution_timeout for dag in dag_bag.dags.values() for task in dag.tasks}
+    assert limits["describe_items"] == limits["materialise"] == limits["train"] == timedelta(hours=12)
+    assert limits["has_ended"] == limits["plan"] == timedelta(minutes=10)
+    assert set(limits.values()) == {timedelta(hours=12), timedelta(minutes=10)}
+
+
+def test_batch_files_are_waited_for(dag_bag, settings_with, monkeypatch):
+    from dags import tasks
+
+    batches = {"llm_batch_files": True, "llm_url": "http://localhost/v1", "llm_model": "m"}
+    monkeypatch.setattr(tasks, "SETTINGS", settings_with(**batches, task_timeout_hours=2, llm_batch_patience_hours=25))
+    assert tasks.time_limit("describe_users") == timedelta(hours=27)
+    assert tasks.time_limit("ingest") == timedelta(hours=2)
+
+
+def test_no_spark_job_pays_twice_whatever_the_cluster_s_default(dag_bag):
+    jobs = [task for task in dag_bag.dags["daily_refresh"].tasks if hasattr(task, "job")]
+    assert len(jobs) == 7
+    for job in jobs:
+        hook = job._get_hook()
+        hook._connection = {
+            "master": "yarn",
+            "spark_binary": "spark-submit",
+            "deploy_mode": "client",
+            "namespace": None,
+        }
+        assert "--conf spark.speculation=false" in " ".join(hook._build_spark_submit_command(job.application))
 
 
 @pytest.mark.parametrize(("dag_id", "last"), [("daily_refresh", "announce"), ("retrain", "publish")])
@@ -87,17 +120,29 @@ def test_the_two_describing_jobs_run_one_after_the_other(dag_bag):
 
 
 @pytest.fixture(scope="module")
-def dags_test(tmp_path_factory: pytest.TempPathFactory):
-    """`dags_test(conf)`: `airflow dags test daily_refresh` by the clock of MovieLens, on an empty home."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty home with Airflow's metadata."""
     home = tmp_path_factory.mktemp("home")
-    environment = process_environment(Settings.load({"GRASP_HOME": str(home), "GRASP_NOW": "1998-04-22T23:59:59Z"}))
+    environment = process_environment(Settings.load({"GRASP_HOME": str(home)}))
     subprocess.run(["airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
+    return home
 
-    def run(conf: dict[str, object]) -> str:
-        command = ["airflow", "dags", "test", "daily_refresh", "--conf", json.dumps(conf)]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+
+MOVIELENS_NOW = "1998-04-22T23:59:59Z"
+
+
+@pytest.fixture
+def dags_test(home):
+    """`dags_test(conf)`: `airflow dags test daily_refresh` by the clock of MovieLens; returns all that is printed."""
+
+    def run(conf: dict[str, object], **variables: str) -> str:
+        settings = Settings.load({"GRASP_HOME": str(home), "GRASP_NOW": MOVIELENS_NOW, **variables})
+        log = home / "run.log"
+        log.unlink(missing_ok=True)
+        with suppress(DagError):
+            run_dag(settings, "daily_refresh", conf, log)
         assert not (home / "lake").exists()
-        return result.stdout + result.stderr
+        return log.read_text()
 
     return run
 
@@ -108,10 +153,57 @@ def test_a_scheduled_day_after_the_clock_is_skipped(dags_test):
     assert "state=success" in shown
 
 
-def test_a_named_day_after_the_clock_fails_at_once(dags_test):
-    shown = dags_test({"day": "1998-04-23"})
+SHOW_RUNS = """
+import json
+from airflow.models import DagRun, TaskInstance
+from airflow.utils.log.log_reader import TaskLogReader
+from airflow.utils.session import create_session
+from dags.runs import day_of_run
+
+with create_session() as session:
+    for run in session.query(DagRun).order_by(DagRun.id):
+        task = session.query(TaskInstance).filter_by(run_id=run.run_id, task_id="has_ended").one()
+        log = "".join(TaskLogReader().read_log_stream(task, 1, {})) if task.state else ""
+        print("run", json.dumps([run.run_type, day_of_run(run), run.note, log]))
+"""
+
+
+def runs(environment: dict[str, str]) -> list[tuple[str, str, str, str]]:
+    """Kind, day, note and first task's log of each run, as Airflow's UI reads them."""
+    shown = subprocess.run([sys.executable, "-c", SHOW_RUNS], env=environment, cwd=ROOT, capture_output=True, text=True)
+    lines = [line.removeprefix("run ") for line in shown.stdout.splitlines() if line.startswith("run ")]
+    assert lines, shown.stderr
+    return [tuple(json.loads(line)) for line in lines]
+
+
+def test_a_named_day_after_the_clock_fails_at_once_and_is_told(dags_test, webhook, home):
+    shown = dags_test({"day": "1998-04-23"}, GRASP_ALERT_WEBHOOK=webhook.url, GRASP_TASK_RETRIES="0")
     assert "daily_refresh 1998-04-23: failed: 1998-04-23 is after the clock" in shown
     assert "state=failed" in shown
+    (alert,) = webhook.received
+    assert alert["text"] == "GRASP: daily_refresh of 1998-04-23: failed at has_ended"
+    assert alert["log"].startswith("http://127.0.0.1:8180/dags/daily_refresh/runs/manual__")
+    *_, (_, day, note, log) = runs(process_environment(Settings.load({"GRASP_HOME": str(home)})))
+    assert (day, note) == ("1998-04-23", "day 1998-04-23")
+    assert "failed: 1998-04-23 is after the clock" in log
+
+
+def test_a_run_by_its_logical_date_works_on_that_day(dags_test, home):
+    """`dags trigger` gives such a run the data interval of the present day."""
+    environment = process_environment(Settings.load({"GRASP_HOME": str(home)}))
+    date = "2024-03-08T02:00:00+00:00"
+    trigger = ["airflow", "dags", "trigger", "daily_refresh", "--logical-date", date]
+    subprocess.run(trigger, env=environment, check=True, capture_output=True)
+    (found,) = [(kind, day) for kind, day, *_ in runs(environment) if day.startswith("2024")]
+    assert found == ("manual", "2024-03-08")
+
+
+def test_a_back_fill_works_on_each_day_from_the_first_to_the_last(dags_test, home):
+    environment = process_environment(Settings.load({"GRASP_HOME": str(home)}))
+    dates = ["--from-date", "1998-04-01", "--to-date", "1998-04-04"]
+    command = ["airflow", "backfill", "create", "--dag-id", "daily_refresh", "--max-active-runs", "1", *dates]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert [day for kind, day, *_ in runs(environment) if kind == "backfill"] == ["x"]
 
 
 def test_a_day_without_interactions_fails_before_the_language_model(dag_bag, settings_with, monkeypatch):
@@ -139,65 +231,22 @@ def test_every_program_a_task_starts_exists(dag_bag):
                 assert task.application_args[0] == "--day"
 
 
-def render_day(dag_bag, day_param, data_interval_end, run_after):
-    """Render the DAY template the way Airflow does for a run."""
-    task = dag_bag.dags["daily_refresh"].task_dict["ingest"]
-    from airflow.sdk.execution_time import macros
-
-    context = {
-        "params": SimpleNamespace(day=day_param),
-        "data_interval_end": data_interval_end,
-        "dag_run": SimpleNamespace(run_after=run_after),
-        "macros": macros,
-    }
-    return task.render_template(task.application_args[1], context)
+def test_a_task_s_day_is_that_of_its_run(dag_bag):
+    dag = dag_bag.dags["daily_refresh"]
+    moment = datetime(1998, 3, 2, 2, tzinfo=UTC)
+    run = {"run_type": "scheduled", "conf": {}, "consumed_asset_events": [], "run_after": moment}
+    context = {"dag_run": SimpleNamespace(logical_date=moment - timedelta(days=1), **run)}
+    task = dag.task_dict["ingest"]
+    assert task.render_template(task.application_args[1], context, dag.get_template_env()) == "1998-03-01"
 
 
-def at(text: str) -> datetime:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+def test_a_release_event_without_a_day_fails_with_one_line(retrain_module, capsys):
+    from airflow.sdk.exceptions import AirflowFailException
 
-
-@pytest.mark.parametrize(
-    ("kind", "day_param", "data_interval_end", "run_after", "day"),
-    [
-        # At 02:00 on the 2nd the interval from the 1st, 02:00, ends: the last whole day is the 1st.
-        ("scheduled", None, at("1998-03-02T02:00"), at("1998-03-02T02:00"), "1998-03-01"),
-        ("back-fill", None, at("1998-03-02T02:00"), at("2026-01-01T00:00"), "1998-03-01"),
-        ("manual without a date", None, None, at("1998-03-02T15:00"), "1998-03-01"),
-        ("manual with a day", "1998-02-28", at("2026-01-01T00:00"), at("2026-01-01T00:00"), "1998-02-28"),
-    ],
-)
-def test_each_kind_of_run_works_on_its_day(dag_bag, kind, day_param, data_interval_end, run_after, day):
-    assert render_day(dag_bag, day_param, data_interval_end, run_after) == day
-
-
-RUN_AFTER = datetime(1998, 3, 10, 5, tzinfo=UTC)
-
-
-def events_of(retrain_module, days: list[str]):
-    """The release events of these days, as Airflow hands them to a task of an asset-triggered run."""
-    from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
-    from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
-
-    asset = {"name": retrain_module.RELEASE.name, "uri": retrain_module.RELEASE.uri, "extra": {}}
-    source = {"source_dag_id": "daily_refresh", "source_task_id": "announce", "source_run_id": "r"}
-    rest = {"asset": asset, **source, "source_map_index": -1, "source_aliases": [], "timestamp": RUN_AFTER}
-    events = [AssetEventDagRunReferenceResult.model_validate({"extra": {"day": day}, **rest}) for day in days]
-    return TriggeringAssetEventsAccessor.build(events)
-
-
-@pytest.mark.parametrize(
-    ("day_param", "event_days", "day"),
-    [
-        (None, ["1998-03-01"], "1998-03-01"),
-        (None, ["1998-03-01", "1998-03-02"], "1998-03-02"),
-        ("1998-02-28", ["1998-03-01"], "1998-02-28"),
-        (None, [], "1998-03-09"),
-    ],
-)
-def test_retraining_takes_the_day_from_the_release_event(retrain_module, day_param, event_days, day):
-    events = events_of(retrain_module, event_days)
-    assert retrain_module.choose_day({"day": day_param}, events, RUN_AFTER) == day
+    run = SimpleNamespace(conf={}, consumed_asset_events=[SimpleNamespace(extra={})])
+    with pytest.raises(AirflowFailException, match="names no day"):
+        retrain_module.choose_day(run)
+    assert capsys.readouterr().out.startswith("[grasp] retrain: failed: an event of the asset `grasp_release`")
 
 
 def test_retraining_waits_a_week(retrain_module, settings: Settings):
@@ -260,3 +309,20 @@ def test_the_first_week_has_nothing_to_train_on(retrain_module, settings: Settin
     features.mkdir(parents=True)
     partitions.write_content(features, partitions.Content(1, "x"))
     assert retrain_module.choose_cutoff(settings, None, "1998-03-08") == "1998-03-01"
+
+
+def test_a_task_whose_time_is_over_ends_its_process(settings: Settings, monkeypatch, tmp_path, ends_soon):
+    from airflow.sdk.exceptions import AirflowTaskTimeout
+    from airflow.sdk.execution_time.timeout import timeout
+
+    from dags.tasks import ModuleTask
+
+    (tmp_path / "sleeps.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(60)\n")
+    monkeypatch.setenv("GRASP_HOME", str(settings.home))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    task = ModuleTask(task_id="sleeps", module="sleeps", arguments=[], day="1998-03-01")
+    started = time.monotonic()
+    with pytest.raises(AirflowTaskTimeout), timeout(5):
+        task.run_module()
+    assert time.monotonic() - started < 30
+    assert ends_soon(task.process.pid)

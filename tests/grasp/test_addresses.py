@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from grasp.addresses import milvus_address, redis_address
+from grasp.addresses import milvus_address, redis_address, webhook_address
 
 AWKWARD = "a,b=c:d@/e #\"'\\{}[]$HOME%25 é😀\t"
 
@@ -74,4 +74,19 @@ def test_a_wrong_address_is_refused_and_not_shown(address):
 def test_a_secret_in_the_address_of_milvus_is_refused_and_not_shown(uri):
     with pytest.raises(ValueError, match=r"Milvus|GRASP_MILVUS_TOKEN") as error:
         milvus_address(uri)
+    assert "hunter2" not in str(error.value)
+
+
+def test_a_webhook_keeps_its_secret_path_and_query():
+    url = webhook_address(SecretStr("https://alerts.example.com/hook/ab c?token=x"))
+    assert url.get_secret_value() == "https://alerts.example.com/hook/ab%20c?token=x"
+    assert webhook_address(SecretStr("")).get_secret_value() == ""
+
+
+@pytest.mark.parametrize(
+    "url", ["hunter2", "ftp://hunter2", "file:///hunter2", "https://me:hunter2@alerts.example.com"]
+)
+def test_what_is_no_webhook_is_refused_without_showing_it(url):
+    with pytest.raises(ValueError, match="webhook") as error:
+        webhook_address(SecretStr(url))
     assert "hunter2" not in str(error.value)

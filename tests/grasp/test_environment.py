@@ -1,7 +1,10 @@
 """Child processes get complete settings; variables that production has set are kept."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 from grasp.environment import process_environment
 from grasp.settings import ROOT, Settings
@@ -14,6 +17,12 @@ def test_children_see_the_same_settings(settings):
 def test_a_variable_that_is_already_set_wins(settings, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SPARK_DEFAULT", "spark://cluster:7077")
     assert process_environment(settings)["AIRFLOW_CONN_SPARK_DEFAULT"] == "spark://cluster:7077"
+
+
+@pytest.mark.parametrize(("num_cores", "num_processes"), [(1, "2"), (2, "2"), (8, "8"), (96, "32")])
+def test_airflow_s_processes_follow_the_cores(settings, monkeypatch, num_cores, num_processes):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(num_cores)))
+    assert process_environment(settings)["AIRFLOW__CORE__PARALLELISM"] == num_processes
 
 
 def test_our_code_comes_first_on_the_path(settings, monkeypatch):
