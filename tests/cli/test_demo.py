@@ -46,19 +46,8 @@ def test_each_task_s_output_is_where_airflow_s_ui_looks_for_it(settings, tmp_pat
     ingest = "i [DAG TEST] running task <TaskInstance: daily_refresh.ingest manual__1998 [scheduled]>"
     train = "i [DAG TEST] running task <TaskInstance: daily_refresh.train manual__1998 [scheduled]>"
     end = "i [DAG TEST] end task task_id="
-    lines = [
-        "before",
-        ingest,
-        "first",
-        f"{end}ingest",
-        "between",
-        train,
-        f"{end}train",
-        ingest,
-        "second",
-        f"{end}ingest",
-    ]
-    fake_airflow(tmp_path, monkeypatch, *lines)
+    first, second = [ingest, "first", f"{end}ingest"], [ingest, "second", f"{end}ingest"]
+    fake_airflow(tmp_path, monkeypatch, "before", *first, "between", train, f"{end}train", *second)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     run_dag(settings, "daily_refresh", {"day": "1998-03-01"}, tmp_path / "log")
     run = settings.home / "airflow" / "logs" / "dag_id=daily_refresh" / "run_id=manual__1998"
