@@ -35,7 +35,7 @@ def is_named(dag_run: Any) -> bool:
 
 def _day_of_event(event: Any) -> str:
     if "day" not in (event.extra or {}):
-        raise ValueError('an event of the asset `grasp_release` names no day: send extra={"day": "YYYY-MM-DD"}')
+        raise ValueError('an event of the asset grasp_release names no day: send extra={"day": "YYYY-MM-DD"}')
     return parse_day(event.extra["day"])
 
 

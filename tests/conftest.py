@@ -1,10 +1,13 @@
 """What many tests share: settings of a temporary home, one Spark session for the whole run, a lake."""
 
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import NoReturn
 
 import prometheus_client  # noqa: F401 - before Feast: it decides at import whether several processes count together
@@ -186,3 +189,35 @@ def model_folders() -> tuple[Path, Path]:
     folders = (home / "models" / "smollm2-135m-instruct", home / "models" / "all-minilm-l6-v2")
     missing = [str(folder) for folder in folders if not folder.is_dir()]
     return _missing(f"{', '.join(missing)} missing: run `make setup`") if missing else folders
+
+
+class Webhook(HTTPServer):
+    """Keeps what it is sent and answers with `status`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Received)
+        self.received: list[dict] = []
+        self.status = 204
+        self.url = f"http://127.0.0.1:{self.server_port}/hook-secret"
+
+
+class Received(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/hook-secret" and self.headers["Content-Type"] == "application/json":
+            self.server.received.append(json.loads(body))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing on the tests' output."""
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """A real HTTP server for alerts."""
+    server = Webhook()
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()

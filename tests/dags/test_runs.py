@@ -57,7 +57,7 @@ def test_a_logical_date_elsewhere_names_its_utc_day():
 def test_an_event_without_a_day_says_what_to_send(extra):
     with pytest.raises(ValueError) as error:
         day_of_run(run("asset_triggered", events=[extra]))
-    said = 'an event of the asset `grasp_release` names no day: send extra={"day": "YYYY-MM-DD"}'
+    said = 'an event of the asset grasp_release names no day: send extra={"day": "YYYY-MM-DD"}'
     assert str(error.value) == said
 
 
