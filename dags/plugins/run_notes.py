@@ -14,29 +14,15 @@ from dags.runs import day_of_run
 OURS = ("daily_refresh", "retrain")
 
 
-def note_day(dag_run: Any) -> None:
-    """Note the run's day, unless a person has written a note."""
+@hookimpl
+def on_dag_run_running(dag_run: Any) -> None:
+    """Note the day of a run that the scheduler starts, unless a person has written a note."""
     if dag_run.dag_id not in OURS or dag_run.note:
         return
     try:
         dag_run.note = f"day {day_of_run(dag_run)}"
     except ValueError as error:  # the run fails with the same words
         dag_run.note = str(error)
-
-
-@hookimpl
-def on_dag_run_running(dag_run: Any) -> None:
-    note_day(dag_run)
-
-
-@hookimpl
-def on_dag_run_success(dag_run: Any) -> None:
-    note_day(dag_run)  # `airflow dags test` tells only how a run ended
-
-
-@hookimpl
-def on_dag_run_failed(dag_run: Any) -> None:
-    note_day(dag_run)
 
 
 class RunNotes(AirflowPlugin):

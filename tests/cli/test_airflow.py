@@ -2,10 +2,12 @@
 
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -54,6 +56,8 @@ def test_a_late_refresh_is_told_and_nothing_is_left_after_term(settings_with, we
         wait_for(lambda: webhook.received, process, log)
         (alert,) = webhook.received
         assert (alert["event"], alert["dag"]) == ("late", "daily_refresh")
+        with closing(sqlite3.connect(f"file:{settings.home}/airflow/airflow.db?mode=ro", uri=True)) as metadata:
+            assert metadata.execute("SELECT content FROM dag_run_note").fetchall() == [(f"day {alert['day']}",)]
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) < 16 + len(os.sched_getaffinity(0)), [each.cmdline() for each in started]
     finally:
