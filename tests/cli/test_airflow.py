@@ -33,7 +33,7 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen[bytes], log: 
         time.sleep(0.5)
 
 
-def test_a_late_refresh_is_told_and_nothing_is_left_after_term(settings_with, webhook, tmp_path, ends_soon, missing):
+def test_a_late_refresh_is_told_and_nothing_is_left_after_term(settings_with, webhook, tmp_path, ends_soon):
     java = Path(os.environ.get("GRASP_HOME", ROOT / ".grasp")) / "java"
     for table in ("interactions", "items"):
         (tmp_path / f"{table}.tsv").touch()
