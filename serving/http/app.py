@@ -19,9 +19,10 @@ from grasp.settings import Settings, SettingsError
 from serving.answers.search import Search
 from serving.http.access import Access, AccessError
 from serving.http.body_limit import BodyLimit
+from serving.http.connection_limits import IDLE_SECONDS, LimitedConnection
+from serving.http.encoded_ids import EncodedIds
 from serving.http.errors import add_error_handlers
 from serving.http.explorer import explorer_router
-from serving.http.head_limit import HeadLimit
 from serving.http.logs import configure_logging
 from serving.http.request_context import RequestContext
 from serving.http.routes import feature_routes, operations_routes, recommendation_routes
@@ -39,7 +40,6 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 # How long a thread that loads a release or answers a batch may hold the interpreter when the event loop needs it
 # (docs/decisions/one-thread-answers.md). Python's default is ten times as long.
 SWITCH_SECONDS = 0.0005
-IDLE_SECONDS = 75  # longer than proxies keep idle connections (60 s), so that none is closed under a request
 
 
 def create_app(
@@ -62,6 +62,7 @@ def create_app(
     app = FastAPI(title="GRASP", description="Sequential recommendations with reasons.", lifespan=lifespan)
     app.state.service = service
     app.add_middleware(BodyLimit)
+    app.add_middleware(EncodedIds)
     if access.is_open:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOCAL_HOSTS, settings.host])
     app.add_middleware(RequestContext, metrics=service.metrics)  # added last, so it is the outermost

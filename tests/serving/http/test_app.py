@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -148,17 +149,48 @@ def test_a_slow_store_is_not_waited_for(publish_day, serve, users):
 
     assert answer["fallback"] == "store_timeout"
     assert time.monotonic() - started < 0.8
-    assert client.get("/readyz").json()["reason"] == "store_timeout"
+    assert problems(client)["online_store"] == "store_timeout"
 
 
-def test_a_broken_store_gives_popular_items_and_is_not_ready(publish_day, serve, users):
+def problems(client: TestClient) -> dict[str, str | None]:
+    return {each["name"]: each["problem"] for each in client.get("/v1/dependencies").json()["dependencies"]}
+
+
+def test_a_broken_store_gives_popular_items_from_a_service_that_stays_ready(publish_day, serve, users):
     publish_day()
     client = serve()
+    assert problems(client) == {"online_store": None, "requests_log": None}
     users.is_broken = True
 
     assert ask(client)["fallback"] == "store_error"
-    assert client.get("/readyz").status_code == 503
-    assert client.get("/healthz").status_code == 200
+    assert problems(client)["online_store"] == "store_error"
+    assert [client.get(path).status_code for path in ("/livez", "/healthz", "/readyz")] == [200, 200, 200]
+
+
+def test_an_emptied_store_is_seen_and_users_keep_their_last_good_rows(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    before = ask(client)
+    everybody, users.users = users.users, {}
+
+    answer = ask(client)
+
+    assert (answer["fallback"], answer["store_problem"], answer["items"]) == ("last_good", "store_empty", before["items"])
+    assert ask(client, "stranger")["fallback"] == "store_empty"
+    assert problems(client)["online_store"] == "store_empty"
+    assert client.get("/readyz").status_code == 200
+    users.users = everybody
+    client.app.state.service.check_store()  # type: ignore[attr-defined]
+    assert (ask(client)["fallback"], ask(client, "stranger")["fallback"]) == (None, "unknown_user")
+
+
+def test_a_service_that_starts_with_an_emptied_store_says_so(publish_day, serve, users):
+    publish_day()
+    users.users = {}
+
+    answer = ask(serve(), "stranger", recent_item_ids=["i1"])
+
+    assert (answer["fallback"], answer["store_problem"]) == ("recent_items_only", "store_empty")
 
 
 def test_vectors_of_another_width_are_a_store_error(publish_day, serve, users):
@@ -187,7 +219,7 @@ def test_a_popular_release_names_itself(publish_day, serve):
 def test_without_a_release_it_is_alive_but_not_ready(serve):
     client = serve()
 
-    assert client.get("/healthz").status_code == 200
+    assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
     assert client.get("/readyz").json()["reason"].startswith("no release")
     response = client.post("/v1/recommendations", json={"user_id": "u1"})
@@ -265,6 +297,51 @@ def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, p
 
     assert client.get(path.format("i" * 256)).status_code == 404
     assert client.get(path.format("i" * 257)).status_code == 422
+
+
+IDS = [".", "..", "x/similar", "x/features", "a/b", "/", "100%", "%2F", "a b+c&k=1#?", "ü", "i1/"]
+
+
+@pytest.mark.parametrize("user_id", IDS)
+def test_every_user_id_works_in_the_query(publish_day, serve, users, user, user_id):
+    publish_day()
+    users.users[user_id] = replace(user, user_id=user_id)
+    client = serve()
+
+    for path in ("/v1/user", "/v1/user/similar", "/v1/user/features"):
+        response = client.get(path, params={"user_id": user_id})
+        assert (response.status_code, response.json()["user_id"]) == (200, user_id)
+    assert ask(client, user_id)["fallback"] is None
+
+
+@pytest.mark.parametrize("user_id", [each for each in IDS if each not in (".", "..")])  # which clients resolve
+def test_every_id_that_a_path_can_carry_works_there_when_it_is_encoded(publish_day, serve, users, user, user_id):
+    publish_day()
+    users.users[user_id] = replace(user, user_id=user_id)
+    client = serve()
+
+    for end in ("", "/similar", "/features"):
+        response = client.get(f"/v1/users/{quote(user_id, safe='')}{end}")
+        assert (response.status_code, response.json()["user_id"]) == (200, user_id)
+
+
+@pytest.mark.parametrize("item_id", IDS)
+def test_every_item_id_works_in_the_query(settings, write_day, make_model, serve, item_id):
+    item_ids = ["i1", item_id, "x"]
+    write_day(settings, item_ids=item_ids)
+    publish(settings, DAY, choose_model(settings, make_model(settings, item_ids=item_ids), None))
+    client = serve()
+
+    for path in ("/v1/item", "/v1/item/similar"):
+        response = client.get(path, params={"item_id": item_id})
+        assert (response.status_code, response.json()["item_id"]) == (200, item_id)
+
+
+def test_a_plain_slash_in_a_path_belongs_to_the_id_as_before(publish_day, serve, users, user):
+    publish_day()
+    users.users["a/b"] = replace(user, user_id="a/b")
+
+    assert serve().get("/v1/users/a/b/features").json()["user_id"] == "a/b"
 
 
 def test_similar_refuses_a_k_above_the_limit(publish_day, serve):
@@ -552,13 +629,14 @@ def test_a_users_features_are_the_stores_row(publish_day, serve, users, user):
 
 
 @pytest.mark.parametrize("tokens", ["", "serve-0123456789abcdef"])
-def test_answers_about_one_user_and_healthz_do_not_wait_for_busy_threads(publish_day, settings_with, users, tokens):
+def test_answers_about_one_user_and_probes_do_not_wait_for_busy_threads(publish_day, settings_with, users, tokens):
     publish_day()
     access = Access.from_environment({"GRASP_TOKENS_SERVE": tokens})
     app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users, access=access)
 
     asked = [
-        ("GET", "/healthz", None),
+        ("GET", "/livez", None),
+        ("GET", "/readyz", None),
         ("GET", "/v1/users/u1/features", None),
         ("POST", "/v1/recommendations", {"user_id": "u1"}),
         ("POST", "/v1/scores", {"user_id": "u1", "item_ids": ["i1"]}),

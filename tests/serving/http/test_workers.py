@@ -124,7 +124,7 @@ def test_a_worker_that_is_stopped_for_a_while_is_not_killed(running):
     for worker in before:
         worker.resume()
 
-    assert client.get("/healthz").status_code == 200
+    assert client.get("/livez").status_code == 200
     assert workers_of(process) == before
 
 
@@ -142,7 +142,7 @@ def test_started_as_a_module_it_has_one_numeric_thread_too(settings_with):
         httpx.Client(base_url=f"http://127.0.0.1:{environment['GRASP_PORT']}", timeout=60) as client,
     ):
         try:
-            wait_until_ready(client, server, [], "/healthz")
+            wait_until_ready(client, server, [], "/livez")
             found = psutil.Process(server.pid).environ()
         finally:
             server.kill()
