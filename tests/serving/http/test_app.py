@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
 from grasp.manifest import manifest_in_force, release_folder
+from grasp.preflight import listen
 from serving.http.access import Access
 from serving.http.app import create_app, main
 from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
@@ -216,9 +217,12 @@ def test_a_popular_release_names_itself(publish_day, serve):
     assert [each["item_id"] for each in answer["items"]] == ["i1", "i2"]
 
 
-def test_without_a_release_it_is_alive_but_not_ready(serve):
+def test_without_a_release_it_is_alive_but_not_ready_and_says_so_in_the_log_once(serve, caplog):
     client = serve()
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
+    said = [each for each in caplog.records if each.getMessage().startswith("no release at ")]
+    assert [each.levelname for each in said] == ["WARNING"]
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
     assert client.get("/readyz").json()["reason"].startswith("no release")
@@ -701,3 +705,18 @@ def test_the_command_shows_help_and_refuses_unknown_arguments(monkeypatch, capsy
 
     assert ended.value.code == code
     assert said in "".join(capsys.readouterr())
+
+
+def test_a_server_that_finds_its_port_taken_ends_with_one_line(monkeypatch, settings):
+    """Two servers that are started together both pass the check of `prepare`."""
+    with listen("GRASP_PORT", "127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        monkeypatch.setattr("sys.argv", ["app"])
+        for name, value in settings.variables().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("GRASP_PORT", str(port))
+
+        with pytest.raises(SystemExit) as ended:
+            main()
+
+    assert ended.value.code == f"error: GRASP_PORT: 127.0.0.1:{port} cannot be used: Address already in use"
