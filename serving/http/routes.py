@@ -86,7 +86,9 @@ def _guard(access: Access, *roles: Role) -> dict[str, Any]:
 def recommendation_routes(service: Service, access: Access) -> APIRouter:
     """Endpoints for the company's own services."""
     batches = CapacityLimiter(NUM_BATCHES)
-    router = APIRouter(route_class=TokenRoute, tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503))
+    router = APIRouter(
+        route_class=TokenRoute, tags=["recommendations"], responses=errors(400, 401, 403, 404, 408, 413, 422, 503)
+    )
 
     @router.post("/v1/recommendations", response_model=RecommendationResponse, **_guard(access, "serve", "read"))
     async def recommendations(body: RecommendationRequest, request: Request) -> Response:

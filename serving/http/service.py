@@ -99,7 +99,9 @@ class Service:
     def log_impressions(self, impressions: Sequence[Impression]) -> None:
         """Raises 503 when they cannot be logged, so that the caller can send them again."""
         now = self._settings.clock()
-        self._log_or_refuse(tables.SERVED_REQUESTS, now, [_served_row(each, each.recent_item_ids, now) for each in impressions])
+        self._log_or_refuse(
+            tables.SERVED_REQUESTS, now, [_served_row(each, each.recent_item_ids, now) for each in impressions]
+        )
 
     def log_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         """Raises 503 when they cannot be logged, so that the caller can send them again."""
@@ -223,7 +225,9 @@ def _experiment_info(experiment: Experiment | None) -> ExperimentInfo | None:
     return ExperimentInfo(name=experiment.name, release=experiment.release_id, share=experiment.share)
 
 
-def _served_row(answer: RecommendationResponse | Impression, recent_item_ids: Sequence[str], now: datetime) -> dict[str, Any]:
+def _served_row(
+    answer: RecommendationResponse | Impression, recent_item_ids: Sequence[str], now: datetime
+) -> dict[str, Any]:
     """A row of `served_requests`: ids and numbers, never texts."""
     return {
         **answer.model_dump(include=set(tables.SERVED_REQUESTS.column_names)),

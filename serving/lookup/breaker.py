@@ -16,6 +16,11 @@ class Breaker:
         self._lock = threading.Lock()
         self._num_failures, self._retry_at = 0, 0.0
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last read failed."""
+        return self._num_failures > 0
+
     def may_ask(self) -> bool:
         """Whether the store may be asked now. During a run of failures only one caller in `REST_SECONDS` may."""
         with self._lock:

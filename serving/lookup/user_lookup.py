@@ -171,14 +171,14 @@ class UserLookup:
         return rows
 
     def _look_for_emptied(self, release: ReleaseWithUsers, user_ids: list[str], rows: StoreRows) -> None:
-        """When a user is gone who had a row before, see whether the others are gone too."""
+        """See whether everybody is gone, when a user with a kept row is, or a store that failed lacks one."""
         version = release.feature_version
-        is_anybody_gone = any(
-            row is None and self._last_good.get(version, user_id)
-            for user_id, row in zip(user_ids, rows, strict=True)
-        )
-        if is_anybody_gone and not self._known.is_emptied(version):
-            self._known.note(version, release.users.rows(self._known.of(version)))
+        lacking = [user_id for user_id, row in zip(user_ids, rows, strict=True) if row is None]
+        if not lacking or self._known.is_emptied(version):
+            return
+        if self._breaker.is_failing or any(self._last_good.get(version, user_id) for user_id in lacking):
+            known = self._known.of(version)
+            self._known.note(version, release.users.rows(known) if known else [])
 
     def _keep(self, version: str, user_ids: list[str], rows: StoreRows) -> None:
         """Remember the store's answers, but not that an emptied store lacks a user."""

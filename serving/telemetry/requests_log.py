@@ -41,7 +41,7 @@ log = logging.getLogger("grasp.serving")
 
 
 class RequestsLog:
-    """One per process. `count(table, result, num_rows)` is called for rows that were `written`, or `dropped` for good."""
+    """One per process. `count(table, result, num_rows)` is called for rows that were `written`, or `dropped` at the end."""
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
@@ -21,11 +23,12 @@ from grasp.preflight import listen
 from serving.http.access import Access
 from serving.http.app import create_app, main
 from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
+from serving.http.routes import NUM_SCANS, ModelResponse
 from serving.lookup.online_store import StoreError
 from serving.releases.manage import rollback
 from serving.releases.publication import choose_model, publish
 from serving.rollout.follower import RETRY_SECONDS, ReleaseFollower
-from serving.schemas import UserFeaturesResponse
+from serving.schemas import SimilarResponse, UserFeaturesResponse
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 
@@ -176,7 +179,11 @@ def test_an_emptied_store_is_seen_and_users_keep_their_last_good_rows(publish_da
 
     answer = ask(client)
 
-    assert (answer["fallback"], answer["store_problem"], answer["items"]) == ("last_good", "store_empty", before["items"])
+    assert (answer["fallback"], answer["store_problem"], answer["items"]) == (
+        "last_good",
+        "store_empty",
+        before["items"],
+    )
     assert ask(client, "stranger")["fallback"] == "store_empty"
     assert problems(client)["online_store"] == "store_empty"
     assert client.get("/readyz").status_code == 200
@@ -655,6 +662,51 @@ def test_answers_about_one_user_and_probes_do_not_wait_for_busy_threads(publish_
             return [(await asks.request(method, path, json=body)).status_code for method, path, body in asked]
 
     assert asyncio.run(ask_while_every_thread_is_busy()) == [200] * len(asked)
+
+
+def test_large_answers_are_written_outside_the_event_loop(publish_day, serve, monkeypatch):
+    publish_day()
+    client, written = serve(), {}
+
+    def render(self: ModelResponse, content: BaseModel) -> bytes:
+        written[type(content).__name__] = threading.current_thread().name
+        return render_json(self, content)
+
+    render_json = ModelResponse.render
+    monkeypatch.setattr(ModelResponse, "render", render)
+    ask(client)
+    assert client.post("/v1/recommendations/batch", json={"user_ids": ["u1"]}).status_code == 200
+    assert client.get("/v1/items/i1/similar").status_code == 200
+
+    event_loop = written.pop("RecommendationResponse")
+    assert written.keys() == {"BatchResponse", "SimilarResponse"}
+    assert event_loop not in written.values()
+
+
+def test_comparisons_with_all_items_run_two_at_a_time_and_delay_nobody_else(publish_day, settings, users):
+    publish_day()
+    app = create_app(settings, lambda *_: users)
+    running, most = [], []
+
+    def similar_items(item_id: str, *_: object) -> SimilarResponse:
+        running.append(item_id)
+        most.append(len(running))
+        time.sleep(0.1)
+        running.remove(item_id)
+        return SimilarResponse(request_id="r", item_id=item_id, title="", items=[], release="")
+
+    app.state.service.profiles.similar_items = similar_items
+
+    async def ask_for_many() -> list[int]:
+        asks = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        async with app.router.lifespan_context(app), asks:
+            scans = [asyncio.create_task(asks.get(f"/v1/items/i{number}/similar")) for number in range(6)]
+            other = await asks.get("/v1/items/i1")
+            assert not all(scan.done() for scan in scans)
+            return [other.status_code, *[(await scan).status_code for scan in scans]]
+
+    assert asyncio.run(ask_for_many()) == [200] * 7
+    assert max(most) == NUM_SCANS
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,9 @@ def test_of_two_servers_started_together_the_second_ends_with_one_line(settings_
         (ended,) = [server for server in servers if server.poll() is not None]
         (line,) = (ended.stderr or []).readlines()
         assert ended.returncode == 1
-        assert line == f"error: GRASP_PORT: 127.0.0.1:{environment['GRASP_PORT']} cannot be used: Address already in use\n"
+        assert (
+            line == f"error: GRASP_PORT: 127.0.0.1:{environment['GRASP_PORT']} cannot be used: Address already in use\n"
+        )
         (first,) = [server for server in servers if server is not ended]
         with httpx.Client(base_url=f"http://127.0.0.1:{environment['GRASP_PORT']}", timeout=60) as client:
             wait_until_ready(client, first, [], "/livez")

@@ -314,3 +314,18 @@ def test_a_user_who_was_erased_is_forgotten_although_a_row_was_kept(user):
     release.users = FailingStore(user)
     assert get(lookup, release, "u1") == LookupResult(None, "store_error")
     lookup.close()
+
+
+def test_a_store_that_comes_back_empty_is_seen_by_its_first_answer(user):
+    store = MixedStore({"u0": user, "u1": user})
+    failing = FailingStore(user)
+    release = release_with(failing)
+    lookup = UserLookup(20, 10)
+    lookup.know("v1", ["u0", "u1"])
+    get(lookup, release, "never seen")
+
+    store.has = {}
+    release.users = store
+
+    assert get(lookup, release, "never seen") == LookupResult(None, "store_empty")
+    lookup.close()

@@ -39,9 +39,7 @@ def counter(counts: Counter) -> Callable[[str, str, int], None]:
 @pytest.fixture
 def start(tmp_path, counts):
     def make(**changed) -> RequestsLog:
-        log = RequestsLog(
-            tmp_path, counter(counts), **{"flush_seconds": NEVER, **changed}
-        )
+        log = RequestsLog(tmp_path, counter(counts), **{"flush_seconds": NEVER, **changed})
         log.start()
         return log
 
