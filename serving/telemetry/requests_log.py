@@ -41,7 +41,7 @@ log = logging.getLogger("grasp.serving")
 
 
 class RequestsLog:
-    """One per process. `count(table, result, num_rows)` is called for rows that were `written`, or `dropped` at the end."""
+    """One per process. `count(table, result, num_rows)` hears of rows that are `written`, or `dropped` in the end."""
 
     def __init__(
         self,
