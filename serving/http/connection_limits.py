@@ -29,7 +29,8 @@ class LimitedConnection(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_timer, self._read_timer = _cancelled(self._head_timer), _cancelled(self._read_timer)
+        self._stop_head_timer()
+        self._stop_read_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,7 +51,7 @@ class LimitedConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
-        self._head_timer = _cancelled(self._head_timer)
+        self._stop_head_timer()
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
@@ -58,7 +59,7 @@ class LimitedConnection(HttpToolsProtocol):
         self._await_reader(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        self._read_timer = _cancelled(self._read_timer)
+        self._stop_read_timer()
         super().resume_writing()
 
     def _await_reader(self, num_bytes: int) -> None:
@@ -77,7 +78,12 @@ class LimitedConnection(HttpToolsProtocol):
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self.head_seconds, self.transport.close)
 
+    def _stop_head_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+    def _stop_read_timer(self) -> None:
+        if self._read_timer:
+            self._read_timer.cancel()
+            self._read_timer = None
