@@ -19,7 +19,7 @@ class LimitedConnection(HttpToolsProtocol):
     """
 
     head_seconds, read_seconds = HEAD_SECONDS, READ_SECONDS
-    _is_in_head = False
+    _is_in_head = _is_in_message = False
     _num_head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
     _read_timer: asyncio.TimerHandle | None = None
@@ -41,13 +41,23 @@ class LimitedConnection(HttpToolsProtocol):
             self._num_head_bytes += len(data)
             if self._num_head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response(f"request line and headers are larger than {MAX_HEAD_BYTES} bytes")
-        elif self.cycle is None or not self.cycle.response_complete:
-            return
-        self._await_head()  # also when the rest of a body that nobody reads goes on after its answer
+            self._await_head()
+        elif self.cycle and self.cycle.response_complete:  # the rest of a body that nobody reads
+            if self._is_in_message:
+                self._await_head()
+            else:
+                self._stop_head_timer()
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     def on_message_begin(self) -> None:
-        self._is_in_head, self._num_head_bytes = True, 0
+        self._is_in_head, self._is_in_message, self._num_head_bytes = True, True, 0
         super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._is_in_message = False
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False

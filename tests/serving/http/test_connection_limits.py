@@ -42,12 +42,12 @@ def client(run_server) -> Iterator[socket.socket]:
 
 @pytest.fixture
 def hasty(run_server) -> Iterator[socket.socket]:
-    """A connection to a server that waits half a second for a head or a reader, and as long between requests."""
+    """A connection to a server that waits half a second for a head or a reader, and four seconds between requests."""
     app = FastAPI()
     app.post("/length")(length)
     app.post("/refused")(refused)
     app.get("/large")(large)
-    port = run_server(app, http=Impatient, timeout_keep_alive=1)
+    port = run_server(app, http=Impatient, timeout_keep_alive=4)
     with socket.create_connection(("127.0.0.1", port), PATIENCE_SECONDS) as connection:
         yield connection
 
@@ -113,6 +113,17 @@ def test_a_body_that_dribbles_after_its_answer_is_closed(hasty):
         while time.monotonic() - started < PATIENCE_SECONDS:
             hasty.sendall(b"b")
             time.sleep(0.05)
+
+
+def test_a_body_that_comes_after_its_answer_costs_no_later_request(hasty):
+    hasty.sendall(b"POST /refused HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\n")
+    assert hasty.recv(65_536).startswith(b"HTTP/1.1 401 ")
+    hasty.sendall(b"b")
+    time.sleep(1.5)
+
+    hasty.sendall(b"POST /length HTTP/1.1\r\nHost: here\r\nContent-Length: 1\r\n\r\nb")
+
+    assert hasty.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_client_that_does_not_take_its_answer_is_cut_off(hasty):
