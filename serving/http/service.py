@@ -161,10 +161,13 @@ class Service:
         )
 
     def dependencies(self, request_id: str) -> DependenciesResponse:
-        """Ask the online store of every loaded release; say whether the requests log can be written."""
+        """Ask the online store of every loaded release; say whether the requests log can be written.
+
+        Raises 503 before the first release, which names the stores.
+        """
         found = [
             Dependency(name="online_store", release=release.release_id, problem=self._lookup.probe(release))
-            for release in self.follower.loaded or ()
+            for release in self.recommender.loaded()
         ]
         if self._log:
             found.append(Dependency(name="requests_log", release=None, problem=self._log.problem))
