@@ -73,7 +73,7 @@ class LastGoodRows:
 
 
 class UserLookup:
-    """One online read per request, in threads of its own. No store that fails, hangs or was emptied is an exception.
+    """One online read per request, in threads of its own. A store that fails, hangs or was emptied is a named problem.
 
     A late read counts as a failure; its row is still kept as the last good one. A store that keeps failing or being
     late is left alone for a moment (`Breaker`), and at most `MAX_READS` reads run and wait, so a store that hangs holds
