@@ -11,6 +11,7 @@ from grasp.feature_store import configuration
 from grasp.settings import Settings, SettingsError
 from grasp.stages import STAGES
 
+NUM_WAITING_CONNECTIONS = 2048  # not accepted yet, for example while a release is loaded
 Check = Callable[[Settings], None]  # raises `SettingsError` with one line that says what to do
 
 
@@ -73,13 +74,24 @@ def require_airflow_port(settings: Settings) -> None:
 
 
 def _require_free(setting: str, host: str, port: int | str) -> None:
+    listen(setting, host, port).close()
+
+
+def listen(setting: str, host: str, port: int | str) -> socket.socket:
+    """A socket that listens at the address, so that no other process can. Raises `SettingsError` if one does."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was used a moment ago is free
+            listening.bind(address)
+            listening.listen(NUM_WAITING_CONNECTIONS)
+        except OSError:
+            listening.close()
+            raise
     except OSError as error:
         raise SettingsError(f"{setting}: {host}:{port} cannot be used: {error.strerror or error}") from None
+    return listening
 
 
 REFRESH: tuple[Check, ...] = (require_source, require_models, require_feature_store, require_java)

@@ -1,10 +1,10 @@
 """Every HTTP request and response, with limits, explanations and an example."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from serving.ranking.release_ranker import Evidence, Recommendation
 
@@ -13,6 +13,7 @@ MAX_RECENT = 100
 MAX_LISTED = 1_000  # ids in an allow list, a deny list or a scores request
 MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
+MAX_IMPRESSIONS = 100
 MAX_QUERY_CHARS = 500
 MAX_KEY_CHARS = 256  # of an id or a category
 
@@ -32,10 +33,11 @@ Fallback = Literal[
     "stale_features",
     "store_timeout",
     "store_error",
+    "store_empty",
     "no_model",
     "no_history",
 ]
-StoreProblem = Literal["store_timeout", "store_error"]
+StoreProblem = Literal["store_timeout", "store_error", "store_empty"]
 
 # Parts of the examples.
 ORIGIN: dict[str, Any] = {"request_id": "6f1c2a9be0d94c7f8a6d1b0e5f3c2d41", "release": "1998-04-22-0a1b2c3d4e"}
@@ -104,7 +106,9 @@ class BatchRequest(Filters):
     k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="Number of items for each user.")
     exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
     release: Key | None = Field(None, description="As for one user.")
-    is_shown: bool = Field(True, strict=True, description="As for one user.")
+    is_shown: bool = Field(
+        False, strict=True, description="True: each user sees the answer now, so all are logged; else tell impressions."
+    )
 
 
 class ScoresRequest(StrictRequest):
@@ -128,6 +132,36 @@ class OutcomesRequest(StrictRequest):
     )
 
     outcomes: list[Outcome] = Field(min_length=1, max_length=MAX_OUTCOMES)
+
+
+class ShownItem(BaseModel):
+    item_id: Key
+    score: FiniteFloat
+
+
+class Impression(BaseModel):
+    """An answer that its user sees now. The answer itself will do, for fields that are not listed are ignored."""
+
+    request_id: RequestId
+    user_id: Key
+    release: Key
+    model: Key | None
+    experiment: Key | None
+    bucket: Literal["control", "candidate"] | None
+    feature_day: date
+    feature_age_hours: FiniteFloat
+    fallback: Fallback | None
+    store_problem: StoreProblem | None
+    items: list[ShownItem] = Field(max_length=MAX_ITEMS, description="The items that are seen, in their order.")
+    recent_item_ids: list[Key] = Field([], max_length=MAX_RECENT, description="Those of the request.")
+
+
+class ImpressionsRequest(StrictRequest):
+    model_config = ConfigDict(extra="forbid") | _example(
+        impressions=[{**ANSWER, "items": [{"item_id": "172", "score": 7.31}]}]
+    )
+
+    impressions: list[Impression] = Field(min_length=1, max_length=MAX_IMPRESSIONS)
 
 
 class Answer(BaseModel):
@@ -345,7 +379,9 @@ class SearchResponse(BaseModel):
     )
 
 
-class OutcomesResponse(BaseModel):
+class AcceptedResponse(BaseModel):
+    """What was taken will be written within the minute."""
+
     model_config = _example(request_id=ORIGIN["request_id"], num_accepted=1)
 
     request_id: str
@@ -402,11 +438,32 @@ class Health(BaseModel):
     status: Literal["alive"] = "alive"
 
 
+class Dependency(BaseModel):
+    name: Literal["online_store", "requests_log"]
+    release: str | None = Field(description="The release that reads this store; null for the requests log.")
+    problem: StoreProblem | Literal["not_written"] | None = Field(description="Null if it works.")
+
+
+class DependenciesResponse(BaseModel):
+    """What the service needs to answer in full. A problem is no reason to send requests elsewhere."""
+
+    model_config = _example(
+        request_id=ORIGIN["request_id"],
+        dependencies=[
+            {"name": "online_store", "release": ORIGIN["release"], "problem": None},
+            {"name": "requests_log", "release": None, "problem": None},
+        ],
+    )
+
+    request_id: str
+    dependencies: list[Dependency]
+
+
 class Readiness(BaseModel):
     model_config = _example(ready=True, reason=None, release=ORIGIN["release"], problem=None, experiment_problem=None)
 
     ready: bool
-    reason: str | None = Field(description="Why the service is not ready.")
+    reason: str | None = Field(description="Why the service is not ready; only `no_release` where tokens exist.")
     release: str | None
     problem: str | None = Field(description="Why a newer release was refused; only `not_loaded` where tokens exist.")
     experiment_problem: str | None = Field(
@@ -417,7 +474,7 @@ class Readiness(BaseModel):
         """The same without error texts, which may hold paths and addresses, for callers without a token."""
         return self.model_copy(
             update={
-                "reason": self.reason and (self.reason if self.release else "no_release"),
+                "reason": self.reason and "no_release",
                 "problem": self.problem and "not_loaded",
                 "experiment_problem": self.experiment_problem and "not_running",
             }

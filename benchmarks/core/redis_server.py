@@ -33,6 +33,13 @@ class RedisServer:
     def address(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """Process id. Raises `ProcessLookupError` while it does not run."""
+        if self._process is None:
+            raise ProcessLookupError("the Redis does not run")
+        return self._process.pid
+
     def start(self) -> None:
         """Raises `TimeoutError` when it does not answer."""
         self._process = subprocess.Popen(

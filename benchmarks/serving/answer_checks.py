@@ -19,7 +19,7 @@ WINDOW_SECONDS = 60.0  # at the baseline and at the end, whose median memory cou
 NUM_THINNED = 60  # points of the memory curve that a measurement keeps
 
 NONE = ""  # no fallback, no store problem
-TIMEOUT = "store_timeout"
+TIMEOUT, EMPTY = "store_timeout", "store_empty"
 STORE_PROBLEMS = frozenset({"store_error", TIMEOUT})
 SLOW = frozenset({"last_good", TIMEOUT})  # fallbacks when a lookup took too long
 
@@ -58,7 +58,8 @@ CORRUPT, ROLLED_BACK, MILVUS_STOPPED = "corrupt release", "rolled back", "Milvus
 STEPS = (
     Step(0.0, "calm"),
     Step(0.30, REDIS_KILLED, STORE_PROBLEMS | {"last_good"}, STORE_PROBLEMS),
-    Step(0.40, REDIS_BACK, frozenset({"unknown_user"})),
+    # unknown_user: who is not yet there while the store is filled again.
+    Step(0.40, REDIS_BACK, frozenset({"last_good", EMPTY, "unknown_user"}), frozenset({EMPTY, NONE})),
     Step(0.50, RESTORED),
     Step(0.60, CORRUPT),
     Step(0.70, ROLLED_BACK),

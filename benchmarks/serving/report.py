@@ -235,8 +235,8 @@ def soak(found: Found) -> list[Part]:
     counts = (
         "{minutes:g} minutes at {rate:g} requests a second: {num_due:,} requests and {num_searches:,} searches, "
         "{num_searches_by_milvus:,} of them answered by Milvus; without an answer of status 200: {num_errors:,} and "
-        "{num_failed_searches:,}; {num_5xx:,} of status 5xx. p99 {p99} ms. Answers by fallback, and what `/readyz` "
-        "said at the end of each phase:"
+        "{num_failed_searches:,}; {num_5xx:,} of status 5xx. p99 {p99} ms. Answers by fallback, and what the "
+        "service said of itself at the end of each phase:"
     )
     states = (
         "Answers that did not say truly what stood in: {num_untrue:,}. The corrupt release was {refused}. One command "

@@ -121,7 +121,7 @@ class Observed:
 
     load: Load
     phases: list[Phase]  # one for each step
-    readiness: dict[str, dict[str, str | None]]  # `/readyz` at the end of each phase: reason and problem
+    readiness: dict[str, dict[str, str | None]]  # at the end of each phase: reason and problem, as `_readiness` gives
     watch: Watch
 
 
@@ -149,9 +149,18 @@ def _observe(
             allowed = Allowed(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
             phases.append(Phase(step.name, allowed, begins, time.monotonic()))
             watch.until(running.start, end)
-            status, text = service.get("/readyz")
-            readiness[step.name] = json.loads(text) if status else {"reason": text, "problem": None}
+            readiness[step.name] = _readiness(service)
         return Observed(running.result(), phases, readiness, watch)
+
+
+def _readiness(service: RunningService) -> dict[str, str | None]:
+    """Why the service is not ready, or else the problem of its online store; and why a release was refused."""
+    status, text = service.get("/readyz")
+    if status != OK:
+        return {"reason": text, "problem": None}
+    _, listed = service.get("/v1/dependencies")
+    problems = {each["name"]: each["problem"] for each in json.loads(listed)["dependencies"]}
+    return {"reason": problems["online_store"], "problem": json.loads(text)["problem"]}
 
 
 def _answers(observed: Observed, release_id: str, timeout_seconds: float) -> dict[str, Any]:

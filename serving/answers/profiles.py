@@ -117,7 +117,7 @@ class Profiles:
         if result.row is not None:
             return result.row
         if result.problem:
-            raise HTTPException(503, f"{result.problem}: the online store did not answer")
+            raise HTTPException(503, f"{result.problem}: the online store gave no usable answer")
         raise HTTPException(404, f"user {user_id!r} has no features in release {release.release_id}")
 
 

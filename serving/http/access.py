@@ -12,11 +12,12 @@ import hashlib
 import hmac
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, HTTPException, Request, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 Role = Literal["serve", "read", "operate"]
@@ -66,22 +67,47 @@ class Access:
                 "or bind to 127.0.0.1"
             )
 
-    def requires(self, *roles: Role) -> list[Callable[..., Awaitable[None]]]:
-        """FastAPI dependencies that admit only these roles: 401 without a known token, 403 with another role."""
-        if self.is_open:
-            return []
+    def requires(self, *roles: Role) -> "list[RequiredRoles]":
+        """Dependencies for routes of a router with `TokenRoute` that admit only these roles."""
+        return [] if self.is_open else [RequiredRoles(self, roles)]
 
-        async def check(  # async, because a plain function would take a thread for each request
-            request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-        ) -> None:
-            held = self.roles(credentials.credentials) if credentials else set()
-            if not held:
-                raise HTTPException(401, "a valid bearer token is required", headers={"WWW-Authenticate": "Bearer"})
-            request.state.roles = held
-            if held.isdisjoint(roles):
-                raise HTTPException(403, f"the token's role may not do this; required: {' or '.join(roles)}")
 
-        return [check]
+@dataclass(frozen=True, eq=False)  # FastAPI hashes its dependencies
+class RequiredRoles:
+    """The roles of a route. As a dependency it only documents them: `TokenRoute` has checked the token by then."""
+
+    access: Access
+    roles: Sequence[Role]
+
+    async def __call__(
+        self, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    ) -> None:  # async, because a plain function would take a thread for each request
+        return
+
+    async def admit(self, request: Request) -> None:
+        """Raises 401 without a known token, 403 with another role."""
+        credentials = await _bearer(request)
+        held = self.access.roles(credentials.credentials) if credentials else set()
+        if not held:
+            raise HTTPException(401, "a valid bearer token is required", headers={"WWW-Authenticate": "Bearer"})
+        request.state.roles = held
+        if held.isdisjoint(self.roles):
+            raise HTTPException(403, f"the token's role may not do this; required: {' or '.join(self.roles)}")
+
+
+class TokenRoute(APIRoute):
+    """Checks the token before the body is read: who may not call a route costs it no parsing and learns no limit."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        required = [each.dependency for each in self.dependencies if isinstance(each.dependency, RequiredRoles)]
+
+        async def handle_admitted(request: Request) -> Response:
+            for roles in required:
+                await roles.admit(request)
+            return await handle(request)
+
+        return handle_admitted
 
 
 def has_serve_role(request: Request) -> bool:

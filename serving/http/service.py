@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from grasp.settings import Settings
 from serving.answers.profiles import Profiles, as_similar_items
 from serving.answers.recommender import Recommender, rounded
 from serving.answers.search import Search, SearchError, SearchLateError
+from serving.lookup.known_users import some_users
 from serving.lookup.online_store import StoreError, UserStore
 from serving.lookup.user_lookup import PROBE_USER, UserLookup
 from serving.ranking.catalogue import load_catalogue
@@ -22,7 +24,10 @@ from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.buckets import Experiment
 from serving.rollout.follower import LoadedRelease, LoadedReleases, ReleaseFollower
 from serving.schemas import (
+    DependenciesResponse,
+    Dependency,
     ExperimentInfo,
+    Impression,
     Outcome,
     Readiness,
     RecommendationResponse,
@@ -34,6 +39,7 @@ from serving.telemetry.metrics import Metrics
 from serving.telemetry.requests_log import RequestsLog
 
 RETRY_AFTER_SECONDS = 5  # for a search that came before the encoder was loaded
+STORE_CHECK_SECONDS = 5.0  # between two looks at the online store, so that an emptied one is seen without requests
 
 OpenUserStore = Callable[[Settings, Manifest], UserStore]
 
@@ -58,6 +64,7 @@ class Service:
     def start(self, poll_seconds: float) -> None:
         """Load the release in force, then follow changes in a thread."""
         self.check()
+        self.check_store()
         if self._log:
             self._log.start()
         threading.Thread(target=self._follow, args=(poll_seconds,), name="follower", daemon=True).start()
@@ -80,22 +87,38 @@ class Service:
             is_experiment_refused=self.follower.experiment_problem is not None,
         )
 
-    def log_answers(self, answers: Sequence[RecommendationResponse], recent_item_ids: Sequence[str] = ()) -> None:
-        """Log answers that were served. When the log's queue is full they are dropped and counted."""
-        if self._log is None:
-            return
+    def check_store(self) -> None:
+        """Look whether the online store of each loaded release answers and knows its users, and update the metric."""
+        self.metrics.set_store_problems({self._lookup.probe(release) for release in self.follower.loaded or ()})
+
+    def log_answer(self, answer: RecommendationResponse, recent_item_ids: Sequence[str]) -> None:
+        """Log an answer that its user sees. When the log's queue is full it is dropped and counted."""
         now = self._settings.clock()
-        rows = [_served_row(answer, recent_item_ids, now) for answer in answers]
-        self._log.add(tables.SERVED_REQUESTS, now.date().isoformat(), rows)
+        self._log_rows(tables.SERVED_REQUESTS, now, [_served_row(answer, recent_item_ids, now)], "dropped")
+
+    def log_impressions(self, impressions: Sequence[Impression]) -> None:
+        """Raises 503 when they cannot be logged, so that the caller can send them again."""
+        now = self._settings.clock()
+        self._log_or_refuse(
+            tables.SERVED_REQUESTS, now, [_served_row(each, each.recent_item_ids, now) for each in impressions]
+        )
 
     def log_outcomes(self, outcomes: Sequence[Outcome]) -> None:
-        """Raises 503 when the outcomes cannot be logged, so that the caller can send them again."""
-        if self._log is None:
-            raise HTTPException(503, "outcomes are not logged: GRASP_LOG_REQUESTS is false")
+        """Raises 503 when they cannot be logged, so that the caller can send them again."""
         now = self._settings.clock()
-        rows = [{**outcome.model_dump(), "told_at": now} for outcome in outcomes]
-        if not self._log.add(tables.OUTCOMES, now.date().isoformat(), rows):
-            raise HTTPException(503, "too many outcomes are waiting to be written; send them again later")
+        self._log_or_refuse(tables.OUTCOMES, now, [{**each.model_dump(), "told_at": now} for each in outcomes])
+
+    def _log_or_refuse(self, table: tables.Table, now: datetime, rows: list[dict[str, Any]]) -> None:
+        if self._log is None:
+            raise HTTPException(503, f"{table.name} are not logged: GRASP_LOG_REQUESTS is false")
+        if not self._log_rows(table, now, rows, "refused"):
+            raise HTTPException(503, f"too many {table.name} are waiting to be written; send them again later")
+
+    def _log_rows(self, table: tables.Table, now: datetime, rows: list[dict[str, Any]], if_full: str) -> bool:
+        is_taken = self._log is None or self._log.add(table, now.date().isoformat(), rows)
+        if not is_taken:
+            self.metrics.count_log_rows(table.name, if_full, len(rows))
+        return is_taken
 
     async def search(self, query: str, k: int, request_id: str) -> SearchResponse:
         """Raises 503 without a usable encoder, and 503 with `Retry-After` while the encoder is being loaded."""
@@ -127,21 +150,37 @@ class Service:
         )
 
     def readiness(self) -> Readiness:
-        """Ready when a release is loaded and its store answers in time."""
+        """Ready when a release is loaded: a failed online store or search has a named fallback."""
         loaded = self.follower.loaded
-        reason = self._lookup.probe(loaded.in_force) if loaded else self.follower.problem
         return Readiness(
-            ready=reason is None,
-            reason=reason,
+            ready=loaded is not None,
+            reason=None if loaded else self.follower.problem,
             release=loaded.in_force.release_id if loaded else None,
             problem=self.follower.problem,
             experiment_problem=self.follower.experiment_problem,
         )
 
+    def dependencies(self, request_id: str) -> DependenciesResponse:
+        """Ask the online store of every loaded release; say whether the requests log can be written.
+
+        Raises 503 before the first release, which names the stores.
+        """
+        found = [
+            Dependency(name="online_store", release=release.release_id, problem=self._lookup.probe(release))
+            for release in self.recommender.loaded()
+        ]
+        if self._log:
+            found.append(Dependency(name="requests_log", release=None, problem=self._log.problem))
+        return DependenciesResponse(request_id=request_id, dependencies=found)
+
     def _follow(self, poll_seconds: float) -> None:
+        check_store_at = time.monotonic() + STORE_CHECK_SECONDS
         while not self._stop.wait(poll_seconds):
             try:
                 self.check()
+                if time.monotonic() >= check_store_at:
+                    self.check_store()
+                    check_store_at = time.monotonic() + STORE_CHECK_SECONDS
             except Exception:
                 log.exception("the releases folder could not be read; next try in %g s", poll_seconds)
 
@@ -152,6 +191,8 @@ class Service:
         ranker.stage = self.metrics.stage
         catalogue = load_catalogue(place, ranker.items, self._settings.hidden_attributes)
         users = self._open_user_store(self._settings, manifest)
+        version = manifest.feature_version
+        self._lookup.know(version, some_users(self._settings.lake, version, manifest.day))
         try:
             users.get(PROBE_USER)  # the first lookup is the slowest, so it is not left to a request
         except StoreError as error:
@@ -187,11 +228,14 @@ def _experiment_info(experiment: Experiment | None) -> ExperimentInfo | None:
     return ExperimentInfo(name=experiment.name, release=experiment.release_id, share=experiment.share)
 
 
-def _served_row(answer: RecommendationResponse, recent_item_ids: Sequence[str], now: datetime) -> dict[str, Any]:
+def _served_row(
+    answer: RecommendationResponse | Impression, recent_item_ids: Sequence[str], now: datetime
+) -> dict[str, Any]:
     """A row of `served_requests`: ids and numbers, never texts."""
     return {
         **answer.model_dump(include=set(tables.SERVED_REQUESTS.column_names)),
         "release_id": answer.release,
+        "feature_day": str(answer.feature_day),
         "served_at": now,
         "recent_item_ids": list(recent_item_ids),
         "item_ids": [each.item_id for each in answer.items],

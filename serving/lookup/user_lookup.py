@@ -6,20 +6,21 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from serving.lookup.breaker import Breaker
+from serving.lookup.known_users import KnownUsers
 from serving.lookup.online_store import StoreError, UserRow, UserStore
 
 NUM_THREADS = 8
-NUM_FAILURES = 8  # after this many failures in a row the store is not asked for REST_SECONDS
-REST_SECONDS = 1.0
+MAX_READS = 64  # running and waiting together; further requests are answered without a read
 PROBE_USER = "-"  # read to test whether the store answers; the answer itself is ignored
 
-Problem = Literal["store_timeout", "store_error"]
+Problem = Literal["store_timeout", "store_error", "store_empty"]
 StoreRows = list[UserRow | StoreError | None]  # as `UserStore.rows` gives them
+Read = Future[StoreRows | StoreError | None]
 
 log = logging.getLogger("grasp.serving")
 
@@ -72,29 +73,35 @@ class LastGoodRows:
 
 
 class UserLookup:
-    """One online read per request, in threads of its own.
+    """One online read per request, in threads of its own. A store that fails, hangs or was emptied is a named problem.
 
-    A late read counts as a failure; its row is still kept as the last good one. After `NUM_FAILURES` failures in a row
-    the store is not asked for `REST_SECONDS`, so that waiting requests do not pile up.
+    A late read counts as a failure; its row is still kept as the last good one. A store that keeps failing or being
+    late is left alone for a moment (`Breaker`), and at most `MAX_READS` reads run and wait, so a store that hangs holds
+    no request longer than the time limit.
     """
 
     def __init__(
         self, timeout_seconds: float, num_last_good: int, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._monotonic = monotonic
-        self._num_failures, self._retry_at = 0, 0.0  # failures since the last good answer
+        self._breaker = Breaker(monotonic)
+        self._last_problem: Problem = "store_error"
+        self._places = threading.BoundedSemaphore(MAX_READS)
         self._last_good = LastGoodRows(num_last_good)
+        self._known = KnownUsers()
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
+
+    def know(self, version: str, user_ids: Sequence[str]) -> None:
+        """Name users whom the store of a feature version has to know, so that an emptied store is seen."""
+        self._known.add(version, user_ids)
 
     async def get(self, release: ReleaseWithUsers, user_id: str) -> LookupResult:
         """Look one user up; the event loop serves other requests meanwhile."""
-        answer = self._submit(release, [user_id])
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._timeout_seconds):
-                await asyncio.wrap_future(answer)
-        # The event loop may come back late, so an answer that has arrived by now still counts.
-        (found,) = self._wait(answer, time.monotonic(), release, [user_id])
+        read = self._submit(release, [user_id])
+        if isinstance(read, Future):
+            # `wait` cancels nothing, so an answer that arrives while the loop is busy still counts.
+            await asyncio.wait([asyncio.wrap_future(read)], timeout=self._timeout_seconds)
+        (found,) = self._results(read, release, [user_id])
         return found
 
     def get_many(self, asked: Sequence[tuple[ReleaseWithUsers, str]]) -> list[LookupResult]:
@@ -102,63 +109,113 @@ class UserLookup:
 
         All users of a release are one read: reads one after another would exceed the limit.
         """
-        deadline = time.monotonic() + self._timeout_seconds
         groups: dict[str, tuple[ReleaseWithUsers, list[str]]] = {}
         for release, user_id in asked:
             groups.setdefault(release.release_id, (release, []))[1].append(user_id)
-        answers = [(self._submit(*group), *group) for group in groups.values()]
+        reads = [(self._submit(*group), *group) for group in groups.values()]
+        wait([read for read, _, _ in reads if isinstance(read, Future)], self._timeout_seconds)
         found = {
             (release.release_id, user_id): each
-            for answer, release, user_ids in answers
-            for user_id, each in zip(user_ids, self._wait(answer, deadline, release, user_ids), strict=True)
+            for read, release, user_ids in reads
+            for user_id, each in zip(user_ids, self._results(read, release, user_ids), strict=True)
         }
         return [found[release.release_id, user_id] for release, user_id in asked]
 
     def probe(self, release: ReleaseWithUsers) -> Problem | None:
-        """The problem of a release's store; None when it answers in time."""
-        (found,) = self.get_many([(release, PROBE_USER)])
-        return found.problem
+        """The problem of a release's store; None when it answers in time and was not emptied."""
+        version = release.feature_version
+        known = self._known.of(version)
+        read = self._submit(release, known or [PROBE_USER], is_probe=True)
+        if isinstance(read, Future):
+            wait([read], self._timeout_seconds)
+        rows = self._rows(read)
+        if isinstance(rows, str):
+            return rows
+        if known:
+            self._known.note(version, rows)
+        return "store_empty" if self._known.is_emptied(version) else None
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, release: ReleaseWithUsers, user_ids: list[str]) -> Future[StoreRows | StoreError]:
-        return self._threads.submit(self._ask, release, user_ids)
+    def _submit(self, release: ReleaseWithUsers, user_ids: list[str], is_probe: bool = False) -> Read | Problem:
+        """Begin a read, or say why the store is not asked. The rows of a probe are not kept."""
+        if not self._breaker.may_ask():
+            return self._last_problem
+        if not self._places.acquire(blocking=False):
+            return "store_timeout"
+        return self._threads.submit(self._ask, release, user_ids, time.monotonic() + self._timeout_seconds, is_probe)
 
-    def _ask(self, release: ReleaseWithUsers, user_ids: list[str]) -> StoreRows | StoreError:
-        if self._monotonic() < self._retry_at:
-            return StoreError(f"the online store failed {NUM_FAILURES} times in a row and is not asked for a moment")
+    def _ask(
+        self, release: ReleaseWithUsers, user_ids: list[str], deadline: float, is_probe: bool
+    ) -> StoreRows | StoreError | None:
+        """Read, in a thread of the pool. None when the read would begin after its time limit."""
         try:
+            if time.monotonic() > deadline:
+                return None
             rows = release.users.rows(user_ids)
+            if not is_probe:
+                self._look_for_emptied(release, user_ids, rows)
         except StoreError as error:
             log.warning("%s", error)  # once per failure, not for every request during the rest
-            self._num_failures += 1
-            if self._num_failures >= NUM_FAILURES:
-                self._retry_at = self._monotonic() + REST_SECONDS
+            if time.monotonic() <= deadline:  # a later one was counted by the request that waited
+                self._last_problem = "store_error"
+                self._breaker.failed()
             return error
-        self._num_failures = 0
-        for user_id, row in zip(user_ids, rows, strict=True):
-            if not isinstance(row, StoreError):
-                self._last_good.keep(release.feature_version, user_id, row)
+        finally:
+            self._places.release()
+        if time.monotonic() <= deadline:
+            self._breaker.succeeded()
+        if not is_probe:
+            self._keep(release.feature_version, user_ids, rows)
         return rows
 
-    def _wait(
-        self, answer: Future[StoreRows | StoreError], deadline: float, release: ReleaseWithUsers, user_ids: list[str]
-    ) -> list[LookupResult]:
-        try:
-            rows = answer.result(max(deadline - time.monotonic(), 0))
-        except TimeoutError:
-            answer.cancel()
-            log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
-            return [self._fall_back(release, user_id, "store_timeout") for user_id in user_ids]
+    def _look_for_emptied(self, release: ReleaseWithUsers, user_ids: list[str], rows: StoreRows) -> None:
+        """See whether everybody is gone, when a user with a kept row is, or a store that failed lacks one."""
+        version = release.feature_version
+        lacking = [user_id for user_id, row in zip(user_ids, rows, strict=True) if row is None]
+        if not lacking or self._known.is_emptied(version):
+            return
+        if self._breaker.is_failing or any(self._last_good.get(version, user_id) for user_id in lacking):
+            known = self._known.of(version)
+            self._known.note(version, release.users.rows(known) if known else [])
+
+    def _keep(self, version: str, user_ids: list[str], rows: StoreRows) -> None:
+        """Remember the store's answers, but not that an emptied store lacks a user."""
+        for user_id, row in zip(user_ids, rows, strict=True):
+            if isinstance(row, StoreError) or (row is None and self._known.is_emptied(version)):
+                continue
+            self._last_good.keep(version, user_id, row)
+            if row is not None:
+                self._known.add(version, [user_id])
+
+    def _rows(self, read: Read | Problem) -> StoreRows | Problem:
+        """What a read gave by now, or why it gave nothing."""
+        if isinstance(read, str):
+            return read
+        rows = read.result() if read.done() and not read.cancelled() else None
         if isinstance(rows, StoreError):
-            return [self._fall_back(release, user_id, "store_error") for user_id in user_ids]
+            return "store_error"
+        if rows is None:
+            log.warning("the online store took longer than %.0f ms", self._timeout_seconds * 1000)
+            if read.running():  # one that has not begun waits for other late ones, which are counted
+                self._last_problem = "store_timeout"
+                self._breaker.failed()
+            return "store_timeout"
+        return rows
+
+    def _results(self, read: Read | Problem, release: ReleaseWithUsers, user_ids: list[str]) -> list[LookupResult]:
+        rows = self._rows(read)
+        if isinstance(rows, str):
+            return [self._fall_back(release, user_id, rows) for user_id in user_ids]
         return [self._result(row, release, user_id) for user_id, row in zip(user_ids, rows, strict=True)]
 
     def _result(self, row: UserRow | StoreError | None, release: ReleaseWithUsers, user_id: str) -> LookupResult:
         if isinstance(row, StoreError):
             log.warning("%s", row)
             return self._fall_back(release, user_id, "store_error")
+        if row is None and self._known.is_emptied(release.feature_version):
+            return self._fall_back(release, user_id, "store_empty")
         return LookupResult(row)
 
     def _fall_back(self, release: ReleaseWithUsers, user_id: str, problem: Problem) -> LookupResult:

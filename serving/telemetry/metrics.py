@@ -7,7 +7,7 @@ With several workers each process writes its numbers below `PROMETHEUS_MULTIPROC
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from grasp.settings import Settings
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 STAGES = ("lookup", "attention", "backbone", "scoring", "post")
+STORE_PROBLEMS = ("store_timeout", "store_error", "store_empty")
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 AGE_HOURS = (1, 6, 12, 24, 30, 36, 48, 72, 168)
@@ -58,6 +59,13 @@ class Metrics:
             ["release", "bucket", "fallback"],
         )
         self._store_problems = counter("grasp_store_problems", "Failed lookups in the online store.", ["problem"])
+        store_state = gauge(
+            "grasp_online_store_problem",
+            "1 while the online store of a loaded release has this problem, whether requests come or not.",
+            ["problem"],
+            multiprocess_mode="livemax",
+        )
+        self._store_state = {problem: store_state.labels(problem) for problem in STORE_PROBLEMS}
         self._search_fallbacks = counter("grasp_search_fallbacks", "Searches without Milvus.", ["fallback"])
         self._age = histogram("grasp_feature_age_hours", "Age of the features that an answer used.", buckets=AGE_HOURS)
         self._release_day = gauge(
@@ -78,7 +86,9 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._log_rows = counter(
-            "grasp_requests_log_rows", "Rows of the requests log by result: written or dropped.", ["result"]
+            "grasp_requests_log_rows",
+            "Rows of the requests log by table and result: written, dropped, or refused (the caller sends them again).",
+            ["table", "result"],
         )
         self._shown: set[tuple[str, str, str]] = set()
 
@@ -102,11 +112,16 @@ class Metrics:
     def count_store_problem(self, problem: str) -> None:
         self._store_problems.labels(problem).inc()
 
+    def set_store_problems(self, problems: Collection[str | None]) -> None:
+        """Report the problems of the online stores, in place of those reported before."""
+        for problem, gauge in self._store_state.items():
+            gauge.set(problem in problems)
+
     def count_search_fallback(self, fallback: str) -> None:
         self._search_fallbacks.labels(fallback).inc()
 
-    def count_log_rows(self, result: str, num_rows: int) -> None:
-        self._log_rows.labels(result).inc(num_rows)
+    def count_log_rows(self, table: str, result: str, num_rows: int) -> None:
+        self._log_rows.labels(table, result).inc(num_rows)
 
     def set_releases(self, in_force: Manifest | None, challenger: Manifest | None) -> None:
         """Report the loaded releases, in place of those reported before."""

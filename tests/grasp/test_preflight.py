@@ -59,6 +59,17 @@ def test_no_java_at_all_is_said(settings, tmp_path, monkeypatch):
         preflight.require_java(settings)
 
 
+def test_a_port_is_free_until_somebody_listens(settings_with):
+    with preflight.listen("GRASP_PORT", "127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        taken = settings_with(port=port)
+        with pytest.raises(SettingsError, match=f"GRASP_PORT: 127.0.0.1:{port} cannot be used: Address already in use"):
+            preflight.require_port(taken)
+
+    preflight.require_port(taken)
+    preflight.require_port(taken)  # the check itself leaves it free
+
+
 def test_stages_ask_for_what_they_use():
     asked = {name: {check.__name__ for check in preflight.of_stage(name)} for name in STAGES}
     assert asked["ingest"] == {"require_source"}

@@ -57,10 +57,10 @@ function message(answer, status) {
   return `The service answered with status ${status}.`;
 }
 
-const part = encodeURIComponent;
+const query = (parameters) => new URLSearchParams(parameters); // takes every id; a path cannot carry . and ..
 
 export const recommendations = (signal, request) => call("v1/recommendations", signal, request);
-export const user = (signal, id) => call(`v1/users/${part(id)}`, signal);
-export const item = (signal, id) => call(`v1/items/${part(id)}`, signal);
-export const search = (signal, q, k) => call(`v1/search?${new URLSearchParams({ q, k })}`, signal);
+export const user = (signal, id) => call(`v1/user?${query({ user_id: id })}`, signal);
+export const item = (signal, id) => call(`v1/item?${query({ item_id: id })}`, signal);
+export const search = (signal, q, k) => call(`v1/search?${query({ q, k })}`, signal);
 export const releases = (signal) => call("v1/releases", signal);

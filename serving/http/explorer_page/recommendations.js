@@ -14,6 +14,7 @@ const FALLBACKS = {
   stale_features: `This user's features are too old, so ${POPULAR}`,
   store_timeout: `The online store did not answer in time, so ${POPULAR}`,
   store_error: `The online store failed, so ${POPULAR}`,
+  store_empty: `The online store was emptied, so ${POPULAR}`,
   no_model: `This release has no model, so ${POPULAR}`,
   no_history: `None of this user's items is in the release, so ${POPULAR}`,
 };

@@ -1,11 +1,14 @@
 """Tokens and roles: who is admitted, who is not, and that no token is ever shown."""
 
+import asyncio
 import hashlib
 
 import pytest
+from fastapi import APIRouter, Depends, FastAPI
 
 from grasp.manifest import manifest_in_force, release_folder
-from serving.http.access import Access, AccessError
+from serving.http.access import Access, AccessError, TokenRoute
+from serving.http.body_limit import MAX_BODY_BYTES
 
 SERVE, READ, OPERATE = "serve-0123456789abcdef", "read-0123456789abcdef", "operate-0123456789abcdef"
 HASHED = f"sha256:{hashlib.sha256(READ.encode()).hexdigest()}"
@@ -67,7 +70,7 @@ def test_no_token_appears_in_text(access, settings):
         (OPERATE, "/metrics", 200),
         (OPERATE, "/v1/releases", 200),
         (OPERATE, "/v1/users/u1", 403),
-        (None, "/healthz", 200),
+        (None, "/livez", 200),
         (None, "/readyz", 200),
     ],
 )
@@ -119,6 +122,55 @@ def test_readiness_shows_error_texts_only_without_tokens_configured(publish_day,
     assert client.get("/readyz").json() == kept | {"experiment_problem": "not_running"}
     listed = client.get("/v1/releases", headers={"Authorization": f"Bearer {OPERATE}"}).json()
     assert "model.safetensors is missing" in listed["problem"]
+
+
+@pytest.mark.parametrize(
+    ("body", "with_token"),
+    [("{", 422), ('{"user_id": 7}', 422), ("x" * (MAX_BODY_BYTES + 1), 413)],
+    ids=["no JSON", "wrong field", "too large"],
+)
+def test_the_token_is_checked_before_the_body(publish_day, serve, access, body, with_token):
+    publish_day()
+    client = serve(access=access)
+
+    statuses = [
+        client.post(
+            "/v1/recommendations",
+            content=body,
+            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {}),
+        ).status_code
+        for token in (None, OPERATE, SERVE)
+    ]
+
+    assert statuses == [401, 403, with_token]
+
+
+def test_the_token_is_checked_before_an_id_in_the_address(serve, access):
+    assert serve(access=access).get(f"/v1/items/{'i' * 257}").status_code == 401
+
+
+def test_a_refused_request_reads_no_body(access):
+    """Not even a small one, which would keep the connection waiting for it."""
+
+    async def send(message: dict) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def receive() -> dict:
+        raise AssertionError("the body was asked for")
+
+    statuses: list[int] = []
+    app = FastAPI()
+    router = APIRouter(route_class=TokenRoute)
+
+    @router.post("/", dependencies=[Depends(each) for each in access.requires("serve")])
+    async def take(body: dict) -> None: ...
+
+    app.include_router(router)
+    scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": [], "state": {}}
+    asyncio.run(app(scope, receive, send))
+
+    assert statuses == [401]
 
 
 def test_only_the_serve_role_sends_outcomes(publish_day, serve, access):

@@ -2,28 +2,33 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from urllib.parse import quote
 
 import anyio
 import httpx
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from grasp.days import end_of
 from grasp.manifest import manifest_in_force, release_folder
+from grasp.preflight import listen
 from serving.http.access import Access
 from serving.http.app import create_app, main
 from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
+from serving.http.routes import NUM_SCANS, ModelResponse
 from serving.lookup.online_store import StoreError
 from serving.releases.manage import rollback
 from serving.releases.publication import choose_model, publish
 from serving.rollout.follower import RETRY_SECONDS, ReleaseFollower
-from serving.schemas import UserFeaturesResponse
+from serving.schemas import SimilarResponse, UserFeaturesResponse
 
 DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
 
@@ -148,17 +153,52 @@ def test_a_slow_store_is_not_waited_for(publish_day, serve, users):
 
     assert answer["fallback"] == "store_timeout"
     assert time.monotonic() - started < 0.8
-    assert client.get("/readyz").json()["reason"] == "store_timeout"
+    assert problems(client)["online_store"] == "store_timeout"
 
 
-def test_a_broken_store_gives_popular_items_and_is_not_ready(publish_day, serve, users):
+def problems(client: TestClient) -> dict[str, str | None]:
+    return {each["name"]: each["problem"] for each in client.get("/v1/dependencies").json()["dependencies"]}
+
+
+def test_a_broken_store_gives_popular_items_from_a_service_that_stays_ready(publish_day, serve, users):
     publish_day()
     client = serve()
+    assert problems(client) == {"online_store": None, "requests_log": None}
     users.is_broken = True
 
     assert ask(client)["fallback"] == "store_error"
-    assert client.get("/readyz").status_code == 503
-    assert client.get("/healthz").status_code == 200
+    assert problems(client)["online_store"] == "store_error"
+    assert [client.get(path).status_code for path in ("/livez", "/healthz", "/readyz")] == [200, 200, 200]
+
+
+def test_an_emptied_store_is_seen_and_users_keep_their_last_good_rows(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    before = ask(client)
+    everybody, users.users = users.users, {}
+
+    answer = ask(client)
+
+    assert (answer["fallback"], answer["store_problem"], answer["items"]) == (
+        "last_good",
+        "store_empty",
+        before["items"],
+    )
+    assert ask(client, "stranger")["fallback"] == "store_empty"
+    assert problems(client)["online_store"] == "store_empty"
+    assert client.get("/readyz").status_code == 200
+    users.users = everybody
+    client.app.state.service.check_store()  # type: ignore[attr-defined]
+    assert (ask(client)["fallback"], ask(client, "stranger")["fallback"]) == (None, "unknown_user")
+
+
+def test_a_service_that_starts_with_an_emptied_store_says_so(publish_day, serve, users):
+    publish_day()
+    users.users = {}
+
+    answer = ask(serve(), "stranger", recent_item_ids=["i1"])
+
+    assert (answer["fallback"], answer["store_problem"]) == ("recent_items_only", "store_empty")
 
 
 def test_vectors_of_another_width_are_a_store_error(publish_day, serve, users):
@@ -184,10 +224,13 @@ def test_a_popular_release_names_itself(publish_day, serve):
     assert [each["item_id"] for each in answer["items"]] == ["i1", "i2"]
 
 
-def test_without_a_release_it_is_alive_but_not_ready(serve):
+def test_without_a_release_it_is_alive_but_not_ready_and_says_so_in_the_log_once(serve, caplog):
     client = serve()
+    client.app.state.service.check()  # type: ignore[attr-defined]
 
-    assert client.get("/healthz").status_code == 200
+    said = [each for each in caplog.records if each.getMessage().startswith("no release at ")]
+    assert [each.levelname for each in said] == ["WARNING"]
+    assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 503
     assert client.get("/readyz").json()["reason"].startswith("no release")
     response = client.post("/v1/recommendations", json={"user_id": "u1"})
@@ -265,6 +308,51 @@ def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, p
 
     assert client.get(path.format("i" * 256)).status_code == 404
     assert client.get(path.format("i" * 257)).status_code == 422
+
+
+IDS = [".", "..", "x/similar", "x/features", "a/b", "/", "100%", "%2F", "a b+c&k=1#?", "ü", "i1/"]
+
+
+@pytest.mark.parametrize("user_id", IDS)
+def test_every_user_id_works_in_the_query(publish_day, serve, users, user, user_id):
+    publish_day()
+    users.users[user_id] = replace(user, user_id=user_id)
+    client = serve()
+
+    for path in ("/v1/user", "/v1/user/similar", "/v1/user/features"):
+        response = client.get(path, params={"user_id": user_id})
+        assert (response.status_code, response.json()["user_id"]) == (200, user_id)
+    assert ask(client, user_id)["fallback"] is None
+
+
+@pytest.mark.parametrize("user_id", [each for each in IDS if each not in (".", "..")])  # which clients resolve
+def test_every_id_that_a_path_can_carry_works_there_when_it_is_encoded(publish_day, serve, users, user, user_id):
+    publish_day()
+    users.users[user_id] = replace(user, user_id=user_id)
+    client = serve()
+
+    for end in ("", "/similar", "/features"):
+        response = client.get(f"/v1/users/{quote(user_id, safe='')}{end}")
+        assert (response.status_code, response.json()["user_id"]) == (200, user_id)
+
+
+@pytest.mark.parametrize("item_id", IDS)
+def test_every_item_id_works_in_the_query(settings, write_day, make_model, serve, item_id):
+    item_ids = ["i1", item_id, "x"]
+    write_day(settings, item_ids=item_ids)
+    publish(settings, DAY, choose_model(settings, make_model(settings, item_ids=item_ids), None))
+    client = serve()
+
+    for path in ("/v1/item", "/v1/item/similar"):
+        response = client.get(path, params={"item_id": item_id})
+        assert (response.status_code, response.json()["item_id"]) == (200, item_id)
+
+
+def test_a_plain_slash_in_a_path_belongs_to_the_id_as_before(publish_day, serve, users, user):
+    publish_day()
+    users.users["a/b"] = replace(user, user_id="a/b")
+
+    assert serve().get("/v1/users/a/b/features").json()["user_id"] == "a/b"
 
 
 def test_similar_refuses_a_k_above_the_limit(publish_day, serve):
@@ -552,13 +640,14 @@ def test_a_users_features_are_the_stores_row(publish_day, serve, users, user):
 
 
 @pytest.mark.parametrize("tokens", ["", "serve-0123456789abcdef"])
-def test_answers_about_one_user_and_healthz_do_not_wait_for_busy_threads(publish_day, settings_with, users, tokens):
+def test_answers_about_one_user_and_probes_do_not_wait_for_busy_threads(publish_day, settings_with, users, tokens):
     publish_day()
     access = Access.from_environment({"GRASP_TOKENS_SERVE": tokens})
     app = create_app(settings_with(lookup_timeout_ms=20_000), lambda *_: users, access=access)
 
     asked = [
-        ("GET", "/healthz", None),
+        ("GET", "/livez", None),
+        ("GET", "/readyz", None),
         ("GET", "/v1/users/u1/features", None),
         ("POST", "/v1/recommendations", {"user_id": "u1"}),
         ("POST", "/v1/scores", {"user_id": "u1", "item_ids": ["i1"]}),
@@ -573,6 +662,51 @@ def test_answers_about_one_user_and_healthz_do_not_wait_for_busy_threads(publish
             return [(await asks.request(method, path, json=body)).status_code for method, path, body in asked]
 
     assert asyncio.run(ask_while_every_thread_is_busy()) == [200] * len(asked)
+
+
+def test_large_answers_are_written_outside_the_event_loop(publish_day, serve, monkeypatch):
+    publish_day()
+    client, written = serve(), {}
+
+    def render(self: ModelResponse, content: BaseModel) -> bytes:
+        written[type(content).__name__] = threading.current_thread().name
+        return render_json(self, content)
+
+    render_json = ModelResponse.render
+    monkeypatch.setattr(ModelResponse, "render", render)
+    ask(client)
+    assert client.post("/v1/recommendations/batch", json={"user_ids": ["u1"]}).status_code == 200
+    assert client.get("/v1/items/i1/similar").status_code == 200
+
+    event_loop = written.pop("RecommendationResponse")
+    assert written.keys() == {"BatchResponse", "SimilarResponse"}
+    assert event_loop not in written.values()
+
+
+def test_comparisons_with_all_items_run_two_at_a_time_and_delay_nobody_else(publish_day, settings, users):
+    publish_day()
+    app = create_app(settings, lambda *_: users)
+    running, most = [], []
+
+    def similar_items(item_id: str, *_: object) -> SimilarResponse:
+        running.append(item_id)
+        most.append(len(running))
+        time.sleep(0.1)
+        running.remove(item_id)
+        return SimilarResponse(request_id="r", item_id=item_id, title="", items=[], release="")
+
+    app.state.service.profiles.similar_items = similar_items
+
+    async def ask_for_many() -> list[int]:
+        asks = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost")
+        async with app.router.lifespan_context(app), asks:
+            scans = [asyncio.create_task(asks.get(f"/v1/items/i{number}/similar")) for number in range(6)]
+            other = await asks.get("/v1/items/i1")
+            assert not all(scan.done() for scan in scans)
+            return [other.status_code, *[(await scan).status_code for scan in scans]]
+
+    assert asyncio.run(ask_for_many()) == [200] * 7
+    assert max(most) == NUM_SCANS
 
 
 @pytest.mark.parametrize(
@@ -623,3 +757,18 @@ def test_the_command_shows_help_and_refuses_unknown_arguments(monkeypatch, capsy
 
     assert ended.value.code == code
     assert said in "".join(capsys.readouterr())
+
+
+def test_a_server_that_finds_its_port_taken_ends_with_one_line(monkeypatch, settings):
+    """Two servers that are started together both pass the check of `prepare`."""
+    with listen("GRASP_PORT", "127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        monkeypatch.setattr("sys.argv", ["app"])
+        for name, value in settings.variables().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("GRASP_PORT", str(port))
+
+        with pytest.raises(SystemExit) as ended:
+            main()
+
+    assert ended.value.code == f"error: GRASP_PORT: 127.0.0.1:{port} cannot be used: Address already in use"

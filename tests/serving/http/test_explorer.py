@@ -1,12 +1,14 @@
 """The Explorer's files: what can be fetched, the content policy, and no use of other origins."""
 
 import re
+from typing import get_args
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from serving.http.explorer import FOLDER, PAGE, explorer_router
+from serving.schemas import Fallback
 
 FILES = sorted(FOLDER.iterdir())
 SCRIPTS = [file for file in FILES if file.suffix == ".js"]
@@ -71,3 +73,9 @@ def test_every_file_that_is_named_exists():
         named |= set(re.findall(r'from "\./([\w.]+)"', script.read_text()))
 
     assert named == {file.name for file in FILES} - {PAGE}
+
+
+def test_every_fallback_is_explained():
+    script = (FOLDER / "recommendations.js").read_text()
+
+    assert [name for name in get_args(Fallback) if f"\n  {name}: " not in script] == []

@@ -445,3 +445,26 @@ def test_all_text_has_enough_contrast(put, start, open_page, scheme):
         assert [each for each in measured if each[1] < 4.5] == []
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(20, 24, 27)") == (scheme == "dark")
+
+
+def test_a_user_whose_id_no_path_can_carry_is_looked_up(put, start, open_page, users):
+    put()
+    address, page = start(), open_page()
+    users.users[".."] = replace(users.users["u1"], user_id="..")
+    page.goto(address)
+
+    look_up(page, "..")
+
+    expect(page.get_by_text("likes tests").first).to_be_visible()
+
+
+def test_the_page_of_the_api_keeps_its_policy_and_sends_requests(start, open_page):
+    page = open_page()
+    page.goto(start().replace("/explore", "/docs"))
+
+    operation = page.locator("#operations-operations-livez_livez_get")
+    operation.get_by_role("button").first.click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+
+    expect(operation.locator(".live-responses-table").get_by_text("alive")).to_be_visible()

@@ -124,7 +124,7 @@ def test_a_worker_that_is_stopped_for_a_while_is_not_killed(running):
     for worker in before:
         worker.resume()
 
-    assert client.get("/healthz").status_code == 200
+    assert client.get("/livez").status_code == 200
     assert workers_of(process) == before
 
 
@@ -142,12 +142,38 @@ def test_started_as_a_module_it_has_one_numeric_thread_too(settings_with):
         httpx.Client(base_url=f"http://127.0.0.1:{environment['GRASP_PORT']}", timeout=60) as client,
     ):
         try:
-            wait_until_ready(client, server, [], "/healthz")
+            wait_until_ready(client, server, [], "/livez")
             found = psutil.Process(server.pid).environ()
         finally:
             server.kill()
 
     assert (found["OMP_NUM_THREADS"], found["GRASP_PORT"]) == ("1", environment["GRASP_PORT"])
+
+
+def test_of_two_servers_started_together_the_second_ends_with_one_line(settings_with):
+    environment = process_environment(settings_with(port=free_port(), serving_workers=2))
+    command = [sys.executable, "-m", "serving.http.app"]
+    servers = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while all(server.poll() is None for server in servers) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        (ended,) = [server for server in servers if server.poll() is not None]
+        (line,) = (ended.stderr or []).readlines()
+        assert ended.returncode == 1
+        assert (
+            line == f"error: GRASP_PORT: 127.0.0.1:{environment['GRASP_PORT']} cannot be used: Address already in use\n"
+        )
+        (first,) = [server for server in servers if server is not ended]
+        with httpx.Client(base_url=f"http://127.0.0.1:{environment['GRASP_PORT']}", timeout=60) as client:
+            wait_until_ready(client, first, [], "/livez")
+    finally:
+        for server in servers:
+            for each in [*workers_of(server), server] if server.poll() is None else []:
+                each.kill()
+            server.wait()
 
 
 def test_without_tokens_it_refuses_other_addresses(settings_with):

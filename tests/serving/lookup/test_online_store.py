@@ -12,15 +12,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from pydantic import SecretStr
 
+from benchmarks.core.redis_server import RedisServer, production_without_spark
 from grasp.days import end_of
 from grasp.manifest import Manifest
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
 from serving.lookup.online_store import FeastUserStore, StoreError, UserRow
-from serving.lookup.user_lookup import UserLookup
+from serving.lookup.user_lookup import LookupResult, UserLookup
 
 DAY = "1998-03-01"
 COMPUTED_AT = datetime(1998, 3, 2, 1, 30, tzinfo=UTC)
@@ -217,6 +219,57 @@ def test_a_redis_that_never_answers_is_not_waited_for(settings, on_redis):
 
         with pytest.raises(StoreError, match="did not answer: TimeoutError"):
             users.get("u1")
+
+
+@pytest.fixture
+def own_redis(require_program, tmp_path):
+    """A Redis that a test may stop and kill."""
+    require_program("redis-server", "redis-server")
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_a_redis_that_hangs_or_comes_back_empty_gives_every_request_the_last_good_row_and_a_name(
+    settings, own_redis, tmp_path
+):
+    from feature_repo.materialise import open_for_writing
+
+    version = Versions(settings).feature
+    yaml = production_without_spark(tmp_path / "production.yaml")
+    settings = settings.model_copy(update={"redis": SecretStr(own_redis.address), "feature_store_yaml": yaml})
+    writer = open_for_writing(settings, version, apply=True)
+    rows = pd.DataFrame([row_of(each, version, 384) for each in ("u1", "u2")])
+    writer.write_to_online_store("user_features", rows)
+    users = FeastUserStore(settings, manifest_of(settings))
+    release = SimpleNamespace(users=users, release_id="r1", feature_version=version)
+    lookup = UserLookup(0.3, 10)
+
+    def ask(num: int = 1) -> set[tuple[bool, str | None]]:
+        """Whether there are rows, and the problems."""
+
+        async def at_once() -> list[LookupResult]:
+            return await asyncio.gather(*(lookup.get(release, "u1") for _ in range(num)))
+
+        return {(each.row is not None, each.problem) for each in asyncio.run(at_once())}
+
+    def comes(expected: str | None) -> bool:
+        return any(ask() == {(True, expected)} or time.sleep(0.2) for _ in range(100))
+
+    assert comes(None)
+    psutil.Process(own_redis.pid).suspend()
+    assert [ask(12) for _ in range(2)] == [{(True, "store_timeout")}] * 2
+    psutil.Process(own_redis.pid).resume()
+    assert comes(None)
+    own_redis.kill()
+    assert ask(12) <= {(True, "store_error"), (True, "store_timeout")}
+    own_redis.start()
+    assert comes("store_empty")
+    writer.write_to_online_store("user_features", rows)
+    assert lookup.probe(release) is None
+    assert ask(12) == {(True, None)}
+    lookup.close()
 
 
 def test_a_store_that_loses_its_tables_is_a_store_error(materialised):

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from serving.lookup.breaker import NUM_FAILURES, REST_SECONDS
 from serving.lookup.online_store import StoreError, UserRow
-from serving.lookup.user_lookup import NUM_FAILURES, REST_SECONDS, LastGoodRows, LookupResult, UserLookup
+from serving.lookup.user_lookup import MAX_READS, NUM_THREADS, LastGoodRows, LookupResult, UserLookup
 
 
 def test_the_latest_users_are_kept(user):
@@ -100,12 +101,14 @@ def test_only_failures_in_a_row_stop_the_lookups(user):
 
 @dataclass
 class SlowStore:
-    """Answers only once `may_answer` is set."""
+    """Answers only once `may_answer` is set; counts its reads."""
 
     row: UserRow
     may_answer: threading.Event = field(default_factory=threading.Event)
+    num_reads: int = 0
 
     def rows(self, user_ids: Sequence[str]) -> list[UserRow]:
+        self.num_reads += 1
         self.may_answer.wait()
         return [self.row for _ in user_ids]
 
@@ -197,4 +200,132 @@ def test_an_answer_that_arrived_while_the_event_loop_was_busy_is_not_late(user):
         return await asked
 
     assert asyncio.run(ask_and_be_busy()) == LookupResult(user)
+    lookup.close()
+
+
+def get_at_once(lookup: UserLookup, release: Any, num: int) -> list[LookupResult]:
+    async def ask() -> list[LookupResult]:
+        return await asyncio.gather(*(lookup.get(release, "u1") for _ in range(num)))
+
+    return asyncio.run(ask())
+
+
+def test_a_store_that_hangs_gives_every_one_of_many_requests_a_named_problem_each_time(user):
+    store, now = SlowStore(user), [100.0]
+    release = release_with(store)
+    lookup = UserLookup(0.2, 10, lambda: now[0])
+
+    assert get_at_once(lookup, release, 12) == [LookupResult(None, "store_timeout")] * 12
+    assert store.num_reads == NUM_THREADS
+    started = time.monotonic()
+    assert get_at_once(lookup, release, 12) == [LookupResult(None, "store_timeout")] * 12
+    assert time.monotonic() - started < 0.15  # a store that is left alone is not waited for
+
+    store.may_answer.set()
+    now[0] += REST_SECONDS
+    assert any(get(lookup, release, "u1") == LookupResult(user) for _ in range(100))
+    lookup.close()
+
+
+def test_one_request_at_a_time_tries_a_store_that_hangs(user):
+    store, now = FailingStore(user), [100.0]
+    release = release_with(store)
+    lookup = UserLookup(20, 10, lambda: now[0])
+    get_at_once(lookup, release, NUM_FAILURES)
+    now[0] += REST_SECONDS
+
+    found = get_at_once(lookup, release, 12)
+
+    assert [each.problem for each in found] == ["store_error"] * 12
+    assert len(store.asked) == NUM_FAILURES + 1
+    lookup.close()
+
+
+def test_only_so_many_reads_wait(user):
+    store = SlowStore(user)
+    release = release_with(store)
+    lookup = UserLookup(20, 10)
+
+    async def ask() -> LookupResult:
+        waiting = [asyncio.create_task(lookup.get(release, "u1")) for _ in range(MAX_READS)]
+        await asyncio.sleep(0.05)
+        found = await asyncio.wait_for(lookup.get(release, "u1"), 10)
+        store.may_answer.set()
+        assert await asyncio.gather(*waiting) == [LookupResult(user)] * MAX_READS
+        return found
+
+    assert asyncio.run(ask()) == LookupResult(None, "store_timeout")
+    lookup.close()
+
+
+def test_a_lookup_that_is_closed_while_requests_wait_answers_them(user):
+    store = SlowStore(user)
+    lookup = UserLookup(0.3, 10)
+
+    async def ask() -> list[LookupResult]:
+        waiting = [asyncio.create_task(lookup.get(release_with(store), "u1")) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        lookup.close()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(ask()) == [LookupResult(None, "store_timeout")] * 12
+    store.may_answer.set()
+
+
+def test_an_emptied_store_is_a_named_problem_and_throws_no_good_row_away(user, caplog):
+    store = MixedStore({f"u{number}": user for number in range(5)})
+    release = release_with(store)
+    lookup = UserLookup(20, 10)
+    lookup.know("v1", ["u0", "u1", "u2"])
+    get(lookup, release, "u1")
+    everybody, store.has = store.has, {}
+
+    for _ in range(2):
+        assert get(lookup, release, "u1") == LookupResult(user, "store_empty")
+    assert get(lookup, release, "stranger") == LookupResult(None, "store_empty")
+    assert lookup.probe(release) == "store_empty"
+    assert caplog.text.count("it was emptied") == 1
+
+    store.has = everybody
+    assert lookup.probe(release) is None
+    assert get(lookup, release, "u1") == LookupResult(user)
+    assert get(lookup, release, "stranger") == LookupResult(None)
+    lookup.close()
+
+
+def test_a_probe_sees_a_store_that_was_empty_from_the_start(user):
+    lookup = UserLookup(20, 10)
+    lookup.know("v1", ["u0", "u1"])
+
+    assert lookup.probe(release_with(MixedStore({}))) == "store_empty"
+    lookup.close()
+
+
+def test_a_user_who_was_erased_is_forgotten_although_a_row_was_kept(user):
+    store = MixedStore({"u0": user, "u1": user, "u2": user})
+    release = release_with(store)
+    lookup = UserLookup(20, 10)
+    lookup.know("v1", store.has)
+    get(lookup, release, "u1")
+
+    del store.has["u1"]
+
+    assert get(lookup, release, "u1") == LookupResult(None)
+    release.users = FailingStore(user)
+    assert get(lookup, release, "u1") == LookupResult(None, "store_error")
+    lookup.close()
+
+
+def test_a_store_that_comes_back_empty_is_seen_by_its_first_answer(user):
+    store = MixedStore({"u0": user, "u1": user})
+    failing = FailingStore(user)
+    release = release_with(failing)
+    lookup = UserLookup(20, 10)
+    lookup.know("v1", ["u0", "u1"])
+    get(lookup, release, "never seen")
+
+    store.has = {}
+    release.users = store
+
+    assert get(lookup, release, "never seen") == LookupResult(None, "store_empty")
     lookup.close()

@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import re
+import time
+from collections.abc import Callable
 
 import pytest
 
 from serving.http.logs import JsonFormatter
 from serving.http.request_context import request_id_of
-from serving.telemetry.metrics import MULTIPROCESS_VARIABLE, STAGES, _forget_dead_workers
+from serving.telemetry.metrics import MULTIPROCESS_VARIABLE, STAGES, STORE_PROBLEMS, _forget_dead_workers
 
 
 def sample(text: str, name: str, **labels: str) -> float | None:
@@ -45,6 +47,29 @@ def test_requests_stages_fallbacks_and_releases_are_counted(publish_day, serve, 
     assert sample(text, "grasp_release_day_timestamp_seconds") == pytest.approx(888_796_800, abs=1)
     assert sample(text, "grasp_stage_seconds_count", stage="lookup") == 3
     assert all(sample(text, "grasp_stage_seconds_count", stage=stage) is not None for stage in STAGES)
+
+
+def test_an_emptied_store_is_in_the_metrics_without_any_request(publish_day, serve, users, monkeypatch):
+    monkeypatch.setattr("serving.http.service.STORE_CHECK_SECONDS", 0.05)
+    publish_day()
+    client = serve(poll_seconds=0.02)
+
+    def state() -> dict[str, float | None]:
+        text = client.get("/metrics").text
+        return {each: sample(text, "grasp_online_store_problem", problem=each) for each in STORE_PROBLEMS}
+
+    assert state() == dict.fromkeys(STORE_PROBLEMS, 0)
+    everybody, users.users = users.users, {}
+    wait_until(lambda: state() == dict.fromkeys(STORE_PROBLEMS, 0) | {"store_empty": 1})
+    users.users = everybody
+    wait_until(lambda: state() == dict.fromkeys(STORE_PROBLEMS, 0))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 20 s"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("filters", "num"), [({}, 1), ({"categories": ["Comedy"]}, 2)])

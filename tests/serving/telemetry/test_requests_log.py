@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,12 +32,14 @@ def counts() -> Counter:
     return Counter()
 
 
+def counter(counts: Counter) -> Callable[[str, str, int], None]:
+    return lambda _, result, num: counts.update({result: num})
+
+
 @pytest.fixture
 def start(tmp_path, counts):
     def make(**changed) -> RequestsLog:
-        log = RequestsLog(
-            tmp_path, lambda result, num: counts.update({result: num}), **{"flush_seconds": NEVER, **changed}
-        )
+        log = RequestsLog(tmp_path, counter(counts), **{"flush_seconds": NEVER, **changed})
         log.start()
         return log
 
@@ -90,14 +93,58 @@ def test_two_processes_write_into_one_partition(start, tmp_path):
     assert len(rows_of(tmp_path, tables.OUTCOMES)) == 2
 
 
-def test_a_full_queue_drops_and_counts_rows_without_blocking(start, counts):
-    log = start(max_queued=2)
+def served(number: int) -> dict:
+    return dict.fromkeys(tables.SERVED_REQUESTS.column_names) | {"request_id": f"request-{number}"}
 
-    assert not log.add(tables.OUTCOMES, DAY, [outcome(number) for number in range(5)])
 
-    assert counts["dropped"] == 3
+def test_a_full_queue_takes_all_rows_or_none_without_blocking(tmp_path, counts):
+    log = RequestsLog(tmp_path, counter(counts), NEVER, max_queued=4)
+
+    assert [log.add(tables.OUTCOMES, DAY, [outcome(number)] * 3) for number in (1, 2)] == [True, False]
+
+    log.start()
     log.close()
-    assert counts["written"] == 2
+    assert [row["request_id"] for row in rows_of(tmp_path, tables.OUTCOMES)] == ["request-1"] * 3
+    assert counts == {"written": 3}
+
+
+def test_a_flood_of_requests_costs_no_outcome(tmp_path, counts):
+    log = RequestsLog(tmp_path, counter(counts), NEVER, max_queued=100)
+
+    taken = [log.add(tables.SERVED_REQUESTS, DAY, [served(number)]) for number in range(1000)]
+    assert log.add(tables.OUTCOMES, DAY, [outcome(number) for number in range(100)])
+
+    log.start()
+    log.close()
+    assert sum(taken) == 100
+    assert len(rows_of(tmp_path, tables.OUTCOMES)) == len(rows_of(tmp_path, tables.SERVED_REQUESTS)) == 100
+
+
+def test_outcomes_are_written_first(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(requests_log, "_write", lambda _, table, rows: order.append(table.name))
+    log = RequestsLog(tmp_path, lambda *_: None, NEVER)
+    log.add(tables.SERVED_REQUESTS, DAY, [served(1)])
+    log.add(tables.OUTCOMES, DAY, [outcome(1)])
+
+    log.start()
+    log.close()
+
+    assert order == ["outcomes", "served_requests"]
+
+
+def test_a_queue_that_is_half_full_is_written_at_once(start, tmp_path):
+    log = start(flush_seconds=NEVER, max_queued=10)
+
+    for number in range(4):
+        for _ in range(5):
+            log.add(tables.SERVED_REQUESTS, DAY, [served(number)])
+        deadline = time.monotonic() + 20
+        while len(rows_of(tmp_path, tables.SERVED_REQUESTS)) < 5 * (number + 1) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    assert len(rows_of(tmp_path, tables.SERVED_REQUESTS)) == 20
+    log.close()
 
 
 def test_a_batch_that_cannot_be_written_is_tried_again(start, tmp_path, counts):
@@ -107,11 +154,13 @@ def test_a_batch_that_cannot_be_written_is_tried_again(start, tmp_path, counts):
     log.add(tables.OUTCOMES, DAY, [outcome(1)])
     time.sleep(0.3)
     assert not counts
+    assert log.problem == "not_written"
 
     in_the_way.unlink()
     log.close()
 
     assert counts == {"written": 1}
+    assert log.problem is None
 
 
 def test_rows_that_do_not_fit_are_dropped_and_the_thread_goes_on(start, tmp_path, counts, caplog):
@@ -187,14 +236,42 @@ def test_answers_to_analysts_are_not_logged(publish_day, serve, settings):
 def test_answers_that_no_user_sees_are_not_logged(publish_day, serve, settings):
     publish_day()
     client = serve()
-    for path, who in (("", {"user_id": "u1"}), ("/batch", {"user_ids": ["u1", "u2"]})):
-        for more in ({"is_shown": False}, {"k": 1}):
-            assert client.post(f"/v1/recommendations{path}", json=who | more).status_code == 200
+    for more in ({"is_shown": False}, {"k": 1}):
+        assert client.post("/v1/recommendations", json={"user_id": "u1"} | more).status_code == 200
+
+    client.app.state.service.stop()
+
+    (served,) = rows_of(settings.lake, tables.SERVED_REQUESTS, settings.clock().date().isoformat())
+    assert len(served["item_ids"]) == 1
+
+
+def test_a_batch_is_no_impression_until_it_is_said_to_be_shown(publish_day, serve, settings):
+    publish_day()
+    client = serve()
+    for more in ({}, {"is_shown": False}, {"is_shown": True, "k": 1}):
+        body = {"user_ids": ["u1", "u2"]} | more
+        assert client.post("/v1/recommendations/batch", json=body).status_code == 200
 
     client.app.state.service.stop()
 
     served = rows_of(settings.lake, tables.SERVED_REQUESTS, settings.clock().date().isoformat())
-    assert sorted((row["user_id"], len(row["item_ids"])) for row in served) == [("u1", 1), ("u1", 1), ("u2", 1)]
+    assert sorted((row["user_id"], len(row["item_ids"])) for row in served) == [("u1", 1), ("u2", 1)]
+
+
+def test_an_impression_that_is_told_is_the_row_that_its_answer_would_have_been(publish_day, serve, settings):
+    publish_day()
+    client = serve()
+    one = client.post("/v1/recommendations", json={"user_id": "u1", "k": 3}).json()
+    batch = client.post("/v1/recommendations/batch", json={"user_ids": ["u1", "u2"], "k": 3}).json()["answers"]
+
+    told = client.post("/v1/impressions", json={"impressions": [batch[0]]})
+
+    assert (told.status_code, told.json()["num_accepted"]) == (202, 1)
+    client.app.state.service.stop()
+    rows = rows_of(settings.lake, tables.SERVED_REQUESTS, settings.clock().date().isoformat())
+    by_id = {row.pop("request_id"): row for row in rows}
+    assert set(by_id) == {one["request_id"], batch[0]["request_id"]}
+    assert by_id[batch[0]["request_id"]] == by_id[one["request_id"]]
 
 
 def test_a_log_that_is_switched_off_refuses_outcomes(publish_day, serve, settings):
@@ -205,4 +282,19 @@ def test_a_log_that_is_switched_off_refuses_outcomes(publish_day, serve, setting
     told = {"outcomes": [{"request_id": "visit-0001", "item_id": "i1", "kind": "click"}]}
 
     assert client.post("/v1/outcomes", json=told).status_code == 503
+    assert {each["name"] for each in client.get("/v1/dependencies").json()["dependencies"]} == {"online_store"}
     assert not (settings.lake / "served_requests").exists()
+
+
+def test_outcomes_that_find_no_room_are_refused_and_answers_dropped_and_both_counted(publish_day, serve, monkeypatch):
+    publish_day()
+    monkeypatch.setattr(RequestsLog, "add", lambda *_: False)
+    client = serve()
+
+    assert client.post("/v1/recommendations", json={"user_id": "u1"}).status_code == 200
+    told = {"outcomes": [{"request_id": "visit-0001", "item_id": "i1", "kind": "click"}] * 2}
+    assert client.post("/v1/outcomes", json=told).status_code == 503
+
+    text = client.get("/metrics").text
+    assert 'grasp_requests_log_rows_total{result="dropped",table="served_requests"} 1.0' in text
+    assert 'grasp_requests_log_rows_total{result="refused",table="outcomes"} 2.0' in text
