@@ -72,6 +72,7 @@ def test_the_last_line_is_json_with_the_days(folder, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["cutoff"], found["latest"], found["qualifying_users"]) == ("1970-01-05", "1970-01-06", 4)
+    assert "left out 1 users with fewer than 5 interactions and 6 because a sample has at most 4 users" in done.stdout
     failed = subprocess.run([*command[:3], "nowhere", "out"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (failed.returncode, "nowhere is not a folder" in failed.stderr) == (1, True)
 
