@@ -105,6 +105,7 @@ def run_all(plan: Plan, recipe: str) -> None:
     settings = plan.settings
     log = new_log(settings, "demo")
     say(f"home {settings.home}, log {log}")
+    say("a line for each stage when it is done; describing, embedding and training take a minute or more each")
     migrate(settings, log)
     for day in (plan.cutoff, plan.latest):
         run_dag(settings, "daily_refresh", {"day": day}, log, StageLines("daily_refresh"))

@@ -1,8 +1,8 @@
 """Visitors of the demo's own, so that its tables of served requests, outcomes and an experiment are not empty.
 
-The real application answers real requests, in this process. Every request id begins with `demo-`. Half of the users get
-the release before this one, in an experiment called `demo` that ends with the last visitor. The clicks are drawn by lot,
-with the same chances for both sides: they show what the tables look like, not which release is better.
+The real application answers real requests, in this process. Every request id begins with `demo-`. Half of the users
+get the release before this one, in an experiment called `demo` that ends with the last visitor. Clicks are drawn
+by lot, with the same chances for both sides: they show what the tables look like, not which release is better.
 """
 
 import random
@@ -33,7 +33,10 @@ Outcomes = list[dict[str, str]]
 
 
 def visit(settings: Settings, day: str, open_user_store: OpenUserStore = FeastUserStore) -> None:
-    """Let some users of the day and two unknown visitors ask once. Does nothing where they have been, or may not log."""
+    """Let some users of the day and two unknown visitors ask, once.
+
+    Nobody asks where requests are not logged, or while somebody else's experiment runs.
+    """
     if not settings.log_requests or read_experiment(settings.releases) or num_visits(settings):
         return
     release, lot = manifest_in_force(settings.releases).release_id, random.Random(0)  # noqa: S311 - no secret

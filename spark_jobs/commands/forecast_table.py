@@ -71,8 +71,8 @@ def _origin(per_key: UsagePerKey) -> str:
             f"{per_key.repaired_share:.0%} repaired, {speed}"
         )
     return (
-        f"upper estimate, as used for the caps (the ledger has {per_key.num_measured:,} texts of this prompt and model, "
-        f"means need {MIN_KEYS}); {speed}"
+        f"upper estimate, as used for the caps (the ledger has {per_key.num_measured:,} texts of this prompt and "
+        f"model, means need {MIN_KEYS}); {speed}"
     )
 
 

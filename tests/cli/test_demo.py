@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from cli.dag_run import DagError, output_of, run_dag
-from cli.demo import DAMAGED_ROWS, DemoError, plan_folder, plan_movielens
+from cli.demo import DAMAGED_ROWS, DemoError, Plan, plan_folder, plan_movielens, run_all
 from cli.showcase import _show_user, three_users
-from grasp.settings import Settings
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
@@ -40,6 +39,23 @@ def test_stage_times_are_read_from_the_progress_lines(settings, tmp_path, monkey
     assert "noise" not in shown
     assert "12 rows" in shown
     assert "noise" in (tmp_path / "log").read_text()
+
+
+def test_the_demo_shows_one_line_a_stage(settings, tmp_path, monkeypatch, capsys):
+    fake_airflow(
+        tmp_path,
+        monkeypatch,
+        "Collecting 12%|#####     | 3/25",
+        "[grasp] ingest: 12 interactions from the beginning to 1998-03-01, 1 days changed",
+        "[grasp] ingest: 4 items and 3 users known by the end of 1998-03-01",
+        "[grasp] ingest 1998-03-01: done in 11 s",
+        "[grasp] stage ingest 1998-03-01 took 12.5 s",
+    )
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    run_all(Plan(settings, "1998-02-28", "1998-03-01"), "sasrec_grasp")
+    shown = [line for line in capsys.readouterr().out.splitlines() if "---" not in line]
+    assert len(shown) == 2 + 3, "where things are and what to expect, then a line a stage of three runs"
+    assert shown[-1] == "[grasp] ingest                   12 s  4 items and 3 users known by the end of 1998-03-01"
 
 
 def test_a_failed_run_ends_with_its_log(settings, tmp_path, monkeypatch):

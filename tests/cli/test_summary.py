@@ -37,7 +37,8 @@ def seen_by_make(tmp_path):
     installed.touch()
 
     def run(target: str, variables: dict[str, str]) -> dict[str, str]:
-        command = ["make", "-C", str(ROOT), f"GRASP={shlex.quote(str(shown))}", f"INSTALLED={installed}", "RUN=:", target]
+        changed = [f"GRASP={shlex.quote(str(shown))}", f"INSTALLED={installed}", "RUN=:"]
+        command = ["make", "-C", str(ROOT), *changed, target]
         environment = {"PATH": "/usr/bin:/bin", **variables}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         lines = (line.partition("=") for line in done.stdout.splitlines() if line.startswith("GRASP_"))

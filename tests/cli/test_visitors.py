@@ -101,7 +101,7 @@ def test_nobody_visits_where_requests_are_not_logged(settings_with, publish_item
 
 
 def test_clicks_are_drawn_near_the_top_and_purchases_follow_clicks():
-    lot = random.Random(0)
+    lot = random.Random(0)  # noqa: S311
     drawn = [draw_outcomes(f"demo-{number}", ITEMS, lot) for number in range(2000)]
     clicked = [outcomes[0]["item_id"] for outcomes in drawn if outcomes]
     assert 0.25 < len(clicked) / len(drawn) < 0.35
