@@ -82,11 +82,15 @@ def suggest_days(times: list[float]) -> tuple[str, str]:
 
 
 def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str, object]:
-    """Write the sample to `out`; returns the counts and the suggested days."""
+    """Write the sample to `out`; returns the counts and the suggested days. Raises `ValueError` without any user."""
     source_table = require_table(folder, "interactions")
     item_table, user_table = require_table(folder, "items"), find_table(folder, "users")
     num_interactions = Counter(str(row["user_id"]) for row in table_rows(source_table))
     users = choose_users(num_interactions, num_users, seed)
+    if not users:
+        raise ValueError(
+            f"{source_table.path}: none of its {len(num_interactions):,} users has {MIN_INTERACTIONS} interactions"
+        )
     kept = [
         {
             "user_id": str(row["user_id"]),
