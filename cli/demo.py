@@ -145,6 +145,7 @@ def _show(plan: Plan, home: Path) -> None:
     from cli.summary import summarise
     from cli.visitors import visit
 
+    say("--- visitors of the demo's own ask the service")
     visit(plan.settings, plan.latest)
     user_id = show(plan.settings, plan.latest)
     summarise(plan.settings, plan.cutoff, plan.latest, user_id, home)
