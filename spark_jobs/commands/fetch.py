@@ -125,8 +125,8 @@ def verify(file: Path, wheel: Wheel) -> Path:
 
 def _pip_download(wheel: Wheel, folder: Path) -> None:
     requirement = f"{wheel.name}=={wheel.version}"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*pip, "--dest", str(folder), requirement], check=False)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement], check=False)
     if done.returncode:
         raise FetchError(f"pip could not download {requirement}; its message is above")
 
