@@ -1,13 +1,29 @@
 """The demo's last lines are right, hold no secret, and their commands work as they are printed."""
 
+import json
 import shlex
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from cli.summary import MAKE_FILE, _figures, changed_variables, make_command, make_variables, model_line, texts_line
+from cli.summary import (
+    MAKE_FILE,
+    _figures,
+    changed_variables,
+    make_command,
+    make_variables,
+    model_line,
+    summarise,
+    texts_line,
+)
+from grasp import partitions, tables
 from grasp.days import end_of
+from grasp.manifest import CURRENT_FILE, Manifest
+from grasp.partitions import Content
 from grasp.settings import ROOT, Settings
 
 
@@ -99,3 +115,38 @@ def test_a_model_that_gets_hardly_any_text_right_is_warned_about(settings):
     )
     assert texts_line(settings, 74, 0).startswith("warning: 74 asked of tiny-llm, 0 accepted; facts stand in")
     assert not texts_line(settings, 0, 0).startswith("warning")
+
+
+def test_the_summary_has_ten_lines(settings, evaluation, capsys):
+    def write(table, day, num_rows):
+        folder = partitions.partition_path(settings.lake, table, None, day)
+        folder.mkdir(parents=True)
+        partitions.write_content(folder, Content(num_rows, "test"))
+        return folder
+
+    for table, num_rows in ((tables.USERS, 943), (tables.ITEMS, 1682), (tables.QUARANTINE, 5)):
+        write(table, "1998-04-22", num_rows)
+    for day in ("1998-04-21", "1998-04-22"):
+        write(tables.INTERACTIONS, day, 600)
+    answers = pa.table({"generation_key": ["a", "a", "b"], "description": [None, "A film.", None]})
+    pq.write_table(answers, write(tables.ITEM_GENERATION, "1998-04-22", 3) / "part-0.parquet")
+    manifest = Manifest("1998-04-22", "v1", "e1", {}, "service", "m-1")
+    for file, content in (
+        (settings.releases / CURRENT_FILE, asdict(manifest)),
+        (settings.home / "training" / "1998-04-22" / "decision.json", {"promoted": True, "reason": "better"}),
+        (settings.home / "training" / "1998-04-22" / "evaluation.json", evaluation),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content))
+
+    summarise(settings, "1998-02-28", "1998-04-22", "user 93", settings.home)
+
+    shown = dict(line.removeprefix("[grasp] ").split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert len(shown) == 10
+    assert shown["data"] == "943 users, 1,682 items, 1,200 interactions up to 1998-04-22; 5 rows quarantined"
+    assert shown["texts"].startswith("2 asked of tiny-llm, 1 accepted")
+    assert shown["model"].startswith("trained up to 1998-02-28, promoted: NDCG@10 over 1,234 events: model 0.0712")
+    assert shown["release"] == f"{manifest.release_id}, model m-1, in {settings.releases}"
+    assert shown["Explorer"].endswith(" serve    then http://127.0.0.1:8100/explore#user=user%2093")
+    assert "grasp dead-letters list" in shown["all"]
+    assert (settings.home / MAKE_FILE).exists()
