@@ -8,7 +8,13 @@ PYTHON := $(VENV)/bin/python
 GRASP := $(VENV)/bin/grasp
 RUN := $(PYTHON) -m grasp.environment
 INSTALLED := $(VENV)/.installed
-WRITTEN := airflow benchmarks data_docs demos downloads feast java jre lake logs metrics milvus* mlflow* models quality releases source stages training
+WRITTEN := airflow benchmarks data_docs demo.mk demos downloads feast java jre lake logs metrics milvus* mlflow* models quality releases source stages training
+
+# What the last demo left, its clock included. These targets show it until the file is removed.
+ifneq ($(filter serve airflow sql,$(MAKECMDGOALS)),)
+EMPTY :=
+-include $(subst $(EMPTY) ,\ ,$(GRASP_HOME))/demo.mk
+endif
 
 .PHONY: help setup demo test check lint fast serve airflow sql bench clean
 
@@ -22,7 +28,7 @@ $(INSTALLED): requirements/base.txt requirements/dev.txt requirements/constraint
 setup: $(INSTALLED) ## install packages from exact pins, Java if missing, model weights and demo data
 	@$(RUN) $(PYTHON) requirements/java.py
 	@$(RUN) $(PYTHON) requirements/spark_classes.py
-	@$(GRASP) fetch
+	@$(GRASP) fetch $(if $(DATA),--models)
 
 demo: setup ## both DAGs on MovieLens-100K, then recommendations; DATA=FOLDER runs it on your own data
 	@$(GRASP) demo $(if $(DATA),--data "$(DATA)")

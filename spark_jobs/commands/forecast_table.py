@@ -27,14 +27,14 @@ def as_text(forecasts: Sequence[Forecast]) -> str:
     rows = [
         ("", [f"{each.entity}s" for each in forecasts]),
         ("entities", [f"{each.counts.num_entities:,}" for each in forecasts]),
-        ("  in the ledger", [f"{each.counts.num_cache_hits:,}" for each in forecasts]),
+        ("  answered before", [f"{each.counts.num_cache_hits:,}" for each in forecasts]),
         ("  kept, history has not grown", [f"{each.counts.num_kept:,}" for each in forecasts]),
-        ("new keys", [f"{each.counts.num_new:,}" for each in forecasts]),
+        ("texts to write", [f"{each.counts.num_new:,}" for each in forecasts]),
         ("  allowed by the day's caps", [f"{each.counts.num_allowed:,}" for each in forecasts]),
         *_expected("of these: ", [each.today for each in forecasts]),
     ]
     if is_capped:
-        rows += _expected("of all new keys: ", [each.all_new for each in forecasts])
+        rows += _expected("of all texts: ", [each.all_new for each in forecasts])
         rows.append(
             (
                 "days to describe all",
@@ -67,12 +67,12 @@ def _origin(per_key: UsagePerKey) -> str:
         speed = f"{per_key.seconds_per_answer:.2f} s per answer, {per_key.parallelism:.1f} concurrently"
     if per_key.source == MEASURED:
         return (
-            f"means of {per_key.num_measured:,} keys in the ledger: {per_key.calls:.2f} calls per key, "
+            f"means of {per_key.num_measured:,} texts in the ledger: {per_key.calls:.2f} calls per text, "
             f"{per_key.repaired_share:.0%} repaired, {speed}"
         )
     return (
-        f"upper estimate, as used for the caps (the ledger has {per_key.num_measured:,} keys of this prompt and model, "
-        f"means need {MIN_KEYS}); {speed}"
+        f"upper estimate, as used for the caps (the ledger has {per_key.num_measured:,} texts of this prompt and "
+        f"model, means need {MIN_KEYS}); {speed}"
     )
 
 

@@ -3,8 +3,8 @@
     python -m spark_jobs.source.sample SOURCE_FOLDER OUT_FOLDER --users 600 --seed 0
 
 Takes random users with at least five interactions, together with their interactions, items and attributes. Reads the
-rows twice, without Spark. The last line of the output is JSON: the counts, the `latest` day of the sample, and a
-`cutoff` day by which four fifths of the interactions had happened.
+rows twice, without Spark. The last line of the output is JSON: the counts, how many users were left out, the `latest`
+day of the sample, and a `cutoff` day by which four fifths of the interactions had happened.
 """
 
 import argparse
@@ -82,10 +82,15 @@ def suggest_days(times: list[float]) -> tuple[str, str]:
 
 
 def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str, object]:
-    """Write the sample to `out`; returns the counts and the suggested days."""
+    """Write the sample to `out`; returns the counts and the suggested days. Raises `ValueError` without any user."""
     source_table = require_table(folder, "interactions")
     item_table, user_table = require_table(folder, "items"), find_table(folder, "users")
-    users = choose_users(Counter(str(row["user_id"]) for row in table_rows(source_table)), num_users, seed)
+    num_interactions = Counter(str(row["user_id"]) for row in table_rows(source_table))
+    users = choose_users(num_interactions, num_users, seed)
+    if not users:
+        raise ValueError(
+            f"{source_table.path}: none of its {len(num_interactions):,} users has {MIN_INTERACTIONS} interactions"
+        )
     kept = [
         {
             "user_id": str(row["user_id"]),
@@ -109,6 +114,8 @@ def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str
         "users": len(users),
         "items": len(items),
         "interactions": len(kept),
+        "users_with_few": sum(num < MIN_INTERACTIONS for num in num_interactions.values()),
+        "users_beyond_limit": sum(num >= MIN_INTERACTIONS for num in num_interactions.values()) - len(users),
         "cutoff": cutoff,
         "latest": latest,
         "qualifying_users": count_qualifying(kept, cutoff),
@@ -164,6 +171,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     counts = ", ".join(f"{found[name]:,} {name}" for name in ("users", "items", "interactions"))
     say(f"sample: {counts} in {arguments.out}")
+    say(
+        f"sample: left out {found['users_with_few']:,} users with fewer than {MIN_INTERACTIONS} interactions "
+        f"and {found['users_beyond_limit']:,} because a sample has at most {arguments.users:,} users"
+    )
     say(
         f"sample: {found['qualifying_users']} users have {MIN_INTERACTIONS} interactions up to {found['cutoff']} "
         "and some after it"

@@ -1,6 +1,6 @@
 """The demo shows progress lines only, counts skipped stages, and ends with the log when a run fails."""
 
-import shlex
+import gzip
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from cli.dag_run import DagError, output_of, run_dag
-from cli.demo import DemoError, plan_folder
-from cli.showcase import _figures, _show_user, _sources, changed_variables, three_users
-from grasp.settings import Settings
+from cli.demo import DAMAGED_ROWS, DemoError, Plan, plan_folder, plan_movielens, run_all
+from cli.showcase import _show_user, three_users
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
@@ -56,6 +55,23 @@ def test_each_task_s_output_is_where_airflow_s_ui_looks_for_it(settings, tmp_pat
     assert (run / "task_id=train" / "attempt=1.log").read_text().splitlines() == [train, f"{end}train"]
 
 
+def test_the_demo_shows_one_line_a_stage(settings, tmp_path, monkeypatch, capsys):
+    fake_airflow(
+        tmp_path,
+        monkeypatch,
+        "Collecting 12%|#####     | 3/25",
+        "[grasp] ingest: 12 interactions from the beginning to 1998-03-01, 1 days changed",
+        "[grasp] ingest: 4 items and 3 users known by the end of 1998-03-01",
+        "[grasp] ingest 1998-03-01: done in 11 s",
+        "[grasp] stage ingest 1998-03-01 took 12.5 s",
+    )
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    run_all(Plan(settings, "1998-02-28", "1998-03-01"), "sasrec_grasp")
+    shown = [line for line in capsys.readouterr().out.splitlines() if "---" not in line]
+    assert len(shown) == 2 + 3, "where things are and what to expect, then a line a stage of three runs"
+    assert shown[-1] == "[grasp] ingest                   12 s  4 items and 3 users known by the end of 1998-03-01"
+
+
 def test_a_failed_run_ends_with_its_log(settings, tmp_path, monkeypatch):
     fake_airflow(tmp_path, monkeypatch, "expectation expect_x failed", "DagRun Finished: state=failed, run_type=manual")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
@@ -77,38 +93,6 @@ def test_a_command_that_dies_names_its_log(settings, tmp_path):
     command = [sys.executable, "-c", "import sys; print('last words'); sys.exit(3)"]
     with pytest.raises(DagError, match=r"(?s)ended with code 3.*last words"):
         list(output_of(command, settings, tmp_path / "log"))
-
-
-def test_what_is_said_at_the_end_gives_the_demo_s_settings_again(settings_with, tmp_path):
-    settings = settings_with(source=str(tmp_path / "my data"), llm_budget=5, task_retries=0)
-    said = dict(word.split("=", 1) for each in changed_variables(settings) for word in shlex.split(each))
-    assert Settings.load(said) == settings.model_copy(update={"task_retries": 2})
-
-
-def test_what_is_said_at_the_end_shows_no_secret(settings_with):
-    settings = settings_with(milvus_token="hunter2", redis="redis://:hunter2@localhost", llm_budget=5)
-    assert "hunter2" not in " ".join(changed_variables(settings))
-    assert "GRASP_LLM_BUDGET=5" in changed_variables(settings)
-
-
-def test_the_usual_home_need_not_be_said():
-    assert changed_variables(Settings.load({})) == []
-
-
-def interval(mean):
-    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
-
-
-def test_the_gate_s_last_line_has_the_figures_themselves():
-    found = {name: {"overall": {"ndcg@10": interval(mean)}} for name, mean in (("popularity", 0.05), ("m-1", 0.0712))}
-    evaluation = {"candidate": "m-1", "num_events": 1234, "metrics": found}
-    assert _figures(evaluation) == "NDCG@10 over 1,234 events: model 0.0712, popularity 0.0500"
-
-
-def test_texts_of_this_day_and_of_all_days_are_told_apart():
-    said = _sources("users", ["llm", "facts", "facts"], [True, True, False])
-    assert said.startswith("users: 3 described, 1 by the language model from the facts of this day; over all days 3 ")
-    assert "2 passed validation" in said
 
 
 def test_the_history_is_shown_newest_first_like_the_description(capsys):
@@ -167,6 +151,34 @@ def test_a_folder_is_sampled_into_a_home_of_its_own(settings, shop):
 def test_a_model_that_gets_no_item_of_a_shop_right_ends_no_demo_unless_asked_for(settings, settings_with, shop):
     assert plan_folder(settings, shop).settings.llm_max_failure_share == 1
     assert plan_folder(settings_with(llm_max_failure_share=0.3), shop).settings.llm_max_failure_share == 0.3
+
+
+def test_commands_that_name_the_demo_s_home_find_the_java_that_was_fetched(settings, shop):
+    (settings.home / "java").mkdir()
+    plan = plan_folder(settings, shop)
+    assert (plan.settings.home / "java").resolve() == settings.home / "java"
+    assert plan_folder(settings, shop) == plan
+
+
+def test_movielens_gets_some_damaged_rows_in_a_copy(settings, settings_with):
+    source = settings.home / "source" / "movielens-100k"
+    source.mkdir(parents=True)
+    interactions = b"user_id\titem_id\ttimestamp\trow_number\n1\t2\t893286638\t1\n"
+    (source / "interactions.tsv.gz").write_bytes(gzip.compress(interactions))
+    (source / "items.jsonl.gz").write_bytes(b"items")
+
+    copy = plan_movielens(settings).settings.source
+    written = copy / "interactions.tsv.gz"
+    assert gzip.decompress(written.read_bytes()).startswith(interactions)
+    assert gzip.decompress(written.read_bytes()).decode().count("demo-damaged") == len(DAMAGED_ROWS)
+    assert (copy / "items.jsonl.gz").read_bytes() == b"items"
+    assert gzip.decompress((source / "interactions.tsv.gz").read_bytes()) == interactions
+
+    before = written.stat().st_mtime_ns
+    assert plan_movielens(settings).settings.source == copy
+    assert written.stat().st_mtime_ns == before, "an unchanged file keeps its time, so nothing is ingested again"
+    own = settings_with(source=str(source.parent))
+    assert plan_movielens(own).settings.source == source.parent, "a configured source is taken as it is"
 
 
 def test_a_folder_out_of_the_contract_is_an_error_that_names_it(settings, tmp_path, capfd):

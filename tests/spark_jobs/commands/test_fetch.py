@@ -72,7 +72,15 @@ def test_existing_or_configured_files_are_not_fetched(settings, settings_with, m
     here.llm.mkdir(parents=True)
     fetch(here)
     said = capsys.readouterr().out
-    assert f"{here.llm} is there" in said
+    assert str(here.llm) not in said, "what is there is not worth a line"
     assert f"{here.encoder} is configured" in said
     assert f"{here.source} is configured" in said
     assert not (here.home / "downloads").exists()
+
+
+def test_own_data_needs_nothing_of_movielens(settings, settings_with, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    source = str(settings.home / "source" / "movielens-100k")
+    with pytest.raises(FetchError, match="recbole"):
+        fetch(settings_with(source=source))
+    fetch(settings_with(source=source), with_data=False)

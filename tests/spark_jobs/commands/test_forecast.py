@@ -161,7 +161,8 @@ def test_the_ledgers_means_are_used_if_it_holds_enough_keys(item_rows, run):
     item_rows.pay(DAY, *(item_rows.accepted(f"key {number}", 2 * number) for number in range(20)))
     text = run("--items", "1000", GRASP_LLM_BUDGET="75")
     assert (
-        "items: means of 20 keys in the ledger: 1.00 calls per key, 0% repaired, 2.00 s per answer, 1.0 concurrently"
+        "items: means of 20 texts in the ledger: 1.00 calls per text, 0% repaired, 2.00 s per answer, 1.0 concurrently"
         in text
     )
     assert "today in total: 37 texts, 4,440 tokens" in text
+    assert "key" not in text, "a reader counts texts; that equal facts share one is the ledger's business"

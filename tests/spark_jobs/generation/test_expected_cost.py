@@ -96,14 +96,14 @@ def test_the_text_has_both_kinds_and_the_source_of_the_numbers():
     lines = {line[:34].strip(): line[34:].split() for line in text.splitlines()}
 
     assert lines["entities"] == ["2,000", "2,000"]
-    assert lines["in the ledger"] == ["500", "500"]
+    assert lines["answered before"] == ["500", "500"]
     assert lines["kept, history has not grown"] == ["300", "300"]
-    assert lines["new keys"] == ["1,200", "1,000"]
+    assert lines["texts to write"] == ["1,200", "1,000"]
     assert lines["allowed by the day's caps"] == ["600", "0"]
     assert lines["of these: calls"] == ["780", "0"]
     assert lines["days to describe all"] == ["2", "never"]
-    assert "items: means of 100 keys in the ledger: 1.30 calls per key, 20% repaired, 3.00 s per answer" in text
-    assert "users: upper estimate, as used for the caps (the ledger has 0 keys" in text
+    assert "items: means of 100 texts in the ledger: 1.30 calls per text, 20% repaired, 3.00 s per answer" in text
+    assert "users: upper estimate, as used for the caps (the ledger has 0 texts" in text
     assert "unknown speed (set --seconds-per-answer and --parallelism)" in text
     assert text.endswith(
         "today in total: 600 texts, 180,000 tokens, cost 0.65, unknown hours, items and users in sequence"

@@ -46,6 +46,14 @@ def test_a_sample_holds_complete_users_and_their_items(folder, tmp_path):
     assert items[0]["tags"] == ["a", "b"]
 
 
+def test_a_folder_whose_users_have_too_few_interactions_says_so(folder, tmp_path):
+    (folder / "interactions.tsv.gz").unlink()
+    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\nu1\t1\t0\nu2\t1\t0\n")
+    with pytest.raises(ValueError, match=r"interactions\.tsv: none of its 2 users has 5 interactions"):
+        write_sample(folder, tmp_path / "out", num_users=3, seed=0)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_seed_alone_decides_which_users_are_chosen():
     ten = Counter({f"u{number}": 5 for number in range(10)} | {"few": 4})
     turned = Counter(dict(reversed(ten.items())))
@@ -72,6 +80,7 @@ def test_the_last_line_is_json_with_the_days(folder, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["cutoff"], found["latest"], found["qualifying_users"]) == ("1970-01-05", "1970-01-06", 4)
+    assert "left out 1 users with fewer than 5 interactions and 6 because a sample has at most 4 users" in done.stdout
     failed = subprocess.run([*command[:3], "nowhere", "out"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (failed.returncode, "nowhere is not a folder" in failed.stderr) == (1, True)
 

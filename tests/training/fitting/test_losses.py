@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.fitting.batches import Batch
-from training.fitting.losses import batch_loss, gbce_power, sample_items
+from training.fitting.losses import MaskedLogSumExp, batch_loss, gbce_power, sample_items
 from training.fitting.recipes import TrainConfig
 from training.model.config import RankerConfig
 
@@ -206,3 +206,25 @@ def test_a_batch_whose_negatives_are_all_known_still_has_a_gradient():
 
 def test_bce_of_equal_scores_is_twice_log_two():
     assert loss_of(FixedStates(scale=0), config_of("bce")) == pytest.approx(-2 * float(F.logsigmoid(torch.tensor(0.0))))
+
+
+def test_the_masked_log_sum_exp_is_that_of_torch_with_its_gradient():
+    torch.manual_seed(0)
+    state_VD, item_KD = torch.randn(7, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    is_masked_VK = torch.rand(7, 9) < 0.4
+    is_masked_VK[:, 0] = False
+    weight_V = torch.randn(7)
+    gradients = []
+    for log_sum_exp in (MaskedLogSumExp.apply, lambda score, mask: score.masked_fill(mask, -torch.inf).logsumexp(1)):
+        value_V = log_sum_exp(100 * state_VD @ item_KD.T, is_masked_VK)
+        gradients.append((value_V.detach(), *torch.autograd.grad((weight_V * value_V).sum(), (state_VD, item_KD))))
+    for ours, torchs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, torchs)
+
+
+def test_a_user_with_all_items_has_no_negatives_and_a_finite_gradient():
+    score_VK = torch.zeros(1, 3, requires_grad=True)
+    value_V = MaskedLogSumExp.apply(score_VK * 1, torch.ones(1, 3, dtype=torch.bool))
+    assert value_V.tolist() == [-math.inf]
+    [gradient_VK] = torch.autograd.grad(torch.logaddexp(value_V, torch.ones(1)).sum(), score_VK)
+    assert gradient_VK.tolist() == [[0, 0, 0]]
