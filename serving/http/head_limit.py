@@ -2,9 +2,7 @@
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.http.body_limit import MAX_BODY_BYTES
-
-MAX_HEAD_BYTES = MAX_BODY_BYTES  # far more than proxies allow
+MAX_HEAD_BYTES = 512 * 1024  # far more than proxies allow
 
 
 class HeadLimit(HttpToolsProtocol):
