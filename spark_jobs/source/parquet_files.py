@@ -23,7 +23,7 @@ from spark_jobs.source.contract import (
     TablePlan,
     require_columns,
 )
-from spark_jobs.source.values import as_fields, as_json
+from spark_jobs.source.values import as_fields, as_record
 
 _MAX_ROWS_OF_A_FILE = 1 << 40
 _BATCH_ROWS = 4096
@@ -59,7 +59,7 @@ def read_parquet(plan: TablePlan, split: Split) -> Iterator[SourceRow]:
     row = split.first_row
     for values in parquet_values(plan.table, path, [split.start]):
         fields = as_fields(values, REQUIRED_COLUMNS[plan.table.name])
-        record = as_json({name: _shown(value) for name, value in values.items()} if fields is None else fields)
+        record = as_record({name: _shown(value) for name, value in values.items()} if fields is None else fields)
         yield SourceRow(split.name, row, split.rows_before + row, fields, record)
         row += 1
 

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import types as T
-from pyspark.sql.pandas.types import to_arrow_schema
 
 from spark_jobs.source.contract import SourceError, SourceRow, SourceTable, Split, TablePlan
 from spark_jobs.source.parquet_files import plan_parquet, read_parquet
 from spark_jobs.source.text_files import plan_text, read_text
 
 DDL = "source_file string, source_row bigint, position bigint, fields map<string,string>, record string"
+SCHEMA = pa.schema(
+    {
+        "source_file": pa.string(),
+        "source_row": pa.int64(),
+        "position": pa.int64(),
+        "fields": pa.map_(pa.string(), pa.string()),
+        "record": pa.string(),
+    }
+)
 MARKER = "complete.json"
 
 _BATCH_ROWS = 4096
@@ -35,13 +42,12 @@ def read_table(spark: SparkSession, plan: TablePlan) -> DataFrame:
     """All rows of a table; one task reads one split."""
     if not plan.splits:
         return spark.createDataFrame([], DDL)
-    schema = to_arrow_schema(T.StructType.fromDDL(DDL))
 
     def read(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             for number in batch.column(0).to_pylist():
                 for rows in _batches(read_split(plan, plan.splits[number])):
-                    yield _as_batch(rows, schema)
+                    yield _as_batch(rows)
 
     return spark.range(0, len(plan.splits), 1, len(plan.splits)).mapInArrow(read, DDL)
 
@@ -57,12 +63,10 @@ def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
         yield batch
 
 
-def _as_batch(rows: list[SourceRow], schema: pa.Schema) -> pa.RecordBatch:
-    named = [
-        row._replace(fields=None if row.fields is None else list(row.fields.items()))._asdict()  # type: ignore[arg-type]
-        for row in rows
-    ]
-    return pa.RecordBatch.from_pylist(named, schema)
+def _as_batch(rows: list[SourceRow]) -> pa.RecordBatch:
+    columns = dict(zip(SCHEMA.names, zip(*rows, strict=True), strict=True))
+    columns["fields"] = [None if fields is None else list(fields.items()) for fields in columns["fields"]]
+    return pa.record_batch([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from spark_jobs.source.contract import (
     TablePlan,
     require_columns,
 )
-from spark_jobs.source.values import as_fields, as_json, json_values
+from spark_jobs.source.values import as_fields, as_record, json_values
 
 SPLIT_BYTES = 32 << 20  # a plain file is divided into parts of this size; a gzip file cannot be divided
 
@@ -57,7 +57,7 @@ def read_text(plan: TablePlan, split: Split) -> Iterator[SourceRow]:
         line = decoded(raw, number)
         values = None if line is None else values_of(line)
         fields = None if values is None else as_fields(values, REQUIRED_COLUMNS[plan.table.name])
-        record = as_json({"line": _without_end(raw).decode(errors="backslashreplace")} if fields is None else fields)
+        record = as_record({"line": _without_end(raw).decode(errors="backslashreplace")} if fields is None else fields)
         yield SourceRow(split.name, row, split.rows_before + row, fields, record)
 
 

@@ -35,6 +35,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return values
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 # NaN and Infinity are no JSON; writers use them for a missing value.
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object, parse_int=_number, parse_float=_number, parse_constant=lambda _: None
@@ -46,14 +47,19 @@ def as_fields(values: Mapping[str, object], single: Collection[str]) -> dict[str
 
     None if one of them is not valid text, or one of the `single` values is a list, an object, true or false.
     """
-    if any(isinstance(values.get(name), list | dict | bool) for name in single):
-        return None
+    fields = {}
     try:
-        texts = {name: as_text(value) for name, value in values.items()}
-        "".join([*texts, *texts.values()]).encode()  # a lone surrogate is no text
+        for name, value in values.items():
+            if type(value) is not str and name in single and isinstance(value, list | dict | bool):
+                return None
+            text = value if type(value) is str else as_text(value)
+            if text and not text.isspace():
+                if not (text.isascii() and name.isascii()):
+                    (name + text).encode()  # refuses lone surrogates
+                fields[name] = text
     except (UnicodeError, RecursionError):
         return None
-    return {name: text for name, text in texts.items() if text.strip()}
+    return fields
 
 
 def as_text(value: object) -> str:
@@ -64,7 +70,7 @@ def as_text(value: object) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, str):
-        return str(value)  # not a `NumberText`
+        return str(value) if isinstance(value, NumberText) else value
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, bool):
@@ -84,4 +90,9 @@ def as_json(value: object) -> str:
         return "[" + ",".join(map(as_json, value)) + "]"
     if isinstance(value, bytes):
         value = value.decode()
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return _ENCODE(value)
+
+
+def as_record(fields: Mapping[str, str]) -> str:
+    """The same for values that are text."""
+    return _ENCODE(fields)
