@@ -401,8 +401,8 @@ def _event_day() -> Column:
 
 def _check_delivery(lake: Lake, rows: CheckedSource, days: DaysRead, complete: Completeness) -> None:
     """Compare what the source holds with what was ingested before, unless it says that it is complete."""
-    if not lake.days(tables.USERS, until=days.last):
-        return  # the first day
+    if not lake.days(tables.INTERACTIONS, until=days.last):
+        return  # nothing was ingested before
     vanished = []
     if days.complete is None:
         begins = F.col("event_time") >= F.lit(start_of(days.first)) if days.first else F.lit(True)

@@ -176,6 +176,8 @@ def test_an_export_of_the_last_days_empties_no_earlier_day(spark, lake, settings
     )
     with pytest.raises(DeliveryError, match=lacks):
         ingest.main(lake, "1998-02-16")
+    with pytest.raises(DeliveryError, match=r"2 of 2 interactions of 1998-02-07"):
+        ingest.main(lake, "1998-02-12")  # before the first day that was run: all days up to it are read
     assert state(lake) == before
 
     declare(lake.settings, interactions=["1998-02-12", "1998-02-16"])
