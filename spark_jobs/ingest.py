@@ -37,6 +37,7 @@ from spark_jobs.validation.clean_text import clean_text
 
 NO_TIME_REASONS = ("unreadable_interaction", "no_time", "before_1990", "in_the_future")
 LATE_REASONS = ("too_late", "incomplete_day")
+_OTHER_FOLDER = "folder_of_another_day"
 _DUPLICATE = "duplicate"  # not counted as refused: a repeated delivery loses no data
 _EVENT = ("user_id", "item_id", "event_time")  # what makes two interactions the same
 
@@ -119,7 +120,7 @@ def check_interactions(rows: DataFrame, known_items: DataFrame, clock: datetime,
         (_is_invalid_id("item_id"), "no_item_id"),
         (F.col("is_known").isNull(), "unknown_item"),
         (F.col("row_number").isNull(), "no_row_number"),
-        (F.lit(is_by_day) & (F.col("fields")["day"] != _event_day()), "folder_of_another_day"),
+        (F.lit(is_by_day) & (F.col("fields")["day"] != _event_day()), _OTHER_FOLDER),
     )
     checked = parsed.join(known, "item_id", "left").withColumn("reason", reason)
     return checked.withColumn("dated", ~F.coalesce(F.col("reason").isin(*NO_TIME_REASONS), F.lit(False)))
@@ -186,17 +187,18 @@ def _refused(checked: DataFrame, source_table: str) -> DataFrame:
 def refused_shares(counts: list[RowCount], num_interactions: int) -> list[RefusedShare]:
     """The share of refused rows by group; each group has its own limit.
 
-    Interactions without a usable time, and those that came too late, belong to no day that is read and are counted on
-    every day. They are therefore compared with all interactions of the source.
+    Interactions without a usable time, and those of other days, are counted on every day as long as the source holds
+    them. They are therefore compared with all interactions of the source.
     """
-    of_source = (*NO_TIME_REASONS, *LATE_REASONS)
+    of_other_days = (*LATE_REASONS, _OTHER_FOLDER)
+    of_source = (*NO_TIME_REASONS, *of_other_days)
     groups = [
         _refused_share(
             table, [count for count in counts if count.source_table == table and count.reason not in of_source]
         )
         for table in ("interactions", "items", "users")
     ]
-    for group, reasons in (("without a usable time", NO_TIME_REASONS), ("that came too late", LATE_REASONS)):
+    for group, reasons in (("without a usable time", NO_TIME_REASONS), ("of other days", of_other_days)):
         num_refused = sum(count.num_rows for count in counts if count.reason in reasons)
         groups.append(RefusedShare(f"interactions (those {group})", num_interactions, num_refused))
     return groups
@@ -248,12 +250,13 @@ def require_days(complete: frozenset[str], last_ingested: str | None, day: str, 
 
 
 def placed(checked: DataFrame, days: DaysRead) -> DataFrame:
-    """Set `place`: `read` for rows of the days read and those without a usable time, else `earlier` or `later`."""
+    """Set `place`: `read` for rows of the days read and those that have no day, else `earlier` or `later`."""
+    has_no_day = ~F.col("dated") | F.coalesce(F.col("reason") == _OTHER_FOLDER, F.lit(False))
     begins = F.col("event_time") >= F.lit(start_of(days.first)) if days.first else F.lit(True)
     if days.complete is not None:
         begins = begins & _event_day().isin([day for day in days.complete if day in days])
     place = _first_match(
-        (~F.col("dated"), "read"), (F.col("event_time") > F.lit(end_of(days.last)), "later"), (begins, "read")
+        (has_no_day, "read"), (F.col("event_time") > F.lit(end_of(days.last)), "later"), (begins, "read")
     )
     return checked.withColumn("place", F.coalesce(place, F.lit("earlier")))
 

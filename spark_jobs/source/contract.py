@@ -60,7 +60,7 @@ class SourceRow(NamedTuple):
 
     source_file: str
     source_row: int  # from 1
-    position: int  # order in the whole table
+    position: int  # order in the whole table; in its day, where each day has a folder
     fields: dict[str, str] | None  # the values that are not empty, unchanged; None for a row that cannot be read
     record: str  # the row as JSON, for the quarantine
 

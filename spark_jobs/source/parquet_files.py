@@ -4,6 +4,7 @@ Nothing is inferred across files: a column that only some files have is read fro
 column whose type loses ids or times is refused by name.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
@@ -36,8 +37,13 @@ def plan_parquet(table: SourceTable) -> TablePlan:
     splits, columns, num_rows = list[Split](), dict[str, None](), 0
     kind_of: dict[str, tuple[str, Path]] = {}
     files = _files(table.path)
-    for index, path in enumerate(files):
+    days = _days(table.path, files)
+    num_files = Counter[str | None]()  # files of a day are numbered apart, so a day is the same in every delivery
+    for path in files:
         file, folders = _open(path), _folder_values(table.path, path)
+        day = folders["day"] if days else None
+        rows_before = num_files[day] * _MAX_ROWS_OF_A_FILE
+        num_files[day] += 1
         names = [*(name for name in file.schema_arrow.names if name not in folders), *folders]
         require_columns(table.name, path, names)
         _require_types(table, path, file.schema_arrow, folders, kind_of)
@@ -47,10 +53,10 @@ def plan_parquet(table: SourceTable) -> TablePlan:
             size = file.metadata.row_group(group).num_rows
             if size:
                 name = str(path.relative_to(table.path.parent))
-                splits.append(Split(str(path), name, row + 1, index * _MAX_ROWS_OF_A_FILE, group))
+                splits.append(Split(str(path), name, row + 1, rows_before, group))
             row += size
         num_rows += row
-    return TablePlan(table, tuple(columns), tuple(splits), num_rows, _days(table.path, files))
+    return TablePlan(table, tuple(columns), tuple(splits), num_rows, days)
 
 
 def read_parquet(plan: TablePlan, split: Split) -> Iterator[SourceRow]:

@@ -112,6 +112,7 @@ def test_a_folder_for_each_day_says_which_days_are_there(tmp_path):
     for day in ("1998-02-19", "1998-02-20"):
         write(tmp_path, f"users.parquet/day={day}/x.parquet", user_id=[1])
     assert plan_of(tmp_path, "users").days == {"1998-02-19", "1998-02-20"}
+    assert [row.position for row in rows(plan_of(tmp_path, "users"))] == [1, 1]  # whatever days come with it
     write(tmp_path, "users.parquet/y.parquet", user_id=[1])
     assert plan_of(tmp_path, "users").days is None
 

@@ -24,8 +24,10 @@ def test_each_format_is_read_with_the_same_columns(tmp_path, spark):
         (folder / name).write_bytes(content)
         frame = read_table(spark, plan_table(require_table(folder, "items")))
         assert [(row.source_row, row.position, row.fields) for row in frame.orderBy("position").collect()] == expected
-    pq.write_table(pa.table({"item_id": [1, 3], "title": ["Heat", None]}), tmp_path / "items.parquet")
-    frame = read_table(spark, plan_table(require_table(tmp_path / "", "items")))
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    pq.write_table(pa.table({"item_id": [1, 3], "title": ["Heat", None]}), folder / "items.parquet")
+    frame = read_table(spark, plan_table(require_table(folder, "items")))
     assert [row.fields for row in frame.orderBy("position").collect()] == [expected[0][2], expected[2][2]]
 
 
