@@ -5,6 +5,7 @@
     <releases>/current.json            the manifest in force
     <releases>/<release id>/manifest.json
     <releases>/<release id>/items/     the item side: parquet of `item_features`, complete, never changed
+    <releases>/<release id>/withdrawn/ items that are never recommended; missing in old releases
     <releases>/<release id>/catalogue/ the attributes: parquet of `items`; missing in old releases
     <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; missing for `popular`
 """

@@ -203,6 +203,13 @@ class Settings(BaseSettings):
     max_quarantine_share: float = Field(
         0.05, ge=0, le=1, description="Largest share of source rows that may be quarantined before the day fails."
     )
+    max_vanished_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Largest share of a day's interactions, of the items or of users' facts that a source may lack "
+        "although they were ingested; 1 confirms that they were deleted.",
+    )
     max_fallback_share: float = Field(
         1.0, ge=0, le=1, description="Largest share of descriptions built from facts before the gate stops the day."
     )

@@ -42,8 +42,8 @@ STAGES = {
             "ingest",
             "spark_jobs",
             reads=(),
-            writes=(tables.INTERACTIONS, tables.ITEMS, tables.USERS, tables.QUARANTINE),
-            settings=("source", "late_days", "max_quarantine_share", "now"),
+            writes=(tables.INTERACTIONS, tables.ITEMS, tables.WITHDRAWN_ITEMS, tables.USERS, tables.QUARANTINE),
+            settings=("source", "late_days", "max_quarantine_share", "max_vanished_share", "now"),
             reads_source=True,
         ),
         Stage(

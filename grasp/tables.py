@@ -62,7 +62,7 @@ ITEMS = Table(
         ("title", "string", "name shown to people; may be empty"),
         ("attributes", "map<string,string>", "further facts by name, lists joined with ', '"),
     ),
-    "The catalogue as known on the day.",
+    "Every item known by the day, withdrawn ones included.",
 )
 
 USERS = Table(
@@ -73,6 +73,16 @@ USERS = Table(
         ("attributes", "map<string,string>", "known facts by name, such as age or occupation; may be empty"),
     ),
     "Users with at least one interaction up to the end of the day.",
+)
+
+WITHDRAWN_ITEMS = Table(
+    "withdrawn_items",
+    ("item_id",),
+    _columns(
+        ("item_id", "string", "key"),
+        ("withdrawn_on", "string", "the first day whose source no longer held the item"),
+    ),
+    "Items that the source no longer holds: still known, with their last facts, but never recommended.",
 )
 
 QUARANTINE = Table(
@@ -331,11 +341,13 @@ OUTCOMES = Table(
     appended=True,
 )
 
+MAX_ID_BYTES = 512  # of a user or item id in UTF-8, from the source to Milvus and the HTTP API
 MAX_SEQUENCE_LENGTH = 100  # latest items of a user that features and ranker use
 
 ALL = (
     INTERACTIONS,
     ITEMS,
+    WITHDRAWN_ITEMS,
     USERS,
     QUARANTINE,
     ITEM_GENERATION,

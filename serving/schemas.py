@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
+from grasp.tables import MAX_ID_BYTES
 from serving.ranking.release_ranker import Evidence, Recommendation
 
 MAX_ITEMS = 200  # recommended or similar items in one answer
@@ -15,7 +16,7 @@ MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_IMPRESSIONS = 100
 MAX_QUERY_CHARS = 500
-MAX_KEY_CHARS = 256  # of an id or a category
+MAX_KEY_CHARS = MAX_ID_BYTES  # of an id or a category
 
 
 def _json_integer(number: object) -> object:

@@ -3,10 +3,8 @@
 The order is the data contract's (docs/data.md): by time, then by `row_number`, or by position in the file without it.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,10 @@ from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.commands import fetch
 from spark_jobs.source import movielens
-from spark_jobs.source.reader import (
-    REQUIRED_COLUMNS,
-    SourceError,
-    SourceTable,
-    find_table,
-    require_table,
-    text_lines,
-)
+from spark_jobs.source.contract import REQUIRED_COLUMNS, SourceError, SourceTable, find_table, require_table
 from spark_jobs.source.sample import table_rows
+from spark_jobs.source.text_files import text_lines
+from spark_jobs.source.values import as_text
 from spark_jobs.validation.clean_text import clean_text
 
 ID_FILES = ("inter.txt", "inter.txt.gz")
@@ -128,21 +121,12 @@ def _facts_of(table: SourceTable) -> dict[str, Facts]:
     return result
 
 
-def as_text(value: object) -> str:
-    """A fact as ingestion reads it: lists are joined with ', ', other values than texts become JSON."""
-    if value is None:
-        return ""
-    if isinstance(value, list):
-        return ", ".join(as_text(each) for each in value if each is not None)
-    return value.strip() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _lists_of(items: SourceTable) -> dict[str, list[str]]:
     """The first fact of each item that is a list: its categories."""
     result: dict[str, list[str]] = {}
     for row in table_rows(items):
         lists = [value for name, value in row.items() if isinstance(value, list)]
-        result.setdefault(str(row["item_id"]), [as_text(each) for each in lists[0]] if lists else [])
+        result.setdefault(str(row["item_id"]), [as_text(each).strip() for each in lists[0]] if lists else [])
     return result
 
 
@@ -175,16 +159,7 @@ def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> dict[str, n
 def _timed_rows(table: SourceTable) -> Iterator[tuple[str, str, float, float]]:
     for position, row in enumerate(table_rows(table), start=1):
         place = float(str(row.get("row_number") or position))
-        yield str(row["user_id"]), str(row["item_id"]), _seconds(row["timestamp"]), place
-
-
-def _seconds(value: object) -> float:
-    """Unix seconds of a number, a text or a parquet time (without a zone, UTC)."""
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, date):
-        return datetime.combine(value, time.min, UTC).timestamp()
-    return float(str(value))
+        yield str(row["user_id"]), str(row["item_id"]), float(str(row["timestamp"])), place
 
 
 def _in_order(rows: Sequence[tuple[float, float, int]]) -> np.ndarray:

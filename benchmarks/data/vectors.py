@@ -9,7 +9,6 @@ Shape suffixes:  N items  U users  S semantic size
 # ruff: noqa: N803 - names carry the shape suffixes above
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,10 @@ import numpy as np
 from scipy.sparse import csr_matrix, identity
 
 from benchmarks.data.readers import Facts, Source
+from grasp.categories import categories_of
 from grasp.files import replacing
 from grasp.versions import digest
 from spark_jobs.aggregate_neighbours import mean_pool
-from spark_jobs.generation.attributes import MAX_VALUE_CHARS
 from spark_jobs.generation.prompts import ITEM, NUM_FAVOURITES, NUM_RECENT, USER
 from spark_jobs.models.encoder import Encoder, require_unit_vectors
 from spark_jobs.vectors.nearest_neighbours import ExactBackend, VectorSet
@@ -34,8 +33,6 @@ SEQUENCE_SIZE = 64  # of vectors derived from sequences
 SPARE_DIRECTIONS = 16  # of the subspace iteration
 NUM_ITERATIONS = 7  # few, so that small groups of items outside the leading space also keep a direction
 TEXTS_AT_ONCE = 1024  # between two writes; an interrupted run loses no more
-
-_NO_CATEGORY = re.compile(r"^[\d\W]*$", re.ASCII)
 
 
 class TextVectors:
@@ -114,8 +111,7 @@ def _user_facts(profile: Facts, sequence: np.ndarray, items: Sequence[Facts], va
 def _category_values(facts: Facts, hidden: Collection[str]) -> set[str]:
     """Attribute values that read like a category (`spark_jobs.generation.attributes.attribute_values`)."""
     shown = [text for name, text in facts["attributes"].items() if name not in hidden]
-    parts = {value for text in shown for value in text.split(", ")}
-    return {value for value in parts if 0 < len(value) <= MAX_VALUE_CHARS and not _NO_CATEGORY.search(value)}
+    return {category for text in shown for category in categories_of(text)}
 
 
 def sequence_vectors(train: Sequence[np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray]:

@@ -220,13 +220,15 @@ class Search:
         if self._milvus is None:
             return SearchHits(_in_memory(release, vector_S, k), "memory")
         row_of = release.items.row_of
+        shown = release.items.available_N
         try:
             found = self._milvus.search(release.manifest.collections["item"], vector_S, k + NUM_SPARE)
         except TimeoutError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_timeout")
         except ConnectionError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_error")
-        return SearchHits([(row_of[each], cosine) for each, cosine in found if each in row_of][:k], "milvus")
+        hits = [(row_of[each], cosine) for each, cosine in found if each in row_of and shown[row_of[each]]]
+        return SearchHits(hits[:k], "milvus")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

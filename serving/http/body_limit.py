@@ -5,7 +5,7 @@ import asyncio
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY_BYTES = 512 * 1024  # enough for an allow list and a deny list of full length
+MAX_BODY_BYTES = 1024 * 1024  # enough for an allow list and a deny list of full length
 MAX_BODY_SECONDS = 10.0
 
 

@@ -4,9 +4,7 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.http.body_limit import MAX_BODY_BYTES
-
-MAX_HEAD_BYTES = MAX_BODY_BYTES  # far more than proxies allow
+MAX_HEAD_BYTES = 512 * 1024  # far more than proxies allow
 HEAD_SECONDS = 10.0  # from the first byte of a request, or from connecting, to the end of its head
 READ_SECONDS = 30.0  # for a client that takes nothing of its answer
 IDLE_SECONDS = 75  # between requests; longer than proxies keep connections (60 s), so none is closed under a request

@@ -3,7 +3,6 @@
 Shape suffix:  N items of the release, in the rows of `ItemSide`
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -13,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from grasp.categories import categories_of
 from serving.ranking.items import ItemSide
 
-MAX_CATEGORY_CHARS = 40  # a longer attribute value is a text, not a category
-_NO_LETTERS = re.compile(r"[\d\W]*")  # years, prices, empty values
 _COLUMNS = ("item_id", "description", "source", "is_tail", "neighbour_ids", "neighbour_similarities")
 
 
@@ -66,8 +64,7 @@ class Catalogue:
 
 
 def _categories(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    values = (value for _, joined in pairs for value in joined.split(", "))
-    return list(dict.fromkeys(v for v in values if len(v) <= MAX_CATEGORY_CHARS and not _NO_LETTERS.fullmatch(v)))
+    return list(dict.fromkeys(category for _, value in pairs for category in categories_of(value)))
 
 
 def load_catalogue(folder: Path, items: ItemSide, hidden_attributes: Collection[str] = ()) -> Catalogue:

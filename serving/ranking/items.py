@@ -5,7 +5,7 @@ Shape suffixes:  N items of the release   S semantic size   R rows that may be a
 
 # ruff: noqa: N803, N815 - the shape suffixes above
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,10 @@ _COLUMNS = [
 
 @dataclass(frozen=True)
 class ItemSide:
-    """Every item of a release, one row each. An item that the model knows but the release lacks is not `available`."""
+    """Every item of a release, one row each.
+
+    Not `available` are withdrawn items, and those that the model knows but the release lacks: never recommended.
+    """
 
     ids: list[str]
     titles: list[str]
@@ -36,7 +39,7 @@ class ItemSide:
     semantic_NS: np.ndarray  # float32, unit rows
     neighbour_NS: np.ndarray  # float32, mean of the neighbours' semantic vectors
     available_N: np.ndarray
-    row_of: dict[str, int]
+    row_of: dict[str, int]  # of the items that the release has
 
     def title(self, row: int) -> str:
         """The title, or the id where the source has no title."""
@@ -70,7 +73,9 @@ def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
     return list(zip(row_R.tolist(), scores_N[row_R].tolist(), strict=True))
 
 
-def load_items(folder: Path, feature_version: str, vocabulary: Sequence[str] = ()) -> ItemSide:
+def load_items(
+    folder: Path, feature_version: str, vocabulary: Sequence[str] = (), withdrawn: Collection[str] = ()
+) -> ItemSide:
     """Read the item side. Rows follow the model's vocabulary, then come the items that are new since training.
 
     Raises `ValueError` naming the folder when an item repeats, vectors differ in width, or a row has another
@@ -86,10 +91,18 @@ def load_items(folder: Path, feature_version: str, vocabulary: Sequence[str] = (
     missing = set(_COLUMNS) - set(table.column_names)
     if missing:
         raise ValueError(f"{folder} lacks the columns {', '.join(sorted(missing))}")
-    return _in_model_order(folder, table.sort_by("item_id"), feature_version, vocabulary)
+    return _in_model_order(folder, table.sort_by("item_id"), feature_version, vocabulary, withdrawn)
 
 
-def _in_model_order(folder: Path, table: pa.Table, feature_version: str, vocabulary: Sequence[str]) -> ItemSide:
+def withdrawn_items(folder: Path) -> set[str]:
+    """Ids of the items that must not be recommended; none for a release that is older than this folder."""
+    files = sorted(folder.glob("*.parquet"))
+    return {item_id for file in files for item_id in pq.ParquetFile(file).read(["item_id"])["item_id"].to_pylist()}
+
+
+def _in_model_order(
+    folder: Path, table: pa.Table, feature_version: str, vocabulary: Sequence[str], withdrawn: Collection[str]
+) -> ItemSide:
     found = table["item_id"].to_pylist()
     position = {item_id: index for index, item_id in enumerate(found)}
     if not found or len(position) != len(found):
@@ -100,19 +113,19 @@ def _in_model_order(folder: Path, table: pa.Table, feature_version: str, vocabul
     known = set(vocabulary)
     ids = [*vocabulary, *(item_id for item_id in found if item_id not in known)]
     source_N = np.array([position.get(item_id, -1) for item_id in ids])
-    available_N = source_N >= 0
+    there_N = source_N >= 0
     titles, neighbours = table["title"].to_pylist(), table["neighbour_ids"].to_pylist()
     semantic, neighbour = (_matrix(folder, table, name) for name in ("semantic_embedding", "neighbour_embedding"))
-    # A withdrawn item keeps its row, filled with zeros, so that rows still match the model's vocabulary.
+    # An item that the release lacks keeps its row, filled with zeros, so that rows match the model's vocabulary.
     return ItemSide(
         ids=ids,
         titles=[(titles[index] or "") if index >= 0 else "" for index in source_N],
         neighbour_ids=[(neighbours[index] or []) if index >= 0 else [] for index in source_N],
-        popularity_N=np.where(available_N, table["popularity"].to_numpy()[source_N], 0),
-        semantic_NS=np.where(available_N[:, None], semantic[source_N], np.float32(0)),
-        neighbour_NS=np.where(available_N[:, None], neighbour[source_N], np.float32(0)),
-        available_N=available_N,
-        row_of={item_id: row for row, item_id in enumerate(ids) if available_N[row]},
+        popularity_N=np.where(there_N, table["popularity"].to_numpy()[source_N], 0),
+        semantic_NS=np.where(there_N[:, None], semantic[source_N], np.float32(0)),
+        neighbour_NS=np.where(there_N[:, None], neighbour[source_N], np.float32(0)),
+        available_N=there_N & ~np.array([item_id in withdrawn for item_id in ids]),
+        row_of={item_id: row for row, item_id in enumerate(ids) if there_N[row]},
     )
 
 

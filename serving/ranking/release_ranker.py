@@ -21,7 +21,7 @@ from grasp.tables import MAX_SEQUENCE_LENGTH
 from grasp.versions import file_sha256
 from serving.lookup.online_store import UserRow
 from serving.ranking.candidates import NO_ADDITIONS, Candidates, KernelAdditions, indexed_candidates
-from serving.ranking.items import ItemSide, load_items
+from serving.ranking.items import ItemSide, load_items, withdrawn_items
 from training.model.artefact import LoadedRanker, load_ranker
 from training.model.enhancers.id_embeddings import UserVectors
 from training.model.inference import InferenceRanker
@@ -260,7 +260,8 @@ def load_release_ranker(folder: Path, manifest: Manifest, index_from: int | None
     torch.set_num_threads(1)  # more threads make one small request slower, and many requests much slower
     check_files(folder, manifest)
     loaded = _load_model(folder / "model", manifest) if manifest.model else None
-    items = load_items(folder / "items", manifest.feature_version, loaded.vocabulary if loaded else ())
+    vocabulary = loaded.vocabulary if loaded else ()
+    items = load_items(folder / "items", manifest.feature_version, vocabulary, withdrawn_items(folder / "withdrawn"))
     ranker = ReleaseRanker(manifest, items, loaded.ranker if loaded else None, index_from)
     ranker.warm_up()
     return ranker

@@ -150,6 +150,9 @@ def _build(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
         shutil.rmtree(leftover)
     _link_files(sorted(partition.glob("*.parquet")), staging / "items")
     _link_files(sorted(listed.glob("*.parquet")), staging / "catalogue")
+    withdrawn = partitions.partition_path(settings.lake, tables.WITHDRAWN_ITEMS, None, day)
+    if partitions.read_content(withdrawn):  # a day of before this table has none
+        _link_files(sorted(withdrawn.glob("*.parquet")), staging / "withdrawn")
     checkpoint("items staged")
     if choice.source:
         _link_files(sorted(path for path in choice.source.iterdir() if path.is_file()), staging / "model")

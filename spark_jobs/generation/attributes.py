@@ -5,19 +5,19 @@ from collections.abc import Collection
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from grasp.categories import MAX_CATEGORY_CHARS, NO_CATEGORY, OBJECT_START
 from spark_jobs.generation.prompts import safe_text
 
 MAX_KNOWN_VALUES = 200
-MAX_VALUE_CHARS = 40  # a longer attribute value is a text, not a category
 
 
 def attribute_values(items: DataFrame, hidden: Collection[str]) -> DataFrame:
-    """All category-like values of visible item attributes: `item_id, value`."""
+    """All categories among visible item attributes (`grasp/categories.py`): `item_id, value`."""
     return (
         items.select("item_id", F.explode("attributes").alias("name", "list"))
-        .where(~F.col("name").isin(list(hidden)))
+        .where(~F.col("name").isin(list(hidden)) & ~F.contains("list", F.lit(OBJECT_START)))
         .select("item_id", F.explode(F.split("list", ", ")).alias("value"))
-        .where((F.length("value") > 0) & (F.length("value") <= MAX_VALUE_CHARS) & ~F.col("value").rlike(r"^[\d\W]*$"))
+        .where((F.length("value") <= MAX_CATEGORY_CHARS) & ~F.col("value").rlike(f"(?U){NO_CATEGORY}"))
         .distinct()
     )
 

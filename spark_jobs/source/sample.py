@@ -3,7 +3,7 @@
     python -m spark_jobs.source.sample SOURCE_FOLDER OUT_FOLDER --users 600 --seed 0
 
 Takes random users with at least five interactions, together with their interactions, items and attributes. Reads the
-rows twice, without Spark. The last line of the output is JSON: the counts, how many users were left out, the `latest`
+rows a few times, without Spark. The last line of the output is JSON: the counts, how many users were left out, the `latest`
 day of the sample, and a `cutoff` day by which four fifths of the interactions had happened.
 """
 
@@ -14,55 +14,44 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from grasp.days import end_of, plus_days
 from grasp.environment import prepare
 from grasp.progress import say
-from spark_jobs.source.reader import REQUIRED_COLUMNS, SourceTable, find_table, require_table, text_lines
+from spark_jobs.source.contract import EARLIEST, REQUIRED_COLUMNS, SourceTable, find_table, require_table
+from spark_jobs.source.parquet_files import table_values
+from spark_jobs.source.reader import plan_table
+from spark_jobs.source.text_files import decoded, line_reader, raw_lines, text_columns
+from spark_jobs.source.values import as_fields, as_text
 
 MIN_INTERACTIONS = 5
 CUTOFF_SHARE = 0.8
+LATEST = datetime(2100, 1, 1, tzinfo=UTC)  # a later time is one in another unit
 
 Row = dict[str, object]
 
 
 def table_rows(table: SourceTable) -> Iterator[Row]:
-    """The rows of a table, unchanged. Unreadable lines and rows without a required value are left out."""
+    """The rows of a table: values as they were written, numbers of JSON lines as text, parquet times as unix seconds.
+
+    Rows that cannot be read, and those without a required value, are left out.
+    """
     required = REQUIRED_COLUMNS[table.name]
-    for row in _READERS[table.format](table.path):
-        if all(row.get(name) not in (None, "") for name in required):
+    for row in table_values(table) if table.format == "parquet" else _text_values(table):
+        fields = as_fields(row, required)
+        if fields is not None and all(name in fields for name in required):
             yield row
 
 
-def _tsv_rows(path: Path) -> Iterator[Row]:
-    lines = text_lines(path)
-    header = next(lines, "").split("\t")
-    for line in lines:
-        values = line.split("\t")
-        if len(values) == len(header):
-            yield dict(zip(header, values, strict=True))
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for line in text_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # ingest would quarantine it; a sample holds only valid rows
-        if isinstance(row, dict):
-            yield row
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    from pyarrow import dataset
-
-    for batch in dataset.dataset(path, format="parquet").to_batches():
-        yield from batch.to_pylist()
-
-
-_READERS = {"tsv": _tsv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}
+def _text_values(table: SourceTable) -> Iterator[Row]:
+    values_of = line_reader(table, text_columns(table))
+    for number, raw in enumerate(raw_lines(table.path), start=1):
+        line = decoded(raw, number)
+        values = None if line is None or (number == 1 and table.format == "tsv") else values_of(line)
+        if values is not None:
+            yield values
 
 
 def choose_users(num_interactions: Counter[str], num_users: int, seed: int) -> set[str]:
@@ -85,7 +74,10 @@ def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str
     """Write the sample to `out`; returns the counts and the suggested days. Raises `ValueError` without any user."""
     source_table = require_table(folder, "interactions")
     item_table, user_table = require_table(folder, "items"), find_table(folder, "users")
-    num_interactions = Counter(str(row["user_id"]) for row in table_rows(source_table))
+    for table in filter(None, (source_table, item_table, user_table)):
+        if not plan_table(table).num_rows and table is not user_table:
+            raise ValueError(f"{table.path} holds no rows")
+    num_interactions = count_by_user(source_table)
     users = choose_users(num_interactions, num_users, seed)
     if not users:
         raise ValueError(
@@ -93,18 +85,21 @@ def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str
         )
     kept = [
         {
-            "user_id": str(row["user_id"]),
-            "item_id": str(row["item_id"]),
+            "user_id": as_text(row["user_id"]),
+            "item_id": as_text(row["item_id"]),
             "timestamp": seconds,
             "row_number": row.get("row_number", position),
         }
         for position, row in enumerate(table_rows(source_table), start=1)
-        if str(row["user_id"]) in users and (seconds := _seconds(row["timestamp"])) is not None
+        if as_text(row["user_id"]) in users and (seconds := unix_seconds(row["timestamp"])) is not None
     ]
     cutoff, latest = suggest_days([float(str(row["timestamp"])) for row in kept])
     touched = {row["item_id"] for row in kept}
-    items = [row for row in table_rows(item_table) if str(row["item_id"]) in touched]
-    facts = [row for row in table_rows(user_table) if str(row["user_id"]) in users] if user_table else []
+    items = [row for row in table_rows(item_table) if as_text(row["item_id"]) in touched]
+    if not items:
+        example = min(str(item_id) for item_id in touched)
+        raise ValueError(f"{item_table.path} holds none of the items of {source_table.path.name}, such as {example!r}")
+    facts = [row for row in table_rows(user_table) if as_text(row["user_id"]) in users] if user_table else []
     out.mkdir(parents=True, exist_ok=True)
     _write_lines(out / "interactions.jsonl.gz", kept)
     _write_lines(out / "items.jsonl.gz", items)
@@ -135,22 +130,42 @@ def count_qualifying(interactions: Iterable[Row], cutoff: str) -> int:
     return sum(before[user] >= MIN_INTERACTIONS for user in after)
 
 
-def _seconds(value: object) -> str | None:
-    """Unix seconds as text, from a number or a parquet time; None for anything else."""
-    if isinstance(value, datetime):
-        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
-        return str(aware.timestamp())
-    if isinstance(value, date):
-        return str(datetime.combine(value, time.min, UTC).timestamp())
+def count_by_user(table: SourceTable) -> Counter[str]:
+    """Interactions with a usable time, by user. Raises `ValueError` if most times are not unix seconds."""
+    by_user, unusable, num_unusable = Counter[str](), "", 0
+    for row in table_rows(table):
+        if unix_seconds(row["timestamp"]) is None:
+            unusable, num_unusable = unusable or as_text(row["timestamp"]), num_unusable + 1
+        else:
+            by_user[as_text(row["user_id"])] += 1
+    if num_unusable > by_user.total():
+        raise ValueError(f"{table.path}: timestamp {unusable!r} is not in unix seconds{_unit_of(unusable)}")
+    if not by_user:
+        required = ", ".join(REQUIRED_COLUMNS[table.name])
+        raise ValueError(f"{table.path}: no row can be read and has a value for each of {required}")
+    return by_user
+
+
+def unix_seconds(value: object) -> str | None:
+    """The time as it is written; None unless it is a number of unix seconds from 1990 on."""
+    text = as_text(value)
+    return text if _is_second(text) else None
+
+
+def _is_second(text: str, unit: float = 1) -> bool:
     try:
-        datetime.fromtimestamp(float(str(value)), UTC)
-    except (ValueError, OverflowError, OSError):
-        return None
-    return str(value)
+        return EARLIEST.timestamp() <= float(text) / unit < LATEST.timestamp()
+    except ValueError:
+        return False
+
+
+def _unit_of(text: str) -> str:
+    units = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+    return "".join(f", but in {name}: divide by {unit:,.0f}" for name, unit in units.items() if _is_second(text, unit))
 
 
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
-    text = "".join(f"{json.dumps(row, ensure_ascii=False, default=str)}\n" for row in rows)
+    text = "".join(f"{json.dumps(row, ensure_ascii=False, default=as_text)}\n" for row in rows)
     content = gzip.compress(text.encode(), mtime=0)
     if (
         not path.exists() or path.read_bytes() != content

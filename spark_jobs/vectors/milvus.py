@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grasp.settings import Settings
+from grasp.tables import MAX_ID_BYTES
 from spark_jobs.models.encoder import require_unit_vectors
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ WRITE_BATCH = 1_000  # rows: below a server's message limit even at dimension 40
 SEARCH_BATCH = 256  # queries
 MAX_ROWS = 16_384  # a server's limit of rows per query, and of k
 PAGE_ROWS = 12_000  # mean rows per page of a scan; pages are uneven but must stay below MAX_ROWS
-MAX_ID_LENGTH = 512
 READ_BACK_TOLERANCE = 1e-5
 
 
@@ -47,7 +47,7 @@ class VectorStore:
         from pymilvus import DataType
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_LENGTH)
+        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
         schema.add_field("id_hash", DataType.VARCHAR, max_length=64)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
         schema.add_field("description_hash", DataType.VARCHAR, max_length=64)

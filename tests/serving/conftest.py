@@ -57,6 +57,7 @@ def item_table(item_ids: list[str], version: str, size: int = SIZE, mark: str = 
 def write_partition(settings: Settings, table: Any, day: str, rows: pa.Table) -> None:
     folder = partitions.partition_path(settings.lake, table, Versions(settings).of(table.versioned_by), day)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "part-0.parquet").unlink(missing_ok=True)  # replaced, as the lake does: a release may share the file
     pq.write_table(rows, folder / "part-0.parquet")
     partitions.write_content(folder, Content(rows.num_rows, f"{rows.num_rows}:test"))
 
@@ -66,7 +67,12 @@ def write_day() -> Callable[..., None]:
     """`write_day(settings, DAY)`: the tables of a day that a publication looks at."""
 
     def write(
-        settings: Settings, day: str = DAY, item_ids: list[str] = ITEM_IDS, size: int = SIZE, mark: str = "Title"
+        settings: Settings,
+        day: str = DAY,
+        item_ids: list[str] = ITEM_IDS,
+        size: int = SIZE,
+        mark: str = "Title",
+        withdrawn: Sequence[str] = (),
     ) -> None:
         items = item_table(item_ids, Versions(settings).feature, size, mark)
         write_partition(settings, tables.ITEM_FEATURES, day, items)
@@ -74,6 +80,8 @@ def write_day() -> Callable[..., None]:
         attributes = pa.array(genres, pa.map_(pa.string(), pa.string()))
         listed = items.select(["item_id", "title"]).append_column("attributes", attributes)
         write_partition(settings, tables.ITEMS, day, listed)
+        gone = pa.table({"item_id": pa.array(withdrawn, pa.string()), "withdrawn_on": [day] * len(withdrawn)})
+        write_partition(settings, tables.WITHDRAWN_ITEMS, day, gone)
         write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"]}))
 
     return write

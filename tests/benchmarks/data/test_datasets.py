@@ -15,7 +15,7 @@ from benchmarks.data.datasets import BenchmarkData, Inputs, Tail
 from benchmarks.data.readers import main_categories
 from benchmarks.data.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
 from grasp.settings import Settings
-from spark_jobs.source.reader import SourceError
+from spark_jobs.source.contract import SourceError
 from training.data.cooccurrence import item_cosine, transitions
 from training.data.training_set import TrainingSet, known_sequences, training_sequences
 

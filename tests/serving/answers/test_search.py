@@ -11,6 +11,7 @@ import pytest
 
 from serving.answers.search import RETRY_SECONDS, MilvusSearch, Search, SearchError, open_encoder
 from serving.http.app import create_app
+from serving.releases.publication import choose_model, publish
 
 SERVER = "http://milvus.example.com:19530"
 
@@ -88,6 +89,14 @@ def test_a_server_searches_the_releases_collection_without_a_filter(find):
     (asked,) = milvus.asked
     assert asked["collection"].startswith("item_embedding_")
     assert "filter" not in asked and "expr" not in asked and "id !=" not in str(asked)
+
+
+def test_a_withdrawn_item_is_not_found(settings, publish_day, write_day, find):
+    write_day(settings, withdrawn=["i7", "i4"])
+    publish(settings, "1998-03-01", choose_model(settings, None, None))
+
+    assert [each["item_id"] for each in find(FakeMilvus())("i4").json()["items"]] == ["i2"]
+    assert "i4" not in [each["item_id"] for each in find()("something like i4").json()["items"]]
 
 
 def test_a_server_that_is_down_is_asked_again_after_a_pause(find):

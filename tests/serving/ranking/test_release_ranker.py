@@ -24,8 +24,14 @@ DAY = "1998-03-01"
 def load(settings: Settings, write_day, make_model) -> Callable[..., ReleaseRanker]:
     """`load(backbone="gru4rec")`: a release with an untrained model; `load(model=False)`: one without."""
 
-    def load(model: bool = True, item_ids: list[str] | None = None, size: int = 6, **config: object) -> ReleaseRanker:
-        write_day(settings, DAY, size=size, **({"item_ids": item_ids} if item_ids else {}))
+    def load(
+        model: bool = True,
+        item_ids: list[str] | None = None,
+        size: int = 6,
+        withdrawn: tuple[str, ...] = (),
+        **config: object,
+    ) -> ReleaseRanker:
+        write_day(settings, DAY, size=size, withdrawn=withdrawn, **({"item_ids": item_ids} if item_ids else {}))
         source = make_model(settings, semantic_size=size, **config) if model else None
         manifest = publish(settings, DAY, choose_model(settings, source, None))
         return load_release_ranker(release_folder(settings.releases, manifest), manifest)
@@ -66,6 +72,19 @@ def test_seen_and_recent_items_are_left_out_only_when_asked(load, user):
 
     assert set(ids(ranker.recommend(user, 8, ["i1"]))) == {"i2", "i4", "i6", "i7", "i8"}
     assert len(ranker.recommend(user, 8, ["i1"], exclude_seen=False)) == 8
+
+
+@pytest.mark.parametrize("model", [True, False])
+def test_a_withdrawn_item_stays_in_histories_and_is_never_recommended(load, user, model):
+    whole, ranker = load(model=model), load(model=model, withdrawn=("i1", "i3"))
+
+    assert set(ids(ranker.recommend(user, 8, exclude_seen=False))) == {"i2", "i4", "i5", "i6", "i7", "i8"}
+    assert ids(ranker.recommend(None, 2)) == ["i2", "i4"]
+    assert {ranker.items.ids[row] for row, _ in ranker.items.similar("i4", 8)} == {"i2", "i5", "i6", "i7", "i8"}
+    if model:  # the user's history, i3 and i5, says as much as before
+        np.testing.assert_array_equal(
+            ranker.score(user, ranker.history(user, [])), whole.score(user, whole.history(user, []))
+        )
 
 
 def test_recent_items_follow_the_sequence_and_change_the_scores(load, user):

@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 
 from grasp.settings import ROOT
-from spark_jobs.source.reader import require_table
+from spark_jobs.source.contract import require_table
 from spark_jobs.source.sample import choose_users, count_qualifying, suggest_days, table_rows, write_sample
 
-DAY = 86_400
+DAY, START = 86_400, 888_710_400  # 1998-03-01
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def folder(tmp_path):
     """Ten users with six interactions each on six days, one user with too few; items 0 to 19."""
     place = tmp_path / "source"
     place.mkdir()
-    events = [(f"u{user}", user + step, step * DAY) for step in range(6) for user in range(10)]
-    lines = ["user_id\titem_id\ttimestamp", *("\t".join(map(str, event)) for event in [*events, ("once", 0, 0)])]
+    events = [(f"u{user}", user + step, START + step * DAY) for step in range(6) for user in range(10)]
+    lines = ["user_id\titem_id\ttimestamp", *("\t".join(map(str, event)) for event in [*events, ("once", 0, START)])]
     (place / "interactions.tsv.gz").write_bytes(gzip.compress("\n".join([*lines, "broken line"]).encode()))
     items = [{"item_id": number, "title": f"Item {number}", "tags": ["a", "b"]} for number in range(20)]
     (place / "items.jsonl").write_text("\n".join([*map(json.dumps, items), "{broken"]))
@@ -39,7 +39,7 @@ def test_a_sample_holds_complete_users_and_their_items(folder, tmp_path):
     assert [(row["user_id"], row["item_id"], row["timestamp"]) for row in rows] == [
         tuple(row.values()) for row in original
     ]
-    numbers = [row["row_number"] for row in rows]
+    numbers = [int(row["row_number"]) for row in rows]
     assert numbers == sorted(set(numbers))
     items = list(table_rows(require_table(tmp_path / "out", "items")))
     assert {str(item["item_id"]) for item in items} == {row["item_id"] for row in rows}
@@ -79,7 +79,7 @@ def test_the_last_line_is_json_with_the_days(folder, tmp_path):
     command = [sys.executable, "-m", "spark_jobs.source.sample", str(folder), str(tmp_path / "out"), "--users", "4"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["cutoff"], found["latest"], found["qualifying_users"]) == ("1970-01-05", "1970-01-06", 4)
+    assert (found["cutoff"], found["latest"], found["qualifying_users"]) == ("1998-03-05", "1998-03-06", 4)
     assert "left out 1 users with fewer than 5 interactions and 6 because a sample has at most 4 users" in done.stdout
     failed = subprocess.run([*command[:3], "nowhere", "out"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (failed.returncode, "nowhere is not a folder" in failed.stderr) == (1, True)
@@ -91,11 +91,55 @@ def test_parquet_times_become_unix_seconds(tmp_path):
 
     place = tmp_path / "source"
     place.mkdir()
-    times = pa.array([day * DAY for day in range(5)], pa.timestamp("s"))
+    times = pa.array([START + day * DAY for day in range(5)], pa.timestamp("s"))
     pq.write_table(
         pa.table({"user_id": [7] * 5, "item_id": [1] * 5, "timestamp": times}), place / "interactions.parquet"
     )
     pq.write_table(pa.table({"item_id": [1]}), place / "items.parquet")
     write_sample(place, tmp_path / "out", num_users=1, seed=0)
     rows = list(table_rows(require_table(tmp_path / "out", "interactions")))
-    assert [row["timestamp"] for row in rows] == ["0.0", "86400.0", "172800.0", "259200.0", "345600.0"]
+    assert [row["timestamp"] for row in rows] == [f"{START + day * DAY}.000000" for day in range(5)]
+
+
+def write_folder(place, lines, header="user_id\titem_id\ttimestamp", items='{"item_id": 1}'):
+    place.mkdir()
+    (place / "interactions.tsv").write_bytes(b"\n".join([header.encode(), *lines]))
+    (place / "items.jsonl").write_text(items)
+    return place
+
+
+def lines_of(unit=1, user=b"ann"):
+    return [b"%s\t1\t%d" % (user, (START + step * DAY) * unit) for step in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"lines": lines_of(), "header": "user\titem\tts"}, "user_id, item_id, timestamp is missing; its columns are"),
+        ({"lines": []}, r"interactions\.tsv holds no rows"),
+        ({"lines": lines_of(), "items": ""}, r"items\.jsonl: column item_id is missing"),
+        ({"lines": [b"\t1\t5"]}, "no row can be read and has a value for each of user_id, item_id, timestamp"),
+        ({"lines": lines_of(1000)}, "timestamp '888710400000' is not in unix seconds, but in milliseconds: divide"),
+        ({"lines": lines_of(10**9)}, "but in nanoseconds"),
+        ({"lines": [b"ann\t1\t1998-03-01T10:00"] * 6}, "timestamp '1998-03-01T10:00' is not in unix seconds$"),
+        ({"lines": lines_of()[:4]}, "users has 5 interactions"),
+        ({"lines": lines_of(), "items": '{"item_id": "2"}'}, "holds none of the items of interactions.tsv, such"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        write_sample(write_folder(tmp_path / "source", **given), tmp_path / "out", num_users=9, seed=0)
+
+
+def test_ids_pass_into_the_sample_unchanged_or_not_at_all(tmp_path):
+    lines = [line for user in (b"x", b" x", b"ren\xe9", b"ren\xe8") for line in lines_of(user=user)]
+    found = write_sample(write_folder(tmp_path / "source", lines), tmp_path / "out", num_users=9, seed=0)
+    rows = list(table_rows(require_table(tmp_path / "out", "interactions")))
+    assert (found["users"], {row["user_id"] for row in rows}) == (2, {"x", " x"})
+
+    numbers = [b'{"user_id": 1e3, "item_id": 1, "timestamp": %d}' % (START + step * DAY) for step in range(6)]
+    folder = write_folder(tmp_path / "json", [])
+    (folder / "interactions.tsv").unlink()
+    (folder / "interactions.jsonl").write_bytes(b"\n".join(numbers))
+    write_sample(folder, tmp_path / "out", num_users=9, seed=0)
+    assert {row["user_id"] for row in table_rows(require_table(tmp_path / "out", "interactions"))} == {"1e3"}
