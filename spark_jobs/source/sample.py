@@ -3,8 +3,8 @@
     python -m spark_jobs.source.sample SOURCE_FOLDER OUT_FOLDER --users 600 --seed 0
 
 Takes random users with at least five interactions, together with their interactions, items and attributes. Reads the
-rows a few times, without Spark. The last line of the output is JSON: the counts, how many users were left out, the `latest`
-day of the sample, and a `cutoff` day by which four fifths of the interactions had happened.
+rows a few times, without Spark. The last line of the output is JSON: the counts, how many users were left out, the
+`latest` day of the sample, and a `cutoff` day by which four fifths of the interactions had happened.
 """
 
 import argparse

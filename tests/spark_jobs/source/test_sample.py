@@ -48,7 +48,7 @@ def test_a_sample_holds_complete_users_and_their_items(folder, tmp_path):
 
 def test_a_folder_whose_users_have_too_few_interactions_says_so(folder, tmp_path):
     (folder / "interactions.tsv.gz").unlink()
-    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\nu1\t1\t0\nu2\t1\t0\n")
+    (folder / "interactions.tsv").write_text("user_id\titem_id\ttimestamp\nu1\t1\t888888888\nu2\t1\t888888888\n")
     with pytest.raises(ValueError, match=r"interactions\.tsv: none of its 2 users has 5 interactions"):
         write_sample(folder, tmp_path / "out", num_users=3, seed=0)
     assert not (tmp_path / "out").exists()
