@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from grasp.settings import Settings
+from grasp.settings import DEFAULT_PARAMETERS, Settings
 
 # Raise by hand when a feature changes: its columns, its units or how it is computed.
 FEATURE_DEFINITION = "2"
@@ -92,6 +92,8 @@ class Versions:
         answer: list[object] = [hidden, self.settings.llm_max_new_tokens]
         if self.settings.llm_url and self.settings.llm_structured:
             answer.append("json")
+        if self.settings.llm_url and self.settings.llm_parameters != DEFAULT_PARAMETERS:
+            answer.append(json.loads(self.settings.llm_parameters))
         parts.append(digest(answer)[:6])
         if entity == "user" and self.settings.user_history_holdout:
             parts.append(f"minus{self.settings.user_history_holdout}")

@@ -20,20 +20,21 @@ from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import digest
 from spark_jobs.generation.attributes import known_values
-from spark_jobs.generation.batch_generation import BatchGeneration
-from spark_jobs.generation.budget import Caps, UsageEstimate, affordable_requests, urgency
+from spark_jobs.generation.batch_generation import BatchGeneration, with_pending
+from spark_jobs.generation.budget import Caps, UsageEstimate, most_urgent, urgency
 from spark_jobs.generation.description_kind import DescriptionKind, ledger_table
-from spark_jobs.generation.ledger import Ledger, Usage
+from spark_jobs.generation.ledger import Ledger
 from spark_jobs.generation.ledger_totals import LedgerTotals, ledger_totals
 from spark_jobs.generation.live_generation import (
+    FIRST_REQUESTS,
     GenerationError,
     GenerationTask,
     ModelFactory,
-    Prices,
     Validator,
     format_counts,
     generate,
     staged_requests,
+    staging_folder,
 )
 from spark_jobs.generation.metrics import count_by_history, count_coverage, write_metrics
 from spark_jobs.generation.prompts import Subject
@@ -44,7 +45,8 @@ from spark_jobs.generation.text_selection import (
     select_answers,
     with_computed_at,
 )
-from spark_jobs.models.language_model import SpendingLimits, load_model
+from spark_jobs.models.account import Account, Prices, SpendingLimits, Usage
+from spark_jobs.models.language_model import load_model
 from spark_jobs.models.language_model_http import LanguageModelServer, load_server_model
 from spark_jobs.storage.lake import Lake, cached
 
@@ -119,17 +121,26 @@ class DescriptionRun:
         with self.ledger.lock():
             batches = BatchGeneration(self.ledger, kind.versions, lambda: self.validator, caps, settings)
             batches.collect()
-            left = caps.left(self.usage() + batches.reserved(self.day))
-            if left.num_keys:
-                wanted = batches.without_pending(self.entities_to_describe(inputs))
-                affordable = affordable_requests(wanted, left, UsageEstimate.of(settings, kind.subject.entity))
-                with staged_requests(self.lake, affordable) as (requests, num_requests):
-                    if num_requests and settings.llm_batch_files:
-                        rows = requests.orderBy("number").drop("number").toLocalIterator()
-                        batches.prepare(self.day, (row.asDict() for row in rows), left)
-                    elif num_requests:
-                        self._generate(requests, num_requests, left.limits(settings), make_model)
+            is_first = settings.llm_batch_files and not batches.is_model_known()
+            self._request_missing(inputs, batches, make_model)
             batches.wait()
+            if is_first and batches.is_model_known():  # it has answered a few requests: now the others
+                self._request_missing(inputs, batches, make_model)
+                batches.wait()
+
+    def _request_missing(self, inputs: DataFrame, batches: BatchGeneration, make_model: ModelFactory | None) -> None:
+        settings = self.lake.settings
+        left = batches.caps.left(self.usage() + batches.reserved(self.day))
+        num_keys = left.most_keys(UsageEstimate.of(settings, self.kind.subject.entity))
+        if not num_keys:
+            return
+        wanted = batches.without_pending(self.entities_to_describe(inputs))
+        with staged_requests(self.lake, most_urgent(wanted, num_keys)) as (requests, num_requests):
+            if num_requests and settings.llm_batch_files:
+                rows = requests.orderBy("number").drop("number").toLocalIterator()
+                batches.prepare(self.day, (row.asDict() for row in rows), left)
+            elif num_requests:
+                self._generate(requests, num_requests, left.limits(), make_model)
 
     @cached_property
     def validator(self) -> Validator:
@@ -148,9 +159,11 @@ class DescriptionRun:
         settings = self.lake.settings
         # Counted now, not at the start of the job: executors of a cluster may register late.
         make_model = make_model or model_factory(settings, self.lake.spark.sparkContext.defaultParallelism)
-        with self.ledger.growing(self.day) as shards:
-            task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, limits, num_requests)
-            outcomes = generate(self.lake, task, requests, num_requests)
+        num_first = FIRST_REQUESTS if settings.llm_url else 0
+        with self.ledger.growing(self.day) as shards, staging_folder(self.lake) as folder:
+            account = Account(limits, Prices.of(settings), folder)
+            task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, account)
+            outcomes = generate(self.lake, task, requests, num_requests, num_first)
         say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} texts requested: {format_counts(outcomes)}")
 
     def write_metrics(self, inputs: DataFrame, answers: DataFrame) -> LedgerTotals:
@@ -181,8 +194,9 @@ class DescriptionRun:
     def entities_to_describe(self, inputs: DataFrame) -> DataFrame:
         """Entities to ask the model about, with their `urgency`.
 
-        Their facts have no answer yet. A kept answer (a text or a refusal) must also be outdated: the activity has
-        grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested.
+        Their facts have no answer yet, and are not parked. A kept answer (a text or a refusal) must also be outdated:
+        the activity has grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested. Each failed call lowers the
+        urgency, so texts that fail again and again do not use up the day's caps.
         """
         answered = self._kept().select(
             F.col(self.kind.id).alias("entity_id"),
@@ -190,14 +204,18 @@ class DescriptionRun:
             F.when(F.col("source") == "llm", F.col("computed_at")).alias("text_since"),
         )
         replayed = self._replayed(inputs).withColumn("is_replayed", F.lit(True))
-        grown = (1 + self.lake.settings.redescribe_growth) * F.col("activity_then")
+        settings = self.lake.settings
+        grown = (1 + settings.redescribe_growth) * F.col("activity_then")
+        by_age = urgency(F.col("activity"), F.col("text_since"), end_of(self.day))
+        num_failures = F.coalesce("num_failures", F.lit(0))
         return (
-            self.ledger.without_answer(inputs)
+            self.ledger.without_answer(inputs, settings.llm_park_after)
+            .join(self.ledger.failures().select("generation_key", "num_failures"), "generation_key", "left")
             .join(answered, "entity_id", "left")
             .join(replayed, "entity_id", "left")
             .where(~F.col("is_withheld"))  # the validator would refuse any text
             .where(F.col("activity_then").isNull() | (F.col("activity") >= grown) | F.col("is_replayed"))
-            .withColumn("urgency", urgency(F.col("activity"), F.col("text_since"), end_of(self.day)))
+            .withColumn("urgency", by_age / (1 + num_failures))
         )
 
     def _replayed(self, inputs: DataFrame) -> DataFrame:
@@ -215,7 +233,8 @@ class DescriptionRun:
 
     def descriptions(self, inputs: DataFrame, answers: DataFrame) -> DataFrame:
         """The day's row of every entity; unchanged rows keep their `computed_at`."""
-        rows = description_rows(inputs, answers, self.ledger.last_errors(self.day), self._kept(), self.kind)
+        errors = self.ledger.last_errors(self.day, self.lake.settings.llm_park_after)
+        rows = description_rows(inputs, answers, with_pending(errors, self.ledger), self._kept(), self.kind)
         before = self.lake.read_latest(self.kind.table, self.day)
         return with_computed_at(rows, before, self.lake.settings.clock(), self.kind)
 

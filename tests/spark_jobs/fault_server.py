@@ -16,7 +16,7 @@ GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
 A behaviour is `{"kind": KIND, ...}`; with `"repeat": true` it stays for all that follow. Kinds and their options:
-answer (text, model, seconds, usage, finish), status (status, retry_after, usage), hang, trickle (every: seconds between
+answer (text, model, seconds, usage, finish), status (status, retry_after, usage, code, param), hang, trickle (every: seconds between
 two bytes), truncated (half the JSON), cut (half the body, then closed), reset, empty, refusal, ungrounded, wrong_model.
 A request for vectors is answered or fails with a status.
 """
@@ -189,7 +189,8 @@ class Peer:
         """An error whose message contains the request and the key, as some servers send."""
         extra = {"retry-after": behaviour["retry_after"]} if "retry_after" in behaviour else {}
         message = f"Status {behaviour['status']} for {asked['model']}, asked with {headers.get('authorization')}"
-        error: dict[str, Any] = {"error": {"message": message, "code": behaviour.get("code")}}
+        named = {name: behaviour.get(name) for name in ("code", "param")}
+        error: dict[str, Any] = {"error": {"message": message, **named}}
         if "usage" in behaviour:
             error["usage"] = usage(*behaviour["usage"])
         await self.send(behaviour["status"], error, extra)
