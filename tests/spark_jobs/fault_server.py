@@ -12,6 +12,7 @@ POST /script   {"prompts": {key: [behaviour, ...]}, "numbers": [behaviour, ...],
                {"lose_batch": true} creates the next batch, but sends no answer
                {"hold_batches": true} creates no batch and sends no answer
                {"failing_looks": 2} lets this many reads of a batch fail
+               {"repeat_as_errors": true} lists answered requests in the error file too
 GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
@@ -75,7 +76,7 @@ class Script:
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_end = "completed"
-        self.lose_batch = self.hold_batches = False
+        self.lose_batch = self.hold_batches = self.repeat_as_errors = False
         self.failing_looks = 0
 
     def load(self, given: dict[str, Any]) -> None:
@@ -305,6 +306,8 @@ def run_batch(script: Script, batch_id: str, batch: dict[str, Any]) -> None:
         body = completion(request["body"], key, behaviour) if good else {"error": {"message": "failed"}}
         response = {"status_code": 200 if good else behaviour["status"], "body": body}
         (answered if good else failed).append(json.dumps(result | {"response": response}))
+        if good and script.repeat_as_errors:
+            failed.append(json.dumps(result | {"error": {"code": "batch_expired", "message": "Too late."}}))
     for name, lines in (("output_file_id", answered[::-1]), ("error_file_id", failed)):  # in no order, as vendors do
         if lines:
             batch[name] = f"{batch_id}-{name}"
