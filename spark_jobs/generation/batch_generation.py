@@ -34,7 +34,7 @@ from grasp.settings import Settings
 from spark_jobs.generation.batch_files import Batch, find_submitted, pending_batches, read_answers, submit_batch
 from spark_jobs.generation.budget import Caps, max_tokens_of
 from spark_jobs.generation.ledger import Ledger
-from spark_jobs.generation.ledger_totals import connect_to_ledger
+from spark_jobs.generation.ledger_totals import is_model_known
 from spark_jobs.generation.live_generation import (
     FIRST_REQUESTS,
     GenerationError,
@@ -87,21 +87,7 @@ class BatchGeneration:
         return wanted if pending is None else wanted.join(pending, "generation_key", "left_anti")
 
     def is_model_known(self) -> bool:
-        """Whether the server has answered as this model, and not only as another one since."""
-        ledger = connect_to_ledger(self.ledger.folder, self.ledger.table)
-        prompt_version, model_revision = self.versions
-        [(is_known,)] = ledger.execute(
-            """
-            SELECT coalesce(answered_at >= coalesce(replaced_at, answered_at), false) FROM (
-                SELECT
-                    max(generated_at) FILTER (error IS NULL) AS answered_at,
-                    max(generated_at) FILTER (error = 'wrong_model') AS replaced_at
-                FROM ledger WHERE prompt_version = $prompt AND model_revision = $model
-            )
-            """,
-            {"prompt": prompt_version, "model": model_revision},
-        ).fetchall()
-        return bool(is_known)
+        return is_model_known(self.ledger.folder, self.ledger.table, *self.versions)
 
     def reserved(self, day: str) -> Usage:
         """The most that a day's pending batches of this prompt and model may cost."""

@@ -24,7 +24,7 @@ from spark_jobs.generation.batch_generation import BatchGeneration, with_pending
 from spark_jobs.generation.budget import Caps, UsageEstimate, most_urgent, urgency
 from spark_jobs.generation.description_kind import DescriptionKind, ledger_table
 from spark_jobs.generation.ledger import Ledger
-from spark_jobs.generation.ledger_totals import LedgerTotals, ledger_totals
+from spark_jobs.generation.ledger_totals import LedgerTotals, is_model_known, ledger_totals
 from spark_jobs.generation.live_generation import (
     FIRST_REQUESTS,
     GenerationError,
@@ -46,6 +46,7 @@ from spark_jobs.generation.text_selection import (
     with_computed_at,
 )
 from spark_jobs.models.account import Account, Prices, SpendingLimits, Usage
+from spark_jobs.models.chat_completions import LASTING, WRONG_SETTINGS
 from spark_jobs.models.language_model import load_model
 from spark_jobs.models.language_model_http import LanguageModelServer, load_server_model
 from spark_jobs.storage.lake import Lake, cached
@@ -121,10 +122,10 @@ class DescriptionRun:
         with self.ledger.lock():
             batches = BatchGeneration(self.ledger, kind.versions, lambda: self.validator, caps, settings)
             batches.collect()
-            is_first = settings.llm_batch_files and not batches.is_model_known()
+            is_first = settings.llm_batch_files and not self.is_model_known()
             self._request_missing(inputs, batches, make_model)
             batches.wait()
-            if is_first and batches.is_model_known():  # it has answered a few requests: now the others
+            if is_first and self.is_model_known():  # it has answered a few requests: now the others
                 self._request_missing(inputs, batches, make_model)
                 batches.wait()
 
@@ -153,6 +154,9 @@ class DescriptionRun:
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
         )
 
+    def is_model_known(self) -> bool:
+        return is_model_known(self.ledger.folder, self.ledger.table, *self.kind.versions)
+
     def _generate(
         self, requests: DataFrame, num_requests: int, limits: SpendingLimits, make_model: ModelFactory | None
     ) -> None:
@@ -160,10 +164,12 @@ class DescriptionRun:
         # Counted now, not at the start of the job: executors of a cluster may register late.
         make_model = make_model or model_factory(settings, self.lake.spark.sparkContext.defaultParallelism)
         num_first = FIRST_REQUESTS if settings.llm_url else 0
+        # What a model that has answered before does not answer may be about the prompt.
+        hopeless = WRONG_SETTINGS if self.is_model_known() else LASTING
         with self.ledger.growing(self.day) as shards, staging_folder(self.lake) as folder:
             account = Account(limits, Prices.of(settings), folder)
             task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, account)
-            outcomes = generate(self.lake, task, requests, num_requests, num_first)
+            outcomes = generate(self.lake, task, requests, num_requests, num_first, hopeless)
         say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} texts requested: {format_counts(outcomes)}")
 
     def write_metrics(self, inputs: DataFrame, answers: DataFrame) -> LedgerTotals:

@@ -133,6 +133,26 @@ def connect_to_ledger(folder: Path, table: Table) -> "duckdb.DuckDBPyConnection"
     return connection
 
 
+def is_model_known(folder: Path, table: Table, prompt_version: str, model_revision: str) -> bool:
+    """Whether this model has ever answered, and the server has not answered only as another model since."""
+    [(is_known,)] = (
+        connect_to_ledger(folder, table)
+        .execute(
+            """
+            SELECT coalesce(answered_at >= coalesce(replaced_at, answered_at), false) FROM (
+                SELECT
+                    max(generated_at) FILTER (error IS NULL) AS answered_at,
+                    max(generated_at) FILTER (error = 'wrong_model') AS replaced_at
+                FROM ledger WHERE prompt_version = $prompt AND model_revision = $model
+            )
+            """,
+            {"prompt": prompt_version, "model": model_revision},
+        )
+        .fetchall()
+    )
+    return bool(is_known)
+
+
 def ledger_totals(
     folder: Path, table: Table, prompt_version: str, model_revision: str, *, day: str | None = None
 ) -> LedgerTotals:

@@ -110,18 +110,23 @@ class GenerationTask:
 
 
 def generate(
-    lake: Lake, task: GenerationTask, requests: DataFrame, num_requests: int, num_first: int = 0
+    lake: Lake,
+    task: GenerationTask,
+    requests: DataFrame,
+    num_requests: int,
+    num_first: int = 0,
+    hopeless: Collection[str] = LASTING,
 ) -> Counter[str]:
     """Generate all `requests` (columns of `REQUEST_DDL`, numbered from 0); returns the count of each outcome.
 
     An outcome is `accepted`, a refusal reason or an error. The first `num_first` requests are sent alone. Raises
-    `GenerationError` if each of these fails for good, if the model itself fails in a worker, or if a worker dies more
-    often than Spark retries.
+    `GenerationError` if each of these ends with a `hopeless` error, if the model itself fails in a worker, or if a
+    worker dies more often than Spark retries.
     """
     num_first = min(num_first, num_requests)
     with _progress(task.shards, num_requests), worker_errors(GenerationError):
         counts = _run_tasks(lake, task, requests.where(requests.number < num_first), num_first, max_tasks=1)
-        if counts and all(outcome.partition(" ")[0] in LASTING for outcome in counts):
+        if counts and all(outcome.partition(" ")[0] in hopeless for outcome in counts):
             raise GenerationError(
                 f"none of the first {num_first} requests was answered, so nothing more was sent: "
                 f"{format_counts(counts)}"

@@ -39,7 +39,8 @@ ANSWER_FORMAT = {
     },
 }
 TRANSIENT = {"rate_limited", "timeout", "server_error", "connection", "truncated", "empty"}
-LASTING = {"certificate", "content_filter", "cut", "rejected", "rejected_prompt", "wrong_model"}  # not by waiting
+WRONG_SETTINGS = {"certificate", "rejected", "wrong_model"}
+LASTING = WRONG_SETTINGS | {"content_filter", "cut", "rejected_prompt"}  # no wait ends them
 REPEATING = ("content_filter", "cut", "empty", "rejected_prompt")
 ABOUT_THE_PROMPT = {400, 413, 422}  # the prompt is too long or refused; the server itself works
 FILTERED = {"content_filter", "content_policy_violation"}  # codes of a filter

@@ -17,8 +17,9 @@ GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
 A behaviour is `{"kind": KIND, ...}`; with `"repeat": true` it stays for all that follow. Kinds and their options:
-answer (text, model, seconds, usage, finish), status (status, retry_after, usage, code, param), hang, trickle (every: seconds between
-two bytes), truncated (half the JSON), cut (half the body, then closed), reset, empty, refusal, ungrounded, wrong_model.
+answer (text, model, seconds, usage, finish), status (status, retry_after, usage, code, param), hang, trickle (every:
+seconds between two bytes), truncated (half the JSON), cut (half the body, then closed), reset, empty, refusal,
+ungrounded, wrong_model.
 A request for vectors is answered or fails with a status.
 """
 

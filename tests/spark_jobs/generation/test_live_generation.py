@@ -124,7 +124,7 @@ def test_a_failed_call_is_a_row_without_a_refusal_reason(run):
 
 
 def test_a_request_that_was_not_sent_for_lack_of_budget_is_not_stored(run):
-    counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [NOT_SENT]})
+    counts, rows, _ = run({"Heat": [GOOD.format("Heat")], "Jaws": [NOT_SENT]})
 
     assert counts == {"accepted": 1, "out_of_budget": 1}
     assert [row["item_id"] for row in rows] == ["Heat"]
@@ -181,9 +181,7 @@ def test_a_task_without_requests_loads_no_model(tmp_path):
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    task = GenerationTask(
-        Validator(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Account()
-    )
+    task = GenerationTask(Validator(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Account())
     assert run_task(task, [], ShardWriter(shards, 0)) == {}
 
 

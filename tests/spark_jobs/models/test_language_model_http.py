@@ -462,7 +462,9 @@ def test_a_server_with_wrong_settings_is_not_waited_for(model_server, capsys):
     assert model_server.num_requests() <= 12
     assert codes(answers).count("circuit_open") >= 288
     assert sum(answer.num_input_tokens for answer in answers) == 100 * model_server.num_requests()
-    assert "(wrong_model (asked for test-model, answered by another-model)): asking it no more" in capsys.readouterr().out
+    assert (
+        "(wrong_model (asked for test-model, answered by another-model)): asking it no more" in capsys.readouterr().out
+    )
 
 
 def test_parameters_are_settings(model_server, settings_with):
@@ -481,7 +483,9 @@ def test_parameters_are_settings(model_server, settings_with):
 
 def test_the_vendors_code_is_part_of_the_failure(model_server, monkeypatch):
     monkeypatch.setenv("GRASP_LLM_API_KEY", KEY)
-    model_server.script(default={"kind": "status", "status": 400, "code": "unsupported_parameter", "param": "max_tokens"})
+    model_server.script(
+        default={"kind": "status", "status": 400, "code": "unsupported_parameter", "param": "max_tokens"}
+    )
     [answer] = ask(model_server, ["a"])
     assert answer.failure == "rejected (status 400, unsupported_parameter, max_tokens)"
     model_server.script(default={"kind": "status", "status": 400, "code": f"bad {KEY}"})
