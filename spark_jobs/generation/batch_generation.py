@@ -8,7 +8,8 @@ a batch of a few requests: wrong settings show before the rest is paid.
 
 A batch belongs to the day that submitted it: its answers go to that day's ledger. Until then, the most it may cost
 counts against that day's caps. A running batch cannot be limited, and its tokens are known only at its end. Therefore
-the caps on tokens and cost use the length of the requests and of the longest possible answers.
+the caps on tokens and cost use what the server counted for a short prompt, the length of what else a request has, and
+the longest possible answer.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ from grasp.settings import Settings
 from spark_jobs.generation.batch_files import Batch, find_submitted, pending_batches, read_answers, submit_batch
 from spark_jobs.generation.budget import Caps, max_tokens_of
 from spark_jobs.generation.ledger import Ledger
-from spark_jobs.generation.ledger_totals import is_model_known
+from spark_jobs.generation.ledger_totals import is_model_known, least_input_tokens
 from spark_jobs.generation.live_generation import (
     FIRST_REQUESTS,
     GenerationError,
@@ -42,12 +43,12 @@ from spark_jobs.generation.live_generation import (
     Validator,
     format_counts,
 )
-from spark_jobs.generation.prompts import prompt_messages
+from spark_jobs.generation.prompts import load_template, prompt_messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
 from spark_jobs.models.account import Usage
 from spark_jobs.models.chat_completions import LASTING, RequestForm, read_failure
 from spark_jobs.models.language_model import Generation, Messages
-from spark_jobs.models.language_model_http import api_key
+from spark_jobs.models.language_model_http import MESSAGE_TOKENS, api_key
 from spark_jobs.storage.shards import Shards, ShardWriter
 
 if TYPE_CHECKING:
@@ -258,11 +259,16 @@ class BatchGeneration:
 
     def _affordable(self, prompted: Iterable[PromptedRequest], left: Caps, num_keys: int) -> Iterator[PricedRequest]:
         """The first requests that the caps allow."""
-        form, prices, total = RequestForm.of(self.settings), self.make_validator().prices, Usage()
+        form, validator, total = RequestForm.of(self.settings), self.make_validator(), Usage()
+        prices, num_shared = validator.prices, len(load_template(validator.subject.entity).messages) - 1
+        least = least_input_tokens(self.ledger.folder, self.ledger.table, *self.versions)
         for request, prompt in prompted:
             body = form.body(prompt)
             line = json.dumps(body)  # ASCII, so that lone surrogates pass
             num_input = max_tokens_of(json.dumps(body, ensure_ascii=False))
+            if least is not None:  # the server has counted what all prompts share
+                own = (max_tokens_of(message["content"]) + MESSAGE_TOKENS for message in prompt[num_shared:])
+                num_input = min(num_input, least + sum(own))
             num_output = form.max_new_tokens
             most = Usage(num_keys, 1, num_input + num_output, prices.cost(num_input, num_output))
             total += most

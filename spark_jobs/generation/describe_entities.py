@@ -169,7 +169,7 @@ class DescriptionRun:
         with self.ledger.growing(self.day) as shards, staging_folder(self.lake) as folder:
             account = Account(limits, Prices.of(settings), folder)
             task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, account)
-            outcomes = generate(self.lake, task, requests, num_requests, num_first, hopeless)
+            outcomes = generate(self.lake, task, requests, num_requests, num_first=num_first, hopeless=hopeless)
         say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} texts requested: {format_counts(outcomes)}")
 
     def write_metrics(self, inputs: DataFrame, answers: DataFrame) -> LedgerTotals:

@@ -114,6 +114,7 @@ def generate(
     task: GenerationTask,
     requests: DataFrame,
     num_requests: int,
+    *,
     num_first: int = 0,
     hopeless: Collection[str] = LASTING,
 ) -> Counter[str]:
