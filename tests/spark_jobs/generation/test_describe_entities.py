@@ -266,7 +266,8 @@ def titles_asked(model_server):
 def test_a_cap_is_nearly_used_up_over_many_tasks_and_never_exceeded(
     filled, settings_with, model_server, write_rows, monkeypatch, caps, usage
 ):
-    monkeypatch.setattr(live_generation, "MAX_TASK_REQUESTS", 1)  # as on a cluster with many cores
+    for name in ("MIN_TASK_REQUESTS", "MAX_TASK_REQUESTS"):  # as on a cluster with many cores
+        monkeypatch.setattr(live_generation, name, 1)
     films = {f"{number}": f"Film {number}" for number in range(99)}
     write_rows(filled, tables.ITEMS, item_rows(films), DAY)
     model_server.script(default={"kind": "answer", "usage": usage})
@@ -335,7 +336,8 @@ def test_wrong_settings_show_in_the_first_few_requests(
 
 
 def test_waves_of_tasks_begin_with_the_most_urgent_requests(filled, log, write_rows, monkeypatch):
-    monkeypatch.setattr(live_generation, "MAX_TASK_REQUESTS", 2)
+    for name in ("MIN_TASK_REQUESTS", "MAX_TASK_REQUESTS"):
+        monkeypatch.setattr(live_generation, name, 2)
     films = {f"{number:02d}": f"Film {number}" for number in range(12)}
     write_rows(filled, tables.ITEMS, item_rows(films), DAY)
     describe_items(filled, DAY, 99, partial(FakeModel, log))
