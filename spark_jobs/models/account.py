@@ -6,10 +6,11 @@ Each worker holds a lock while it lives. If it dies, what it had reserved counts
 
 import fcntl
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 from grasp.settings import Settings
 
 POLL_SECONDS = 0.1  # between two looks for what other calls return
-_STATE, _LOCK = "state.json", "lock"
+_STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Purse:
             # Locked while this process lives; the name tells the others what to look at.
             self._alive = _holder(self._folder, self._name).open("w")
             fcntl.flock(self._alive, fcntl.LOCK_EX)
+            (self._folder / _STATE).touch()
 
     @property
     def _folder(self) -> Path:
@@ -140,17 +142,14 @@ class Purse:
     @contextmanager
     def _state(self) -> Iterator["_State"]:
         """The state of the account, while no other process changes it."""
-        file = self._folder / _STATE
-        with (self._folder / _LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            state = _State.read(file)
-            before = asdict(state)
+        with (self._folder / _STATE).open("r+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            before = file.readline()
+            state = _State.read(before)
             yield state
-            if (after := asdict(state)) != before:
-                # Not synced to the disk: after a crash of the machine, no worker of this run is left.
-                new = file.with_suffix(".new")
-                new.write_text(json.dumps(after))
-                new.replace(file)
+            if (after := state.line()) != before:
+                # One line in one write: a worker that is killed leaves the old state or the new one.
+                os.pwrite(file.fileno(), after, 0)
 
     def _is_dead(self, name: str) -> bool:
         with _holder(self._folder, name).open("w") as file:
@@ -167,11 +166,15 @@ class _State:
     reserved: dict[str, Usage] = field(default_factory=dict)  # by process
 
     @classmethod
-    def read(cls, file: Path) -> "_State":
-        if not file.exists():
+    def read(cls, line: bytes) -> "_State":
+        if not line:
             return cls()
-        known = json.loads(file.read_text())
+        known = json.loads(line)
         return cls(Usage(**known["spent"]), {name: Usage(**each) for name, each in known["reserved"].items()})
+
+    def line(self) -> bytes:
+        reserved = {name: vars(each) for name, each in self.reserved.items()}
+        return f"{json.dumps({'spent': vars(self.spent), 'reserved': reserved})}\n".encode()
 
 
 def _holder(folder: Path, name: str) -> Path:
