@@ -22,7 +22,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,7 @@ class BatchGeneration:
     caps: Caps  # of one day
     settings: Settings
     max_requests: int = MAX_REQUESTS
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> Path:
@@ -94,27 +95,30 @@ class BatchGeneration:
         """The most that a day's pending batches of this prompt and model may cost."""
         return sum((batch.reserved for batch in self._pending_of(day)), Usage())
 
-    def prepare(self, day: str, requests: Iterable[GenerationRequest], left: Caps) -> None:
+    def prepare(self, day: str, requests: Iterable[GenerationRequest], left: Caps) -> int:
         """Create the folders of new batches, in the order of the requests, within the caps; `collect` submits them.
 
-        Only the first few requests for a model that is not known, and none while it has not answered these.
+        Returns the number of requests in them. A model that is not known gets only the first few, and no more until
+        it has answered these.
         """
         if not self.is_model_known():
             if any(map(self._is_current, pending_batches(self.folder))):
-                return
+                return 0
             requests = itertools.islice(requests, FIRST_REQUESTS)
         subject = self.make_validator().subject
         prompts = ((each, prompt_messages(subject, json.loads(each["canonical"]))) for each in requests)
         chunk: list[PricedRequest] = []
-        num_bytes = 0
+        num_bytes = num_prepared = 0
         for each in self._affordable(prompts, left, num_keys=1):
             if len(chunk) == self.max_requests or num_bytes + len(each[1]) > MAX_BYTES:
                 self._create_batch(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
                 chunk, num_bytes = [], 0
             chunk.append(each)
             num_bytes += len(each[1])
+            num_prepared += 1
         if chunk:
             self._create_batch(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
+        return num_prepared
 
     def collect(self) -> None:
         """Add the answers of finished batches to the ledger, and submit prepared batches.
@@ -137,11 +141,12 @@ class BatchGeneration:
                     batch.remove()  # never submitted, and not wanted any more
 
     def wait(self) -> None:
-        """Collect until no batch of this prompt and model is pending, or `GRASP_LLM_BATCH_PATIENCE_HOURS` are over.
+        """Collect until no batch of this prompt and model is pending.
 
-        Raises `BatchError` for a batch at another server.
+        At least once, and not longer than `GRASP_LLM_BATCH_PATIENCE_HOURS` after this object was made. Raises
+        `BatchError` for a batch at another server.
         """
-        started, patience = time.monotonic(), 3600 * self.settings.llm_batch_patience_hours
+        patience = 3600 * self.settings.llm_batch_patience_hours
         while True:
             self.collect()
             waiting = [batch for batch in pending_batches(self.folder) if self._is_current(batch)]
@@ -152,7 +157,7 @@ class BatchGeneration:
                     f"{_summary(lost)}: submitted to another server than GRASP_LLM_URL: set it back to read them, "
                     f"or remove {', '.join(str(batch.folder) for batch in lost)} to pay again"
                 )
-            waited = time.monotonic() - started
+            waited = time.monotonic() - self.started
             if waited >= patience:
                 say(f"{_summary(waiting)}: not finished yet, a later run reads them")
                 return

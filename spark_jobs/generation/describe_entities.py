@@ -122,26 +122,28 @@ class DescriptionRun:
         with self.ledger.lock():
             batches = BatchGeneration(self.ledger, kind.versions, lambda: self.validator, caps, settings)
             batches.collect()
-            is_first = settings.llm_batch_files and not self.is_model_known()
-            self._request_missing(inputs, batches, make_model)
+            left = self._left(batches)
+            if num_keys := left.most_keys(UsageEstimate.of(settings, kind.subject.entity)):
+                wanted = batches.without_pending(self.entities_to_describe(inputs))
+                with staged_requests(self.lake, most_urgent(wanted, num_keys)) as (requests, num_requests):
+                    if num_requests and settings.llm_batch_files:
+                        self._generate_by_batch(requests, num_requests, batches)
+                    elif num_requests:
+                        self._generate(requests, num_requests, left.limits(), make_model)
             batches.wait()
-            if is_first and self.is_model_known():  # it has answered a few requests: now the others
-                self._request_missing(inputs, batches, make_model)
-                batches.wait()
 
-    def _request_missing(self, inputs: DataFrame, batches: BatchGeneration, make_model: ModelFactory | None) -> None:
-        settings = self.lake.settings
-        left = batches.caps.left(self.usage() + batches.reserved(self.day))
-        num_keys = left.most_keys(UsageEstimate.of(settings, self.kind.subject.entity))
-        if not num_keys:
-            return
-        wanted = batches.without_pending(self.entities_to_describe(inputs))
-        with staged_requests(self.lake, most_urgent(wanted, num_keys)) as (requests, num_requests):
-            if num_requests and settings.llm_batch_files:
-                rows = requests.orderBy("number").drop("number").toLocalIterator()
-                batches.prepare(self.day, (row.asDict() for row in rows), left)
-            elif num_requests:
-                self._generate(requests, num_requests, left.limits(), make_model)
+    def _left(self, batches: BatchGeneration) -> Caps:
+        return batches.caps.left(self.usage() + batches.reserved(self.day))
+
+    def _generate_by_batch(self, requests: DataFrame, num_requests: int, batches: BatchGeneration) -> None:
+        """Submit what the caps allow, then the others: a new model first answers a few, and answers give back caps."""
+        num_submitted = 0
+        for _ in range(2):
+            rows = requests.where(F.col("number") >= num_submitted).orderBy("number").drop("number").toLocalIterator()
+            num_submitted += batches.prepare(self.day, (row.asDict() for row in rows), self._left(batches))
+            batches.wait()
+            if num_submitted == num_requests:
+                break
 
     @cached_property
     def validator(self) -> Validator:
