@@ -6,6 +6,7 @@ feature *means* in `grasp/tables.py` and `feature_repo/features.py`.
 """
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -43,6 +44,9 @@ OUTSIDE_SETTINGS = {
     "GRASP_TOKENS_READ",
     "GRASP_TOKENS_OPERATE",
 }
+
+DEFAULT_PARAMETERS = '{"seed": 0, "temperature": 0}'  # greedy, and seeded for servers that break ties at random
+_FIXED_PARAMETERS = {"model", "messages", "max_tokens", "max_completion_tokens", "response_format", "stream", "n"}
 
 # Kubernetes sets these in every container when a Service's name begins with `grasp`.
 _KUBERNETES_NAME = re.compile(r"GRASP_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
@@ -84,6 +88,18 @@ def _files_of_server(batch_files: bool, info: ValidationInfo) -> bool:
     if batch_files and not info.data.get("llm_url"):
         raise ValueError("batch files are taken by a server: name it in GRASP_LLM_URL")
     return batch_files
+
+
+def _parameters(text: str) -> str:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("a JSON object is needed")
+    if taken := sorted(_FIXED_PARAMETERS & value.keys()):
+        raise ValueError(f"{', '.join(taken)}: set by other settings")
+    return json.dumps(value, sort_keys=True)
 
 
 def _cost_by_prices(max_cost: float, info: ValidationInfo) -> float:
@@ -139,6 +155,9 @@ class Settings(BaseSettings):
     llm_max_failure_share: float = Field(
         0.9, ge=0, le=1, description="Largest share of a day's texts that may fail before the day does."
     )
+    llm_park_after: int = Field(
+        3, ge=1, description="Equal failures, such as a filter's, after which a text is not asked for again."
+    )
     redescribe_growth: float = Field(
         0.2, ge=0, description="Share by which a user's history has to grow before it is described anew."
     )
@@ -158,11 +177,17 @@ class Settings(BaseSettings):
     llm_structured: bool = Field(
         False, description="Whether to ask the server for JSON (structured outputs) instead of plain text."
     )
+    llm_tokens_parameter: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="How the server calls the limit of GRASP_LLM_MAX_NEW_TOKENS."
+    )
+    llm_parameters: Annotated[str, AfterValidator(_parameters)] = Field(
+        DEFAULT_PARAMETERS, description="Further parameters of each request to the server, as a JSON object."
+    )
     llm_batch_files: Annotated[bool, AfterValidator(_files_of_server)] = Field(
         False, description="Whether to ask GRASP_LLM_URL by batch files: often half the price, an answer within a day."
     )
     llm_batch_patience_hours: float = Field(
-        25, ge=0, description="Longest wait of a run for its batches; the next run of the day goes on."
+        1, ge=0, description="Longest wait of a run for its batches; then a later run reads them."
     )
     llm_concurrency: int = Field(16, ge=1, le=1024, description="Requests to the server at once, in one Spark worker.")
     llm_requests_per_minute: int = Field(0, ge=0, description="Most requests a minute of all workers; 0 is no limit.")

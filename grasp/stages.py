@@ -33,7 +33,7 @@ class Stage:
 _ITEM_STATE = (tables.ITEMS,)
 _USER_STATE = (tables.ITEMS, tables.USERS, tables.INTERACTIONS)
 # What a run may spend. After a cap is raised, the next run of the day uses it.
-_GENERATION = ("llm_budget", "llm_max_calls", "llm_max_tokens", "llm_max_cost", "llm_repairs")
+_GENERATION = ("llm_budget", "llm_max_calls", "llm_max_tokens", "llm_max_cost", "llm_repairs", "llm_park_after")
 
 STAGES = {
     stage.name: stage

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from grasp.settings import Settings
+from grasp.file_hashes import remembered_hashes
+from grasp.settings import DEFAULT_PARAMETERS, Settings
 
 # Raise by hand when a feature changes: its columns, its units or how it is computed.
 FEATURE_DEFINITION = "2"
 # Raise by hand when a prompt, a facts template or a rule of the validator changes.
 PROMPT_VERSIONS = {"item": "item-3", "user": "user-3"}
-
-_EDGE_BYTES = 1 << 20
 
 
 def digest(value: object) -> str:
@@ -34,25 +33,18 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def model_revision(folder: Path) -> str:
+def model_revision(folder: Path, memory: Path | None = None) -> str:
     """Name a model folder's content, such as `all_minilm_l6_v2-1f2e3d4c`.
 
-    The hash covers each file's name, size, first and last mebibyte. That tells two releases of a model apart without
-    reading fifteen gigabytes before each job. Raises `FileNotFoundError` for an empty folder.
+    The hash covers each file's name and whole content. With a `memory` (`grasp/file_hashes.py`), unchanged files are
+    not read again. Raises `FileNotFoundError` for an empty folder.
     """
     files = sorted(path for path in folder.glob("**/*") if path.is_file()) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"{folder} holds no model: run `make setup` or set GRASP_LLM / GRASP_ENCODER")
-    content = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        content.update(f"{path.relative_to(folder)}\0{size}\0".encode())
-        with path.open("rb") as file:
-            content.update(file.read(_EDGE_BYTES))
-            if size > 2 * _EDGE_BYTES:
-                file.seek(-_EDGE_BYTES, 2)
-            content.update(file.read(_EDGE_BYTES))
-    return f"{_plain(folder.name)}-{content.hexdigest()[:8]}"
+    hashes = remembered_hashes(file_sha256, files, memory) if memory else [file_sha256(file) for file in files]
+    names = [str(path.relative_to(folder)) for path in files]
+    return f"{_plain(folder.name)}-{digest(list(zip(names, hashes, strict=True)))[:8]}"
 
 
 def server_model_revision(model: str, revision: str) -> str:
@@ -76,14 +68,18 @@ class Versions:
         settings = self.settings
         if settings.llm_url:
             return server_model_revision(settings.llm_model, settings.llm_revision)
-        return model_revision(settings.llm)
+        return model_revision(settings.llm, self._memory)
 
     @cached_property
     def encoder(self) -> str:
         settings = self.settings
         if settings.encoder_url:
             return server_model_revision(settings.encoder_model, settings.encoder_revision)
-        return model_revision(settings.encoder)
+        return model_revision(settings.encoder, self._memory)
+
+    @property
+    def _memory(self) -> Path:
+        return self.settings.home / "model_hashes.json"
 
     def prompt(self, entity: str) -> str:
         """Prompt version of `item` or `user`, with every setting that changes what a prompt says or asks for."""
@@ -92,6 +88,8 @@ class Versions:
         answer: list[object] = [hidden, self.settings.llm_max_new_tokens]
         if self.settings.llm_url and self.settings.llm_structured:
             answer.append("json")
+        if self.settings.llm_url and self.settings.llm_parameters != DEFAULT_PARAMETERS:
+            answer.append(json.loads(self.settings.llm_parameters))
         parts.append(digest(answer)[:6])
         if entity == "user" and self.settings.user_history_holdout:
             parts.append(f"minus{self.settings.user_history_holdout}")

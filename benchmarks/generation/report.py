@@ -128,8 +128,8 @@ def faults(found: Found) -> list[Part]:
         "{max_tokens:,} allowed."
     )
     untrusted = (
-        "Of {num_items:,} items asked for at a server whose certificate nobody trusts {num_with_reason:,} are "
-        "described by facts for this reason, after {num_calls:,} calls: it is not tried again."
+        "Of {num_items:,} items for a server whose certificate nobody trusts {num_with_reason:,} were asked for, in "
+        "{num_calls:,} calls, and the ledger has the reason: it is not tried again."
     )
     rows = [[fault, f"{met['num_items']:,}", f"{met['num_with_text']:,}"] for fault, met in found["by_fault"].items()]
     return [

@@ -6,8 +6,9 @@ Reads:   both ledgers, the last descriptions
 Writes:  with `replay`, a request beside the ledger: the next run generates these texts again
 
 A dead letter is a key whose latest answer was refused, or whose latest call failed. A failed call is repeated by the
-next run. A refused text is not asked for again until it is replayed or the prompt, the model or the facts change (a
-user's history must grow by `GRASP_REDESCRIBE_GROWTH`). If a user's facts have changed by the time of the replay, the
+next run, until `GRASP_LLM_PARK_AFTER` calls have failed equally because of the prompt. A refused or parked text is not
+asked for again until it is replayed or the prompt, the model or the facts change (a user's history must grow by
+`GRASP_REDESCRIBE_GROWTH`). If a user's facts have changed by the time of the replay, the
 new facts are used.
 """
 
@@ -27,12 +28,13 @@ from spark_jobs.generation.budget import Caps
 from spark_jobs.generation.description_kind import ENTITIES, description_table, ledger_table
 from spark_jobs.generation.expected_cost import ASSUMED_FACTS_BYTES, MEASURED, usage_per_key
 from spark_jobs.generation.ledger_totals import connect_to_ledger
-from spark_jobs.generation.live_generation import Prices
 from spark_jobs.generation.replays import replay_files, request_replay
+from spark_jobs.models.account import Prices
+from spark_jobs.models.chat_completions import REPEATING
 from spark_jobs.validation.clean_text import visible_text
 
 DEFAULT_LIMIT = 20  # of `list`
-REFUSED, QUEUED, PAST = "refused", "queued", "past"
+REFUSED, PARKED, QUEUED, PAST = "refused", "parked", "queued", "past"
 MAX_ID, MAX_OUTPUT, MAX_INSTEAD = 12, 44, 36  # column widths in characters
 
 
@@ -42,7 +44,10 @@ class DeadLetterError(ValueError):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """`state`: `refused` is not asked for again, `queued` is asked for by the next run, `past` has outdated facts."""
+    """`state`: `queued` is asked for by the next run, `past` has outdated facts.
+
+    `refused` and `parked` ones are not asked for again: the model's text was refused, or its calls keep failing.
+    """
 
     entity: str
     entity_id: str
@@ -77,6 +82,18 @@ placed AS (
     SELECT *, latest.entity_id AS entity_id, latest.day AS day, coalesce(nullif(refusal, ''), last_error) AS reason,
         row_number() OVER (PARTITION BY latest.entity_id ORDER BY latest.asked_at DESC, generation_key) AS place
     FROM keys
+),
+repeated AS (
+    SELECT generation_key, max(num) AS num_repeated
+    FROM (
+        SELECT generation_key, error, count(*) AS num
+        FROM ledger LEFT JOIN requests USING (generation_key)
+        WHERE prompt_version = $prompt AND model_revision = $model
+            AND list_contains($repeating, error)
+            AND (requested_at IS NULL OR generated_at > requested_at)
+        GROUP BY generation_key, error
+    )
+    GROUP BY generation_key
 )
 SELECT
     entity_id,
@@ -88,13 +105,15 @@ SELECT
     coalesce(published.source || ': ' || published.description, 'nothing yet') AS instead,
     CASE
         WHEN place > 1 OR ($described >= day AND published.entity_id IS NULL) THEN '{PAST}'
-        WHEN answered_at IS NULL OR requests.requested_at > answered_at THEN '{QUEUED}'
+        WHEN answered_at IS NULL OR requests.requested_at > answered_at
+            THEN CASE WHEN num_repeated >= $park_after THEN '{PARKED}' ELSE '{QUEUED}' END
         WHEN $described >= day AND published.fallback_reason IS DISTINCT FROM reason THEN '{PAST}'
         ELSE '{REFUSED}'
     END AS state
 FROM placed
 LEFT JOIN published USING (entity_id)
 LEFT JOIN requests USING (generation_key)
+LEFT JOIN repeated USING (generation_key)
 WHERE reason <> ''
 ORDER BY latest.asked_at DESC, entity_id, generation_key
 """  # noqa: S608 - constants of our own
@@ -119,8 +138,14 @@ def find_dead_letters(settings: Settings, entity: str) -> list[DeadLetter]:
         files = str(partitions.partition_path(settings.lake, described, None, last) / "*.parquet")
         columns = f"{entity}_id, source, description, fallback_reason"
         connection.execute(f"INSERT INTO published SELECT {columns} FROM read_parquet($files)", {"files": files})  # noqa: S608
-    same = {"prompt": versions.prompt(entity), "model": versions.llm, "described": last or ""}
-    return [DeadLetter(entity, *row) for row in connection.execute(_QUERY, same).fetchall()]
+    given = {
+        "prompt": versions.prompt(entity),
+        "model": versions.llm,
+        "described": last or "",
+        "repeating": REPEATING,
+        "park_after": settings.llm_park_after,
+    }
+    return [DeadLetter(entity, *row) for row in connection.execute(_QUERY, given).fetchall()]
 
 
 def select(letters: Sequence[DeadLetter], day: str | None, reason: str | None) -> list[DeadLetter]:
@@ -167,8 +192,8 @@ def count_reasons(letters: Sequence[DeadLetter]) -> str:
 
 
 def replay(settings: Settings, letters: Sequence[DeadLetter], limit: int | None) -> str:
-    """Request a replay of the refused letters; returns their number and expected cost as text."""
-    asked = [letter for letter in letters if letter.state == REFUSED][:limit]
+    """Request a replay of the refused and parked letters; returns their number and expected cost as text."""
+    asked = [letter for letter in letters if letter.state in (REFUSED, PARKED)][:limit]
     states = Counter(letter.state for letter in letters)
     lines = []
     for entity in ENTITIES:

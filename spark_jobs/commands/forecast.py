@@ -25,7 +25,7 @@ from grasp.preflight import require_java
 from grasp.settings import Settings, SettingsError
 from spark_jobs import describe_items, describe_users
 from spark_jobs.commands.forecast_table import as_json, as_text
-from spark_jobs.generation.budget import Caps, UsageEstimate, affordable_requests, estimated_bytes
+from spark_jobs.generation.budget import Caps, estimated_bytes
 from spark_jobs.generation.describe_entities import DescriptionRun
 from spark_jobs.generation.expected_cost import (
     ASSUMED_FACTS_BYTES,
@@ -35,9 +35,9 @@ from spark_jobs.generation.expected_cost import (
     count_allowed_keys,
     usage_per_key,
 )
-from spark_jobs.generation.live_generation import Prices
 from spark_jobs.generation.prompts import ITEM, USER, Subject
 from spark_jobs.job import spark_session
+from spark_jobs.models.account import Prices
 from spark_jobs.storage.lake import Lake, cached
 
 FACTS = ((ITEM, describe_items.read_item_facts), (USER, describe_users.read_user_facts))
@@ -62,47 +62,44 @@ def forecast_day(lake: Lake, day: str, speed: Speed) -> list[Forecast]:
     """What it will cost to describe the rest of this day. Raises `MissingPartitionError` if it is not ingested."""
     result = []
     for subject, read_facts in FACTS:
-        counts, facts_bytes = count_keys(lake, day, subject, read_facts(lake, day))
-        per_key = speed.applied_to(usage_per_key(lake.settings, subject.entity, facts_bytes))
-        result.append(Forecast.of(subject.entity, counts, per_key, Prices.of(lake.settings)))
+        counts, per_key = count_keys(lake, day, subject, read_facts(lake, day))
+        result.append(Forecast.of(subject.entity, counts, speed.applied_to(per_key), Prices.of(lake.settings)))
     return result
 
 
-def count_keys(lake: Lake, day: str, subject: Subject, facts: DataFrame) -> tuple[KeyCounts, float]:
-    """Counts from the same frames that a run uses, and the mean bytes of new facts by `estimated_bytes`."""
-    run = DescriptionRun.of(lake, day, subject)
-    estimate, caps = UsageEstimate.of(lake.settings, subject.entity), Caps.of(lake.settings, subject.entity)
+def count_keys(lake: Lake, day: str, subject: Subject, facts: DataFrame) -> tuple[KeyCounts, UsagePerKey]:
+    """Counts from the same frames that a run uses, and the usage of a key with new facts of mean length."""
+    run, settings = DescriptionRun.of(lake, day, subject), lake.settings
+    caps, prices = Caps.of(settings, subject.entity), Prices.of(settings)
     with cached(run.inputs(facts)) as inputs, cached(run.entities_to_describe(inputs)) as wanted:
         num_entities = inputs.count()
-        num_unanswered = run.ledger.without_answer(inputs).count()
+        num_unanswered = run.ledger.without_answer(inputs, settings.llm_park_after).count()
         [new] = wanted.agg(
             F.count("*").alias("num_entities"),
             F.count_distinct("generation_key").alias("num_keys"),
             F.avg(estimated_bytes(F.col("canonical"))).alias("facts_bytes"),
         ).collect()
-        num_allowed = affordable_requests(wanted, caps.left(run.usage()), estimate).count()
-    facts_bytes = new.facts_bytes or ASSUMED_FACTS_BYTES[subject.entity]
+    per_key = usage_per_key(settings, subject.entity, new.facts_bytes or ASSUMED_FACTS_BYTES[subject.entity])
     counts = KeyCounts(
         num_entities,
         num_cache_hits=num_entities - num_unanswered,
         num_kept=num_unanswered - new.num_entities,
         num_new=new.num_keys,
-        num_allowed=num_allowed,
-        num_a_day=count_allowed_keys(new.num_keys, caps, estimate, facts_bytes),
+        num_allowed=count_allowed_keys(new.num_keys, caps.left(run.usage()), per_key, prices),
+        num_a_day=count_allowed_keys(new.num_keys, caps, per_key, prices),
     )
-    return counts, facts_bytes
+    return counts, per_key
 
 
 def forecast_scale(settings: Settings, numbers: dict[str, int], new_share: float, speed: Speed) -> list[Forecast]:
     """What these numbers of items and users will cost, if `new_share` of them is new and the day's caps are unused."""
     result = []
     for entity, num_entities in numbers.items():
-        estimate, facts_bytes = UsageEstimate.of(settings, entity), ASSUMED_FACTS_BYTES[entity]
+        per_key, prices = usage_per_key(settings, entity, ASSUMED_FACTS_BYTES[entity]), Prices.of(settings)
         num_new = round(num_entities * new_share)
-        num_allowed = count_allowed_keys(num_new, Caps.of(settings, entity), estimate, facts_bytes)
+        num_allowed = count_allowed_keys(num_new, Caps.of(settings, entity), per_key, prices)
         counts = KeyCounts(num_entities, num_entities - num_new, 0, num_new, num_allowed, num_allowed)
-        per_key = speed.applied_to(usage_per_key(settings, entity, facts_bytes))
-        result.append(Forecast.of(entity, counts, per_key, Prices.of(settings)))
+        result.append(Forecast.of(entity, counts, speed.applied_to(per_key), prices))
     return result
 
 

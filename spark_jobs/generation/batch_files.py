@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from grasp.files import write_json
 from grasp.progress import say
-from spark_jobs.generation.ledger import Usage
 from spark_jobs.generation.live_generation import GenerationRequest
+from spark_jobs.models.account import Usage
 from spark_jobs.models.chat_completions import Answer, read_completion, read_status
 from spark_jobs.models.language_model import Generation
 
@@ -142,11 +142,14 @@ def read_answers(client: "OpenAI", batch: Batch) -> list[Generation] | None:
         return None
     answers: dict[int, Answer] = {}
     for file_id in filter(None, (ended.output_file_id, ended.error_file_id)):
-        for line in client.files.content(
-            file_id
-        ).content.splitlines():  # bytes, because U+2028 in a text must not split a line
-            if read := _read_line(line, batch):
-                answers[read[0]] = read[1]
+        # Split as bytes, because U+2028 in a text must not split a line.
+        for line in client.files.content(file_id).content.splitlines():
+            if not (read := _read_line(line, batch)):
+                continue
+            index, answer = read
+            # A request may stand in both files: what was answered is paid, whatever the error file says.
+            if index not in answers or (answers[index].error and not answer.error):
+                answers[index] = answer
     num = batch.reserved.num_calls
     say(f"batch {ended.id}: {ended.status}{_why(ended)}, {len(answers)} of {num} requests came back")
     seconds = _seconds(ended) / num
@@ -154,7 +157,8 @@ def read_answers(client: "OpenAI", batch: Batch) -> list[Generation] | None:
     for index in range(num):
         answer = answers.get(index, Answer(error=UNANSWERED[ended.status]))
         tokens = (answer.num_input_tokens, answer.num_output_tokens)
-        generations.append(Generation(answer.text, *tokens, seconds, 1, answer.error))
+        failure = answer.failure if answer.error else None
+        generations.append(Generation(answer.text, *tokens, seconds, 1, answer.error, failure))
     return generations
 
 

@@ -1,15 +1,19 @@
 """Generate texts with the OpenAI batch API: half the price of `live_generation.py`, answers within a day.
 
-A run first reads the answers of finished batches, then submits new batches within the day's caps, then waits. A key in
-a pending batch is not requested elsewhere. Answers are validated on the driver and added to the ledger as one shard per
-batch; then the batch's folder is removed. Refused texts that can be repaired become a batch of their own.
+A run first reads the answers of finished batches, then submits new batches within the day's caps, then waits a while.
+The day is published with the answers it has; a later run reads the others. A key in a pending batch is not requested
+elsewhere. Answers are validated on the driver and added to the ledger as one shard per batch; then the batch's folder
+is removed. Refused texts that can be repaired become a batch of their own. A model that has not answered yet first gets
+a batch of a few requests: wrong settings show before the rest is paid.
 
 A batch belongs to the day that submitted it: its answers go to that day's ledger. Until then, the most it may cost
 counts against that day's caps. A running batch cannot be limited, and its tokens are known only at its end. Therefore
-the caps on tokens and cost use the length of the requests and of the longest possible answers.
+the caps on tokens and cost use what the server counted for a short prompt, the length of what else a request has, and
+the longest possible answer.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import shutil
@@ -18,24 +22,33 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from grasp.progress import say
 from grasp.settings import Settings
 from spark_jobs.generation.batch_files import Batch, find_submitted, pending_batches, read_answers, submit_batch
 from spark_jobs.generation.budget import Caps, max_tokens_of
-from spark_jobs.generation.ledger import Ledger, Usage
-from spark_jobs.generation.live_generation import GenerationError, GenerationRequest, Validator, format_counts
-from spark_jobs.generation.prompts import prompt_messages
+from spark_jobs.generation.ledger import Ledger
+from spark_jobs.generation.ledger_totals import is_model_known, least_input_tokens
+from spark_jobs.generation.live_generation import (
+    FIRST_REQUESTS,
+    GenerationError,
+    GenerationRequest,
+    Validator,
+    format_counts,
+)
+from spark_jobs.generation.prompts import load_template, prompt_messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
-from spark_jobs.models.chat_completions import read_failure, request_body
+from spark_jobs.models.account import Usage
+from spark_jobs.models.chat_completions import LASTING, RequestForm, read_failure
 from spark_jobs.models.language_model import Generation, Messages
-from spark_jobs.models.language_model_http import api_key
+from spark_jobs.models.language_model_http import MESSAGE_TOKENS, api_key
 from spark_jobs.storage.shards import Shards, ShardWriter
 
 if TYPE_CHECKING:
@@ -43,6 +56,7 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 50_000  # per batch, OpenAI's limit
 MAX_BYTES = 100_000_000  # per batch: half of OpenAI's limit, so that its repairs fit into one batch too
+PENDING = "pending"  # fallback reason of an entity whose text is in a batch
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 60.0
 
 PromptedRequest = tuple[GenerationRequest, Messages]
@@ -50,7 +64,7 @@ PricedRequest = tuple[GenerationRequest, str, Usage]  # with its HTTP body as JS
 
 
 class BatchError(GenerationError):
-    """A batch could not be submitted or read, or takes too long. The next run finds what was submitted."""
+    """A batch could not be submitted or read. The next run finds what was submitted."""
 
 
 @dataclass(frozen=True)
@@ -63,37 +77,48 @@ class BatchGeneration:
     caps: Caps  # of one day
     settings: Settings
     max_requests: int = MAX_REQUESTS
+    started: float = field(default_factory=time.monotonic)
 
     @property
     def folder(self) -> Path:
-        return self.ledger.folder / "_batches"  # readers of parquet folders ignore it
+        return _batch_folder(self.ledger)
 
     def without_pending(self, wanted: DataFrame) -> DataFrame:
         """The rows whose `generation_key` is in no pending batch."""
-        files = [str(batch.requests_file) for batch in pending_batches(self.folder)]
-        if not files:
-            return wanted
-        pending = wanted.sparkSession.read.schema("generation_key string").parquet(*files)
-        return wanted.join(pending, "generation_key", "left_anti")
+        pending = pending_keys(wanted, self.ledger)
+        return wanted if pending is None else wanted.join(pending, "generation_key", "left_anti")
+
+    def is_model_known(self) -> bool:
+        return is_model_known(self.ledger.folder, self.ledger.table, *self.versions)
 
     def reserved(self, day: str) -> Usage:
         """The most that a day's pending batches of this prompt and model may cost."""
         return sum((batch.reserved for batch in self._pending_of(day)), Usage())
 
-    def prepare(self, day: str, requests: Iterable[GenerationRequest], left: Caps) -> None:
-        """Create the folders of new batches, in the order of the requests, within the caps; `collect` submits them."""
+    def prepare(self, day: str, requests: Iterable[GenerationRequest], left: Caps) -> int:
+        """Create the folders of new batches, in the order of the requests, within the caps; `collect` submits them.
+
+        Returns the number of requests in them. A model that is not known gets only the first few, and no more until
+        it has answered these.
+        """
+        if not self.is_model_known():
+            if any(map(self._is_current, pending_batches(self.folder))):
+                return 0
+            requests = itertools.islice(requests, FIRST_REQUESTS)
         subject = self.make_validator().subject
         prompts = ((each, prompt_messages(subject, json.loads(each["canonical"]))) for each in requests)
         chunk: list[PricedRequest] = []
-        num_bytes = 0
+        num_bytes = num_prepared = 0
         for each in self._affordable(prompts, left, num_keys=1):
             if len(chunk) == self.max_requests or num_bytes + len(each[1]) > MAX_BYTES:
                 self._create_batch(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
                 chunk, num_bytes = [], 0
             chunk.append(each)
             num_bytes += len(each[1])
+            num_prepared += 1
         if chunk:
             self._create_batch(uuid.uuid4().hex[:12], day, chunk, is_repair=False)
+        return num_prepared
 
     def collect(self) -> None:
         """Add the answers of finished batches to the ledger, and submit prepared batches.
@@ -118,9 +143,10 @@ class BatchGeneration:
     def wait(self) -> None:
         """Collect until no batch of this prompt and model is pending.
 
-        Raises `BatchError` after `GRASP_LLM_BATCH_PATIENCE_HOURS`, or for a batch at another server.
+        At least once, and not longer than `GRASP_LLM_BATCH_PATIENCE_HOURS` after this object was made. Raises
+        `BatchError` for a batch at another server.
         """
-        started, patience = time.monotonic(), 3600 * self.settings.llm_batch_patience_hours
+        patience = 3600 * self.settings.llm_batch_patience_hours
         while True:
             self.collect()
             waiting = [batch for batch in pending_batches(self.folder) if self._is_current(batch)]
@@ -131,12 +157,10 @@ class BatchGeneration:
                     f"{_summary(lost)}: submitted to another server than GRASP_LLM_URL: set it back to read them, "
                     f"or remove {', '.join(str(batch.folder) for batch in lost)} to pay again"
                 )
-            waited = time.monotonic() - started
+            waited = time.monotonic() - self.started
             if waited >= patience:
-                raise BatchError(
-                    f"{_summary(waiting)}: not finished after GRASP_LLM_BATCH_PATIENCE_HOURS="
-                    f"{self.settings.llm_batch_patience_hours:g}; still running: run again later to read it"
-                )
+                say(f"{_summary(waiting)}: not finished yet, a later run reads them")
+                return
             time.sleep(min(MAX_POLL_SECONDS, max(MIN_POLL_SECONDS, waited / 10), patience - waited))
 
     def _pending_of(self, day: str) -> list[Batch]:
@@ -157,8 +181,11 @@ class BatchGeneration:
             with OpenAI(api_key=api_key(), base_url=self.settings.llm_url, max_retries=retries) as client:
                 yield client
         except OpenAIError as error:  # its text may contain the key
-            failure = read_failure(error).failure
-            raise BatchError(f"the batches of {self.folder} could not be submitted: {failure}") from None
+            failure = read_failure(error)
+            message = f"the batches of {self.folder} could not be submitted: {failure.failure}"
+            if not failure.is_transient:
+                raise BatchError(message) from None
+            say(message)
 
     def _read_answers(self, client: "OpenAI", batch: Batch) -> list[Generation] | None:
         """The answers of a batch; None if it is running or cannot be read at the moment."""
@@ -210,8 +237,16 @@ class BatchGeneration:
                 writer.add(row)
         batch.remove()
         self.ledger.seal(batch.day)
-        outcomes = Counter(row["error"] or row["refusal_reason"] or "accepted" for row in rows)
+        outcomes = Counter(
+            each.failure or row["error"] or row["refusal_reason"] or "accepted"
+            for each, row in zip(generations, rows, strict=True)
+        )
         say(f"batch {batch.batch_id}: {format_counts(outcomes)}")
+        is_useless = all(row["error"] in LASTING for row in rows)
+        if is_useless and self._is_current(batch) and not self.is_model_known():
+            raise BatchError(
+                f"batch {batch.batch_id}: none of its {len(rows)} requests was answered: {format_counts(outcomes)}"
+            )
 
     def _prepare_repairs(
         self, batch: Batch, refused: Iterable[PromptedRequest], rows: Sequence[dict[str, Any]]
@@ -229,12 +264,17 @@ class BatchGeneration:
 
     def _affordable(self, prompted: Iterable[PromptedRequest], left: Caps, num_keys: int) -> Iterator[PricedRequest]:
         """The first requests that the caps allow."""
-        settings, prices, total = self.settings, self.make_validator().prices, Usage()
+        form, validator, total = RequestForm.of(self.settings), self.make_validator(), Usage()
+        prices, num_shared = validator.prices, len(load_template(validator.subject.entity).messages) - 1
+        least = least_input_tokens(self.ledger.folder, self.ledger.table, *self.versions)
         for request, prompt in prompted:
-            body = request_body(prompt, settings.llm_model, settings.llm_max_new_tokens, settings.llm_structured)
+            body = form.body(prompt)
             line = json.dumps(body)  # ASCII, so that lone surrogates pass
             num_input = max_tokens_of(json.dumps(body, ensure_ascii=False))
-            num_output = settings.llm_max_new_tokens
+            if least is not None:  # the server has counted what all prompts share
+                own = (max_tokens_of(message["content"]) + MESSAGE_TOKENS for message in prompt[num_shared:])
+                num_input = min(num_input, least + sum(own))
+            num_output = form.max_new_tokens
             most = Usage(num_keys, 1, num_input + num_output, prices.cost(num_input, num_output))
             total += most
             if not left.allow(total):
@@ -259,6 +299,25 @@ class BatchGeneration:
             sum((most for _, _, most in chunk), Usage()),
         )
         batch.create([request for request, _, _ in chunk], [body for _, body, _ in chunk])
+
+
+def pending_keys(rows: DataFrame, ledger: Ledger) -> DataFrame | None:
+    """The `generation_key` of all texts in pending batches; None without such a batch."""
+    files = [str(batch.requests_file) for batch in pending_batches(_batch_folder(ledger))]
+    return rows.sparkSession.read.schema("generation_key string").parquet(*files) if files else None
+
+
+def with_pending(errors: DataFrame, ledger: Ledger) -> DataFrame:
+    """`errors` (`generation_key, error`) and the texts in pending batches, each key once."""
+    pending = pending_keys(errors, ledger)
+    if pending is None:
+        return errors
+    others = errors.join(pending, "generation_key", "left_anti")
+    return others.unionByName(pending.distinct().withColumn("error", F.lit(PENDING)))
+
+
+def _batch_folder(ledger: Ledger) -> Path:
+    return ledger.folder / "_batches"  # readers of parquet folders ignore it
 
 
 def _server_hash(url: str) -> str:

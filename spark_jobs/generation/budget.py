@@ -1,8 +1,8 @@
 """How much a day may spend on descriptions, and which entities come first.
 
 Priority: active entities whose text is oldest. Urgency = activity * (age of the text / 28 days, at most 1); an entity
-without a text counts as 28 days. The caps are applied before anything is sent, with estimates that are rather too
-high, and again by a server's own token counts while it answers (`models/language_model_http.py`).
+without a text counts as 28 days. All workers of a run draw on one account of what the caps leave
+(`models/account.py`), with the tokens that the model counts.
 """
 
 import math
@@ -13,12 +13,12 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from grasp.settings import Settings
-from spark_jobs.generation.ledger import Usage
 from spark_jobs.generation.prompts import MAX_FACTS_BYTES, load_template
-from spark_jobs.models.language_model import SpendingLimits
+from spark_jobs.models.account import SpendingLimits, Usage
 
 MAX_AGE_DAYS = 28.0
-BYTES_PER_TOKEN = 3.0  # of ASCII text; English has more than 4
+BYTES_PER_TOKEN = 3.0  # of ASCII text, for upper estimates; English has more than 4
+MOST_BYTES_PER_TOKEN = 16.0  # of a prompt: above what any tokenizer reaches
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,21 @@ class Caps:
         limits = (self.num_tokens, spent.num_tokens), (self.cost, spent.cost), (self.num_calls, spent.num_calls)
         return spent.num_keys <= self.num_keys and all(limit is None or much <= limit for limit, much in limits)
 
-    def limits(self, settings: Settings) -> SpendingLimits:
-        """The caps in units that a model can count: a cost is converted to tokens at the higher price."""
-        price = max(settings.llm_input_price, settings.llm_output_price)
-        of_cost = math.floor(1e6 * self.cost / price) if self.cost is not None and price else None
-        known = [each for each in (self.num_tokens, of_cost) if each is not None]
-        return SpendingLimits(self.num_calls, min(known, default=None))
+    def limits(self) -> SpendingLimits:
+        return SpendingLimits(self.num_calls, self.num_tokens, self.cost)
+
+    def most_keys(self, estimate: "UsageEstimate") -> int:
+        """More texts cannot fit into the caps. How many do is known from the model's answers."""
+        num_tokens = estimate.prompt_bytes / MOST_BYTES_PER_TOKEN
+        cost = estimate.input_price * num_tokens / 1e6
+        room: list[float] = [self.num_keys]
+        if self.num_calls is not None:
+            room.append(self.num_calls)
+        if self.num_tokens is not None:
+            room.append(self.num_tokens / num_tokens)
+        if self.cost is not None and cost:
+            room.append(self.cost / cost)
+        return math.floor(min(room))
 
 
 @dataclass(frozen=True)
@@ -90,15 +99,9 @@ class UsageEstimate:
         """Input tokens for facts of `num_bytes`, as counted by `estimated_bytes`."""
         return math.ceil((num_bytes + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
 
-    def input_tokens(self, canonical: Column) -> Column:
-        return F.ceil((estimated_bytes(canonical) + self.prompt_bytes) / BYTES_PER_TOKEN) * self.num_tries
-
     @property
     def output_tokens(self) -> int:
         return self.max_new_tokens * self.num_tries
-
-    def cost(self, input_tokens: Column) -> Column:
-        return (input_tokens * self.input_price + self.output_tokens * self.output_price) / 1e6
 
 
 def estimated_bytes(canonical: Column) -> Column:
@@ -121,8 +124,8 @@ def urgency(activity: Column, described_at: Column, now: datetime) -> Column:
     return activity * age / MAX_AGE_DAYS
 
 
-def affordable_requests(wanted: DataFrame, caps: Caps, estimate: UsageEstimate) -> DataFrame:
-    """The most urgent requests that the caps allow, numbered from 0: `number, generation_key, entity_id, canonical`.
+def most_urgent(wanted: DataFrame, num_keys: int) -> DataFrame:
+    """The `num_keys` most urgent requests, numbered from 0: `number, generation_key, entity_id, canonical`.
 
     `wanted` has `generation_key, entity_id, canonical, urgency`. Entities with equal facts share one request.
     """
@@ -131,18 +134,9 @@ def affordable_requests(wanted: DataFrame, caps: Caps, estimate: UsageEstimate) 
         F.min_by(F.struct("entity_id", "canonical", "urgency"), order).alias("first")
     )
     by_urgency = Window.orderBy(F.desc("urgency"), "entity_id")
-    requests = (
+    return (
         keyed.select("generation_key", "first.*")
         .withColumn("number", F.row_number().over(by_urgency).cast("bigint") - 1)
-        .where(F.col("number") < (caps.num_keys if caps.num_calls is None else min(caps.num_keys, caps.num_calls)))
+        .where(F.col("number") < num_keys)
+        .select("number", "generation_key", "entity_id", "canonical")
     )
-    if caps.num_tokens is not None or caps.cost is not None:
-        tokens = estimate.input_tokens(F.col("canonical"))
-        so_far = Window.orderBy("number").rowsBetween(Window.unboundedPreceding, Window.currentRow)
-        requests = requests.withColumn("tokens", F.sum(tokens + estimate.output_tokens).over(so_far))
-        requests = requests.withColumn("cost", F.sum(estimate.cost(tokens)).over(so_far))
-        if caps.num_tokens is not None:
-            requests = requests.where(F.col("tokens") <= caps.num_tokens)
-        if caps.cost is not None:
-            requests = requests.where(F.col("cost") <= caps.cost)
-    return requests.select("number", "generation_key", "entity_id", "canonical")

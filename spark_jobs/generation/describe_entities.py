@@ -20,20 +20,21 @@ from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import digest
 from spark_jobs.generation.attributes import known_values
-from spark_jobs.generation.batch_generation import BatchGeneration
-from spark_jobs.generation.budget import Caps, UsageEstimate, affordable_requests, urgency
+from spark_jobs.generation.batch_generation import BatchGeneration, with_pending
+from spark_jobs.generation.budget import Caps, UsageEstimate, most_urgent, urgency
 from spark_jobs.generation.description_kind import DescriptionKind, ledger_table
-from spark_jobs.generation.ledger import Ledger, Usage
-from spark_jobs.generation.ledger_totals import LedgerTotals, ledger_totals
+from spark_jobs.generation.ledger import Ledger
+from spark_jobs.generation.ledger_totals import LedgerTotals, is_model_known, ledger_totals
 from spark_jobs.generation.live_generation import (
+    FIRST_REQUESTS,
     GenerationError,
     GenerationTask,
     ModelFactory,
-    Prices,
     Validator,
     format_counts,
     generate,
     staged_requests,
+    staging_folder,
 )
 from spark_jobs.generation.metrics import count_by_history, count_coverage, write_metrics
 from spark_jobs.generation.prompts import Subject
@@ -44,7 +45,9 @@ from spark_jobs.generation.text_selection import (
     select_answers,
     with_computed_at,
 )
-from spark_jobs.models.language_model import SpendingLimits, load_model
+from spark_jobs.models.account import Account, Prices, SpendingLimits, Usage
+from spark_jobs.models.chat_completions import LASTING, WRONG_SETTINGS
+from spark_jobs.models.language_model import load_model
 from spark_jobs.models.language_model_http import LanguageModelServer, load_server_model
 from spark_jobs.storage.lake import Lake, cached
 
@@ -119,17 +122,28 @@ class DescriptionRun:
         with self.ledger.lock():
             batches = BatchGeneration(self.ledger, kind.versions, lambda: self.validator, caps, settings)
             batches.collect()
-            left = caps.left(self.usage() + batches.reserved(self.day))
-            if left.num_keys:
+            left = self._left(batches)
+            if num_keys := left.most_keys(UsageEstimate.of(settings, kind.subject.entity)):
                 wanted = batches.without_pending(self.entities_to_describe(inputs))
-                affordable = affordable_requests(wanted, left, UsageEstimate.of(settings, kind.subject.entity))
-                with staged_requests(self.lake, affordable) as (requests, num_requests):
+                with staged_requests(self.lake, most_urgent(wanted, num_keys)) as (requests, num_requests):
                     if num_requests and settings.llm_batch_files:
-                        rows = requests.orderBy("number").drop("number").toLocalIterator()
-                        batches.prepare(self.day, (row.asDict() for row in rows), left)
+                        self._generate_by_batch(requests, num_requests, batches)
                     elif num_requests:
-                        self._generate(requests, num_requests, left.limits(settings), make_model)
+                        self._generate(requests, num_requests, left.limits(), make_model)
             batches.wait()
+
+    def _left(self, batches: BatchGeneration) -> Caps:
+        return batches.caps.left(self.usage() + batches.reserved(self.day))
+
+    def _generate_by_batch(self, requests: DataFrame, num_requests: int, batches: BatchGeneration) -> None:
+        """Submit what the caps allow, then the others: a new model first answers a few, and answers give back caps."""
+        num_submitted = 0
+        for _ in range(2):
+            rows = requests.where(F.col("number") >= num_submitted).orderBy("number").drop("number").toLocalIterator()
+            num_submitted += batches.prepare(self.day, (row.asDict() for row in rows), self._left(batches))
+            batches.wait()
+            if num_submitted == num_requests:
+                break
 
     @cached_property
     def validator(self) -> Validator:
@@ -142,15 +156,22 @@ class DescriptionRun:
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
         )
 
+    def is_model_known(self) -> bool:
+        return is_model_known(self.ledger.folder, self.ledger.table, *self.kind.versions)
+
     def _generate(
         self, requests: DataFrame, num_requests: int, limits: SpendingLimits, make_model: ModelFactory | None
     ) -> None:
         settings = self.lake.settings
         # Counted now, not at the start of the job: executors of a cluster may register late.
         make_model = make_model or model_factory(settings, self.lake.spark.sparkContext.defaultParallelism)
-        with self.ledger.growing(self.day) as shards:
-            task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, limits, num_requests)
-            outcomes = generate(self.lake, task, requests, num_requests)
+        num_first = FIRST_REQUESTS if settings.llm_url else 0
+        # What a model that has answered before does not answer may be about the prompt.
+        hopeless = WRONG_SETTINGS if self.is_model_known() else LASTING
+        with self.ledger.growing(self.day) as shards, staging_folder(self.lake) as folder:
+            account = Account(limits, Prices.of(settings), folder)
+            task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, account)
+            outcomes = generate(self.lake, task, requests, num_requests, num_first=num_first, hopeless=hopeless)
         say(f"{self.ledger.table.name} {self.day}: {outcomes.total()} texts requested: {format_counts(outcomes)}")
 
     def write_metrics(self, inputs: DataFrame, answers: DataFrame) -> LedgerTotals:
@@ -181,8 +202,9 @@ class DescriptionRun:
     def entities_to_describe(self, inputs: DataFrame) -> DataFrame:
         """Entities to ask the model about, with their `urgency`.
 
-        Their facts have no answer yet. A kept answer (a text or a refusal) must also be outdated: the activity has
-        grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested.
+        Their facts have no answer yet, and are not parked. A kept answer (a text or a refusal) must also be outdated:
+        the activity has grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested. Each failed call lowers the
+        urgency, so texts that fail again and again do not use up the day's caps.
         """
         answered = self._kept().select(
             F.col(self.kind.id).alias("entity_id"),
@@ -190,14 +212,18 @@ class DescriptionRun:
             F.when(F.col("source") == "llm", F.col("computed_at")).alias("text_since"),
         )
         replayed = self._replayed(inputs).withColumn("is_replayed", F.lit(True))
-        grown = (1 + self.lake.settings.redescribe_growth) * F.col("activity_then")
+        settings = self.lake.settings
+        grown = (1 + settings.redescribe_growth) * F.col("activity_then")
+        by_age = urgency(F.col("activity"), F.col("text_since"), end_of(self.day))
+        num_failures = F.coalesce("num_failures", F.lit(0))
         return (
-            self.ledger.without_answer(inputs)
+            self.ledger.without_answer(inputs, settings.llm_park_after)
+            .join(self.ledger.failures().select("generation_key", "num_failures"), "generation_key", "left")
             .join(answered, "entity_id", "left")
             .join(replayed, "entity_id", "left")
             .where(~F.col("is_withheld"))  # the validator would refuse any text
             .where(F.col("activity_then").isNull() | (F.col("activity") >= grown) | F.col("is_replayed"))
-            .withColumn("urgency", urgency(F.col("activity"), F.col("text_since"), end_of(self.day)))
+            .withColumn("urgency", by_age / (1 + num_failures))
         )
 
     def _replayed(self, inputs: DataFrame) -> DataFrame:
@@ -215,7 +241,8 @@ class DescriptionRun:
 
     def descriptions(self, inputs: DataFrame, answers: DataFrame) -> DataFrame:
         """The day's row of every entity; unchanged rows keep their `computed_at`."""
-        rows = description_rows(inputs, answers, self.ledger.last_errors(self.day), self._kept(), self.kind)
+        errors = self.ledger.last_errors(self.day, self.lake.settings.llm_park_after)
+        rows = description_rows(inputs, answers, with_pending(errors, self.ledger), self._kept(), self.kind)
         before = self.lake.read_latest(self.kind.table, self.day)
         return with_computed_at(rows, before, self.lake.settings.clock(), self.kind)
 

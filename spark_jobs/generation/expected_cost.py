@@ -14,7 +14,7 @@ from grasp.versions import Versions
 from spark_jobs.generation.budget import Caps, UsageEstimate
 from spark_jobs.generation.description_kind import ledger_table
 from spark_jobs.generation.ledger_totals import LedgerTotals, ledger_totals
-from spark_jobs.generation.live_generation import Prices
+from spark_jobs.models.account import Prices
 
 MIN_KEYS = 20  # fewer keys in the ledger give no means
 MEASURED, ESTIMATED = "ledger", "estimate"
@@ -100,7 +100,7 @@ class KeyCounts:
     """Numbers of entities and keys to describe. Entities with equal facts share a key."""
 
     num_entities: int
-    num_cache_hits: int  # entities whose facts have an answer in the ledger
+    num_cache_hits: int  # entities whose facts have an answer in the ledger, or are parked
     num_kept: int  # users whose history has not grown enough since their last answer
     num_new: int  # keys to generate
     num_allowed: int  # keys within what is left of the day's caps
@@ -137,15 +137,14 @@ def usage_per_key(settings: Settings, entity: str, facts_bytes: float) -> UsageP
     return UsagePerKey.of(totals, UsageEstimate.of(settings, entity), facts_bytes)
 
 
-def count_allowed_keys(num_keys: int, caps: Caps, estimate: UsageEstimate, facts_bytes: float) -> int:
-    """How many keys of equal length the caps allow, by the same estimate that a run uses."""
-    input_tokens = estimate.input_tokens_of(facts_bytes)
-    cost = Prices(estimate.input_price, estimate.output_price).cost(input_tokens, estimate.output_tokens)
-    room = [num_keys, caps.num_keys]
+def count_allowed_keys(num_keys: int, caps: Caps, per_key: UsagePerKey, prices: Prices) -> int:
+    """How many keys of this mean usage the caps allow."""
+    cost = prices.cost(per_key.input_tokens, per_key.output_tokens)
+    room: list[float] = [num_keys, caps.num_keys]
     if caps.num_calls is not None:
         room.append(caps.num_calls)
     if caps.num_tokens is not None:
-        room.append(caps.num_tokens // (input_tokens + estimate.output_tokens))
+        room.append(caps.num_tokens / (per_key.input_tokens + per_key.output_tokens))
     if caps.cost is not None and cost:
-        room.append(int(caps.cost / cost))
-    return min(room)
+        room.append(caps.cost / cost)
+    return math.floor(min(room))

@@ -4,31 +4,13 @@ A key may have several rows (a refused text and its repair, a replayed dead lett
 found by an anti-join in Spark, so neither five million keys nor a million inputs pass through the driver.
 """
 
-from dataclasses import dataclass
-
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_jobs.generation.replays import REPLAY_DDL, replay_files
+from spark_jobs.models.account import Usage
+from spark_jobs.models.chat_completions import REPEATING
 from spark_jobs.storage.append_only import AppendOnly
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What was spent: texts answered, model calls, tokens in and out, money in the currency of the prices."""
-
-    num_keys: int = 0
-    num_calls: int = 0
-    num_tokens: int = 0
-    cost: float = 0.0
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.num_keys + other.num_keys,
-            self.num_calls + other.num_calls,
-            self.num_tokens + other.num_tokens,
-            self.cost + other.cost,
-        )
 
 
 class Ledger(AppendOnly):
@@ -42,16 +24,34 @@ class Ledger(AppendOnly):
         answered = rows.where(F.col("error").isNull())
         return answered.groupBy("generation_key").agg(latest).select("latest.*")
 
-    def last_errors(self, day: str) -> DataFrame:
-        """The `error` of each key's last failed call of a day."""
-        failed = self.of_day(day).where(F.col("error").isNotNull())
-        return failed.groupBy("generation_key").agg(F.max_by("error", "generated_at").alias("error"))
+    def last_errors(self, day: str, park_after: int) -> DataFrame:
+        """The `error` of each key whose last call failed on this day, or that is parked by the end of the day."""
+        failures = _failures(self.rows(until=day))
+        is_parked = F.col("num_repeated") >= park_after
+        return failures.where(is_parked | (F.col("last_day") == day)).select("generation_key", "error")
 
-    def without_answer(self, inputs: DataFrame) -> DataFrame:
-        """The rows of `inputs` whose `generation_key` has no answer, or waits for a replay."""
+    def failures(self) -> DataFrame:
+        """The failed calls of each key since its last replay.
+
+        Columns: `generation_key, error` (of the last one), `num_failures, num_repeated, last_day`. `num_repeated`
+        counts those with the same error, for errors that the prompt repeats.
+        """
+        rows, requests = self.rows(), self._replay_requests()
+        if requests is not None:
+            requested = requests.groupBy("generation_key").agg(F.max("requested_at").alias("requested_at"))
+            is_later = F.col("requested_at").isNull() | (F.col("generated_at") > F.col("requested_at"))
+            rows = rows.join(requested, "generation_key", "left").where(is_later)
+        return _failures(rows)
+
+    def without_answer(self, inputs: DataFrame, park_after: int) -> DataFrame:
+        """The rows of `inputs` whose `generation_key` has no answer or waits for a replay, and is not parked.
+
+        A key is parked after `park_after` equal failures that its prompt repeats.
+        """
         answered = self.rows().where(F.col("error").isNull()).select("generation_key")
         answered = answered.join(self.waiting_for_replay("generation_key"), "generation_key", "left_anti")
-        return inputs.join(answered, "generation_key", "left_anti")
+        parked = self.failures().where(F.col("num_repeated") >= park_after).select("generation_key")
+        return inputs.join(answered, "generation_key", "left_anti").join(parked, "generation_key", "left_anti")
 
     def waiting_for_replay(self, column: str) -> DataFrame:
         """The values of a column (the key or the entity id) that have no answer since their replay was requested.
@@ -60,10 +60,9 @@ class Ledger(AppendOnly):
         its new key is answered.
         """
         answered = self.rows().where(F.col("error").isNull())
-        files = replay_files(self.folder)
-        if not files:
+        requests = self._replay_requests()
+        if requests is None:
             return answered.where(F.lit(False)).select(column)  # empty: Spark skips joins with it
-        requests = self._lake.spark.read.schema(REPLAY_DDL).parquet(*map(str, files))
         requested = answered.join(requests, "generation_key").groupBy(column).agg(F.max("requested_at").alias("at"))
         return (
             answered.join(requested, column)
@@ -72,6 +71,10 @@ class Ledger(AppendOnly):
             .where("answered_at < requested_at")
             .select(column)
         )
+
+    def _replay_requests(self) -> DataFrame | None:
+        files = replay_files(self.folder)
+        return self._lake.spark.read.schema(REPLAY_DDL).parquet(*map(str, files)) if files else None
 
     def usage(self, day: str, prompt_version: str, model_revision: str) -> Usage:
         """What was spent on a day with this prompt and model, including failed calls and repairs.
@@ -92,3 +95,19 @@ class Ledger(AppendOnly):
             .collect()
         )
         return Usage(row.num_keys, row.num_calls, row.num_tokens, row.cost)
+
+
+def _failures(rows: DataFrame) -> DataFrame:
+    """The failures of each key, with the columns of `Ledger.failures`."""
+    by_error = (
+        rows.where(F.col("error").isNotNull())
+        .groupBy("generation_key", "error")
+        .agg(F.count("*").alias("num"), F.max(F.struct("day", "generated_at")).alias("at"))
+    )
+    num_repeated = F.when(F.col("error").isin(*REPEATING), F.col("num")).otherwise(0)
+    return by_error.groupBy("generation_key").agg(
+        F.max_by("error", "at").alias("error"),
+        F.sum("num").alias("num_failures"),
+        F.max(num_repeated).alias("num_repeated"),
+        F.max("at.day").alias("last_day"),
+    )

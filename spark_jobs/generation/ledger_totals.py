@@ -133,6 +133,43 @@ def connect_to_ledger(folder: Path, table: Table) -> "duckdb.DuckDBPyConnection"
     return connection
 
 
+def is_model_known(folder: Path, table: Table, prompt_version: str, model_revision: str) -> bool:
+    """Whether this model has ever answered, and the server has not answered only as another model since."""
+    [(is_known,)] = (
+        connect_to_ledger(folder, table)
+        .execute(
+            """
+            SELECT coalesce(answered_at >= coalesce(replaced_at, answered_at), false) FROM (
+                SELECT
+                    max(generated_at) FILTER (error IS NULL) AS answered_at,
+                    max(generated_at) FILTER (error = 'wrong_model') AS replaced_at
+                FROM ledger WHERE prompt_version = $prompt AND model_revision = $model
+            )
+            """,
+            {"prompt": prompt_version, "model": model_revision},
+        )
+        .fetchall()
+    )
+    return bool(is_known)
+
+
+def least_input_tokens(folder: Path, table: Table, prompt_version: str, model_revision: str) -> int | None:
+    """The fewest tokens that one prompt of this version had, as counted by the model; None without an answer."""
+    [(least,)] = (
+        connect_to_ledger(folder, table)
+        .execute(
+            """
+            SELECT min(num_input_tokens) FROM ledger
+            WHERE prompt_version = $prompt AND model_revision = $model
+                AND error IS NULL AND num_attempts = 1 AND NOT is_repair AND num_input_tokens > 0
+            """,
+            {"prompt": prompt_version, "model": model_revision},
+        )
+        .fetchall()
+    )
+    return None if least is None else int(least)
+
+
 def ledger_totals(
     folder: Path, table: Table, prompt_version: str, model_revision: str, *, day: str | None = None
 ) -> LedgerTotals:

@@ -8,6 +8,7 @@ back to the driver. After a crash, a task or run continues after the last shard 
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 import uuid
@@ -16,21 +17,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from grasp.progress import say
-from grasp.settings import Settings
 from spark_jobs.generation.prompts import Facts, Subject, load_template, prompt_messages
 from spark_jobs.generation.repair import is_repairable, repair_messages
-from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
+from spark_jobs.models.account import Account, Prices
+from spark_jobs.models.chat_completions import LASTING
+from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages
 from spark_jobs.storage.lake import Lake
 from spark_jobs.storage.shards import Shards, ShardWriter
 from spark_jobs.storage.worker_errors import worker_errors
 from spark_jobs.validation.checks import clean_output, refusal_reason
 from spark_jobs.validation.grounding import Evidence
 
+FIRST_REQUESTS = 5  # sent alone to a server: wrong settings show before the rest is paid
 MIN_TASK_REQUESTS = 8  # of one task, if there are more tasks: loading a model takes as long as some ten texts
 MAX_TASK_REQUESTS = 2048  # of one task: it holds them in memory
 REPAIR_EVERY = 512  # requests; fewer leave a server idle more often, more delay repairs
@@ -45,21 +50,6 @@ Frames = Iterator[Any]  # pandas data frames, as mapInPandas hands them over
 
 class GenerationError(ValueError):
     """The language model failed in a Spark worker. Paid answers are in the ledger."""
-
-
-@dataclass(frozen=True)
-class Prices:
-    """Prices per million tokens."""
-
-    input: float = 0.0
-    output: float = 0.0
-
-    @classmethod
-    def of(cls, settings: Settings) -> "Prices":
-        return cls(settings.llm_input_price, settings.llm_output_price)
-
-    def cost(self, num_input_tokens: int, num_output_tokens: int) -> float:
-        return (self.input * num_input_tokens + self.output * num_output_tokens) / 1e6
 
 
 @dataclass(frozen=True)
@@ -106,8 +96,7 @@ class GenerationTask:
     shards: Shards
     make_model: ModelFactory
     max_repairs: int  # per text: 0 or 1
-    limits: SpendingLimits  # for all tasks together
-    num_requests: int  # of all tasks together
+    account: Account  # of all tasks together
 
     def __call__(self, frames: Frames) -> Frames:
         import pandas
@@ -120,18 +109,48 @@ class GenerationTask:
         yield pandas.DataFrame(list(counts.items()), columns=["outcome", "num"])
 
 
-def generate(lake: Lake, task: GenerationTask, requests: DataFrame, num_requests: int) -> Counter[str]:
+def generate(
+    lake: Lake,
+    task: GenerationTask,
+    requests: DataFrame,
+    num_requests: int,
+    *,
+    num_first: int = 0,
+    hopeless: Collection[str] = LASTING,
+) -> Counter[str]:
     """Generate all `requests` (columns of `REQUEST_DDL`, numbered from 0); returns the count of each outcome.
 
-    An outcome is `accepted`, a refusal reason or an error. Raises `GenerationError` if the model itself fails in a
-    worker, or a worker dies more often than Spark retries.
+    An outcome is `accepted`, a refusal reason or an error. The first `num_first` requests are sent alone. Raises
+    `GenerationError` if each of these ends with a `hopeless` error, if the model itself fails in a worker, or if a
+    worker dies more often than Spark retries.
     """
-    num_tasks = count_tasks(num_requests, lake.spark.sparkContext.defaultParallelism)
-    tasks = requests.repartitionById(num_tasks, (requests.number % num_tasks).cast("int")).drop("number")
+    num_first = min(num_first, num_requests)
     with _progress(task.shards, num_requests), worker_errors(GenerationError):
-        rows = tasks.mapInPandas(task, _COUNTS_DDL).collect()
+        counts = _run_tasks(lake, task, requests.where(requests.number < num_first), num_first, max_tasks=1)
+        if counts and all(outcome.partition(" ")[0] in hopeless for outcome in counts):
+            raise GenerationError(
+                f"none of the first {num_first} requests was answered, so nothing more was sent: "
+                f"{format_counts(counts)}"
+            )
+        others = requests.where(requests.number >= num_first).withColumn("number", requests.number - num_first)
+        return counts + _run_tasks(lake, task, others, num_requests - num_first)
+
+
+def _run_tasks(
+    lake: Lake, task: GenerationTask, requests: DataFrame, num_requests: int, max_tasks: int = sys.maxsize
+) -> Counter[str]:
+    """Run tasks of similar size in waves, one task for each worker. Earlier waves have the more urgent requests."""
     counts: Counter[str] = Counter()
-    for row in rows:
+    if not num_requests:
+        return counts
+    num_workers = lake.spark.sparkContext.defaultParallelism
+    num_tasks = min(count_tasks(num_requests, num_workers), max_tasks)
+    at_once = min(num_tasks, num_workers)
+    num_waves = -(-num_tasks // at_once)
+    wave = F.floor(requests.number * num_waves / num_requests)
+    place = (wave * at_once + requests.number % at_once).cast("int")
+    tasks = requests.repartitionById(num_waves * at_once, place).drop("number")
+    for row in tasks.mapInPandas(task, _COUNTS_DDL).collect():
         counts[row.outcome] += row.num
     return counts
 
@@ -143,15 +162,24 @@ def count_tasks(num_requests: int, num_workers: int) -> int:
 
 
 @contextmanager
-def staged_requests(lake: Lake, requests: DataFrame) -> Iterator[tuple[DataFrame, int]]:
-    """Write the requests to a temporary folder, so they do not change during the run; yields them and their number."""
+def staging_folder(lake: Lake) -> Iterator[Path]:
+    """A folder that all workers see, removed at the end."""
     folder = lake.root / "_staging" / f"work-{uuid.uuid4().hex[:12]}"
+    folder.mkdir(parents=True)
     try:
-        requests.write.parquet(str(folder))
-        written = lake.spark.read.schema(requests.schema).parquet(str(folder))
-        yield written, written.count()
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def staged_requests(lake: Lake, requests: DataFrame) -> Iterator[tuple[DataFrame, int]]:
+    """Write the requests to a temporary folder, so they do not change during the run; yields them and their number."""
+    with staging_folder(lake) as folder:
+        staged = str(folder / "requests")
+        requests.write.parquet(staged)
+        written = lake.spark.read.schema(requests.schema).parquet(staged)
+        yield written, written.count()
 
 
 def run_task(task: GenerationTask, requests: Sequence[GenerationRequest], shards: ShardWriter) -> Counter[str]:
@@ -166,11 +194,13 @@ def run_task(task: GenerationTask, requests: Sequence[GenerationRequest], shards
     ]
     if not first and not (repairs and task.max_repairs):
         return Counter()
-    spent = shards.spent("num_attempts"), shards.spent("num_input_tokens", "num_output_tokens")
-    attempt = TaskAttempt(task, task.limits.share(len(requests) / task.num_requests).minus(*spent), shards.add)
+    attempt = TaskAttempt(task, shards.add)
     attempt.repair(repairs)
     for start in range(0, len(first), REPAIR_EVERY):
+        num_before = attempt.num_sent
         attempt.repair(attempt.ask(first[start : start + REPAIR_EVERY]))
+        if attempt.num_sent == num_before:
+            break  # nothing is left to spend
     return attempt.counts
 
 
@@ -194,13 +224,14 @@ def left_to_repair(rows: Sequence[tuple[Any, ...]]) -> dict[str, tuple[str, str]
 
 
 class TaskAttempt:
-    """One attempt at a task: a model with limits, and the count of each outcome."""
+    """One attempt at a task: a model that draws from the account, and the count of each outcome."""
 
-    def __init__(self, task: GenerationTask, limits: SpendingLimits, add: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, task: GenerationTask, add: Callable[[dict[str, Any]], None]) -> None:
         self._task, self._add, self._parent = task, add, os.getppid()
         self._model = task.make_model()
-        self._model.limit(limits)
+        self._model.limit(task.account)
         self.counts: Counter[str] = Counter()
+        self.num_sent = 0
 
     def ask(self, requests: Sequence[GenerationRequest]) -> list[RefusedText]:
         """Ask for each request once; returns the repairable refused texts, which are not counted yet."""
@@ -228,7 +259,7 @@ class TaskAttempt:
     def _validated(
         self, requests: Sequence[GenerationRequest], asked: Sequence[Messages], *, is_repair: bool
     ) -> Iterator[tuple[int, Generation, str | None]]:
-        """Add each answer to the ledger; yields (index, answer, refusal reason or error, None if accepted).
+        """Add each answer to the ledger; yields (index, answer, refusal reason or failure, None if accepted).
 
         A request that was not sent for lack of budget is not added.
         """
@@ -242,7 +273,8 @@ class TaskAttempt:
                     requests[index], facts, generation, is_repair=is_repair, at=datetime.now(UTC)
                 )
                 self._add(row)
-                yield index, generation, generation.error or row["refusal_reason"]
+                self.num_sent += 1
+                yield index, generation, generation.failure or generation.error or row["refusal_reason"]
             if os.getppid() != self._parent:
                 raise GenerationError("the Spark driver of this worker has died")
 

@@ -1,24 +1,30 @@
 """The chat completions protocol as pure functions: request bodies, and what an answer or an exception means.
 
-Error codes of `Answer.error` and `Generation.error`. Codes with a star are transient: a retry may succeed.
+Error codes of `Answer.error` and `Generation.error`. Transient ones are retried at once. `REPEATING` ones come from the
+prompt: greedy decoding would give them again.
 
-rate_limited*   429                                 truncated*     JSON that ends too early
-timeout*        no complete answer in time, 408     empty*         an answer without text
-server_error*   409, 5xx, JSON without an answer    wrong_model    another model answered, or the model is unknown
-connection*     refused, reset, closed half-way     certificate    the server's TLS certificate is not trusted
-                                                    rejected       any other status: key, quota, parameters, address
+transient                                               repeating
+rate_limited   429                                      cut               no usable text within the limit of tokens
+timeout        no complete answer in time, 408          content_filter    the server's filter held back the text
+server_error   409, 5xx, JSON without an answer         rejected_prompt   400, 413, 422: too long, malformed
+connection     refused, reset, closed half-way
+truncated      JSON that ends too early                 others: the settings or the account are wrong
+empty          an answer without text (also repeating)  wrong_model       another model answered, or it is unknown
+                                                        certificate       the server's TLS certificate is not trusted
+                                                        rejected          any other status: key, quota, parameters
 """
 
 import json
+import re
 import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from spark_jobs.models.language_model import Messages
+from grasp.settings import DEFAULT_PARAMETERS, Settings
+from spark_jobs.models.language_model import Messages, without_thoughts
 
-SEED = 0
 ANSWER_FORMAT = {
     "type": "json_schema",
     "json_schema": {
@@ -33,10 +39,24 @@ ANSWER_FORMAT = {
     },
 }
 TRANSIENT = {"rate_limited", "timeout", "server_error", "connection", "truncated", "empty"}
+WRONG_SETTINGS = {"certificate", "rejected", "wrong_model"}
+LASTING = WRONG_SETTINGS | {"content_filter", "cut", "rejected_prompt"}  # no wait ends them
+REPEATING = ("content_filter", "cut", "empty", "rejected_prompt")
 ABOUT_THE_PROMPT = {400, 413, 422}  # the prompt is too long or refused; the server itself works
+FILTERED = {"content_filter", "content_policy_violation"}  # codes of a filter
+# Codes of 400 and 404 that are about every request, whatever its prompt.
+ABOUT_THE_SETTINGS = {
+    "unsupported_parameter",
+    "unsupported_value",
+    "unknown_parameter",
+    "missing_required_parameter",
+    "invalid_type",
+    "invalid_value",
+}
 NEVER_AGAIN = {"insufficient_quota", "billing_hard_limit_reached"}  # 429 codes for which waiting does not help
 MAX_TOKENS = 2**24  # of one request: more than any context, and sums still fit the ledger's column
 CUT = "length"  # finish reason of an answer that hit the token limit
+_NAME = re.compile(r"[a-z_.]{1,40}")
 
 
 @dataclass(frozen=True)
@@ -59,16 +79,30 @@ class Answer:
         return f"{self.error} {self.detail}".rstrip()
 
 
-def request_body(prompt: Messages, model: str, max_new_tokens: int, structured: bool) -> dict[str, object]:
-    """A greedy request, seeded for servers that break ties at random."""
-    body: dict[str, object] = {
-        "model": model,
-        "messages": prompt,
-        "temperature": 0,
-        "seed": SEED,
-        "max_tokens": max_new_tokens,
-    }
-    return body | {"response_format": ANSWER_FORMAT} if structured else body
+@dataclass(frozen=True)
+class RequestForm:
+    """Everything of a request but its prompt. `parameters` are further ones, as JSON."""
+
+    model: str
+    max_new_tokens: int
+    structured: bool = False
+    tokens_parameter: str = "max_tokens"
+    parameters: str = DEFAULT_PARAMETERS
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RequestForm":
+        return cls(
+            settings.llm_model,
+            settings.llm_max_new_tokens,
+            settings.llm_structured,
+            settings.llm_tokens_parameter,
+            settings.llm_parameters,
+        )
+
+    def body(self, prompt: Messages) -> dict[str, object]:
+        body: dict[str, object] = {"model": self.model, "messages": prompt, self.tokens_parameter: self.max_new_tokens}
+        body |= json.loads(self.parameters)
+        return body | {"response_format": ANSWER_FORMAT} if self.structured else body
 
 
 def read_answer(content: bytes, model: str, structured: bool) -> Answer:
@@ -87,19 +121,22 @@ def read_completion(payload: Any, model: str, structured: bool) -> Answer:
         choice = payload["choices"][0]
         text = choice["message"].get("content") or choice["message"].get("refusal") or ""
         served = payload.get("model") or model
-        was_cut = choice.get("finish_reason") == CUT
+        end = str(choice.get("finish_reason"))
     except (LookupError, TypeError, AttributeError):
         text = None
     if not isinstance(text, str):
         return _failed("server_error", **used)
     if served != model:
         return _failed("wrong_model", **used, detail=f"(asked for {model}, answered by {str(served)[:80]})")
-    if structured and text:
-        described = _description(text)
-        if described is None:  # after a length cut, greedy decoding would cut again
-            return _failed("truncated", **used, is_transient=not was_cut)
-        text = described
-    return Answer(text, **used) if text.strip() else _failed("empty", **used)
+    if end in FILTERED:
+        return _failed("content_filter", **used, is_outage=False)
+    text = without_thoughts(text)
+    described = _description(text) if structured and text else text
+    if described and described.strip() and not (end == CUT and text.lstrip().startswith("<think>")):
+        return Answer(described, **used)
+    if end == CUT:  # greedy decoding would be cut again
+        return _failed("cut", **used, is_outage=False, detail="(by GRASP_LLM_MAX_NEW_TOKENS)")
+    return _failed("truncated" if described is None else "empty", **used)
 
 
 def read_failure(error: Exception) -> Answer:
@@ -126,15 +163,23 @@ def read_status(status: int, headers: dict[str, str], content: bytes) -> Answer:
     except (ValueError, RecursionError):
         payload = None
     used = _usage(payload)
-    if status == 429 and _code(payload) not in NEVER_AGAIN:
+    if status == 429 and _error(payload, "code") not in NEVER_AGAIN:
         return _failed("rate_limited", **used, retry_after_seconds=retry_after(headers.get("retry-after")))
-    if status == 408:
-        return _failed("timeout", **used)
-    if status == 409 or status >= 500:
-        return _failed("server_error", **used, retry_after_seconds=retry_after(headers.get("retry-after")))
+    if status in (408, 409) or status >= 500:
+        error = "timeout" if status == 408 else "server_error"
+        return _failed(error, **used, retry_after_seconds=retry_after(headers.get("retry-after")))
     if status == 404 and b"model" in content.lower():
         return _failed("wrong_model", **used, detail="(the server has no such model)")
-    return _failed("rejected", **used, is_outage=status not in ABOUT_THE_PROMPT, detail=f"(status {status})")
+    code, parameter = _error(payload, "code"), _error(payload, "param")
+    if code in FILTERED:
+        return _failed("content_filter", **used, is_outage=False)
+    # Nothing that is not a plain name: it may contain the key.
+    names = [name for name in (code, parameter) if name and _NAME.fullmatch(name)]
+    detail = f"({', '.join([f'status {status}', *names])})"
+    is_about_settings = not parameter.startswith("messages") if parameter else code in ABOUT_THE_SETTINGS
+    if status in ABOUT_THE_PROMPT and not is_about_settings:
+        return _failed("rejected_prompt", **used, is_outage=False, detail=detail)
+    return _failed("rejected", **used, detail=detail)
 
 
 def retry_after(value: str | None) -> float | None:
@@ -171,9 +216,11 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_TOKENS
 
 
-def _code(payload: Any) -> str | None:
+def _error(payload: Any, name: str) -> str:
+    """A field of the vendor's error; empty if it is missing or no text."""
     error = payload.get("error") if isinstance(payload, dict) else None
-    return error.get("code") if isinstance(error, dict) else None
+    value = error.get(name) if isinstance(error, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def _description(text: str) -> str | None:

@@ -8,7 +8,7 @@ key/value cache is computed once and shared, which makes a generation about thre
 """
 
 import json
-import math
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from spark_jobs.models.account import POLL_SECONDS, Account, Reply, Usage
+
 Messages = list[dict[str, str]]  # chat messages: role and content
 OUT_OF_BUDGET = "out_of_budget"  # error of a prompt that was not sent because the limits were reached
+_THOUGHTS = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 class ModelFolderError(ValueError):
@@ -30,7 +33,8 @@ class Generation:
 
     `seconds` is the prompt's share of its batch's wall time, or the latency of the server's last answer. Tokens are
     summed over all attempts. If an attempt may have been billed but reported no tokens, they are estimated from the
-    request's length and the longest possible answer. On failure `error` has the reason and `text` is empty.
+    request's length and the longest possible answer. On failure `error` has the reason and `text` is empty; `failure`
+    says more, for people.
     """
 
     text: str
@@ -39,36 +43,17 @@ class Generation:
     seconds: float
     num_attempts: int = 1
     error: str | None = None
+    failure: str | None = None
 
 
-@dataclass(frozen=True)
-class SpendingLimits:
-    """What a model may still spend; None means no limit. Failed attempts count as calls."""
-
-    num_calls: int | None = None
-    num_tokens: int | None = None
-
-    def minus(self, num_calls: int, num_tokens: int) -> "SpendingLimits":
-        """The remaining limits, never below zero."""
-        calls, tokens = (
-            None if limit is None else max(0, limit - spent)
-            for limit, spent in ((self.num_calls, num_calls), (self.num_tokens, num_tokens))
-        )
-        return SpendingLimits(calls, tokens)
-
-    def share(self, part: float) -> "SpendingLimits":
-        """The share of one of several concurrent spenders, rounded down."""
-        calls, tokens = (
-            None if limit is None else math.floor(part * limit) for limit in (self.num_calls, self.num_tokens)
-        )
-        return SpendingLimits(calls, tokens)
+NOT_SENT = Generation("", 0, 0, 0.0, num_attempts=0, error=OUT_OF_BUDGET)
 
 
 class LanguageModel(Protocol):
     """Answers chat prompts."""
 
-    def limit(self, limits: SpendingLimits) -> None:
-        """Set what may be spent from now on. A model that costs only time may ignore it."""
+    def limit(self, account: Account) -> None:
+        """Draw from this account from now on."""
         ...
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
@@ -77,6 +62,12 @@ class LanguageModel(Protocol):
         Raises only if the model cannot be used at all. A prompt that fails has a generation with an `error`.
         """
         ...
+
+
+def without_thoughts(text: str) -> str:
+    """The text without the thoughts that a reasoning model writes first, often empty ones."""
+    found = _THOUGHTS.match(text)
+    return text[found.end() :] if found else text
 
 
 def decoding_parameters(max_new_tokens: int) -> dict[str, object]:
@@ -142,18 +133,57 @@ class TransformersModel:
         self._batch_size = batch_size
         self._reuse_prefix = reuse_prefix
         self._prefix: tuple[list[int], Any] | None = None  # tokens and key/value cache of the last call
+        self._purse = Account().purse()
 
-    def limit(self, limits: SpendingLimits) -> None:
-        """Does nothing: each prompt is one call, and the caller keeps to its limits."""
+    def limit(self, account: Account) -> None:
+        """Draw from this account from now on; not to be called during a generation."""
+        self._purse = account.purse()
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Answer in batches of prompts of similar length. Their shared first tokens are computed once."""
         tokens = [self._tokens(prompt) for prompt in prompts]
         shared = self._shared_tokens(tokens)
-        by_length = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
-        for start in range(0, len(by_length), self._batch_size):
-            batch = by_length[start : start + self._batch_size]
-            yield from zip(batch, self._generate_batch([tokens[index] for index in batch], shared), strict=True)
+        waiting = list(range(len(prompts)))
+        while waiting:
+            granted, refused = self._reserve(waiting, tokens)
+            yield from ((index, NOT_SENT) for index in refused)
+            waiting = waiting[len(granted) + len(refused) :]
+            if waiting and not granted:
+                time.sleep(POLL_SECONDS)
+            yield from self._answer(granted, tokens, shared)
+
+    def _answer(
+        self, granted: Sequence[int], tokens: Sequence[list[int]], shared: list[int]
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer prompts whose cost is reserved, and settle for each."""
+        purse, unsettled = self._purse, set(granted)
+        by_length = sorted(granted, key=lambda index: len(tokens[index]))
+        try:
+            for start in range(0, len(by_length), self._batch_size):
+                batch = by_length[start : start + self._batch_size]
+                answers = self._generate_batch([tokens[index] for index in batch], shared)
+                for index, answer in zip(batch, answers, strict=True):
+                    used = purse.account.usage(answer.num_input_tokens, answer.num_output_tokens)
+                    purse.settle(self._most(tokens[index]), used)
+                    unsettled.remove(index)
+                    yield index, answer
+        finally:
+            for index in unsettled:  # the caller stopped early
+                purse.settle(self._most(tokens[index]), Usage())
+
+    def _reserve(self, waiting: Sequence[int], tokens: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+        """The first prompts that may be answered now, and those that never may; the others have to wait."""
+        granted: list[int] = []
+        refused: list[int] = []
+        for index in waiting:
+            reply = self._purse.reserve(self._most(tokens[index]))
+            if reply is Reply.LATER:
+                break
+            (granted if reply is Reply.GRANTED else refused).append(index)
+        return granted, refused
+
+    def _most(self, tokens: list[int]) -> Usage:
+        return self._purse.account.usage(len(tokens), self._decoding.max_new_tokens)
 
     def _tokens(self, messages: Messages) -> list[int]:
         encoded = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
@@ -200,10 +230,11 @@ class TransformersModel:
         with torch.inference_mode():
             written = self._model.generate(ids, attention_mask=mask, generation_config=self._decoding, **cached)
         answers = [self._until_end(row[ids.shape[1] :].tolist()) for row in written]
+        texts = [self._tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
         seconds = (time.monotonic() - started) / len(batch)
         return [
-            Generation(self._tokenizer.decode(answer, skip_special_tokens=True), len(tokens), len(answer), seconds)
-            for answer, tokens in zip(answers, batch, strict=True)
+            Generation(without_thoughts(text), len(tokens), len(answer), seconds)
+            for text, answer, tokens in zip(texts, answers, batch, strict=True)
         ]
 
     def _until_end(self, tokens: list[int]) -> list[int]:

@@ -28,16 +28,18 @@ from typing import TYPE_CHECKING, Any
 
 from grasp.progress import say
 from grasp.settings import Settings
-from spark_jobs.models.chat_completions import Answer, read_answer, read_failure, request_body
+from spark_jobs.models.account import POLL_SECONDS, Account, Reply, Usage
+from spark_jobs.models.chat_completions import Answer, RequestForm, read_answer, read_failure
 from spark_jobs.models.circuit_breaker import CircuitBreaker
-from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages, SpendingLimits
-from spark_jobs.models.request_limits import Budget, RateLimit
+from spark_jobs.models.language_model import OUT_OF_BUDGET, Generation, LanguageModel, Messages
+from spark_jobs.models.request_limits import RateLimit
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 KEY_VARIABLE = "GRASP_LLM_API_KEY"
 BYTES_PER_TOKEN = 4  # for estimates; reservations assume 1, which no tokenizer exceeds
+MESSAGE_TOKENS = 16  # what a chat template adds to a message, at most
 
 
 class ServerError(ValueError):
@@ -49,13 +51,11 @@ class LanguageModelServer:
     """Address, model, limits and retry settings of a server; limits are per worker. Holds no key.
 
     A failed prompt waits a random time up to `backoff_seconds`, doubled with every failure, and at least the server's
-    Retry-After (capped at `max_retry_after_seconds`). `max_calls` counts every attempt.
+    Retry-After (capped at `max_retry_after_seconds`).
     """
 
     url: str
-    model: str
-    max_new_tokens: int
-    structured: bool = False
+    form: RequestForm
     concurrency: int = 16
     requests_per_minute: float = 0
     tokens_per_minute: float = 0
@@ -67,17 +67,13 @@ class LanguageModelServer:
     max_failures_in_a_row: int = 10
     circuit_pause_seconds: float = 10
     circuit_patience_seconds: float = 300
-    max_calls: int | None = None
-    max_tokens: int | None = None
 
     @classmethod
     def of(cls, settings: Settings, num_workers: int) -> "LanguageModelServer":
         """The settings for one of `num_workers` concurrent processes: each has its share of the rate limits."""
         return cls(
             url=settings.llm_url,
-            model=settings.llm_model,
-            max_new_tokens=settings.llm_max_new_tokens,
-            structured=settings.llm_structured,
+            form=RequestForm.of(settings),
             concurrency=settings.llm_concurrency,
             requests_per_minute=settings.llm_requests_per_minute / num_workers,
             tokens_per_minute=settings.llm_tokens_per_minute / num_workers,
@@ -94,8 +90,9 @@ def load_server_model(server: LanguageModelServer) -> LanguageModel:
 
 @dataclass
 class _Prompt:
-    """One prompt in flight: the bytes of the request, and what its attempts have cost so far."""
+    """One prompt in flight: the request, and what its attempts have cost so far."""
 
+    messages: Messages
     body: bytes
     max_new_tokens: int
     num_attempts: int = 0
@@ -107,10 +104,6 @@ class _Prompt:
     @property
     def likely_tokens(self) -> int:
         return len(self.body) // BYTES_PER_TOKEN + self.max_new_tokens
-
-    @property
-    def most_tokens(self) -> int:
-        return len(self.body) + self.max_new_tokens
 
     def count(self, answer: Answer, seconds: float) -> None:
         self.num_attempts += 1
@@ -125,9 +118,34 @@ class _Prompt:
     def generation(self, answer: Answer) -> Generation:
         # If an earlier attempt was sent, report its error, so that its cost reaches the ledger.
         error = self.last_error or answer.error if answer.error == OUT_OF_BUDGET else answer.error
-        return Generation(
-            answer.text, self.num_input_tokens, self.num_output_tokens, self.seconds, self.num_attempts, error
-        )
+        failure = answer.failure if answer.error and error == answer.error else None
+        tokens = (self.num_input_tokens, self.num_output_tokens)
+        return Generation(answer.text, *tokens, self.seconds, self.num_attempts, error, failure)
+
+
+class PromptTokens:
+    """The most tokens that a prompt can have, from its bytes and from what the server counted for an earlier prompt.
+
+    Prompts of a run share their first messages. These have at most the tokens of any prompt that contains them.
+    """
+
+    def __init__(self) -> None:
+        self._counted: tuple[Messages, int] | None = None  # the prompt with the fewest tokens so far
+
+    def most(self, messages: Messages, num_bytes: int) -> int:
+        """`num_bytes`: of the whole request, which no tokenizer exceeds."""
+        if self._counted is None:
+            return num_bytes
+        counted, num_tokens = self._counted
+        pairs = zip(messages, counted, strict=False)
+        num_shared = next((place for place, (one, other) in enumerate(pairs) if one != other), len(counted))
+        own = messages[num_shared:]
+        rest = sum(len(each["content"].encode(errors="surrogatepass")) + MESSAGE_TOKENS for each in own)
+        return min(num_bytes, num_tokens + rest)
+
+    def count(self, messages: Messages, num_tokens: int) -> None:
+        if num_tokens and (self._counted is None or num_tokens < self._counted[1]):
+            self._counted = messages, num_tokens
 
 
 class OpenAIModel:
@@ -138,7 +156,8 @@ class OpenAIModel:
         self._client = _client(server)
         self._requests = RateLimit(server.requests_per_minute)
         self._tokens = RateLimit(server.tokens_per_minute)
-        self._budget = Budget(server.max_calls, server.max_tokens)
+        self._prompt_tokens = PromptTokens()
+        self._purse = Account().purse()
         self._circuit = CircuitBreaker(
             server.max_failures_in_a_row, server.circuit_pause_seconds, server.circuit_patience_seconds
         )
@@ -163,9 +182,9 @@ class OpenAIModel:
         self._thread.join()
         self._loop.close()
 
-    def limit(self, limits: SpendingLimits) -> None:
-        """Apply these limits from now on; not to be called during a generation."""
-        self._budget = Budget(limits.num_calls, limits.num_tokens)
+    def limit(self, account: Account) -> None:
+        """Draw from this account from now on; not to be called during a generation."""
+        self._purse = account.purse()
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Yield (index of the prompt, generation) as they finish. Closing the iterator early cancels the rest."""
@@ -192,9 +211,9 @@ class OpenAIModel:
                 group.create_task(work())
 
     async def _answer(self, messages: Messages) -> Generation:
-        server = self._server
-        body = request_body(messages, server.model, server.max_new_tokens, server.structured)
-        prompt = _Prompt(json.dumps(body).encode(), server.max_new_tokens)  # ASCII, so that lone surrogates pass
+        form = self._server.form
+        body = json.dumps(form.body(messages)).encode()  # ASCII, so that lone surrogates pass
+        prompt = _Prompt(messages, body, form.max_new_tokens)
         answer: Answer = await self._retrying.copy()(self._attempt, prompt)
         if answer.error and answer.error not in self._told and not answer.is_transient:
             self._told.add(answer.error)
@@ -202,28 +221,34 @@ class OpenAIModel:
         return prompt.generation(answer)
 
     async def _attempt(self, prompt: _Prompt) -> Answer:
-        """One request, if the budget, the circuit breaker and the rate limits allow it, checked in this order."""
-        budget = self._budget  # keep this object: a cancelled call must not touch the budget of the next run
-        if not await budget.reserve(prompt.most_tokens):
+        """One request, if the account, the circuit breaker and the rate limits allow it, checked in this order."""
+        purse = self._purse  # keep this object: a cancelled call must not touch the account of the next run
+        most_input = self._prompt_tokens.most(prompt.messages, len(prompt.body))
+        most = purse.account.usage(most_input, prompt.max_new_tokens)
+        while (reply := purse.reserve(most)) is Reply.LATER:
+            await asyncio.sleep(POLL_SECONDS)
+        if reply is Reply.REFUSED:
             return Answer(error=OUT_OF_BUDGET)
-        answer, was_sent = Answer(), False
+        answer, used = Answer(), Usage()
         try:
             if not await self._circuit.admit():
                 return Answer(error="circuit_open")
             await self._requests.acquire()
             await self._tokens.acquire(prompt.likely_tokens)
-            started, was_sent = time.monotonic(), True
-            answer = Answer(num_tokens_known=False)  # holds until an answer arrives, also if the call is cancelled
+            started, used = time.monotonic(), most  # holds until an answer arrives, also if the call is cancelled
             answer = await self._send(prompt.body)
+            if answer.num_tokens_known:
+                used = purse.account.usage(answer.num_input_tokens, answer.num_output_tokens)
         finally:
-            used = answer.num_input_tokens + answer.num_output_tokens
-            budget.settle(prompt.most_tokens, used if answer.num_tokens_known else prompt.most_tokens, was_sent)
+            purse.settle(most, used)
+        num_tokens = answer.num_input_tokens + answer.num_output_tokens
         if answer.num_tokens_known:
-            self._tokens.give_back(prompt.likely_tokens - used)
+            self._tokens.give_back(prompt.likely_tokens - num_tokens)
+            self._prompt_tokens.count(prompt.messages, answer.num_input_tokens)
         if answer.error is None:
             self._circuit.succeeded()
         elif answer.is_outage:
-            self._circuit.failed(answer.error)
+            self._circuit.failed(answer.failure, is_lasting=not answer.is_transient)
         prompt.count(answer, time.monotonic() - started)
         return answer
 
@@ -237,7 +262,7 @@ class OpenAIModel:
                 response = await self._client.post("/chat/completions", cast_to=Response, content=body)
         except (OpenAIError, TimeoutError) as error:
             return read_failure(error)
-        return read_answer(response.content, self._server.model, self._server.structured)
+        return read_answer(response.content, self._server.form.model, self._server.form.structured)
 
 
 def api_key(variable: str = KEY_VARIABLE) -> str:

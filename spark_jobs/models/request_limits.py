@@ -1,7 +1,6 @@
-"""How much one worker may send, per minute and in total. Each object belongs to one event loop, so it needs no lock."""
+"""How much one worker may send per minute. Each object belongs to one event loop, so it needs no lock."""
 
 import asyncio
-import math
 import time
 
 
@@ -31,35 +30,3 @@ class RateLimit:
     def give_back(self, units: float) -> None:
         """Correct an estimate by the unused units; negative if more were used."""
         self._level = min(self._capacity, self._level + units)
-
-
-class Budget:
-    """A hard limit on calls and tokens. None means no limit.
-
-    Each call first reserves the most it can cost, so concurrent calls together cannot exceed the budget.
-    """
-
-    def __init__(self, max_calls: int | None, max_tokens: int | None) -> None:
-        self._calls_left: float = math.inf if max_calls is None else max_calls
-        self._tokens_left: float = math.inf if max_tokens is None else max_tokens
-        self._num_running = 0
-        self._settled = asyncio.Event()
-
-    async def reserve(self, tokens: int) -> bool:
-        """Reserve a call and its tokens; False if too few are left. Waits while running calls may return some."""
-        while self._calls_left >= 1 and self._tokens_left < tokens and self._num_running:
-            self._settled.clear()
-            await self._settled.wait()
-        if self._calls_left < 1 or self._tokens_left < tokens:
-            return False
-        self._calls_left -= 1
-        self._tokens_left -= tokens
-        self._num_running += 1
-        return True
-
-    def settle(self, reserved: int, used: int, was_sent: bool) -> None:
-        """End a call: unused tokens become free again, and so does the call if it was never sent."""
-        self._tokens_left += reserved - used
-        self._calls_left += not was_sent
-        self._num_running -= 1
-        self._settled.set()

@@ -30,6 +30,9 @@ def test_nothing_has_to_be_set_and_everything_lies_under_the_home(tmp_path):
         ({"GRASP_LLM_URL": "http://localhost:8000/v1"}, "^GRASP_LLM_MODEL: .*GRASP_LLM_URL names a server"),
         ({"GRASP_LLM_BATCH_FILES": "true"}, "^GRASP_LLM_BATCH_FILES: .*GRASP_LLM_URL"),
         ({"GRASP_LLM_MAX_ATTEMPTS": "0"}, "GRASP_LLM_MAX_ATTEMPTS"),
+        ({"GRASP_LLM_PARAMETERS": "temperature=0"}, "GRASP_LLM_PARAMETERS: not JSON"),
+        ({"GRASP_LLM_PARAMETERS": "[0]"}, "GRASP_LLM_PARAMETERS: a JSON object is needed"),
+        ({"GRASP_LLM_PARAMETERS": '{"max_tokens": 9}'}, "GRASP_LLM_PARAMETERS: max_tokens: set by other settings"),
         ({"GRASP_LLM_MAX_COST": "9"}, "^GRASP_LLM_MAX_COST: .*GRASP_LLM_OUTPUT_PRICE"),
     ],
 )

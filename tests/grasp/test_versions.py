@@ -17,8 +17,32 @@ def test_a_model_is_named_by_its_content(tmp_path):
     before = model_revision(folder)
     assert before.startswith("all_minilm-")
     assert model_revision(folder) == before
-    (folder / "weights").write_bytes(b"0" * 4_999_999 + b"1")
+    for place in (0, 2_500_000, 4_999_999):  # the whole file counts, not only its edges
+        content = bytearray(b"0" * 5_000_000)
+        content[place] = ord("1")
+        (folder / "weights").write_bytes(content)
+        assert model_revision(folder) != before
+    (folder / "weights").write_bytes(b"0" * 5_000_000)
+    assert model_revision(folder) == before
+    (folder / "weights").rename(folder / "renamed")
     assert model_revision(folder) != before
+
+
+def test_a_model_that_changes_in_the_middle_has_another_version(settings):
+    (settings.encoder / "weights").write_bytes(b"0" * 5_000_000)
+    before = Versions(settings).encoder
+    assert Versions(settings).encoder == before
+    (settings.encoder / "weights").write_bytes(b"0" * 2_500_000 + b"1" + b"0" * 2_499_999)
+    assert Versions(settings).encoder != before
+
+
+@pytest.mark.parametrize("changed", [{"llm_parameters": '{"temperature": 1}'}, {"llm_parameters": "{}"}])
+def test_the_parameters_of_a_request_are_part_of_the_prompts_version(settings_with, changed):
+    served = {"llm_url": "http://localhost:8000/v1", "llm_model": "m"}
+    before = Versions(settings_with(**served)).prompt("item")
+    assert Versions(settings_with(**served, **changed)).prompt("item") != before
+    respelt = {"llm_parameters": '{"temperature":0,"seed":0}', "llm_tokens_parameter": "max_completion_tokens"}
+    assert Versions(settings_with(**served, **respelt)).prompt("item") == before
 
 
 def test_an_empty_model_folder_says_what_to_do(tmp_path):

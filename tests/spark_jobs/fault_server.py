@@ -12,12 +12,14 @@ POST /script   {"prompts": {key: [behaviour, ...]}, "numbers": [behaviour, ...],
                {"lose_batch": true} creates the next batch, but sends no answer
                {"hold_batches": true} creates no batch and sends no answer
                {"failing_looks": 2} lets this many reads of a batch fail
+               {"repeat_as_errors": true} lists answered requests in the error file too
 GET  /seen     what was asked and answered so far, by key
 POST /forget   back to the beginning
 
 A behaviour is `{"kind": KIND, ...}`; with `"repeat": true` it stays for all that follow. Kinds and their options:
-answer (text, model, seconds, usage, finish), status (status, retry_after, usage), hang, trickle (every: seconds between
-two bytes), truncated (half the JSON), cut (half the body, then closed), reset, empty, refusal, ungrounded, wrong_model.
+answer (text, model, seconds, usage, finish), status (status, retry_after, usage, code, param), hang, trickle (every:
+seconds between two bytes), truncated (half the JSON), cut (half the body, then closed), reset, empty, refusal,
+ungrounded, wrong_model.
 A request for vectors is answered or fails with a status.
 """
 
@@ -75,7 +77,7 @@ class Script:
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_end = "completed"
-        self.lose_batch = self.hold_batches = False
+        self.lose_batch = self.hold_batches = self.repeat_as_errors = False
         self.failing_looks = 0
 
     def load(self, given: dict[str, Any]) -> None:
@@ -189,7 +191,8 @@ class Peer:
         """An error whose message contains the request and the key, as some servers send."""
         extra = {"retry-after": behaviour["retry_after"]} if "retry_after" in behaviour else {}
         message = f"Status {behaviour['status']} for {asked['model']}, asked with {headers.get('authorization')}"
-        error: dict[str, Any] = {"error": {"message": message, "code": behaviour.get("code")}}
+        named = {name: behaviour.get(name) for name in ("code", "param")}
+        error: dict[str, Any] = {"error": {"message": message, **named}}
         if "usage" in behaviour:
             error["usage"] = usage(*behaviour["usage"])
         await self.send(behaviour["status"], error, extra)
@@ -304,6 +307,8 @@ def run_batch(script: Script, batch_id: str, batch: dict[str, Any]) -> None:
         body = completion(request["body"], key, behaviour) if good else {"error": {"message": "failed"}}
         response = {"status_code": 200 if good else behaviour["status"], "body": body}
         (answered if good else failed).append(json.dumps(result | {"response": response}))
+        if good and script.repeat_as_errors:
+            failed.append(json.dumps(result | {"error": {"code": "batch_expired", "message": "Too late."}}))
     for name, lines in (("output_file_id", answered[::-1]), ("error_file_id", failed)):  # in no order, as vendors do
         if lines:
             batch[name] = f"{batch_id}-{name}"

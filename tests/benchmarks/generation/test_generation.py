@@ -127,7 +127,7 @@ def test_faults_in_small_leave_nobody_undescribed_and_no_metrics_of_ours(environ
     assert found["num_items"] == found["num_described"] == 20
     assert found["num_paid_twice"] == 0
     assert 0 < found["num_tokens"] <= found["max_tokens"]
-    assert found["by_fault"]["certificate error"]["num_with_reason"] == 8
+    assert found["by_fault"]["certificate error"]["num_with_reason"] == 5
     assert not (settings.home / "metrics").exists()
 
 

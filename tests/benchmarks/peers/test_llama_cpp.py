@@ -16,6 +16,7 @@ from grasp.files import replacing
 from grasp.settings import Settings, SettingsError
 from spark_jobs.commands import fetch
 from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
+from spark_jobs.models.chat_completions import RequestForm
 from spark_jobs.models.language_model_http import LanguageModelServer, OpenAIModel
 
 pytestmark = pytest.mark.integration
@@ -74,23 +75,22 @@ def gguf_weights(home: Path) -> Path:
 @pytest.mark.parametrize("structured", [False, True])
 def test_a_real_server_answers_every_prompt_and_says_what_it_took(url, structured):
     facts = [item_input({"title": title, "attributes": {"genres": "Drama"}}, ()) for title in TITLES]
-    server = LanguageModelServer(
-        url, "smollm2", 48, structured=structured, concurrency=2, timeout_seconds=300, max_attempts=2
-    )
+    form = RequestForm("smollm2", 48, structured)
+    server = LanguageModelServer(url, form, concurrency=2, timeout_seconds=300, max_attempts=2)
 
     with OpenAIModel(server) as model:
         answers = dict(model.generate([prompt_messages(ITEM, each) for each in facts]))
 
     answered = [answers[place] for place in range(len(TITLES)) if answers[place].error is None]
     assert len(answered) >= (5 if structured else len(TITLES))  # a structured one may be cut before it ends
-    assert {answer.error for answer in answers.values()} <= {None, "truncated"}
+    assert {answer.error for answer in answers.values()} <= {None, "cut"}
     assert all(answer.num_input_tokens > 300 and 0 < answer.num_output_tokens <= 48 for answer in answered)
     assert not any(answer.text.startswith("{") for answer in answered)
     assert "Heat" in answers[0].text
 
 
 def test_another_model_than_the_one_that_was_asked_for_is_refused(url):
-    with OpenAIModel(LanguageModelServer(url, "qwen", 8, timeout_seconds=300)) as model:
+    with OpenAIModel(LanguageModelServer(url, RequestForm("qwen", 8), timeout_seconds=300)) as model:
         [(_, answer)] = model.generate([prompt_messages(ITEM, item_input({"title": "Heat", "attributes": {}}, ()))])
 
     assert (answer.text, answer.error, answer.num_attempts) == ("", "wrong_model", 1)

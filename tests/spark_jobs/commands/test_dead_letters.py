@@ -12,6 +12,7 @@ from grasp import partitions, tables
 from grasp.partitions import Content
 from grasp.versions import Versions
 from spark_jobs.commands.dead_letters import (
+    PARKED,
     PAST,
     QUEUED,
     REFUSED,
@@ -124,6 +125,33 @@ def test_replay_requests_refused_letters_once(settings, item_rows, publish):
     assert states(settings)["a"] == states(settings)["b"] == ("loop", QUEUED)
     assert "nothing to replay" in replay(settings, find_dead_letters(settings, "item"), limit=None)
     assert len(replay_files(item_rows.folder)) == 1
+
+
+def test_a_letter_is_parked_after_equal_failures_that_its_prompt_repeats(settings, item_rows):
+    failed = item_rows.failed
+    item_rows.pay(DAY, *(failed("filtered", second, error="content_filter") for second in range(3)))
+    item_rows.pay(DAY, *(failed("twice", second, error="cut") for second in range(2)))
+    item_rows.pay(DAY, *(failed("mixed", second, error=error) for second, error in enumerate(("cut", "empty", "cut"))))
+    item_rows.pay(DAY, *(failed("outage", second, error="connection") for second in range(9)))
+    assert states(settings) == {
+        "filtered": ("content_filter", PARKED),
+        "twice": ("cut", QUEUED),
+        "mixed": ("cut", QUEUED),
+        "outage": ("connection", QUEUED),
+    }
+
+
+def test_a_parked_letter_is_listed_and_replayed(settings, settings_with, item_rows):
+    item_rows.pay(DAY, *(item_rows.failed("a", second, error="cut") for second in range(3)))
+    letters = find_dead_letters(settings, "item")
+    assert "parked" in format_letters(letters, None, ["item"], "m")
+
+    assert "items: 1 will be generated again" in replay(settings, letters, limit=None)
+    assert states(settings) == {"a": ("cut", QUEUED)}
+    asked_at = (datetime.now(UTC) - datetime(2026, 1, 1, tzinfo=UTC)).total_seconds()
+    item_rows.pay(NEXT, *(item_rows.failed("a", asked_at + second, error="cut") for second in (1, 2)))
+    assert states(settings) == {"a": ("cut", QUEUED)}
+    assert states(settings_with(llm_park_after=2)) == {"a": ("cut", PARKED)}
 
 
 def test_a_replayed_letter_that_is_refused_again_can_be_replayed_again(settings, item_rows):

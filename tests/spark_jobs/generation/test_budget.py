@@ -10,16 +10,14 @@ from spark_jobs.generation.budget import (
     BYTES_PER_TOKEN,
     Caps,
     UsageEstimate,
-    affordable_requests,
     estimated_bytes,
     max_tokens_of,
+    most_urgent,
     urgency,
 )
-from spark_jobs.generation.ledger import Usage
 from spark_jobs.generation.prompts import MAX_FACTS_BYTES
-from spark_jobs.models.language_model import SpendingLimits
+from spark_jobs.models.account import SpendingLimits, Usage
 
-FREE = UsageEstimate(prompt_bytes=300, max_new_tokens=50, input_price=0.0, output_price=0.0)
 NOW = datetime(1998, 3, 29, tzinfo=UTC)
 
 
@@ -32,13 +30,24 @@ def test_a_days_caps_are_halved_between_items_and_users(settings_with):
     assert Caps.of(settings_with(llm_budget=5, llm_max_calls=9), "user") == Caps(3, num_calls=5)
 
 
-def test_a_cost_cap_is_converted_to_tokens_for_the_model(settings_with):
-    priced = settings_with(llm_input_price=2.0, llm_output_price=10.0)
+def test_the_model_keeps_to_the_same_caps():
+    assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits() == SpendingLimits(7, 500, 0.004)
+    assert Caps(9).limits() == SpendingLimits()
 
-    assert Caps(9, num_tokens=500, cost=0.004, num_calls=7).limits(priced) == SpendingLimits(7, 400)
-    assert Caps(9, num_tokens=300, cost=0.004).limits(priced) == SpendingLimits(None, 300)
-    assert Caps(9, cost=0.004).limits(settings_with()) == SpendingLimits()  # nothing costs anything
-    assert Caps(9).limits(priced) == SpendingLimits()
+
+@pytest.mark.parametrize(
+    ("caps", "expected"),
+    [
+        (Caps(1000), 1000),
+        (Caps(1000, num_calls=7), 7),
+        (Caps(1000, num_tokens=4000), 40),  # no prompt of 1600 bytes has fewer than 100 tokens
+        (Caps(1000, cost=0.05), 50),
+        (Caps(1000, num_tokens=0), 0),
+    ],
+)
+def test_no_more_requests_are_staged_than_could_fit(caps, expected):
+    estimate = UsageEstimate(prompt_bytes=1600, max_new_tokens=50, input_price=10.0, output_price=20.0)
+    assert caps.most_keys(estimate) == expected
 
 
 def test_usage_is_subtracted_from_the_caps_down_to_zero():
@@ -73,25 +82,13 @@ def test_the_most_urgent_come_first_and_equal_facts_are_requested_once(lake):
             ("k4", "e", "x", 0.0),
         ],
     )
-    found = affordable_requests(wanted, Caps(3), FREE).orderBy("number").collect()
+    found = most_urgent(wanted, 3).orderBy("number").collect()
 
     assert [(row.number, row.generation_key, row.entity_id) for row in found] == [
         (0, "k2", "b"),
         (1, "k1", "c"),
         (2, "k3", "d"),
     ]
-
-
-@pytest.mark.spark
-def test_tokens_and_cost_are_capped_by_high_estimates(lake):
-    wanted = frame(lake.spark, [(f"k{number}", f"{number}", "x" * 300, 9.0 - number) for number in range(4)])
-
-    # A prompt is (300 + 300) / 3 = 200 tokens at most, an answer 50.
-    assert affordable_requests(wanted, Caps(9, num_tokens=749), FREE).count() == 2
-    assert affordable_requests(wanted, Caps(9, num_tokens=750), FREE).count() == 3
-    priced = UsageEstimate(300, 50, input_price=10_000.0, output_price=20_000.0, num_tries=2)
-    assert affordable_requests(wanted, Caps(9, cost=5.99), priced).count() == 0  # 2 * (200 * 0.01 + 50 * 0.02) = 6 each
-    assert affordable_requests(wanted, Caps(9, cost=18.0), priced).count() == 3
 
 
 @pytest.mark.spark

@@ -1,20 +1,24 @@
 """Descriptions are paid for once, within the caps, most popular first, and ignore future events."""
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
 from pyspark import cloudpickle
+from pyspark.sql import functions as F
 
 from grasp import partitions, tables
+from spark_jobs.commands.dead_letters import PARKED, find_dead_letters, replay
 from spark_jobs.describe_items import item_facts
 from spark_jobs.describe_users import user_facts
+from spark_jobs.generation import live_generation
 from spark_jobs.generation.budget import Caps
 from spark_jobs.generation.describe_entities import describe_entities, model_factory
 from spark_jobs.generation.live_generation import GenerationError
-from spark_jobs.generation.prompts import ITEM, USER
+from spark_jobs.generation.prompts import ITEM, USER, item_input, prompt_messages
 from spark_jobs.models.language_model import Generation, ModelFolderError
 from spark_jobs.storage.lake import Lake
 
@@ -240,6 +244,109 @@ def test_a_server_can_replace_the_folder_and_is_asked_once(filled, settings_with
     assert rows["2"].model_revision.startswith("test_model-")
     describe_items(served, DAY, 9)
     assert sorted(model_server.seen()["answers"].values()) == [1, 1, 1, 1]
+
+
+def served(filled, settings_with, model_server, **changed):
+    at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 2, "llm_max_failure_share": 1.0}
+    return Lake(filled.spark, settings_with(**at | changed))
+
+
+def titles_asked(model_server):
+    return {key.partition("title: ")[2].partition("\n")[0]: num for key, num in model_server.seen()["requests"].items()}
+
+
+@pytest.mark.parametrize(
+    ("caps", "usage"),
+    [
+        ({"llm_max_tokens": 160_000}, [1150, 30]),  # items have half of it
+        ({"llm_max_cost": 0.6, "llm_input_price": 1.0, "llm_output_price": 40.0}, [1150, 80]),
+        ({"llm_max_calls": 132}, [1150, 30]),
+    ],
+)
+def test_a_cap_is_nearly_used_up_over_many_tasks_and_never_exceeded(
+    filled, settings_with, model_server, write_rows, monkeypatch, caps, usage
+):
+    for name in ("MIN_TASK_REQUESTS", "MAX_TASK_REQUESTS"):  # as on a cluster with many cores
+        monkeypatch.setattr(live_generation, name, 1)
+    films = {f"{number}": f"Film {number}" for number in range(99)}
+    write_rows(filled, tables.ITEMS, item_rows(films), DAY)
+    model_server.script(default={"kind": "answer", "usage": usage})
+    lake = served(filled, settings_with, model_server, llm_budget=200, llm_max_new_tokens=80, **caps)
+    facts = item_facts(lake.read(tables.ITEMS, DAY), interactions_frame(lake, HISTORY), DAY)
+
+    limits = Caps.of(lake.settings, "item")
+    describe_entities(lake, DAY, ITEM, facts, caps=limits)
+
+    num_tokens = F.col("num_input_tokens") + F.col("num_output_tokens")
+    rows = lake.read(tables.ITEM_GENERATION, DAY).select("num_attempts", num_tokens.alias("num_tokens"), "cost")
+    [spent] = rows.agg(*(F.sum(name).alias(name) for name in rows.columns)).collect()
+    used = {"num_calls": spent.num_attempts, "num_tokens": spent.num_tokens, "cost": spent.cost}
+    shares = [used[name] / limit for name, limit in asdict(limits.limits()).items() if limit is not None]
+    assert len(shares) == 1
+    assert 0.95 <= shares[0] <= 1
+    assert model_server.num_requests() == spent.num_attempts >= 60
+
+
+def test_texts_that_fail_again_and_again_do_not_use_up_the_budget(filled, settings_with, model_server, write_rows):
+    lake = served(filled, settings_with, model_server)
+    filtered = {"kind": "status", "status": 400, "code": "content_filter", "repeat": True}
+    alien = prompt_messages(ITEM, item_input({"title": "Alien", "attributes": {"genres": "Drama"}}, ()))
+    model_server.script(prompts={alien[-1]["content"]: [filtered]})
+
+    with pytest.raises(GenerationError, match="1 content_filter"):  # of a model that has never answered
+        describe_items(lake, DAY, 1)
+    for number in range(2, 8):
+        write_rows(lake, tables.ITEMS, item_rows(CATALOGUE), f"1998-03-{number:02d}")
+        rows = describe_items(lake, f"1998-03-{number:02d}", 1)  # Alien is the most urgent
+    assert titles_asked(model_server) == {"Alien": lake.settings.llm_park_after, "Heat": 1, "Fargo": 1, "Jaws": 1}
+    assert sources(rows)["2"] == ("facts", "content_filter")
+
+    [letter] = find_dead_letters(lake.settings, "item")
+    assert letter.state == PARKED
+    replay(lake.settings, [letter], limit=None)
+    model_server.script(prompts={})
+    write_rows(lake, tables.ITEMS, item_rows(CATALOGUE), "1998-03-08")
+    assert sources(describe_items(lake, "1998-03-08", 1))["2"] == ("llm", None)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said", "billed"),
+    [
+        ({"kind": "wrong_model"}, r"5 wrong_model \(asked for test-model, answered by another-model\)", 500),
+        (
+            {"kind": "status", "status": 400, "code": "unsupported_parameter", "param": "max_tokens"},
+            r"5 rejected \(status 400, unsupported_parameter, max_tokens\)",
+            0,
+        ),
+        ({"kind": "empty", "finish": "length"}, r"5 cut \(by GRASP_LLM_MAX_NEW_TOKENS\)", 500),
+    ],
+)
+def test_wrong_settings_show_in_the_first_few_requests(
+    filled, settings_with, model_server, write_rows, behaviour, said, billed
+):
+    write_rows(filled, tables.ITEMS, item_rows({f"{number}": f"Film {number}" for number in range(66)}), DAY)
+    model_server.script(default=behaviour | {"repeat": True})
+    lake = served(filled, settings_with, model_server)
+    with pytest.raises(GenerationError, match=f"none of the first 5 requests was answered, .*: {said}$"):
+        describe_items(lake, DAY, 99)
+
+    assert model_server.num_requests() == 5
+    [spent] = lake.read(tables.ITEM_GENERATION, DAY).agg(F.sum("num_input_tokens").alias("num")).collect()
+    assert spent.num == billed
+
+
+def test_waves_of_tasks_begin_with_the_most_urgent_requests(filled, log, write_rows, monkeypatch):
+    for name in ("MIN_TASK_REQUESTS", "MAX_TASK_REQUESTS"):
+        monkeypatch.setattr(live_generation, name, 2)
+    films = {f"{number:02d}": f"Film {number}" for number in range(12)}
+    write_rows(filled, tables.ITEMS, item_rows(films), DAY)
+    describe_items(filled, DAY, 99, partial(FakeModel, log))
+
+    order = [int(line.partition("Film ")[2].partition("\\n")[0]) for line in asked(log)]
+    assert sorted(order) == list(range(12))
+    assert [set(order[start : start + 4]) for start in range(0, 12, 4)] == [
+        set(range(start, start + 4)) for start in (0, 4, 8)
+    ]
 
 
 def test_users_are_described_from_their_profile_and_history(filled, log):

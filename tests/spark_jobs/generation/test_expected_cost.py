@@ -14,10 +14,11 @@ from spark_jobs.generation.expected_cost import (
     count_allowed_keys,
 )
 from spark_jobs.generation.ledger_totals import LedgerTotals
-from spark_jobs.generation.live_generation import Prices
+from spark_jobs.models.account import Prices
 
 PRICES = Prices(input=2.0, output=10.0)
 ESTIMATE = UsageEstimate(prompt_bytes=450, max_new_tokens=50, input_price=2.0, output_price=10.0, num_tries=2)
+ESTIMATED_KEY = UsagePerKey.of(LedgerTotals(), ESTIMATE, facts_bytes=150)
 # 100 texts: 20 were asked for again, 10 calls failed, the rest took three seconds each, six at a time.
 TOTALS = LedgerTotals(
     num_answers=98,
@@ -67,16 +68,20 @@ def test_failed_calls_alone_give_no_means():
     ],
 )
 def test_the_tightest_cap_decides(caps, expected):
-    assert count_allowed_keys(100, caps, ESTIMATE, facts_bytes=150) == expected
+    assert count_allowed_keys(100, caps, ESTIMATED_KEY, PRICES) == expected
+
+
+def test_the_ledgers_means_decide_once_there_are_some():
+    measured = UsagePerKey.of(TOTALS, ESTIMATE, facts_bytes=150)
+    assert count_allowed_keys(100, Caps(1000, num_tokens=2500), measured, PRICES) == 8  # 240 + 60 tokens a key
 
 
 def test_a_cost_cap_has_no_effect_without_prices():
-    free = UsageEstimate(450, 50, input_price=0.0, output_price=0.0)
-    assert count_allowed_keys(100, Caps(1000, cost=1.0), free, facts_bytes=150) == 100
+    assert count_allowed_keys(100, Caps(1000, cost=1.0), ESTIMATED_KEY, Prices()) == 100
 
 
 def test_a_cap_on_calls_also_limits_texts():
-    assert count_allowed_keys(100, Caps(1000, num_calls=7), ESTIMATE, facts_bytes=150) == 7
+    assert count_allowed_keys(100, Caps(1000, num_calls=7), ESTIMATED_KEY, PRICES) == 7
 
 
 def forecast(entity, num_new, num_allowed, totals=TOTALS):

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from grasp import partitions, tables
-from spark_jobs.generation.ledger import Ledger, Usage
+from spark_jobs.generation.ledger import Ledger
 from spark_jobs.generation.replays import request_replay
+from spark_jobs.models.account import Usage
 from spark_jobs.storage import append_only
 from spark_jobs.storage.shards import ShardWriter
 
@@ -50,7 +51,7 @@ def pay(ledger, day, *rows):
 
 def without_answer(ledger, lake, *keys):
     inputs = lake.spark.createDataFrame([(key,) for key in keys], "generation_key string")
-    return sorted(row.generation_key for row in ledger.without_answer(inputs).collect())
+    return sorted(row.generation_key for row in ledger.without_answer(inputs, park_after=3).collect())
 
 
 def test_a_key_is_known_on_every_day_and_before_sealing(ledger, lake):
@@ -81,6 +82,43 @@ def test_a_replayed_key_counts_as_unanswered_until_its_next_answer(ledger, lake)
 
     pay(ledger, NEXT, row("a", 6))
     assert without_answer(ledger, lake, "a", "b") == []
+
+
+def failed(key, minute, error="content_filter"):
+    return row(key, minute, description=None, output="", error=error)
+
+
+def test_a_key_is_parked_after_equal_failures_until_it_is_replayed(ledger, lake):
+    pay(ledger, DAY, failed("a", 0), failed("a", 1), failed("b", 0, "connection"), failed("b", 1, "connection"))
+    assert without_answer(ledger, lake, "a", "b") == ["a", "b"]
+    pay(ledger, NEXT, failed("a", 2), failed("b", 2, "connection"))
+    assert without_answer(ledger, lake, "a", "b") == ["b"]  # an outage parks nothing
+
+    request_replay(ledger.folder, ["a"], START + timedelta(minutes=5))
+    assert without_answer(ledger, lake, "a") == ["a"]
+    pay(ledger, NEXT, *(failed("a", minute) for minute in (6, 7, 8)))
+    assert without_answer(ledger, lake, "a") == []
+
+
+def test_a_replayed_refusal_is_parked_like_any_other_text(ledger, lake):
+    pay(ledger, DAY, row("a", 0, description=None, refusal_reason="loop"))
+    request_replay(ledger.folder, ["a"], START + timedelta(minutes=5))
+    pay(ledger, DAY, failed("a", 6), failed("a", 7))
+    assert without_answer(ledger, lake, "a") == ["a"]
+    pay(ledger, DAY, failed("a", 8))
+    assert without_answer(ledger, lake, "a") == []
+
+
+def test_a_days_errors_are_its_own_and_those_of_parked_keys(ledger):
+    pay(ledger, DAY, failed("a", 0), failed("b", 0, "connection"))
+    pay(ledger, NEXT, failed("a", 1), failed("a", 2), failed("c", 1, "cut"))
+
+    def errors(day):
+        return {each.generation_key: each.error for each in ledger.last_errors(day, park_after=3).collect()}
+
+    assert errors(DAY) == {"a": "content_filter", "b": "connection"}
+    assert errors(NEXT) == {"a": "content_filter", "c": "cut"}
+    assert errors("1998-03-03") == {"a": "content_filter"}
 
 
 def test_an_entity_waits_for_its_replay_until_any_later_answer(ledger):

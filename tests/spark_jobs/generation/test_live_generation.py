@@ -9,14 +9,14 @@ from grasp import tables
 from spark_jobs.generation.live_generation import (
     REPAIR_EVERY,
     GenerationTask,
-    Prices,
     Validator,
     count_tasks,
     run_task,
 )
 from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
 from spark_jobs.generation.repair import REMEDIES, is_repairable, repair_messages
-from spark_jobs.models.language_model import Generation, SpendingLimits
+from spark_jobs.models.account import Account, Prices
+from spark_jobs.models.language_model import NOT_SENT, Generation
 from spark_jobs.storage.shards import Shards, ShardWriter
 
 GOOD = "{} is a film for viewers who enjoy the drama, and it goes well with other dramas."
@@ -29,8 +29,8 @@ class ScriptedModel:
         self.answers = {title: list(texts) for title, texts in answers.items()}
         self.asked = []
 
-    def limit(self, limits):
-        self.limits = limits
+    def limit(self, account):
+        pass
 
     def generate(self, prompts):
         for place, prompt in reversed(list(enumerate(prompts))):
@@ -59,7 +59,7 @@ def run(tmp_path):
 
     def run(answers, max_repairs=1, titles=None):
         model, requests = ScriptedModel(answers), requests_for(*(titles or answers))
-        task = GenerationTask(validator, shards, lambda: model, max_repairs, SpendingLimits(num_calls=5), len(requests))
+        task = GenerationTask(validator, shards, lambda: model, max_repairs, Account())
         with ShardWriter(shards, 0) as writer:
             counts = run_task(task, requests, writer)
         rows = [row for file in shards.files() for row in pq.read_table(file, partitioning=None).to_pylist()]
@@ -124,9 +124,8 @@ def test_a_failed_call_is_a_row_without_a_refusal_reason(run):
 
 
 def test_a_request_that_was_not_sent_for_lack_of_budget_is_not_stored(run):
-    counts, rows, model = run({"Heat": [GOOD.format("Heat")], "Jaws": [Generation("", 0, 0, 0, 0, "out_of_budget")]})
+    counts, rows, _ = run({"Heat": [GOOD.format("Heat")], "Jaws": [NOT_SENT]})
 
-    assert model.limits == SpendingLimits(num_calls=5)
     assert counts == {"accepted": 1, "out_of_budget": 1}
     assert [row["item_id"] for row in rows] == ["Heat"]
 
@@ -171,7 +170,7 @@ def test_repairs_start_before_the_end_of_a_large_task(run):
 
 
 def test_without_budget_for_a_repair_a_text_stays_refused(run):
-    counts, rows, _ = run({"Heat": ["Too short.", Generation("", 0, 0, 0, 0, "out_of_budget")]})
+    counts, rows, _ = run({"Heat": ["Too short.", NOT_SENT]})
 
     assert counts == {"too_short": 1}
     assert len(rows) == 1
@@ -182,19 +181,24 @@ def test_a_task_without_requests_loads_no_model(tmp_path):
         raise AssertionError("a model was made")
 
     shards = Shards(tables.ITEM_GENERATION, tmp_path, "run")
-    task = GenerationTask(
-        Validator(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, SpendingLimits(), 9
-    )
+    task = GenerationTask(Validator(ITEM, "item-1", "model-1", Prices(), frozenset()), shards, no_model, 1, Account())
     assert run_task(task, [], ShardWriter(shards, 0)) == {}
 
 
-def test_a_retried_task_may_spend_the_rest_of_its_share():
-    share = SpendingLimits(num_calls=11, num_tokens=1001).share(0.5)
+def test_a_task_stops_when_nothing_is_left_to_spend(run):
+    titles = [f"Film {number}" for number in range(REPAIR_EVERY * 2)]
+    answers = {title: [NOT_SENT] for title in titles}
+    counts, rows, model = run(answers)
 
-    assert share == SpendingLimits(5, 500)
-    assert share.minus(2, 120) == SpendingLimits(3, 380)
-    assert share.minus(9, 900) == SpendingLimits(0, 0)
-    assert SpendingLimits().minus(9, 900) == SpendingLimits()
+    assert (counts, rows, len(model.asked)) == ({"out_of_budget": REPAIR_EVERY}, [], REPAIR_EVERY)
+
+
+def test_a_failure_is_counted_with_the_vendors_code(run):
+    failed = Generation("", 0, 0, 0.1, error="rejected", failure="rejected (status 400, unsupported_parameter)")
+    counts, [row], _ = run({"Heat": [failed]})
+
+    assert counts == {"rejected (status 400, unsupported_parameter)": 1}
+    assert row["error"] == "rejected"
 
 
 @pytest.mark.parametrize(("num_requests", "num_tasks"), [(1, 1), (8, 1), (9, 2), (200, 4), (8192, 4), (8193, 8)])

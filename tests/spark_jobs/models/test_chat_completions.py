@@ -82,7 +82,57 @@ def test_a_structured_answer_that_never_ends_is_truncated():
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_prompt_that_is_refused_is_no_outage(status):
     read = read_status(status, {}, b"no JSON")
-    assert (read.error, read.is_transient, read.is_outage) == ("rejected", False, False)
+    assert (read.error, read.is_transient, read.is_outage) == ("rejected_prompt", False, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "is_outage"),
+    [
+        ({"code": "unsupported_value", "param": "temperature"}, "rejected", True),
+        ({"code": None, "param": "seed"}, "rejected", True),
+        ({"code": "unknown_parameter"}, "rejected", True),
+        ({"code": "invalid_value", "param": "messages[0].content"}, "rejected_prompt", False),
+        ({"code": "context_length_exceeded", "param": "messages"}, "rejected_prompt", False),
+        ({"code": "content_filter", "param": "prompt"}, "content_filter", False),
+        ({"code": ["many"], "param": 7}, "rejected_prompt", False),
+    ],
+)
+def test_a_400_is_about_the_settings_or_about_the_prompt(error, code, is_outage):
+    read = read_status(400, {}, json.dumps({"error": error}).encode())
+    assert (read.error, read.is_transient, read.is_outage) == (code, False, is_outage)
+
+
+def choice(content, finish):
+    return answer(choices=[{"message": {"content": content}, "finish_reason": finish}])
+
+
+@pytest.mark.parametrize(
+    ("content", "finish", "structured", "error"),
+    [
+        (None, "length", False, "cut"),
+        ("", "length", True, "cut"),
+        ('{"description": "half', "length", True, "cut"),
+        ("<think>\nStill thinking", "length", False, "cut"),
+        (None, "content_filter", False, "content_filter"),
+        ("Half a", "content_filter", False, "content_filter"),
+    ],
+)
+def test_what_the_prompt_repeats_is_neither_retried_nor_an_outage(content, finish, structured, error):
+    read = read_answer(choice(content, finish), "m", structured)
+    assert (read.error, read.is_transient, read.is_outage) == (error, False, False)
+    assert (read.num_input_tokens, read.num_output_tokens) == (9, 2)
+
+
+@pytest.mark.parametrize("thoughts", ["<think>\n\n</think>\n\n", "<think>First, the title.</think>"])
+def test_thoughts_are_not_part_of_the_text(thoughts):
+    assert read_answer(choice(f"{thoughts}A text.", "stop"), "m", False).text == "A text."
+    structured = choice(thoughts + '{"description": "A text."}', "stop")
+    assert read_answer(structured, "m", True).text == "A text."
+    assert read_answer(choice(thoughts, "stop"), "m", False).error == "empty"
+
+
+def test_a_text_that_ends_at_the_limit_is_a_text():
+    assert read_answer(choice("A text that is", "length"), "m", False).text == "A text that is"
 
 
 def test_a_missing_path_is_not_a_missing_model():

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
+from spark_jobs.models.account import Account, Prices, SpendingLimits
 from spark_jobs.models.language_model import ModelFolderError, TransformersModel, check_model_folder, load_model
 
 
@@ -95,3 +96,14 @@ def test_a_batch_is_yielded_before_the_next_one_starts(model_folders):
 @pytest.mark.models
 def test_a_process_loads_a_model_once(model_folders):
     assert load_model(model_folders[0], 24, 3) is load_model(model_folders[0], 24, 3)
+
+
+@pytest.mark.models
+def test_a_cap_on_tokens_is_counted_by_the_tokenizer(model_folders, tmp_path):
+    model = TransformersModel(model_folders[0], max_new_tokens=8, batch_size=2)
+    [(_, first)] = model.generate(prompts("Heat"))
+    limit = 3 * first.num_input_tokens + 3 * 8 + 100  # three of them fit
+    model.limit(Account(SpendingLimits(num_tokens=limit), Prices(), tmp_path))
+    answers = in_order(model.generate(prompts("Heat", "Jaws", "Alien", "Fargo", "Scream")))
+    assert [answer.error for answer in answers] == [None, None, None, "out_of_budget", "out_of_budget"]
+    assert sum(answer.num_input_tokens + answer.num_output_tokens for answer in answers) <= limit

@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -14,11 +15,13 @@ from itertools import pairwise
 import pytest
 from tenacity import RetryCallState
 
-from spark_jobs.models.chat_completions import Answer
-from spark_jobs.models.language_model import SpendingLimits
+from spark_jobs.models.account import Account, Prices, SpendingLimits
+from spark_jobs.models.chat_completions import Answer, RequestForm
 from spark_jobs.models.language_model_http import (
+    MESSAGE_TOKENS,
     LanguageModelServer,
     OpenAIModel,
+    PromptTokens,
     ServerError,
     load_server_model,
     retrying,
@@ -63,6 +66,7 @@ def prompt(text):
 
 def quick(server, **changed):
     """A server configuration with short waits."""
+    form = RequestForm("test-model", 48, structured=changed.pop("structured", False))
     values = {
         "concurrency": 64,
         "timeout_seconds": 10,
@@ -70,15 +74,29 @@ def quick(server, **changed):
         "max_backoff_seconds": 0.05,
         "max_failures_in_a_row": 1000,
     }
-    return LanguageModelServer(server.url, "test-model", 48, **(values | changed))
+    return LanguageModelServer(server.url, form, **(values | changed))
 
 
-def ask(server, texts, **changed):
+def ask(server, texts, account=None, **changed):
     """The generations in the order of the texts."""
     with OpenAIModel(quick(server, **changed)) as model:
+        if account:
+            model.limit(account)
         answers = dict(model.generate([prompt(text) for text in texts]))
     assert sorted(answers) == list(range(len(texts)))
     return [answers[place] for place in range(len(texts))]
+
+
+@pytest.fixture
+def account(tmp_path):
+    """`account(num_calls=3)`: a new account with these limits."""
+
+    def account(prices=None, **limits):
+        folder = tmp_path / f"account-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        return Account(SpendingLimits(**limits), prices or Prices(), folder)
+
+    return account
 
 
 def numbered(count):
@@ -126,7 +144,11 @@ def test_a_permanent_fault_gives_its_error_code_after_the_last_attempt(model_ser
 @pytest.mark.parametrize(
     ("behaviour", "code"),
     [
-        ({"kind": "status", "status": 400}, "rejected"),
+        ({"kind": "status", "status": 400}, "rejected_prompt"),
+        ({"kind": "status", "status": 400, "code": "unsupported_parameter"}, "rejected"),
+        ({"kind": "status", "status": 400, "code": "content_filter"}, "content_filter"),
+        ({"kind": "empty", "finish": "length"}, "cut"),
+        ({"kind": "empty", "finish": "content_filter"}, "content_filter"),
         ({"kind": "status", "status": 401}, "rejected"),
         ({"kind": "status", "status": 403}, "rejected"),
         ({"kind": "status", "status": 404}, "wrong_model"),  # the message names the model
@@ -283,9 +305,9 @@ def test_a_lone_surrogate_does_not_stop_other_prompts(model_server):
 
 
 @pytest.mark.parametrize("max_calls", [0, 1, 50])
-def test_the_budget_of_calls_is_never_exceeded(model_server, max_calls):
+def test_the_budget_of_calls_is_never_exceeded(model_server, account, max_calls):
     model_server.script(numbers=[BROKEN, TOO_MANY] * 20, default={"kind": "answer", "seconds": 0.01})
-    answers = ask(model_server, numbered(100), max_calls=max_calls)
+    answers = ask(model_server, numbered(100), account(num_calls=max_calls))
     assert (
         model_server.num_requests()
         == sum(answer.num_attempts for answer in answers if answer.num_attempts)
@@ -297,48 +319,80 @@ def test_the_budget_of_calls_is_never_exceeded(model_server, max_calls):
     assert set(codes(answers)) <= {None, "out_of_budget", "server_error", "rate_limited"}
 
 
-def test_the_budget_of_tokens_is_never_exceeded_and_nearly_used(model_server):
+@pytest.mark.parametrize(
+    ("limits", "prices"),
+    [({"num_tokens": 30_000}, Prices()), ({"cost": 0.3}, Prices(input=10, output=10)), ({"num_calls": 300}, Prices())],
+)
+def test_a_cap_is_used_to_95_percent_and_never_exceeded(model_server, account, limits, prices):
     model_server.script(default={"kind": "answer", "seconds": 0.01, "usage": [80, 20]})
-    answers = ask(model_server, numbered(100), max_tokens=3000)
-    spent = sum(answer.num_input_tokens + answer.num_output_tokens for answer in answers)
-    assert 2500 <= spent <= 3000  # the last request must fit as if every byte of it were a token
-    assert codes(answers).count(None) == spent // 100
+    answers = ask(model_server, numbered(400), account(prices, **limits))
+    assert 285 <= codes(answers).count(None) <= 300
     assert set(codes(answers)) == {None, "out_of_budget"}
+    assert model_server.num_requests() == codes(answers).count(None)
 
 
-def test_setting_limits_starts_a_new_budget(model_server):
+def test_a_cost_cap_counts_prompts_and_answers_by_their_own_prices(model_server, account):
+    model_server.script(default={"kind": "answer", "usage": [90, 20]})
+    answers = ask(model_server, numbered(100), account(Prices(input=1, output=10), cost=0.0145))  # 0.00029 each
+    assert 48 <= codes(answers).count(None) <= 50
+
+
+def test_concurrent_models_draw_from_one_account(model_server, account):
+    shared = account(num_tokens=8000)
+    model_server.script(default={"kind": "answer", "seconds": 0.01, "usage": [80, 20]})
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(ask, model_server, [f"title: {part}-{n}" for n in range(40)], shared) for part in range(4)]
+    assert 76 <= sum(codes(each.result()).count(None) for each in asked) <= 80
+
+
+def test_setting_limits_starts_with_a_new_account(model_server, account):
     with OpenAIModel(quick(model_server)) as model:
         for number, calls in enumerate((3, 2), start=1):
-            model.limit(SpendingLimits(num_calls=calls))
+            model.limit(account(num_calls=calls))
             answers = dict(model.generate([prompt(f"{number}-{each}") for each in range(9)]))
             assert sum(answer.error is None for answer in answers.values()) == calls
     assert model_server.num_requests() == 5
 
 
-def test_a_prompt_stopped_by_the_budget_reports_its_earlier_attempts(model_server):
+def test_a_prompts_tokens_are_bounded_by_those_of_an_earlier_prompt():
+    tokens = PromptTokens()
+    template = [{"role": "system", "content": "x" * 2000}, {"role": "user", "content": "Go."}]
+    first, second = [*template, {"role": "user", "content": "Heat"}], [*template, {"role": "user", "content": "é" * 10}]
+    assert tokens.most(first, 3000) == 3000
+    tokens.count(first, 500)
+    assert tokens.most(first, 3000) == 500
+    assert tokens.most(second, 3000) == 500 + 20 + MESSAGE_TOKENS
+    repair = [*first, {"role": "assistant", "content": "No."}, {"role": "user", "content": "Again."}]
+    assert tokens.most(repair, 3000) == 500 + 9 + 2 * MESSAGE_TOKENS
+    tokens.count(second, 490)
+    tokens.count(first, 0)  # a server that counts nothing
+    assert tokens.most(second, 3000) == 490
+    assert tokens.most([{"role": "user", "content": "other"}], 80) == 80
+
+
+def test_a_prompt_stopped_by_the_budget_reports_its_earlier_attempts(model_server, account):
     model_server.script(default={**BROKEN, "usage": [10, 0], "repeat": True})
-    [answer] = ask(model_server, ["a"], max_calls=2, max_attempts=5)
+    [answer] = ask(model_server, ["a"], account(num_calls=2), max_attempts=5)
     assert (answer.error, answer.num_attempts, answer.num_input_tokens) == ("server_error", 2, 20)
 
 
 @pytest.mark.timeout(60)  # a count of calls under way that is wrong lets the next one wait for ever
-def test_a_late_cancellation_does_not_touch_the_next_budget(model_server):
+def test_a_late_cancellation_does_not_touch_the_next_budget(model_server, account):
     model_server.script(default={"kind": "answer", "seconds": 0.3})
     with OpenAIModel(quick(model_server, concurrency=2)) as model:
         generations = model.generate([prompt(text) for text in ("a", "b", "c")])
         next(generations)
-        model.limit(
-            SpendingLimits(num_tokens=1)
-        )  # b or c is under way, as one that has not heard yet that it is called off
+        model.limit(account(num_tokens=1))  # b or c is under way, as one that has not heard yet that it is called off
         generations.close()
         time.sleep(0.2)
         [(_, answer)] = model.generate([prompt("another")])
     assert (answer.error, answer.num_attempts) == ("out_of_budget", 0)
 
 
-def test_a_missing_answer_counts_as_billed(model_server):
+def test_a_missing_answer_counts_as_billed(model_server, account):
     model_server.script(default={"kind": "hang"})
-    first, second = ask(model_server, ["a", "b"], concurrency=1, max_attempts=1, max_tokens=400, timeout_seconds=0.1)
+    changed = {"concurrency": 1, "max_attempts": 1, "timeout_seconds": 0.1}
+    first, second = ask(model_server, ["a", "b"], account(num_tokens=400), **changed)
     assert (first.error, second.error) == ("timeout", "out_of_budget")
     assert 0 < first.num_input_tokens <= 400
     assert (first.num_output_tokens, second.num_input_tokens) == (48, 0)
@@ -400,10 +454,50 @@ def test_a_dead_server_is_waited_for_once_not_once_per_prompt(model_server):
     assert all(answer.text == "" for answer in answers)
 
 
-def test_a_call_cancelled_before_sending_is_returned_to_the_budget(model_server):
+def test_a_server_with_wrong_settings_is_not_waited_for(model_server, capsys):
+    model_server.script(default={"kind": "wrong_model", "repeat": True})
+    started = time.monotonic()
+    answers = ask(model_server, numbered(300), concurrency=4, max_failures_in_a_row=5)
+    assert time.monotonic() - started < 5
+    assert model_server.num_requests() <= 12
+    assert codes(answers).count("circuit_open") >= 288
+    assert sum(answer.num_input_tokens for answer in answers) == 100 * model_server.num_requests()
+    assert (
+        "(wrong_model (asked for test-model, answered by another-model)): asking it no more" in capsys.readouterr().out
+    )
+
+
+def test_parameters_are_settings(model_server, settings_with):
+    settings = settings_with(
+        llm_url=model_server.url,
+        llm_model="test-model",
+        llm_tokens_parameter="max_completion_tokens",
+        llm_parameters='{"reasoning_effort": "low"}',
+    )
+    with OpenAIModel(LanguageModelServer.of(settings, num_workers=1)) as model:
+        list(model.generate([prompt("title: Heat")]))
+    body = model_server.seen()["last"]["body"]
+    assert body.pop("messages") == prompt("title: Heat")
+    assert body == {"model": "test-model", "max_completion_tokens": 48, "reasoning_effort": "low"}
+
+
+def test_the_vendors_code_is_part_of_the_failure(model_server, monkeypatch):
+    monkeypatch.setenv("GRASP_LLM_API_KEY", KEY)
+    model_server.script(
+        default={"kind": "status", "status": 400, "code": "unsupported_parameter", "param": "max_tokens"}
+    )
+    [answer] = ask(model_server, ["a"])
+    assert answer.failure == "rejected (status 400, unsupported_parameter, max_tokens)"
+    model_server.script(default={"kind": "status", "status": 400, "code": f"bad {KEY}"})
+    [answer] = ask(model_server, ["a"])
+    assert answer.failure == "rejected_prompt (status 400)"
+
+
+def test_a_call_cancelled_before_sending_is_returned_to_the_budget(model_server, account):
     model_server.script(default={**BROKEN, "repeat": True})
     changed = {"max_failures_in_a_row": 2, "circuit_pause_seconds": 0.3, "circuit_patience_seconds": 20}
-    with OpenAIModel(quick(model_server, concurrency=1, max_attempts=1, max_calls=3, **changed)) as model:
+    with OpenAIModel(quick(model_server, concurrency=1, max_attempts=1, **changed)) as model:
+        model.limit(account(num_calls=3))
         generations = model.generate([prompt(text) for text in numbered(5)])
         assert [next(generations)[1].error for _ in range(2)] == ["server_error", "server_error"]
         time.sleep(0.1)
@@ -417,7 +511,7 @@ def test_a_call_cancelled_before_sending_is_returned_to_the_budget(model_server)
 def test_a_rejected_prompt_does_not_open_the_circuit_breaker(model_server):
     model_server.script(numbers=[{"kind": "status", "status": 400}] * 20)
     answers = ask(model_server, numbered(30), concurrency=1, max_failures_in_a_row=3, circuit_patience_seconds=0.1)
-    assert codes(answers) == ["rejected"] * 20 + [None] * 10
+    assert codes(answers) == ["rejected_prompt"] * 20 + [None] * 10
 
 
 def test_structured_answers_are_requested_and_unpacked(model_server):
@@ -435,7 +529,7 @@ def test_structured_answers_are_requested_and_unpacked(model_server):
     assert fine.text.startswith("Heat is a film")
     schema = model_server.seen()["last"]["body"]["response_format"]["json_schema"]["schema"]
     assert schema["properties"] == {"description": {"type": "string"}}
-    assert (cut.error, cut.num_attempts) == ("truncated", 1)  # greedy decoding cuts it again
+    assert (cut.error, cut.num_attempts) == ("cut", 1)  # greedy decoding cuts it again
     assert (broken.error, broken.num_attempts) == (None, 2)
     assert plain.text == "A server that knows no formats."
     assert other.error == "empty"
@@ -482,7 +576,7 @@ def test_rate_limits_are_divided_among_workers(settings_with):
     )
     server = LanguageModelServer.of(settings, num_workers=4)
     assert (server.requests_per_minute, server.tokens_per_minute, server.concurrency) == (150, 2250, 7)
-    assert (server.url, server.max_new_tokens, server.max_attempts) == ("http://127.0.0.1:1/v1", 48, 3)
+    assert (server.url, server.form.max_new_tokens, server.max_attempts) == ("http://127.0.0.1:1/v1", 48, 3)
 
 
 def test_a_process_has_one_model_and_one_thread(model_server):
@@ -508,7 +602,7 @@ def test_under_all_faults_together_nearly_all_prompts_are_answered_once(model_se
     assert len(hit) > 150
     assert sum(bool(answers[text].text) for text in hit) >= 0.99 * len(hit)
     assert all(answers[text].text for text in texts if not script[text])
-    assert all(answers[text].error in ("wrong_model", "rejected") for text in lost)
+    assert all(answers[text].error in ("wrong_model", "rejected_prompt") for text in lost)
     assert max(seen["answers"].values()) == 1
     assert all(seen["requests"][text] == answer.num_attempts for text, answer in answers.items())
 
