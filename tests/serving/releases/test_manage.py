@@ -55,7 +55,7 @@ def test_a_release_without_a_model_is_popular(settings, write_day):
 
     assert manifest.model is None
     assert manifest_in_force(settings.releases) == manifest
-    assert manifest.collections["item"] == f"item_embedding_{Versions(settings).embedding}"
+    assert manifest.collections["item"] == f"item_texts_{Versions(settings).embedding}"
     assert [path.name for path in (release_folder(settings.releases, manifest) / "items").iterdir()] == [
         "part-0.parquet"
     ]
