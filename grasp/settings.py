@@ -74,6 +74,12 @@ def _utc(moment: datetime | None) -> datetime | None:
     return moment.astimezone(UTC) if moment else None
 
 
+def _not_later_than_now(moment: datetime | None, info: ValidationInfo) -> datetime | None:
+    if moment and moment > datetime.now(UTC) and not info.data.get("future_days"):
+        raise ValueError("later than the wall clock, which only GRASP_FUTURE_DAYS=true allows")
+    return moment
+
+
 def _model_of_server(model: str, info: ValidationInfo) -> str:
     if info.data.get("llm_url") and not model:
         raise ValueError("GRASP_LLM_URL names a server, so say which of its models to ask")
@@ -120,7 +126,10 @@ class Settings(BaseSettings):
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
     mlflow_uri: SecretStr = Field(description="MLflow tracking store, as a database URI.")
 
-    now: Annotated[AwareDatetime | None, AfterValidator(_utc)] = Field(
+    future_days: bool = Field(
+        False, description="Whether GRASP_NOW may be later than the wall clock; a day published so blocks earlier ones."
+    )
+    now: Annotated[AwareDatetime | None, AfterValidator(_utc), AfterValidator(_not_later_than_now)] = Field(
         None, description="The clock for ages and freshness; the wall clock when unset."
     )
 

@@ -91,7 +91,16 @@ def find_release(manifests: list[Manifest], release_id: str) -> Manifest:
     for manifest in manifests:
         if manifest.release_id == release_id:
             return manifest
-    raise ReleaseError(f"no release {release_id}; there are {', '.join(each.release_id for each in manifests)}")
+    known = ", ".join(each.release_id for each in manifests)
+    raise ReleaseError(f"no release {release_id}; there {f'are {known}' if known else 'is none'}")
+
+
+def read_release(releases: Path, release_id: str) -> Manifest:
+    """The manifest of a release on disk. Raises `ReleaseError` for an unknown id, `ValueError` for a damaged one."""
+    try:
+        return read_manifest(releases / release_id / MANIFEST_FILE)
+    except NoReleaseError:
+        return find_release(releases_on_disk(releases), release_id)
 
 
 def publication_lock(releases: Path) -> AbstractContextManager[None]:

@@ -69,7 +69,7 @@ class VectorStore:
         return bool(self._client.has_collection(name))
 
     def add(self, name: str, texts: Sequence[Text], vectors: np.ndarray) -> None:
-        """Add rows that may be there already. Raises `ValueError` for a vector not of length 1, before any is written."""
+        """Add rows; some may be there already. Raises `ValueError`, before any write, for a vector not of length 1."""
         require_unit_vectors(vectors, [each.id for each in texts])
         for start in range(0, len(texts), WRITE_BATCH):
             part = slice(start, start + WRITE_BATCH)

@@ -73,6 +73,14 @@ def test_the_clock_is_the_wall_clock_unless_it_is_set(tmp_path):
     assert Settings.load({"GRASP_HOME": str(tmp_path)}).clock().year >= 2026
 
 
+def test_a_clock_of_the_future_takes_a_switch(tmp_path):
+    given = {"GRASP_HOME": str(tmp_path), "GRASP_NOW": "2998-12-31T00:00:00Z"}
+    with pytest.raises(SettingsError, match=r"^GRASP_NOW: later than the wall clock.*GRASP_FUTURE_DAYS=true"):
+        Settings.load(given)
+    settings = Settings.load({**given, "GRASP_FUTURE_DAYS": "true"})
+    assert Settings.load(settings.variables()).clock().year == 2998
+
+
 def test_secrets_do_not_show(tmp_path):
     secrets = dict.fromkeys(("GRASP_MILVUS_TOKEN", "GRASP_MLFLOW_URI"), "hunter2")
     secrets["GRASP_REDIS"] = "redis:6379,password=hunter2"
