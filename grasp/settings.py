@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from grasp.addresses import milvus_address, redis_address, server_url
+from grasp.addresses import milvus_address, redis_address, server_url, tracking_store
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +124,9 @@ class Settings(BaseSettings):
     releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
     data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
-    mlflow_uri: SecretStr = Field(description="MLflow tracking store, as a database URI.")
+    mlflow_uri: Annotated[SecretStr, AfterValidator(tracking_store)] = Field(
+        description="MLflow tracking store, as a database URI or the address of a server."
+    )
 
     future_days: bool = Field(
         False, description="Whether GRASP_NOW may be later than the wall clock; a day published so blocks earlier ones."
