@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cli.dag_run import DagError, StageTime, migrate, new_log, run_dag, show_times
 from cli.retrain import DEFAULT_RECIPE
-from grasp.days import day_argument, end_of, parse_day
+from grasp.days import clock_at_end_of, day_argument, parse_day
 from grasp.environment import prepare
 from grasp.preflight import require_feature_store, require_java, require_models, require_source
 from grasp.progress import say
@@ -96,7 +96,8 @@ def main() -> None:
         if plan.cutoff >= plan.latest:
             raise DemoError(f"the cutoff {plan.cutoff} must lie before the latest day, {plan.latest}")
         # The clock stands at the end of the latest day, so that ages and freshness are real checks.
-        plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"now": end_of(plan.latest)}))
+        now = clock_at_end_of(plan.latest)
+        plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"now": now}))
         times = run_all(plan, arguments.recipe)
         _show(plan)
     except (DemoError, DagError, SettingsError, ValueError, FileNotFoundError) as error:

@@ -210,7 +210,8 @@ def main(lake: Lake, day: str) -> None:
     raw = read_table(lake.spark, require_table(folder, "interactions"))
     items = check_entities(read_table(lake.spark, require_table(folder, "items")), "item").cache()
     known_items = items.where("reason is null").select("item_id")
-    checked = in_window(check_interactions(raw, known_items, lake.settings.clock()), first, day)
+    clock = max(lake.settings.clock(), end_of(day))  # a clock in whole seconds is behind the day's last events
+    checked = in_window(check_interactions(raw, known_items, clock), first, day)
     rows = CheckedSource(refuse_repeated(checked).cache(), items, _read_users(lake).cache())
     try:
         counts = _quarantine(lake, day, rows, raw)
