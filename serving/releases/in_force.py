@@ -73,6 +73,11 @@ def rollback_targets(releases: Path, release_id: str | None) -> list[Manifest]:
     return [on_disk[each] for each in path if each in on_disk]
 
 
+def last_in_force(releases: Path) -> Manifest | None:
+    """With a damaged current.json, the release that was in force last says which model to keep."""
+    return next(reversed(rollback_targets(releases, None)), None)
+
+
 def _history(releases: Path, manifests: Sequence[Manifest]) -> list[str]:
     """The ids of the releases in the order they were put in force; without a history file, as they were published."""
     file = releases / HISTORY_FILE

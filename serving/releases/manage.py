@@ -34,6 +34,7 @@ from serving.releases.in_force import (
     ReleaseError,
     current_or_none,
     find_release,
+    last_in_force,
     publication_lock,
     put_in_force,
     read_release,
@@ -96,7 +97,8 @@ def restore_day(
             manifest = of_day[-1]
         else:
             say(f"release: no release of {day} is on disk: it is built from the lake")
-            manifest, _ = add_release(settings, day, choose_model(settings, None, None)(in_force))
+            choice = choose_model(settings, None, None)(in_force or last_in_force(settings.releases))
+            manifest, _ = add_release(settings, day, choice)
         version = Versions(settings).feature
         if manifest.feature_version != version:
             raise ReleaseError(

@@ -27,6 +27,7 @@ from serving.releases.in_force import (
     as_json,
     current_or_none,
     flush_to_disk,
+    last_in_force,
     no_checkpoint,
     publication_lock,
     put_in_force,
@@ -60,11 +61,6 @@ def publish(
     force is a back-fill and is not published. Raises `ReleaseError` or `MissingPartitionError`; then, and after a crash
     at any step, the old release stays in force.
     """
-    if not (settings.future_days or has_ended(day, datetime.now(UTC))):
-        raise ReleaseError(
-            f"{day} is not over by the wall clock, and once published it blocks every day before it: "
-            "only GRASP_FUTURE_DAYS=true publishes it"
-        )
     with publication_lock(settings.releases):
         before = current_or_none(settings.releases)
         if before and day < before.day:
@@ -75,9 +71,8 @@ def publish(
                 f"To go back to it: grasp release restore-day {day}"
             )
             return before
-        # With a damaged current.json, the release that was in force last says which model to keep.
-        before_or_last = before or next(reversed(rollback_targets(settings.releases, None)), None)
-        manifest, was_there = add_release(settings, day, choose(before_or_last), checkpoint)
+        choice = choose(before or last_in_force(settings.releases))
+        manifest, was_there = add_release(settings, day, choice, checkpoint)
         if before and before.release_id == manifest.release_id and was_there:
             say(f"release: {manifest.release_id} is in force already, nothing changed")
             return before
@@ -94,6 +89,11 @@ def add_release(
 
     The caller holds the publication lock. Raises like `publish`.
     """
+    if not (settings.future_days or has_ended(day, datetime.now(UTC))):
+        raise ReleaseError(
+            f"{day} is not over by the wall clock, and once published it blocks every day before it: "
+            "only GRASP_FUTURE_DAYS=true publishes it"
+        )
     say(f"release: model {choice.name or 'popular'}: {choice.reason}")
     staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
     try:

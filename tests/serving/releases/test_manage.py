@@ -191,6 +191,8 @@ def test_a_day_of_the_future_is_published_only_by_the_switch(settings, settings_
 
     with pytest.raises(ReleaseError, match=f"{FAR_DAY} is not over by the wall clock.*GRASP_FUTURE_DAYS"):
         put(settings, FAR_DAY)
+    with pytest.raises(ReleaseError, match="GRASP_FUTURE_DAYS"):
+        restore_day(settings, FAR_DAY, put_online=lambda *_: None)
     assert manifest_in_force(settings.releases) == before
     assert put(settings_with(future_days=True), FAR_DAY).day == FAR_DAY
 
