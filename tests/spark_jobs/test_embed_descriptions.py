@@ -89,6 +89,13 @@ def texts_in_milvus(lake, entity="item"):
         return store.texts(collection(entity, lake.versions.embedding))
 
 
+def vectors_in_milvus(lake, texts):
+    name = collection("item", lake.versions.embedding)
+    with open_vector_store(lake.settings) as store:
+        assert texts <= store.texts(name)
+        return store.read(name, texts)
+
+
 def ids_in_milvus(lake, entity="item"):
     return {each.id for each in texts_in_milvus(lake, entity)}
 
@@ -158,12 +165,10 @@ def test_the_next_day_changes_nothing_that_a_release_searches(lake, embed, descr
     embed(lake, DAY)
     released = {text("1", "jazz"), text("2", "rock"), text("3", "gone")}
     folder = publish(lake, DAY, **{"1": "jazz", "2": "rock", "3": "gone"})
-    with open_vector_store(lake.settings) as store:
-        before = store.read(collection("item", lake.versions.embedding), released)
+    before = vectors_in_milvus(lake, released)
     describe(lake, NEXT, item={"1": "jazz", "2": "rock opera"}, user={"u": "likes jazz"})
     embed(lake, NEXT)
-    with open_vector_store(lake.settings) as store:
-        after = store.read(collection("item", lake.versions.embedding), released)
+    after = vectors_in_milvus(lake, released)
     assert set(after) == released and all((after[each] == before[each]).all() for each in released)
     assert texts_in_milvus(lake) == {*released, text("2", "rock opera")}
 

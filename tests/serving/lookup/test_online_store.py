@@ -304,12 +304,7 @@ def test_a_broken_configuration_is_named(settings_with, tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "registry: 'postgresql://me:hunter2@db\nb: }",
-        "registry: x\nonline_store: *hunter2",
-        "project: p\nprovider: local\nregistry: r.db\nonline_store: {type: redis, connection_string: 'db:hunter2'}",
-    ],
+    "text", ["registry: 'postgresql://me:hunter2@db\nb: }", "registry: x\nonline_store: *hunter2"]
 )
 def test_a_secret_in_a_broken_configuration_is_not_shown(settings_with, tmp_path, text):
     file = tmp_path / "broken.yaml"
@@ -319,7 +314,6 @@ def test_a_secret_in_a_broken_configuration_is_not_shown(settings_with, tmp_path
     with pytest.raises(StoreError, match=r"broken\.yaml opens no feature store") as error:
         FeastUserStore(settings, manifest_of(settings))
     assert "hunter2" not in str(error.value)
-    if "type: redis" not in text:
-        with pytest.raises(ValueError, match=r"broken\.yaml: not valid YAML near line 2") as error:
-            read_config(settings)
-        assert "hunter2" not in str(error.value)
+    with pytest.raises(ValueError, match=r"broken\.yaml: not valid YAML near line 2") as wrong:
+        read_config(settings)
+    assert "hunter2" not in str(wrong.value)
