@@ -303,9 +303,7 @@ def test_a_broken_configuration_is_named(settings_with, tmp_path, text):
         FeastUserStore(settings, manifest_of(settings))
 
 
-@pytest.mark.parametrize(
-    "text", ["registry: 'postgresql://me:hunter2@db\nb: }", "registry: x\nonline_store: *hunter2"]
-)
+@pytest.mark.parametrize("text", ["registry: 'postgresql://me:hunter2@db\nb: }", "registry: x\nonline_store: *hunter2"])
 def test_a_secret_in_a_broken_configuration_is_not_shown(settings_with, tmp_path, text):
     file = tmp_path / "broken.yaml"
     file.write_text(text)
