@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from grasp.feature_store import configuration, without_values
+from grasp.feature_store import configuration, without_quotes, without_values
 from grasp.settings import Settings
 from grasp.versions import feast_project
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def read_config(settings: Settings) -> dict[str, Any]:
     """The store's configuration; raises `ValueError` or `FileNotFoundError` naming the file."""
-    config = yaml.safe_load(configuration(settings))
+    try:
+        config = yaml.safe_load(configuration(settings))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{settings.feature_store_yaml}: {without_quotes(error)}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{settings.feature_store_yaml} is no feature store configuration")
     return config

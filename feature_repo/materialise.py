@@ -145,7 +145,8 @@ def _write_day(
     ids = {table.name: _ids(settings, table, feature_version, day) for table in VIEWS}
     registered = before.definitions if before else None
     target = OnlineState(day, True, hashes, _definitions_hash(settings), ids)
-    store = open_for_writing(settings, feature_version, apply=registered != target.definitions)
+    # Applying also makes the tables of a store that was lost.
+    store = open_for_writing(settings, feature_version, apply=may_go_back or registered != target.definitions)
     known = {table.name: set(before.keys.get(table.name, []) if before else []) for table in VIEWS}
     if may_go_back or before is None:
         for table in VIEWS:

@@ -1,9 +1,12 @@
 """Addresses of servers, as settings name them. Each message says what is expected and never shows the value."""
 
 import json
+import re
 from urllib.parse import unquote
 
 from pydantic import AnyUrl, HttpUrl, RedisDsn, SecretStr, TypeAdapter, ValidationError
+
+_DATABASE = re.compile(r"(sqlite|postgresql|mysql|mssql)(\+\w+)?://")
 
 
 def server_url(url: str) -> str:
@@ -17,9 +20,23 @@ def server_url(url: str) -> str:
 
 def milvus_address(uri: str) -> str:
     """A server's address or a folder of Milvus-Lite."""
+    example = "a Milvus server is named like http://milvus.example.com:19530, a folder of Milvus-Lite ends in .db"
     if "://" in uri:
-        example = "a Milvus server is named like http://milvus.example.com:19530"
         _require_plain(uri, AnyUrl, example, "GRASP_MILVUS_TOKEN, as key or user:password")
+    elif not uri.endswith(".db"):  # for example user:password@host:port, which must not become a path in messages
+        raise ValueError(example)
+    return uri
+
+
+def tracking_store(uri: SecretStr) -> SecretStr:
+    """MLflow's store: a database's URI, which may hold a password, or a server's address, which may not.
+
+    MLflow shows any other URI, and that of a server, in its own messages.
+    """
+    text = uri.get_secret_value()
+    if not _DATABASE.match(text):
+        example = "a tracking store is named like sqlite:///folder/mlflow.db or postgresql://user:password@host/name"
+        _require_plain(text, HttpUrl, example, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
     return uri
 
 
@@ -42,8 +59,8 @@ def _require_plain(url: str, kind: type[AnyUrl], example: str, secret_setting: s
         parts = TypeAdapter(kind).validate_python(url)
     except ValidationError:
         raise ValueError(example) from None
-    if parts.username or parts.password or parts.query:
-        raise ValueError(f"no user, password or query belongs here: a key goes into {secret_setting}")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(f"no user, password, query or fragment belongs here: a key goes into {secret_setting}")
 
 
 def redis_address(address: SecretStr) -> SecretStr:

@@ -34,13 +34,18 @@ def end_of(day: str) -> datetime:
     return start_of(day) + timedelta(days=1) - timedelta(microseconds=1)
 
 
+def clock_at_end_of(day: str) -> datetime:
+    """A clock in whole seconds, as people write GRASP_NOW, at the last second of the day."""
+    return end_of(day).replace(microsecond=0)
+
+
 def plus_days(day: str, num_days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=num_days)).isoformat()
 
 
 def has_ended(day: str, now: datetime) -> bool:
     """True once the day is over. A clock in whole seconds may show its last second, 23:59:59."""
-    return now >= end_of(day).replace(microsecond=0)
+    return now >= clock_at_end_of(day)
 
 
 def require_ended(day: str, now: datetime) -> None:

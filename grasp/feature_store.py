@@ -26,6 +26,12 @@ def configuration(settings: Settings) -> str:
         raise ValueError(f"{file} uses the variable {error}, which is not set") from None
 
 
+def without_quotes(error: Exception) -> str:
+    """Where a configuration is not YAML, without the lines that the error quotes: they may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    return f"not valid YAML{f' near line {mark.line + 1}' if mark else ''}"
+
+
 def without_values(error: ValidationError) -> str:
     """What a wrong configuration gets wrong, without its values: a connection string may hold a password."""
     return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))

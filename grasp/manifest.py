@@ -55,7 +55,7 @@ def read_manifest(file: Path) -> Manifest:
         parse_day(manifest.day)
     except FileNotFoundError:
         raise NoReleaseError(
-            f"no release at {file}: `grasp release list` names them; `make demo` or `grasp refresh` publishes one"
+            f"no release at {file}: `grasp refresh --day DAY` publishes the first, `make demo` one to try"
         ) from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not a release manifest: {error}") from error

@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from grasp.addresses import milvus_address, redis_address, server_url, webhook_address
+from grasp.addresses import milvus_address, redis_address, server_url, tracking_store, webhook_address
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +76,12 @@ def _absolute(name: str, path: str | Path) -> Path:
 
 def _utc(moment: datetime | None) -> datetime | None:
     return moment.astimezone(UTC) if moment else None
+
+
+def _not_later_than_now(moment: datetime | None, info: ValidationInfo) -> datetime | None:
+    if moment and moment > datetime.now(UTC) and not info.data.get("future_days"):
+        raise ValueError("later than the wall clock, which only GRASP_FUTURE_DAYS=true allows")
+    return moment
 
 
 def _model_of_server(model: str, info: ValidationInfo) -> str:
@@ -134,9 +140,14 @@ class Settings(BaseSettings):
     releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
     data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
-    mlflow_uri: SecretStr = Field(description="MLflow tracking store, as a database URI.")
+    mlflow_uri: Annotated[SecretStr, AfterValidator(tracking_store)] = Field(
+        description="MLflow tracking store, as a database URI or the address of a server."
+    )
 
-    now: Annotated[AwareDatetime | None, AfterValidator(_utc)] = Field(
+    future_days: bool = Field(
+        False, description="Whether GRASP_NOW may be later than the wall clock; a day published so blocks earlier ones."
+    )
+    now: Annotated[AwareDatetime | None, AfterValidator(_utc), AfterValidator(_not_later_than_now)] = Field(
         None, description="The clock for ages and freshness; the wall clock when unset."
     )
 

@@ -19,7 +19,10 @@ from grasp.versions import Versions, digest, file_sha256
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a day. `settings` names the settings that change its result, apart from the versions."""
+    """One step of a day. `settings` names the settings that change its result, apart from the versions.
+
+    The clock is not one of them: a day that is over has the same result whenever it is run.
+    """
 
     name: str
     code: str  # folder whose source files are part of the fingerprint
@@ -43,7 +46,7 @@ STAGES = {
             "spark_jobs",
             reads=(),
             writes=(tables.INTERACTIONS, tables.ITEMS, tables.WITHDRAWN_ITEMS, tables.USERS, tables.QUARANTINE),
-            settings=("source", "late_days", "max_quarantine_share", "max_vanished_share", "now"),
+            settings=("source", "late_days", "max_quarantine_share", "max_vanished_share"),
             reads_source=True,
         ),
         Stage(
@@ -124,7 +127,7 @@ STAGES = {
                 tables.USER_FEATURES,
             ),
             writes=(),
-            settings=("min_day_interactions", "max_fallback_share", "max_feature_age_hours", "now"),
+            settings=("min_day_interactions", "max_fallback_share", "max_feature_age_hours"),
             uses=("feature",),
         ),
     )

@@ -132,5 +132,10 @@ def feature_service(feature_version: str) -> str:
 
 
 def collection(entity: str, embedding_version: str) -> str:
-    """Name of the Milvus collection that holds one entity's vectors of one version."""
-    return f"{entity}_embedding_{embedding_version}"
+    """Name of the Milvus collection that holds the vectors of one entity's texts, of one version."""
+    return f"{entity}_texts_{embedding_version}"
+
+
+def description_hash(text: str) -> str:
+    """sha256 of a description, as in the tables' column of this name."""
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -375,8 +375,8 @@ class SearchResponse(BaseModel):
     items: list[SimilarItem] = Field(description="Nearest first.")
     release: str
     backend: Literal["milvus", "memory"] = Field(description="Where the vectors were searched.")
-    fallback: Literal["milvus_timeout", "milvus_error"] | None = Field(
-        description="Why a configured Milvus server did not answer."
+    fallback: Literal["milvus_timeout", "milvus_error", "milvus_incomplete"] | None = Field(
+        description="Why a configured Milvus server did not answer; `milvus_incomplete`: with too few items."
     )
 
 

@@ -1,33 +1,39 @@
-"""Encode descriptions and update the Milvus collections to the latest day.
+"""Encode descriptions and add the new ones to the Milvus collections.
 
-Reads:   item_description, user_description
-Writes:  text_embedding, item_embedding, user_embedding; then one Milvus collection each, behind an alias
+Reads:   item_description, user_description; the releases on disk
+Writes:  text_embedding, item_embedding, user_embedding; then one Milvus collection of items and one of users
 
 Parquet is the source of truth and is written first. No text is encoded twice (`vectors/text_embeddings.py`). A row
-whose text did not change keeps its `computed_at`. Then the differences are written to Milvus, so the next run repairs
-what a crash left behind. A collection holds the latest day; writing an earlier day again does not change it.
+whose text did not change keeps its `computed_at`. Then the missing texts are added to Milvus, so the next run repairs
+what a crash left behind.
+
+This job runs before the quality gate, so it must not change what a release searches: a collection keeps the texts of
+every release on disk, and a search passes over all others. A text that no release and no later day has is deleted.
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from grasp import partitions, tables
+from grasp.manifest import MANIFEST_FILE, read_manifest
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.tables import Table
-from grasp.versions import collection
+from grasp.versions import collection, description_hash
 from spark_jobs.job import run
 from spark_jobs.models.encoder import load_encoder
 from spark_jobs.models.encoder_http import EncoderServer, load_server_encoder
 from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import embedding_batches
-from spark_jobs.vectors.milvus import READ_BACK_TOLERANCE, WRITE_BATCH, VectorStore, open_vector_store
+from spark_jobs.vectors.milvus import READ_BACK_TOLERANCE, WRITE_BATCH, Text, VectorStore, open_vector_store
 from spark_jobs.vectors.text_embeddings import EncoderFactory, TextEmbeddings
 
 ENTITIES = {
@@ -35,7 +41,7 @@ ENTITIES = {
     "user": (tables.USER_DESCRIPTION, tables.USER_EMBEDDING),
 }
 NUM_READ_BACK = 16
-NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours per vector read back; the alias moves only above this recall
+NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours per vector read back; the job fails below this recall
 
 
 def join_vectors(
@@ -77,8 +83,10 @@ def encoder_factory(settings: Settings) -> EncoderFactory:
     return partial(load_encoder, settings.encoder, settings.encoder_batch_size)
 
 
-def update_collection(store: VectorStore, name: str, partition: Path, table: Table) -> int:
-    """Make a collection equal to a partition by writing the differences, then move the alias (the table's name).
+def update_collection(
+    store: VectorStore, name: str, partition: Path, table: Table, kept: AbstractSet[Text] | None
+) -> int:
+    """Add a day's texts to a collection; delete those that are neither of the day nor in `kept` (None deletes nothing).
 
     Returns the number of vectors written.
     """
@@ -88,34 +96,32 @@ def update_collection(store: VectorStore, name: str, partition: Path, table: Tab
         say(f"Milvus {name}: unchanged, because the day has no vectors")
         return 0
     store.ensure_collection(name, first.vectors.shape[1])
-    held = store.hashes(name)
-    gone, num_rows, num_upserted = set(held), 0, 0
-    sample: dict[str, np.ndarray] = {}
+    held, of_day, num_added = store.texts(name), set[Text](), 0
+    sample: dict[Text, np.ndarray] = {}
     for batch in chain([first], batches):
-        changed = [i for i, each in enumerate(batch.ids) if held.get(each) != batch.hashes[i]]
-        store.upsert(name, [batch.ids[i] for i in changed], batch.vectors[changed], [batch.hashes[i] for i in changed])
-        gone.difference_update(batch.ids)
-        num_rows, num_upserted = num_rows + len(batch.ids), num_upserted + len(changed)
+        texts = list(map(Text, batch.ids, batch.hashes))
+        new = [i for i, each in enumerate(texts) if each not in held]
+        store.add(name, [texts[i] for i in new], batch.vectors[new])
+        of_day.update(texts)
+        num_added += len(new)
         if len(sample) < NUM_READ_BACK:
-            sample |= {batch.ids[i]: batch.vectors[i] for i in (changed[-2:] or [0])}
+            sample |= {texts[i]: batch.vectors[i] for i in (new[-2:] or [0])}
+    gone: AbstractSet[Text] = frozenset() if kept is None else held - of_day - kept
     store.delete(name, sorted(gone))
-    store.require_equal(name, num_rows, sample)
-    if not store.has_alias(table.name, name):
+    num_held = len((held | of_day) - gone)
+    store.require_equal(name, num_held, sample)
+    if num_added:
         require_recall(store, name, partition, table, sample)
-    switched = store.switch_alias(table.name, name)
-    say(
-        f"Milvus {name}: {num_upserted} vectors upserted, {len(gone)} deleted, {num_rows} held"
-        + (f", alias {table.name} moved here" if switched else "")
-    )
-    return num_upserted
+    say(f"Milvus {name}: {num_added} vectors added, {len(gone)} deleted, {num_held} held")
+    return num_added
 
 
 def require_recall(
-    store: VectorStore, name: str, partition: Path, table: Table, sample: Mapping[str, np.ndarray]
+    store: VectorStore, name: str, partition: Path, table: Table, sample: Mapping[Text, np.ndarray]
 ) -> None:
     """Raise `ValueError` unless the collection finds what an exact search finds, with a recall of `MIN_RECALL`.
 
-    Checked before readers are sent to a new collection. Similarities are compared, not ids, so ties count as found.
+    Similarities are compared, not ids, so ties and texts of other days count as found.
     """
     queries = np.stack(list(sample.values()))
     best = np.full((len(queries), NUM_PROBED), -np.inf, np.float32)
@@ -133,8 +139,41 @@ def require_recall(
     if num_found < MIN_RECALL * num_wanted:
         raise ValueError(
             f"Milvus collection {name} finds {num_found} of {num_wanted} nearest vectors, below a recall of "
-            f"{MIN_RECALL:g}: the alias {table.name} was not moved; drop the collection and run the job again"
+            f"{MIN_RECALL:g}: drop the collection and run the job again"
         )
+
+
+def released_texts(releases: Path, name: str) -> set[Text]:
+    """The texts of all releases on disk whose items are searched in the collection `name`.
+
+    Raises `ValueError`, `OSError` or `KeyError` for a release that cannot be read.
+    """
+    found: set[Text] = set()
+    for file in sorted(releases.glob(f"[!.]*/{MANIFEST_FILE}")):
+        if read_manifest(file).collections.get("item") == name:
+            for part in sorted((file.parent / "items").glob("*.parquet")):
+                rows = pq.ParquetFile(part).read(columns=["item_id", "description"])
+                hashes = map(description_hash, rows["description"].to_pylist())
+                found.update(map(Text, rows["item_id"].to_pylist(), hashes))
+    return found
+
+
+def texts_to_keep(lake: Lake, name: str, table: Table, day: str) -> set[Text] | None:
+    """Texts that readers other than this day's jobs need: of the releases, and of the table's last day.
+
+    None if a release cannot be read, because then nothing may be deleted.
+    """
+    try:
+        kept = released_texts(lake.settings.releases, name)
+    except (OSError, ValueError, KeyError) as error:
+        say(f"Milvus {name}: nothing is deleted, because a release cannot be read: {error}")
+        return None
+    latest = lake.days(table)[-1]
+    if latest > day:
+        partition = partitions.require_partition(lake.root, table, lake.versions.embedding, latest)
+        for batch in embedding_batches(partition, table, WRITE_BATCH):
+            kept.update(map(Text, batch.ids, batch.hashes))
+    return kept
 
 
 def main(lake: Lake, day: str, make_encoder: EncoderFactory | None = None) -> None:
@@ -143,19 +182,16 @@ def main(lake: Lake, day: str, make_encoder: EncoderFactory | None = None) -> No
 
 def embed_day(lake: Lake, day: str, make_encoder: EncoderFactory | None = None) -> int:
     """The whole job; returns the number of vectors written to Milvus."""
-    num_upserted = 0
+    num_added = 0
     for entity in ENTITIES:
         write_embeddings(lake, entity, day, make_encoder or encoder_factory(lake.settings))
     version = lake.versions.embedding
     with open_vector_store(lake.settings) as store:
         for entity, (_, table) in ENTITIES.items():
-            latest = lake.days(table)[-1]
-            if latest > day:
-                say(f"Milvus {collection(entity, version)}: unchanged, because it holds the later day {latest}")
-                continue
+            name = collection(entity, version)
             partition = partitions.require_partition(lake.root, table, version, day)
-            num_upserted += update_collection(store, collection(entity, version), partition, table)
-    return num_upserted
+            num_added += update_collection(store, name, partition, table, texts_to_keep(lake, name, table, day))
+    return num_added
 
 
 if __name__ == "__main__":

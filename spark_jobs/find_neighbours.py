@@ -5,7 +5,7 @@ Writes:  item_neighbours, user_neighbours
 
 The neighbours of a day are searched only among the vectors of that day, so nothing from later days can appear. The
 exact backend searches block by block in Spark workers. The Milvus backend searches from the driver, because
-Milvus-Lite allows one process, and only if the collection holds exactly the day's vectors.
+Milvus-Lite allows one process, and only if the collection holds all of the day's vectors. It passes over others.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ from grasp.versions import collection
 from spark_jobs.job import run
 from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import read_embeddings
-from spark_jobs.vectors.milvus import VectorStore, open_vector_store
+from spark_jobs.vectors.milvus import Text, VectorStore, open_vector_store
 from spark_jobs.vectors.nearest_neighbours import MilvusBackend, VectorSet, load_exact_backend
 
 ENTITIES = {
@@ -77,19 +77,20 @@ def find_exactly(lake: Lake, source: Table, target: Table, partition: Path) -> D
 
 
 def find_in_milvus(lake: Lake, store: VectorStore, entity: str, day: str, partition: Path) -> DataFrame:
-    """Search the collection; raises `ValueError` unless it holds exactly this day's vectors."""
+    """Search the collection; raises `ValueError` unless it holds all of this day's vectors."""
     source, target = ENTITIES[entity]
     name = collection(entity, lake.versions.embedding)
     ids, vectors, hashes = read_embeddings(partition, source)
-    held = store.hashes(name) if store.has_collection(name) else {}
-    if held != dict(zip(ids, hashes, strict=True)):
+    hash_of = dict(zip(ids, hashes, strict=True))
+    held = store.texts(name) if store.has_collection(name) else set()
+    if not held.issuperset(Text(*each) for each in hash_of.items()):
         raise ValueError(
-            f"Milvus collection {name} does not hold {source.name} of {day}: run embed_descriptions again, or set "
-            "GRASP_NEIGHBOUR_BACKEND=exact"
+            f"Milvus collection {name} does not hold all of {source.name} of {day}: run embed_descriptions again, "
+            "or set GRASP_NEIGHBOUR_BACKEND=exact"
         )
     if not ids:
         return lake.spark.createDataFrame([], target.ddl)
-    backend = MilvusBackend(store, name, VectorSet(ids, vectors))
+    backend = MilvusBackend(store, name, VectorSet(ids, vectors), hash_of)
     found = backend.search(ids, np.asarray(vectors), lake.settings.num_neighbours)
     return lake.spark.createDataFrame(pa.Table.from_batches([neighbour_rows(source.key[0], ids, *found)]))
 
@@ -100,7 +101,7 @@ def main(lake: Lake, day: str) -> None:
         entity: partitions.require_partition(lake.root, source, version, day)
         for entity, (source, _) in ENTITIES.items()
     }
-    # A collection holds the latest day. An earlier day is searched exactly, so that it meets no later vectors.
+    # The vectors of an earlier day may have been deleted from its collection.
     is_latest = all(lake.days(source)[-1] == day for source, _ in ENTITIES.values())
     if lake.settings.neighbour_backend == "exact" or not is_latest:
         found = {entity: find_exactly(lake, *ENTITIES[entity], path) for entity, path in paths.items()}

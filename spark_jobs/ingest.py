@@ -365,7 +365,8 @@ def _check_interactions(lake: Lake, plan: TablePlan, items: DataFrame, days: Day
     before = lake.read_latest(tables.ITEMS, days.last)
     known = items.where("reason is null").select("item_id").union(before.select("item_id")).distinct()
     raw = read_table(lake.spark, plan)
-    checked = check_interactions(raw, known, lake.settings.clock(), is_by_day=plan.days is not None)
+    clock = max(lake.settings.clock(), end_of(days.last))  # a clock in whole seconds is behind the day's last events
+    checked = check_interactions(raw, known, clock, is_by_day=plan.days is not None)
     return placed(checked, days).drop("fields", "is_known")
 
 

@@ -16,8 +16,8 @@ from benchmarks.serving.running_service import STOP_SECONDS, stop
 from grasp.processes import end_with_parent
 from grasp.progress import say
 from grasp.settings import Settings
-from grasp.versions import Versions, collection
-from spark_jobs.vectors.milvus import open_vector_store
+from grasp.versions import Versions, collection, description_hash
+from spark_jobs.vectors.milvus import Text, open_vector_store
 
 PACKAGES = ("milvus==2.3.5", "setuptools<81")
 ENVIRONMENT, FINISHED = "milvus-server-venv", "installed"
@@ -67,9 +67,10 @@ def fill(settings: Settings, content: ReleaseContent) -> None:
     """Write the items' vectors to the collection that a release with these settings names."""
     data = content.data.training_set
     name = collection("item", Versions(settings).embedding)
+    texts = list(map(Text, data.item_ids, map(description_hash, content.item_texts)))
     with open_vector_store(settings) as store:
         store.ensure_collection(name, data.item_semantic.shape[1])
-        store.upsert(name, data.item_ids, data.item_semantic, ["made for a benchmark"] * len(data.item_ids))
+        store.add(name, texts, data.item_semantic)
 
 
 def installed_python(home: Path) -> Path:

@@ -3,6 +3,9 @@
 A configured Milvus server is searched first. When it is down or slow, and with Milvus-Lite (which only the jobs may
 open), the vectors of the release are searched in memory. A query is only encoded; it enters no filter and no log.
 
+A collection also holds texts of other releases and of days that are not published. A hit counts only if it is the text
+that the item has in the release, so a release finds the same items whatever the jobs have added since.
+
 Shape suffix:  S semantic size
 """
 
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from grasp.settings import Settings
+from grasp.versions import description_hash
 from serving.ranking.items import top
 from serving.rollout.follower import LoadedRelease
 
@@ -31,14 +35,15 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 NUM_PROBED, MIN_COSINE = 3, 0.99  # the encoder must reproduce the vectors of so many descriptions, this closely
-NUM_SPARE = 100  # hits beyond k, because some may not be in the release
+NUM_SPARE = 100  # hits beyond k, because some may not be texts of the release
 ENCODER_LOADED = "the search encoder is loaded"  # logged once per worker that is searched
 LATE_MESSAGE = "the search took too long, for example because the encoder is being loaded; try again"
 RETRY_SECONDS = 10.0  # a server that failed is not asked for this long
 NUM_THREADS = 2  # one search encodes while another waits for Milvus
 ANSWER_SECONDS = 30.0  # a search that waits longer, usually for the encoder to be loaded, fails
 
-SearchFallback = Literal["milvus_timeout", "milvus_error"]
+SearchFallback = Literal["milvus_timeout", "milvus_error", "milvus_incomplete"]
+Hit = tuple[str, str, float]  # item id, description hash, cosine
 
 log = logging.getLogger("grasp.serving")
 
@@ -125,8 +130,8 @@ class MilvusSearch:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="milvus")
         self._retry_at, self._problem = 0.0, ""
 
-    def search(self, collection: str, vector_S: np.ndarray, k: int) -> list[tuple[str, float]]:
-        """Ids and cosines of the k nearest items. Raises `TimeoutError` or `ConnectionError`."""
+    def search(self, collection: str, vector_S: np.ndarray, k: int) -> list[Hit]:
+        """The k nearest texts, nearest first. Raises `TimeoutError` or `ConnectionError`."""
         if self._monotonic() < self._retry_at:
             raise ConnectionError(self._problem)
         answer = self._threads.submit(self._ask, collection, vector_S, k)
@@ -155,19 +160,19 @@ class MilvusSearch:
             uri=settings.milvus_uri, token=settings.milvus_token.get_secret_value(), timeout=self._timeout_seconds
         )
 
-    def _ask(self, collection: str, vector_S: np.ndarray, k: int) -> list[tuple[str, float]]:
+    def _ask(self, collection: str, vector_S: np.ndarray, k: int) -> list[Hit]:
         try:
             (hits,) = self._client.search(
                 collection,
                 data=[vector_S.tolist()],
                 limit=k,
-                output_fields=["id"],
+                output_fields=["id", "description_hash"],
                 search_params={"metric_type": "COSINE"},
                 timeout=self._timeout_seconds,
             )
         except self._failures as error:
             raise ConnectionError(f"Milvus did not answer: {type(error).__name__}") from error
-        return [(hit["id"], float(hit["distance"])) for hit in hits]
+        return [(hit["id"], hit["description_hash"], float(hit["distance"])) for hit in hits]
 
     def _back_off(self, problem: str) -> None:
         log.warning("%s; it is not asked again for %.0f s", problem, RETRY_SECONDS)
@@ -219,16 +224,16 @@ class Search:
         vector_S = self._encoder_of(release).encode([query])[0]
         if self._milvus is None:
             return SearchHits(_in_memory(release, vector_S, k), "memory")
-        row_of = release.items.row_of
-        shown = release.items.available_N
         try:
-            found = self._milvus.search(release.manifest.collections["item"], vector_S, k + NUM_SPARE)
+            hits = self._milvus.search(release.manifest.collections["item"], vector_S, k + NUM_SPARE)
         except TimeoutError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_timeout")
         except ConnectionError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_error")
-        hits = [(row_of[each], cosine) for each, cosine in found if each in row_of and shown[row_of[each]]]
-        return SearchHits(hits[:k], "milvus")
+        pairs = _of_release(release, hits)[:k]
+        if len(pairs) < min(k, int(release.items.available_N.sum())):
+            return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_incomplete")
+        return SearchHits(pairs, "milvus")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -255,6 +260,18 @@ def _require_same_encoder(encoder: Encoder, release: LoadedRelease) -> None:
     held = items.semantic_NS[rows]
     if vectors.shape != held.shape or (vectors * held).sum(1).min() < MIN_COSINE:
         raise SearchError(f"GRASP_ENCODER is not the encoder that release {release.release_id} was made with")
+
+
+def _of_release(release: LoadedRelease, hits: list[Hit]) -> list[tuple[int, float]]:
+    """Rows and cosines of the hits that are texts of the release, without items that were withdrawn."""
+    rows = [(release.items.row_of.get(item_id), text_hash, cosine) for item_id, text_hash, cosine in hits]
+    return [
+        (row, cosine)
+        for row, text_hash, cosine in rows
+        if row is not None
+        and release.items.available_N[row]
+        and description_hash(release.catalogue.text(row)[0]) == text_hash
+    ]
 
 
 def _in_memory(release: LoadedRelease, vector_S: np.ndarray, k: int) -> list[tuple[int, float]]:

@@ -3,7 +3,8 @@
     grasp consistency --day D [--sample N] [--log FOLDER]
 
 Reads:   the day's served requests (see `LOG_COLUMNS`), the releases that answered, user_features, the online store
-Writes:  nothing; prints the differences and exits with 1 if there are more than the limit
+Writes:  nothing; prints the differences. Exits with 1 if there are more than the limit, and with 3 if no request could
+         be compared
 
 * Features: the online row of a user against the row in the lake, for the day that was served. A user whose online row
   has moved on to another day is counted, not compared.
@@ -55,6 +56,7 @@ LOG_COLUMNS = (
 )
 SCORED = (None, "last_good")  # with these fallbacks the model scored the user's complete row
 DEFAULT_SAMPLE = 1000
+NOTHING_COMPARED = 3  # exit status; argparse uses 2
 MAX_SCORE_DIFFERENCE = 1e-4
 MAX_FEATURE_DIFFERENCE = 1e-6  # both sides hold float32
 COMPARED_FEATURES = tuple(
@@ -66,7 +68,11 @@ OpenUserStore = Callable[[Settings, Manifest], UserStore]
 
 
 class SkewError(ValueError):
-    """Online and offline differ by more than the limit, or nothing could be compared."""
+    """Online and offline differ by more than the limit."""
+
+
+class NothingComparedError(ValueError):
+    """No request could be compared, so the check has found nothing out; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -124,24 +130,29 @@ def check(
 ) -> Skew:
     """Compare a sample of a day's requests and print the result.
 
-    Raises `SkewError` when a larger share of requests or users than `limit` differs, or when nothing could be compared
-    because the releases or days that answered are gone.
+    Raises `SkewError` when a larger share of requests or users than `limit` differs, and `NothingComparedError` when no
+    request could be scored again.
     """
     skew = compare(settings, sample(read_requests(log, day), num), open_user_store)
     for line in report(skew):
         say(f"consistency {day}: {line}")
     if max(skew.share_of_requests, skew.share_of_users) > limit:
         raise SkewError(f"online and offline differ, more than --limit {limit:g} allows")
-    if skew.num_gone and not skew.num_scored:
-        raise SkewError("nothing could be compared: the releases or days that answered are gone")
+    if not skew.num_scored:
+        raise NothingComparedError(
+            f"nothing was compared: of {skew.num_requests:,} requests {skew.num_fallbacks:,} were fallbacks, and the "
+            f"release or day of {skew.num_gone:,} is gone"
+        )
     return skew
 
 
 def read_requests(place: Path, day: str) -> list[ServedRequest]:
-    """A day's served requests. Raises `FileNotFoundError` without any, `ValueError` if a file lacks columns."""
+    """A day's served requests. Raises `NothingComparedError` without any, `ValueError` if a file lacks columns."""
     files = sorted((place / f"day={day}").glob("**/*.parquet"))
     if not files:
-        raise FileNotFoundError(f"no served requests of {day} in {place}: is GRASP_LOG_REQUESTS on?")
+        raise NothingComparedError(
+            f"nothing was compared: no served requests of {day} in {place}; is GRASP_LOG_REQUESTS on?"
+        )
     requests = []
     for file in files:
         missing = set(LOG_COLUMNS) - set(pq.read_schema(file).names)
@@ -317,8 +328,12 @@ def report(skew: Skew) -> list[str]:
         f"{skew.num_gone:,} of a release or day that is gone",
         f"scores: {skew.num_score_differences:,} requests differ by more than {MAX_SCORE_DIFFERENCE:g} "
         f"(largest {skew.max_score_difference:.2g}), {skew.num_order_differences:,} have another order",
-        f"features: {len(skew.users_with_differences):,} of {skew.num_users:,} users differ; the online store has "
-        f"moved on from {skew.num_moved_on:,} others",
+        (
+            f"features: {len(skew.users_with_differences):,} of {skew.num_users:,} users differ"
+            if skew.num_users
+            else "features: no user was compared"
+        )
+        + f"; the online store has moved on from {skew.num_moved_on:,} others",
     ]
     for name, num in sorted(skew.feature_differences.items()):
         lines.append(f"feature {name}: {num:,} users, largest difference {skew.max_feature_differences[name]:.3g}")
@@ -336,6 +351,9 @@ def main() -> None:
         settings = Settings.load()
         log = arguments.log or settings.lake / LOG_FOLDER
         check(settings, arguments.day, log, num=arguments.sample, limit=arguments.limit)
+    except NothingComparedError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(NOTHING_COMPARED)
     except (SettingsError, ValueError, FileNotFoundError, StoreError) as error:
         sys.exit(f"error: {error}")
 

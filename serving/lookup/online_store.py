@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError
 
-from grasp.feature_store import configuration, without_values
+from grasp.feature_store import configuration, without_quotes, without_values
 from grasp.manifest import Manifest
 from grasp.settings import Settings
 from grasp.versions import feast_project
@@ -131,7 +131,11 @@ def _open_store(settings: Settings, project: str, errors: tuple[type[Exception],
 
     file = settings.feature_store_yaml
     try:
-        config = RepoConfig(**yaml.safe_load(configuration(settings)), repo_path=file.parent)
+        text = configuration(settings)
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{file} opens no feature store: {error}") from None
+    try:
+        config = RepoConfig(**yaml.safe_load(text), repo_path=file.parent)
         config.project = project
         # 0 caches the registry for ever. A store serves one release, so it never has to read the registry again.
         config.registry.cache_ttl_seconds = 0
@@ -144,7 +148,11 @@ def _open_store(settings: Settings, project: str, errors: tuple[type[Exception],
         return store
     except ValidationError as error:
         raise StoreError(f"{file} opens no feature store: {without_values(error)}") from None
-    except (TypeError, ValueError, yaml.YAMLError, *errors) as error:
+    except yaml.YAMLError as error:
+        raise StoreError(f"{file} opens no feature store: {without_quotes(error)}") from None
+    except (TypeError, ValueError) as error:  # its text may quote a connection string
+        raise StoreError(f"{file} opens no feature store: {type(error).__name__}") from None
+    except errors as error:
         raise StoreError(f"{file} opens no feature store: {type(error).__name__}: {error}") from error
 
 

@@ -73,6 +73,11 @@ def rollback_targets(releases: Path, release_id: str | None) -> list[Manifest]:
     return [on_disk[each] for each in path if each in on_disk]
 
 
+def last_in_force(releases: Path) -> Manifest | None:
+    """With a damaged current.json, the release that was in force last says which model to keep."""
+    return next(reversed(rollback_targets(releases, None)), None)
+
+
 def _history(releases: Path, manifests: Sequence[Manifest]) -> list[str]:
     """The ids of the releases in the order they were put in force; without a history file, as they were published."""
     file = releases / HISTORY_FILE
@@ -91,7 +96,16 @@ def find_release(manifests: list[Manifest], release_id: str) -> Manifest:
     for manifest in manifests:
         if manifest.release_id == release_id:
             return manifest
-    raise ReleaseError(f"no release {release_id}; there are {', '.join(each.release_id for each in manifests)}")
+    known = ", ".join(each.release_id for each in manifests)
+    raise ReleaseError(f"no release {release_id}; there {f'are {known}' if known else 'is none'}")
+
+
+def read_release(releases: Path, release_id: str) -> Manifest:
+    """The manifest of a release on disk. Raises `ReleaseError` for an unknown id, `ValueError` for a damaged one."""
+    try:
+        return read_manifest(releases / release_id / MANIFEST_FILE)
+    except NoReleaseError:
+        return find_release(releases_on_disk(releases), release_id)
 
 
 def publication_lock(releases: Path) -> AbstractContextManager[None]:

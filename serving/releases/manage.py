@@ -24,7 +24,6 @@ from grasp.manifest import (
     Manifest,
     NoReleaseError,
     manifest_in_force,
-    read_manifest,
     release_folder,
 )
 from grasp.progress import say
@@ -35,12 +34,14 @@ from serving.releases.in_force import (
     ReleaseError,
     current_or_none,
     find_release,
+    last_in_force,
     publication_lock,
     put_in_force,
+    read_release,
     releases_on_disk,
     rollback_targets,
 )
-from serving.releases.publication import choose_model, publish
+from serving.releases.publication import add_release, choose_model, publish
 from training.model.artefact import load_ranker
 
 PutOnline = Callable[[Settings, str], None]  # puts a day's features online, also over newer ones
@@ -58,7 +59,9 @@ def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
         elif targets := rollback_targets(settings.releases, before):
             manifest = targets[-1]
         else:
-            raise ReleaseError(f"no release was in force before {before}")
+            raise ReleaseError(
+                f"no release was in force before {before}; to publish an earlier day: grasp release restore-day DAY"
+            )
         check_files(release_folder(settings.releases, manifest), manifest)
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} is in force again (was {before})")
@@ -75,19 +78,27 @@ def restore_day(
     """Go back to a day: put its features online, and its last release (or `release_id`) in force.
 
     The steps are in this order:
-    1. Load the release, so that nothing changes when it cannot be served.
+    1. Load the release, so that nothing changes when it cannot be served. A day that has no release gets one, from
+       the lake's features and with the model in force.
     2. Put the features online. If that fails half-way, the release in force still works: all rows have one feature
        version, and each row names its day.
     3. Put the release in force.
 
-    Raises `ReleaseError` or `ValueError`. Then the release in force is the one before; run the same command again.
+    Raises `ReleaseError`, `MissingPartitionError` or `ValueError`. Then the release in force is the one before; run the
+    same command again.
     """
     with publication_lock(settings.releases):
-        before = _name_of(current_or_none(settings.releases))
+        in_force = current_or_none(settings.releases)
+        before = _name_of(in_force)
         of_day = [each for each in releases_on_disk(settings.releases) if each.day == day]
-        if not of_day:
-            raise ReleaseError(f"no release of {day}: `grasp release list` shows all releases")
-        manifest = find_release(of_day, release_id) if release_id else of_day[-1]
+        if release_id:
+            manifest = find_release(of_day, release_id)
+        elif of_day:
+            manifest = of_day[-1]
+        else:
+            say(f"release: no release of {day} is on disk: it is built from the lake")
+            choice = choose_model(settings, None, None)(in_force or last_in_force(settings.releases))
+            manifest, _ = add_release(settings, day, choice)
         version = Versions(settings).feature
         if manifest.feature_version != version:
             raise ReleaseError(
@@ -122,9 +133,9 @@ def _materialise(settings: Settings, day: str) -> None:
 def verify(settings: Settings, release_id: str | None = None) -> Manifest:
     """Load a release as serving would, checksums first: `release_id`, or by default the one in force.
 
-    Raises `ValueError` naming what is damaged, and `NoReleaseError` when there is no such release.
+    Raises `ValueError` naming what is damaged or unknown, and `NoReleaseError` before the first release.
     """
-    manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE) if release_id else None
+    manifest = read_release(settings.releases, release_id) if release_id else None
     if manifest is None:
         manifest = manifest_in_force(settings.releases)
     elif manifest.release_id != release_id:
@@ -134,8 +145,13 @@ def verify(settings: Settings, release_id: str | None = None) -> Manifest:
 
 
 def verify_all(settings: Settings) -> dict[str, str | None]:
-    """The problem of each release on disk and of the one in force (`current.json`); None for an intact one."""
+    """The problem of each release on disk and of the one in force (`current.json`); None for an intact one.
+
+    Raises `NoReleaseError` before the first release.
+    """
     places = [file.parent.name for file in sorted(settings.releases.glob(f"[!.]*/{MANIFEST_FILE}"))]
+    if not places:
+        manifest_in_force(settings.releases)
     return {CURRENT_FILE: _problem(settings, None)} | {name: _problem(settings, name) for name in places}
 
 
@@ -157,7 +173,7 @@ def _describe(settings: Settings, manifest: Manifest) -> str:
 
 def _show(settings: Settings, release_id: str) -> None:
     """Print a manifest and the files that belong to it."""
-    manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
+    manifest = read_release(settings.releases, release_id)
     place = release_folder(settings.releases, manifest)
     say(f"release: {_describe(settings, manifest)}")
     say(f"release: in force: {'yes' if _name_of(current_or_none(settings.releases)) == release_id else 'no'}")
@@ -206,7 +222,10 @@ def _run(settings: Settings, arguments: argparse.Namespace) -> None:
         say(f"release: {_describe(settings, manifest_in_force(settings.releases))}")
     else:
         in_force = _name_of(current_or_none(settings.releases))
-        for manifest in releases_on_disk(settings.releases):
+        manifests = releases_on_disk(settings.releases)
+        if not manifests:
+            say("release: none yet")
+        for manifest in manifests:
             mark = "*" if manifest.release_id == in_force else " "
             say(f"release: {mark} {_describe(settings, manifest)}")
 
@@ -221,7 +240,9 @@ def main() -> None:
     model.add_argument("--decision", type=Path, help="decision.json of a training run")
     back = commands.add_parser("rollback", help="put an earlier release in force again")
     back.add_argument("--to", help="release id; the one in force before by default")
-    restore = commands.add_parser("restore-day", help="put a day's release in force and its user features online")
+    restore = commands.add_parser(
+        "restore-day", help="put a day's release in force, or one built from the lake, and its user features online"
+    )
     restore.add_argument("day", type=day_argument, help="UTC day, YYYY-MM-DD")
     restore.add_argument("--release", help="release id; the last one published of the day by default")
     commands.add_parser("status", help="the release in force")

@@ -9,9 +9,11 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from grasp import partitions, tables
+from grasp.days import has_ended
 from grasp.manifest import MANIFEST_FILE, Manifest, release_folder
 from grasp.progress import say
 from grasp.settings import Settings
@@ -25,6 +27,7 @@ from serving.releases.in_force import (
     as_json,
     current_or_none,
     flush_to_disk,
+    last_in_force,
     no_checkpoint,
     publication_lock,
     put_in_force,
@@ -64,25 +67,43 @@ def publish(
             say(
                 f"release: {day} is older than the release in force ({before.release_id}): back-filled, not published. "
                 f"A model trained for it can still be served: "
-                f"grasp release publish --day {before.day} --model FOLDER"
+                f"grasp release publish --day {before.day} --model FOLDER. "
+                f"To go back to it: grasp release restore-day {day}"
             )
             return before
-        # With a damaged current.json, the release that was in force last says which model to keep.
-        choice = choose(before or next(reversed(rollback_targets(settings.releases, None)), None))
-        say(f"release: model {choice.name or 'popular'}: {choice.reason}")
-        staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
-        try:
-            manifest = _build(settings, day, choice, staging, checkpoint)
-            if before and before.release_id == manifest.release_id and _is_intact(settings.releases, manifest):
-                say(f"release: {manifest.release_id} is in force already, nothing changed")
-                return before
-            _move_into_place(settings.releases, manifest, staging, checkpoint)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        choice = choose(before or last_in_force(settings.releases))
+        manifest, was_there = add_release(settings, day, choice, checkpoint)
+        if before and before.release_id == manifest.release_id and was_there:
+            say(f"release: {manifest.release_id} is in force already, nothing changed")
+            return before
         put_in_force(settings.releases, manifest, checkpoint)
         _prune(settings.releases, manifest)
     say(f"release: {manifest.release_id} is in force: day {day}, model {manifest.model or 'popular'}")
     return manifest
+
+
+def add_release(
+    settings: Settings, day: str, choice: ModelChoice, checkpoint: Checkpoint = no_checkpoint
+) -> tuple[Manifest, bool]:
+    """Build a release of `day` beside the others; returns its manifest and whether it was there, intact.
+
+    The caller holds the publication lock. Raises like `publish`.
+    """
+    if not (settings.future_days or has_ended(day, datetime.now(UTC))):
+        raise ReleaseError(
+            f"{day} is not over by the wall clock, and once published it blocks every day before it: "
+            "only GRASP_FUTURE_DAYS=true publishes it"
+        )
+    say(f"release: model {choice.name or 'popular'}: {choice.reason}")
+    staging = settings.releases / f"{STAGING_PREFIX}{os.getpid()}"
+    try:
+        manifest = _build(settings, day, choice, staging, checkpoint)
+        was_there = _is_intact(settings.releases, manifest)
+        if not was_there:
+            _move_into_place(settings.releases, manifest, staging, checkpoint)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return manifest, was_there
 
 
 def choose_model(
@@ -208,10 +229,8 @@ def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> Non
 
 
 def _move_into_place(releases: Path, manifest: Manifest, staging: Path, checkpoint: Checkpoint) -> None:
-    """Flush everything to disk, then rename. An intact folder of the same id stays as it is."""
+    """Flush everything to disk, then rename."""
     place = release_folder(releases, manifest)
-    if _is_intact(releases, manifest):
-        return
     if place.exists():
         say(f"release: {place.name} was damaged and is replaced")
         shutil.rmtree(place)

@@ -15,11 +15,12 @@ from dataclasses import asdict
 
 from grasp.environment import prepare
 from grasp.files import write_json
-from grasp.manifest import MANIFEST_FILE, manifest_in_force, read_manifest, release_folder
+from grasp.manifest import manifest_in_force, release_folder
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from serving.ranking.release_ranker import check_files
 from serving.releases.buckets import EXPERIMENT_FILE, Experiment, read_experiment
+from serving.releases.in_force import read_release
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -43,7 +44,7 @@ def start(settings: Settings, name: str, release_id: str, share: float) -> Exper
         raise ExperimentError(f"{running.name} runs with release {running.release_id}: stop it first")
     if release_id == manifest_in_force(settings.releases).release_id:
         raise ExperimentError(f"{release_id} is the release in force: all users get it already")
-    manifest = read_manifest(settings.releases / release_id / MANIFEST_FILE)
+    manifest = read_release(settings.releases, release_id)
     check_files(release_folder(settings.releases, manifest), manifest)
     write_json(settings.releases / EXPERIMENT_FILE, asdict(experiment))
     say(f"experiment: {describe(experiment)}")

@@ -1,18 +1,20 @@
-"""Semantic embeddings in Milvus: one job at a time writes a collection, readers use an alias.
+"""Semantic embeddings in Milvus: a row is one text of an entity. It never changes; it is added and later deleted.
+
+Readers may therefore search while a job writes: they drop rows of texts that are not theirs. One job at a time writes.
 
 The same code works with Milvus-Lite (a folder `*.db`, one process at a time) and with a Milvus server. Ids come from
 outside and must not enter a filter: Milvus-Lite and servers before 2.5 have no filter parameters, and
-`MilvusClient.get` and `delete` do not escape ids. Every row therefore also holds the sha256 of its id, and filters use
-only these hashes.
+`MilvusClient.get` and `delete` do not escape ids. The primary key of a row is therefore a sha256 of its text, and
+filters use only these keys.
 """
 
 import fcntl
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,8 +32,15 @@ PAGE_ROWS = 12_000  # mean rows per page of a scan; pages are uneven but must st
 READ_BACK_TOLERANCE = 1e-5
 
 
+class Text(NamedTuple):
+    """A row of a collection: the text that an entity has or had, by its hash."""
+
+    id: str
+    description_hash: str
+
+
 class VectorStore:
-    """Collections of unit vectors by entity id. Errors of Milvus are raised as `pymilvus.MilvusException`."""
+    """Collections of unit vectors by text. Errors of Milvus are raised as `pymilvus.MilvusException`."""
 
     def __init__(self, client: "MilvusClient") -> None:
         self._client = client
@@ -47,8 +56,8 @@ class VectorStore:
         from pymilvus import DataType
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=MAX_ID_BYTES)
-        schema.add_field("id_hash", DataType.VARCHAR, max_length=64)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=64)
+        schema.add_field("id", DataType.VARCHAR, max_length=MAX_ID_BYTES)
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
         schema.add_field("description_hash", DataType.VARCHAR, max_length=64)
         index = self._client.prepare_index_params()
@@ -59,88 +68,78 @@ class VectorStore:
     def has_collection(self, name: str) -> bool:
         return bool(self._client.has_collection(name))
 
-    def upsert(self, name: str, ids: Sequence[str], vectors: np.ndarray, hashes: Sequence[str]) -> None:
-        """Write or overwrite rows. Raises `ValueError` for a vector not of length 1, before anything is written."""
-        require_unit_vectors(vectors, ids)
-        for start in range(0, len(ids), WRITE_BATCH):
+    def add(self, name: str, texts: Sequence[Text], vectors: np.ndarray) -> None:
+        """Add rows; some may be there already. Raises `ValueError`, before any write, for a vector not of length 1."""
+        require_unit_vectors(vectors, [each.id for each in texts])
+        for start in range(0, len(texts), WRITE_BATCH):
             part = slice(start, start + WRITE_BATCH)
             rows = [
-                {"id": each, "id_hash": _id_hash(each), "vector": vector, "description_hash": description_hash}
-                for each, vector, description_hash in zip(ids[part], vectors[part], hashes[part], strict=True)
+                {"key": _key(text), "id": text.id, "vector": vector, "description_hash": text.description_hash}
+                for text, vector in zip(texts[part], vectors[part], strict=True)
             ]
             self._client.upsert(name, rows)
 
-    def delete(self, name: str, ids: Sequence[str]) -> None:
-        for start in range(0, len(ids), WRITE_BATCH):
-            self._client.delete(name, filter=_is_one_of(ids[start : start + WRITE_BATCH]))
+    def delete(self, name: str, texts: Sequence[Text]) -> None:
+        for start in range(0, len(texts), WRITE_BATCH):
+            self._client.delete(name, filter=_is_one_of(texts[start : start + WRITE_BATCH]))
 
     def count(self, name: str) -> int:
-        """The current number of rows. The collection's statistics lag behind upserts, `count(*)` does not."""
+        """The current number of rows. The collection's statistics lag behind writes, `count(*)` does not."""
         answer = self._client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong")
         return int(answer[0]["count(*)"])
 
-    def hashes(self, name: str) -> dict[str, str]:
-        """The description hash of every id in the collection."""
+    def texts(self, name: str) -> set[Text]:
+        """All rows of the collection, without their vectors."""
         self._client.load_collection(name)
         total = self.count(name)
-        found: dict[str, str] = {}
+        found: set[Text] = set()
         for page in _pages(total):
             rows = self._client.query(
                 name, filter=page, limit=MAX_ROWS, output_fields=["id", "description_hash"], consistency_level="Strong"
             )
-            found.update((row["id"], row["description_hash"]) for row in rows)
+            found.update(_text(row) for row in rows)
         if len(found) != total:
             raise ValueError(
                 f"Milvus collection {name} counts {total} rows but lists {len(found)}: is another job writing to it?"
             )
         return found
 
-    def read(self, name: str, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Vectors of those ids that are in the collection; for a few hundred ids at most."""
+    def read(self, name: str, texts: Collection[Text]) -> dict[Text, np.ndarray]:
+        """Vectors of those texts that are in the collection; for a few hundred texts at most."""
         rows = self._client.query(
-            name, filter=_is_one_of(ids), output_fields=["id", "vector"], consistency_level="Strong"
+            name,
+            filter=_is_one_of(texts),
+            output_fields=["id", "description_hash", "vector"],
+            consistency_level="Strong",
         )
-        return {row["id"]: np.asarray(row["vector"], dtype=np.float32) for row in rows}
+        return {_text(row): np.asarray(row["vector"], dtype=np.float32) for row in rows}
 
-    def require_equal(self, name: str, num_rows: int, sample: Mapping[str, np.ndarray]) -> None:
+    def require_equal(self, name: str, num_rows: int, sample: Mapping[Text, np.ndarray]) -> None:
         """Raise `ValueError` unless the collection has `num_rows` rows and returns the sample's vectors."""
         counted = self.count(name)
         if counted != num_rows:
             raise ValueError(f"Milvus collection {name} has {counted} rows instead of {num_rows}; run the job again")
-        held = self.read(name, list(sample))
-        for each, vector in sample.items():
-            if each not in held or not np.allclose(held[each], vector, atol=READ_BACK_TOLERANCE):
+        held = self.read(name, sample)
+        for text, vector in sample.items():
+            if text not in held or not np.allclose(held[text], vector, atol=READ_BACK_TOLERANCE):
                 raise ValueError(
-                    f"Milvus collection {name} does not return the vector that was written for {each}; "
+                    f"Milvus collection {name} does not return the vector that was written for {text.id}; "
                     "drop the collection and run the job again"
                 )
 
-    def has_alias(self, alias: str, collection: str) -> bool:
-        return alias in self._client.list_aliases(collection)["aliases"]
-
-    def switch_alias(self, alias: str, collection: str) -> bool:
-        """Point the alias to the collection in one step; returns False if it already did."""
-        if self.has_alias(alias, collection):
-            return False
-        if self._client.has_collection(alias):  # true of an alias as well
-            self._client.alter_alias(collection, alias)
-        else:
-            self._client.create_alias(collection, alias)
-        return True
-
-    def search(self, name: str, vectors: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-        """The k nearest (id, cosine) of each vector, nearest first. A vector finds itself; ties are in any order."""
-        found: list[list[tuple[str, float]]] = []
+    def search(self, name: str, vectors: np.ndarray, k: int) -> list[list[tuple[Text, float]]]:
+        """The k nearest (text, cosine) of each vector, nearest first. A vector finds itself; ties are in any order."""
+        found: list[list[tuple[Text, float]]] = []
         for start in range(0, len(vectors), SEARCH_BATCH):
             answer = self._client.search(
                 name,
                 data=list(vectors[start : start + SEARCH_BATCH]),
                 limit=k,
-                output_fields=["id"],
+                output_fields=["id", "description_hash"],
                 search_params={"metric_type": "COSINE"},
                 consistency_level="Strong",
             )
-            found += [[(hit["id"], float(hit["distance"])) for hit in hits] for hits in answer]
+            found += [[(_text(hit), float(hit["distance"])) for hit in hits] for hits in answer]
         return found
 
 
@@ -199,12 +198,16 @@ def _is_locked(lock: Path) -> bool:
     return False
 
 
-def _id_hash(entity_id: str) -> str:
-    return hashlib.sha256(entity_id.encode()).hexdigest()
+def _text(row: Mapping[str, str]) -> Text:
+    return Text(row["id"], row["description_hash"])
 
 
-def _is_one_of(ids: Sequence[str]) -> str:
-    return "id_hash in [" + ", ".join(f'"{_id_hash(each)}"' for each in ids) + "]"
+def _key(text: Text) -> str:
+    return hashlib.sha256("\0".join(text).encode()).hexdigest()
+
+
+def _is_one_of(texts: Collection[Text]) -> str:
+    return "key in [" + ", ".join(f'"{_key(each)}"' for each in texts) + "]"
 
 
 def _pages(num_rows: int) -> list[str]:
@@ -213,7 +216,7 @@ def _pages(num_rows: int) -> list[str]:
         return [""]
     num_pages = -(-num_rows // PAGE_ROWS)
     edges = [f"{65_536 * page // num_pages:04x}" for page in range(num_pages)] + ["g"]
-    return [f'id_hash >= "{low}" and id_hash < "{high}"' for low, high in pairwise(edges)]
+    return [f'key >= "{low}" and key < "{high}"' for low, high in pairwise(edges)]
 
 
 def _dimension(description: dict) -> int:

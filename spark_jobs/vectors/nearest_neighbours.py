@@ -11,7 +11,7 @@ have exactly equal similarities in both backends. More candidates are requested 
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ import numpy as np
 
 from grasp.tables import Table
 from spark_jobs.vectors.embedding_table import read_embeddings
-from spark_jobs.vectors.milvus import MAX_ROWS, VectorStore
+from spark_jobs.vectors.milvus import MAX_ROWS, Text, VectorStore
 
 SIMILARITY_DIGITS = 6
 SEARCH_ERROR = 2e-6  # bound for the error of a backend's float32 similarity, rounding included
@@ -90,23 +90,35 @@ def load_exact_backend(partition: Path, table: Table, _content_hash: str) -> Exa
 
 
 class MilvusBackend:
-    """Searches a Milvus collection. The caller makes sure that it holds exactly the vector set."""
+    """Searches a Milvus collection. The caller makes sure that it holds the vector set; other rows are passed over."""
 
-    def __init__(self, store: VectorStore, collection: str, vector_set: VectorSet) -> None:
-        self._store, self._collection, self._vector_set = store, collection, vector_set
+    def __init__(self, store: VectorStore, collection: str, vector_set: VectorSet, hash_of: Mapping[str, str]) -> None:
+        """`hash_of` is the description hash of each id in the vector set."""
+        self._store, self._collection, self._vector_set, self._hash_of = store, collection, vector_set, hash_of
 
     def search(self, ids: Sequence[str], vectors: np.ndarray, k: int) -> tuple[list[list[str]], list[list[float]]]:
-        position = self._vector_set.position
-
         def propose(queries: np.ndarray, num: int) -> np.ndarray:
             found = np.full((len(queries), num), -1, dtype=np.int64)
-            for row, hits in enumerate(self._store.search(self._collection, queries, num)):
-                found[row, : len(hits)] = [position[each] for each, _ in hits]
+            pending, limit = np.arange(len(queries)), num
+            while pending.size:
+                too_few = []
+                answer = self._store.search(self._collection, queries[pending], limit)
+                for row, hits in zip(pending.tolist(), answer, strict=True):
+                    positions = self._positions(hits)[:num]
+                    found[row, : len(positions)] = positions
+                    if len(positions) < num and len(hits) == limit < MAX_ROWS:
+                        too_few.append(row)
+                pending, limit = np.array(too_few, dtype=np.int64), min(limit * 4, MAX_ROWS)
             return found
 
         # If more entities tie than Milvus can return at once, Milvus decides which are cut off.
         most = min(len(self._vector_set.ids), MAX_ROWS)
         return _search_until_certain(self._vector_set, propose, ids, vectors, k=k, most=most)
+
+    def _positions(self, hits: list[tuple[Text, float]]) -> list[int]:
+        """Positions of the hits that are texts of the vector set."""
+        position = self._vector_set.position
+        return [position[text.id] for text, _ in hits if self._hash_of.get(text.id) == text.description_hash]
 
 
 def _search_until_certain(

@@ -11,7 +11,7 @@ import pytest
 from grasp import partitions, stages, tables
 from grasp.days import end_of
 from grasp.manifest import manifest_in_force, release_folder
-from grasp.versions import Versions, collection, feast_project, feature_service
+from grasp.versions import Versions, feast_project, feature_service
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
 LLM_BUDGET = 6
@@ -30,17 +30,15 @@ def snapshot(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def milvus_rows(run) -> dict[str, dict[str, list[float]]]:
-    """Every vector behind the two aliases, by entity and id."""
+def milvus_rows(run) -> dict[str, dict[tuple[str, str], list[float]]]:
+    """Every vector in the collections of the release in force, by entity and id."""
     from spark_jobs.vectors.milvus import open_vector_store
 
-    versions = Versions(run.settings)
     found = {}
     with open_vector_store(run.settings) as store:
-        for entity in ("item", "user"):
-            name = collection(entity, versions.embedding)
-            vectors = store.read(name, sorted(store.hashes(name)))
-            found[entity] = {each: vector.tolist() for each, vector in vectors.items()}
+        for entity, name in manifest_in_force(run.settings.releases).collections.items():
+            vectors = store.read(name, store.texts(name))
+            found[entity] = {tuple(text): vector.tolist() for text, vector in vectors.items()}
     return found
 
 
@@ -78,10 +76,10 @@ def test_the_language_model_stays_within_its_budget_and_facts_describe_the_rest(
     assert (descriptions.description.str.len() > 0).all()
 
 
-def test_milvus_holds_the_latest_vectors_behind_the_alias(finished):
+def test_milvus_holds_the_texts_of_the_release_in_force(finished):
     for entity, rows in milvus_rows(finished).items():
-        table = tables.ITEM_EMBEDDING if entity == "item" else tables.USER_EMBEDDING
-        assert set(rows) == set(read(finished, table, LATEST)[f"{entity}_id"])
+        latest = read(finished, tables.ITEM_EMBEDDING if entity == "item" else tables.USER_EMBEDDING, LATEST)
+        assert set(rows) >= set(zip(latest[f"{entity}_id"], latest.description_hash, strict=True))
 
 
 def test_the_online_store_answers_with_the_latest_day(finished):

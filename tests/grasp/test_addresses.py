@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from grasp.addresses import milvus_address, redis_address, webhook_address
+from grasp.addresses import milvus_address, redis_address, tracking_store, webhook_address
 
 AWKWARD = "a,b=c:d@/e #\"'\\{}[]$HOME%25 é😀\t"
 
@@ -70,7 +70,17 @@ def test_a_wrong_address_is_refused_and_not_shown(address):
     assert "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("uri", ["http://me:hunter2@milvus:19530", "https://milvus?token=hunter2", "http://:hunter2"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:hunter2@milvus:19530",
+        "https://milvus?token=hunter2",
+        "https://milvus#hunter2",
+        "http://:hunter2",
+        "me:hunter2@milvus:19530",
+        "/work/me:hunter2@milvus:19530",
+    ],
+)
 def test_a_secret_in_the_address_of_milvus_is_refused_and_not_shown(uri):
     with pytest.raises(ValueError, match=r"Milvus|GRASP_MILVUS_TOKEN") as error:
         milvus_address(uri)
@@ -89,4 +99,19 @@ def test_a_webhook_keeps_its_secret_path_and_query():
 def test_what_is_no_webhook_is_refused_without_showing_it(url):
     with pytest.raises(ValueError, match="webhook") as error:
         webhook_address(SecretStr(url))
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////lake/mlflow.db", "postgresql+psycopg://me:hunter2@db/mlflow", "https://mlflow.example.com"]
+)
+def test_a_tracking_store_is_a_database_or_a_server(uri):
+    assert tracking_store(SecretStr(uri)).get_secret_value() == uri
+
+
+@pytest.mark.parametrize("uri", ["https://me:hunter2@mlflow", "postgres://me:hunter2@db/mlflow", "hunter2"])
+def test_a_tracking_store_that_mlflow_would_show_is_refused_and_not_shown(uri):
+    """MLflow names an unknown kind of URI, and that of a server, in its own errors."""
+    with pytest.raises(ValueError, match=r"MLFLOW_TRACKING_PASSWORD|postgresql://user:password@") as error:
+        tracking_store(SecretStr(uri))
     assert "hunter2" not in str(error.value)

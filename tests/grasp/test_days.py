@@ -5,7 +5,16 @@ from datetime import datetime
 
 import pytest
 
-from grasp.days import DayNotOverError, day_argument, end_of, has_ended, parse_day, plus_days, require_ended
+from grasp.days import (
+    DayNotOverError,
+    clock_at_end_of,
+    day_argument,
+    end_of,
+    has_ended,
+    parse_day,
+    plus_days,
+    require_ended,
+)
 
 
 @pytest.mark.parametrize("text", ["1998-02-30", "yesterday", "1998-2-1", "1998-02-01T00:00", ""])
@@ -32,6 +41,10 @@ def test_a_day_ends_just_before_the_next():
 )
 def test_a_day_is_over_from_its_last_second_on(clock, is_over):
     assert has_ended("1998-04-22", datetime.fromisoformat(clock)) == is_over
+
+
+def test_the_clock_of_the_demo_is_that_of_the_pages():
+    assert clock_at_end_of("1998-04-22").isoformat() == "1998-04-22T23:59:59+00:00"
 
 
 def test_a_day_after_the_clock_is_refused_and_both_are_named():

@@ -76,9 +76,20 @@ def test_the_clock_is_the_wall_clock_unless_it_is_set(tmp_path):
     assert Settings.load({"GRASP_HOME": str(tmp_path)}).clock().year >= 2026
 
 
+def test_a_clock_of_the_future_takes_a_switch(tmp_path):
+    given = {"GRASP_HOME": str(tmp_path), "GRASP_NOW": "2998-12-31T00:00:00Z"}
+    with pytest.raises(SettingsError, match=r"^GRASP_NOW: later than the wall clock.*GRASP_FUTURE_DAYS=true"):
+        Settings.load(given)
+    settings = Settings.load({**given, "GRASP_FUTURE_DAYS": "true"})
+    assert Settings.load(settings.variables()).clock().year == 2998
+
+
 def test_secrets_do_not_show(tmp_path):
-    secrets = dict.fromkeys(("GRASP_MILVUS_TOKEN", "GRASP_MLFLOW_URI"), "hunter2")
-    secrets["GRASP_REDIS"] = "redis:6379,password=hunter2"
+    secrets = {
+        "GRASP_MILVUS_TOKEN": "hunter2",
+        "GRASP_MLFLOW_URI": "mysql://me:hunter2@db/mlflow",
+        "GRASP_REDIS": "redis:6379,password=hunter2",
+    }
     settings = Settings.load({"GRASP_HOME": str(tmp_path), **secrets})
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()}"
     assert settings.variables()["GRASP_MILVUS_TOKEN"] == "hunter2"
@@ -92,10 +103,18 @@ def test_a_wrong_secret_is_named_but_not_shown(tmp_path):
     assert "hunter2" not in str(error.value)
 
 
-@pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2"])
-def test_a_key_in_the_address_of_a_server_is_refused_and_not_shown(tmp_path, url):
-    with pytest.raises(SettingsError, match=r"GRASP_LLM_URL: .*GRASP_LLM_API_KEY") as error:
-        Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_LLM_URL": url})
+@pytest.mark.parametrize("setting", ["GRASP_LLM_URL", "GRASP_ENCODER_URL"])
+@pytest.mark.parametrize("url", ["http://me:hunter2@host/v1", "http://host/v1?key=hunter2", "http://host/v1#hunter2"])
+def test_a_key_in_the_address_of_a_server_is_refused_and_not_shown(tmp_path, setting, url):
+    with pytest.raises(SettingsError, match=rf"{setting}: .*GRASP_LLM_API_KEY") as error:
+        Settings.load({"GRASP_HOME": str(tmp_path), setting: url})
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["me:hunter2@milvus:19530", "milvus:19530,token=hunter2"])
+def test_a_secret_in_the_place_of_milvus_becomes_no_path_and_is_not_shown(tmp_path, place):
+    with pytest.raises(SettingsError, match=r"^GRASP_MILVUS_URI: .*ends in \.db") as error:
+        Settings.load({"GRASP_HOME": str(tmp_path), "GRASP_MILVUS_URI": place})
     assert "hunter2" not in str(error.value)
 
 

@@ -67,6 +67,17 @@ def test_only_settings_of_a_stage_make_it_run_again(ran, settings_with, changed,
     assert stages.is_current(settings_with(**changed), "describe_users", DAY) is current
 
 
+@pytest.mark.parametrize("name", sorted(stages.STAGES))
+def test_another_clock_makes_no_stage_run_again(settings, settings_with, name):
+    """The demo, the README's command and the wall clock name three moments after the same day."""
+    for table in stages.STAGES[name].reads:
+        put(settings, table, DAY, "input")
+    settings.source.mkdir(parents=True)
+    run_stage(settings_with(now="1998-03-01T23:59:59Z"), name, DAY)
+    for now in (None, "1998-03-01T23:59:59.999999Z", "1998-03-05T12:00:00Z"):
+        assert stages.is_current(settings_with(now=now), name, DAY)
+
+
 def test_a_damaged_stamp_makes_it_run_again(ran):
     (ran.home / "stages" / "describe_users" / f"{DAY}.json").write_text('{"fingerprint"')
     assert not stages.is_current(ran, "describe_users", DAY)

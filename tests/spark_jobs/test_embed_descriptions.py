@@ -1,18 +1,24 @@
-"""Only texts without a vector are encoded; parquet is written first, then only the differences to Milvus."""
+"""Only texts without a vector are encoded; parquet is written first, then the missing texts are added to Milvus."""
 
 import hashlib
+import json
+import shutil
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from grasp import partitions, tables
-from grasp.versions import collection
+from grasp.manifest import MANIFEST_FILE, Manifest, release_folder
+from grasp.versions import collection, description_hash
 from spark_jobs import embed_descriptions
 from spark_jobs.storage.lake import Lake
-from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.milvus import Text, open_vector_store
 
 pytestmark = pytest.mark.spark
 
@@ -78,9 +84,37 @@ def describe(write_rows):
     return write
 
 
-def ids_in_milvus(lake, entity="item", name=None):
+def texts_in_milvus(lake, entity="item"):
     with open_vector_store(lake.settings) as store:
-        return set(store.hashes(name or collection(entity, lake.versions.embedding)))
+        return store.texts(collection(entity, lake.versions.embedding))
+
+
+def vectors_in_milvus(lake, texts):
+    name = collection("item", lake.versions.embedding)
+    with open_vector_store(lake.settings) as store:
+        assert texts <= store.texts(name)
+        return store.read(name, texts)
+
+
+def ids_in_milvus(lake, entity="item"):
+    return {each.id for each in texts_in_milvus(lake, entity)}
+
+
+def publish(lake, day, **texts):
+    """What a release on disk tells the job: its manifest, and the descriptions of its items."""
+    versions = lake.versions
+    collections = {entity: collection(entity, versions.embedding) for entity in ENTITIES}
+    manifest = Manifest(day, versions.feature, versions.embedding, collections, "ranker", None)
+    folder = release_folder(lake.settings.releases, manifest)
+    (folder / "items").mkdir(parents=True)
+    (folder / MANIFEST_FILE).write_text(json.dumps(asdict(manifest)))
+    rows = pa.table({"item_id": list(texts), "description": list(texts.values())})
+    pq.write_table(rows, folder / "items" / "part-0.parquet")
+    return folder
+
+
+def text(entity_id, description):
+    return Text(entity_id, description_hash(description))
 
 
 def milvus_lines(capsys):
@@ -94,7 +128,7 @@ def test_every_description_gets_the_vector_of_its_text(lake, embed, describe):
     assert rows["1"].semantic_embedding == rows["3"].semantic_embedding != rows["2"].semantic_embedding
     assert rows["1"].computed_at.astimezone(UTC) == datetime(1998, 3, 2, tzinfo=UTC)
     assert ids_in_milvus(lake) == {"1", "2", "3"}
-    assert ids_in_milvus(lake, name="user_embedding") == {"u"}
+    assert ids_in_milvus(lake, "user") == {"u"}
 
 
 def test_a_second_run_changes_nothing(lake, embed, capsys, describe):
@@ -105,7 +139,7 @@ def test_a_second_run_changes_nothing(lake, embed, capsys, describe):
     capsys.readouterr()
     assert embed(lake, DAY) == []
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    assert all(line.endswith(": 0 vectors upserted, 0 deleted, 1 held") for line in milvus_lines(capsys))
+    assert all(line.endswith(": 0 vectors added, 0 deleted, 1 held") for line in milvus_lines(capsys))
 
 
 def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(
@@ -121,17 +155,46 @@ def test_the_next_day_encodes_only_changes_and_other_rows_keep_computed_at(
     rows = {row.item_id: row for row in lake.read(tables.ITEM_EMBEDDING, NEXT).collect()}
     assert {key: row.computed_at.astimezone(UTC).day for key, row in rows.items()} == {"1": 2, "2": 3, "4": 3}
     assert rows["4"].semantic_embedding == rows["1"].semantic_embedding
-    assert "2 vectors upserted, 1 deleted, 3 held" in milvus_lines(capsys)[0]
-    assert ids_in_milvus(lake) == {"1", "2", "4"}
+    assert "2 vectors added, 2 deleted, 3 held" in milvus_lines(capsys)[0]
+    assert texts_in_milvus(lake) == {text("1", "jazz"), text("2", "rock opera"), text("4", "jazz")}
 
 
-def test_writing_an_earlier_day_does_not_change_the_collection(lake, embed, describe):
+def test_the_next_day_changes_nothing_that_a_release_searches(lake, embed, describe):
+    """The next day may be refused by the quality gate, and a rollback may go back to any release on disk."""
+    describe(lake, DAY, item={"1": "jazz", "2": "rock", "3": "gone"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    released = {text("1", "jazz"), text("2", "rock"), text("3", "gone")}
+    folder = publish(lake, DAY, **{"1": "jazz", "2": "rock", "3": "gone"})
+    before = vectors_in_milvus(lake, released)
+    describe(lake, NEXT, item={"1": "jazz", "2": "rock opera"}, user={"u": "likes jazz"})
+    embed(lake, NEXT)
+    after = vectors_in_milvus(lake, released)
+    assert set(after) == released and all((after[each] == before[each]).all() for each in released)
+    assert texts_in_milvus(lake) == {*released, text("2", "rock opera")}
+
+    shutil.rmtree(folder)  # as a publication does with old releases
+    embed(lake, NEXT)
+    assert texts_in_milvus(lake) == {text("1", "jazz"), text("2", "rock opera")}
+
+
+def test_nothing_is_deleted_while_a_release_cannot_be_read(lake, embed, capsys, describe):
+    describe(lake, DAY, item={"1": "jazz"}, user={"u": "likes jazz"})
+    embed(lake, DAY)
+    (publish(lake, DAY, **{"1": "jazz"}) / MANIFEST_FILE).write_text("{")
+    describe(lake, NEXT, item={"1": "rock"}, user={"u": "likes jazz"})
+    embed(lake, NEXT)
+    assert texts_in_milvus(lake) == {text("1", "jazz"), text("1", "rock")}
+    assert "nothing is deleted, because a release cannot be read" in capsys.readouterr().out
+
+
+def test_an_earlier_day_is_added_and_the_last_day_stays(lake, embed, describe):
+    """After days that should not have been ingested, an earlier day is published again."""
     describe(lake, DAY, item={"1": "jazz", "2": "rock"}, user={"u": "likes jazz"})
     embed(lake, DAY)
     describe(lake, BEFORE, item={"1": "early jazz"}, user={"u": "likes jazz"})
     assert embed(lake, BEFORE) == ["early jazz"]
     assert lake.read(tables.ITEM_EMBEDDING, BEFORE).count() == 1
-    assert ids_in_milvus(lake) == {"1", "2"}
+    assert texts_in_milvus(lake) == {text("1", "early jazz"), text("1", "jazz"), text("2", "rock")}
 
 
 def test_the_next_run_repairs_a_crash_before_milvus_without_encoding_again(lake, embed, tmp_path, describe):
@@ -185,8 +248,6 @@ def test_a_changed_encoder_gets_a_collection_beside_the_old_one(lake, spark, set
     assert embed(changed, DAY) == ["jazz", "likes jazz"]
     assert changed.versions.embedding != lake.versions.embedding
     assert ids_in_milvus(lake) == ids_in_milvus(changed) == {"1"}
-    with open_vector_store(lake.settings) as store:
-        assert not store.switch_alias("item_embedding", collection("item", changed.versions.embedding))
 
 
 def test_a_server_can_encode_instead_of_a_folder(lake, spark, settings_with, model_server, describe):

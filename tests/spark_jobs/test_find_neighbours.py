@@ -10,7 +10,7 @@ from grasp.versions import collection
 from spark_jobs import find_neighbours
 from spark_jobs.find_neighbours import QUERIES_PER_BLOCK
 from spark_jobs.storage.lake import Lake
-from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.milvus import Text, open_vector_store
 
 pytestmark = pytest.mark.spark
 
@@ -20,6 +20,10 @@ VECTORS = {"1": [1.0, 0.0], "2": [0.8, 0.6], "3": [0.6, 0.8], "4": [0.0, 1.0]}
 
 def hash_of(vector):
     return hashlib.sha256(str(vector).encode()).hexdigest()
+
+
+def texts_of(vectors):
+    return [Text(each, hash_of(vector)) for each, vector in vectors.items()]
 
 
 @pytest.fixture
@@ -33,12 +37,7 @@ def embed(write_rows):
             with open_vector_store(lake.settings) as store:
                 name = collection(entity, lake.versions.embedding)
                 store.ensure_collection(name, len(next(iter(vectors.values()))))
-                store.upsert(
-                    name,
-                    list(vectors),
-                    np.array(list(vectors.values()), np.float32),
-                    [hash_of(vector) for vector in vectors.values()],
-                )
+                store.add(name, texts_of(vectors), np.array(list(vectors.values()), np.float32))
 
     return write
 
@@ -98,11 +97,21 @@ def test_with_milvus_an_earlier_day_is_searched_without_later_vectors(lake, spar
     assert "later" in known[NEXT]
 
 
+def test_with_milvus_texts_of_releases_and_other_days_are_no_neighbours(lake, spark, settings_with, embed):
+    embed(lake, DAY, VECTORS | {"withdrawn": [0.96, 0.28], "2": [0.28, 0.96]})
+    embed(lake, NEXT, VECTORS)
+    find_neighbours.main(Lake(spark, settings_with(neighbour_backend="milvus")), NEXT)
+    by_milvus = neighbours(lake, NEXT)
+    find_neighbours.main(lake, NEXT)
+    assert neighbours(lake, NEXT) == by_milvus
+    assert by_milvus["1", 1] == ("2", 0.8)
+
+
 def test_a_collection_that_lost_a_vector_is_not_searched(lake, spark, settings_with, embed):
     embed(lake, DAY, VECTORS)
     in_milvus = Lake(spark, settings_with(neighbour_backend="milvus"))
     with open_vector_store(in_milvus.settings) as store:
-        store.delete(collection("item", in_milvus.versions.embedding), [sorted(VECTORS)[0]])
+        store.delete(collection("item", in_milvus.versions.embedding), texts_of(VECTORS)[:1])
     with pytest.raises(ValueError, match="run embed_descriptions again"):
         find_neighbours.main(in_milvus, DAY)
     assert in_milvus.days(tables.ITEM_NEIGHBOURS) == []

@@ -270,6 +270,16 @@ def test_a_key_passes_unchanged_or_is_refused(spark, settings_with):
 
 
 @pytest.mark.spark
+def test_the_day_s_last_events_are_in_no_future_by_a_clock_in_whole_seconds(spark, settings_with):
+    from spark_jobs.storage.lake import Lake
+
+    lake = Lake(spark, settings_with(now="1998-02-20T23:59:59Z"))
+    write_source(lake.settings, [f"ann\t1\t{NOON + 43_199.5}", f"ann\t2\t{NOON}"])
+    ingest.main(lake, DAY)
+    assert lake.read(tables.INTERACTIONS, DAY).count() == 2
+
+
+@pytest.mark.spark
 def test_too_many_refused_rows_fail_the_day_and_only_the_quarantine_is_written(spark, lake, capsys):
     write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t99\t{NOON}"], users=None)
     with pytest.raises(QuarantineError, match=r"1 of 2 interactions were refused.*1 interactions unknown_item"):

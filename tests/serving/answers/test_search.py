@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
+from grasp.versions import description_hash
 from serving.answers.search import RETRY_SECONDS, MilvusSearch, Search, SearchError, open_encoder
 from serving.http.app import create_app
 from serving.releases.publication import choose_model, publish
@@ -29,7 +30,9 @@ class FakeEncoder:
 
 
 class FakeMilvus:
-    """A client whose collection holds items of the release and one that is gone from it."""
+    """A client whose collection holds items of the release, one that is gone, and a text that is not published."""
+
+    hits = (("gone", "about gone"), ("i7", "a text of a refused day"), ("i7", "about i7"), ("i2", "about i2"))
 
     def __init__(self) -> None:
         self.delay_seconds = 0.0
@@ -43,7 +46,7 @@ class FakeMilvus:
         time.sleep(self.delay_seconds)
         if self.is_down:
             raise MilvusException(message="no channel to the server")
-        return [[{"id": each, "distance": 0.9} for each in ("gone", "i7", "i2")]]
+        return [[{"id": each, "description_hash": description_hash(text), "distance": 0.9} for each, text in self.hits]]
 
 
 @pytest.fixture
@@ -82,12 +85,12 @@ def test_without_a_server_memory_is_searched(find):
 def test_a_server_searches_the_releases_collection_without_a_filter(find):
     milvus = FakeMilvus()
 
-    answer = find(milvus)('" or id != "x" i4').json()
+    answer = find(milvus)('" or id != "x" i4', 2).json()
 
     assert (answer["backend"], answer["fallback"]) == ("milvus", None)
     assert [each["item_id"] for each in answer["items"]] == ["i7", "i2"]
     (asked,) = milvus.asked
-    assert asked["collection"].startswith("item_embedding_")
+    assert asked["collection"].startswith("item_texts_")
     assert "filter" not in asked and "expr" not in asked and "id !=" not in str(asked)
 
 
@@ -111,7 +114,14 @@ def test_a_server_that_is_down_is_asked_again_after_a_pause(find):
     milvus.is_down = False
     now[0] += RETRY_SECONDS
 
-    assert search("i4").json()["backend"] == "milvus"
+    assert search("i4", 2).json()["backend"] == "milvus"
+
+
+def test_memory_answers_when_the_collection_lacks_texts_of_the_release(find):
+    answer = find(FakeMilvus())("i4", 3).json()
+
+    assert (answer["backend"], answer["fallback"]) == ("memory", "milvus_incomplete")
+    assert answer["items"][0]["item_id"] == "i4" and len(answer["items"]) == 3
 
 
 def test_a_slow_server_is_not_waited_for(find):

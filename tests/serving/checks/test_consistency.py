@@ -17,7 +17,7 @@ from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions
 from serving.checks import consistency
-from serving.checks.consistency import LOG_FOLDER, SkewError, check, read_requests, sample
+from serving.checks.consistency import LOG_FOLDER, NothingComparedError, SkewError, check, read_requests, sample
 from serving.lookup.online_store import UserRow
 from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.publication import choose_model, publish
@@ -165,11 +165,20 @@ def test_fallbacks_and_deleted_releases_are_counted(served):
     assert (skew.num_requests, skew.num_scored, skew.num_fallbacks, skew.num_gone) == (5, 2, 1, 2)
 
 
-def test_a_check_that_compared_nothing_does_not_pass(served):
-    served.answer("u1", release_id="1998-02-01-0000000000")
+@pytest.mark.parametrize("changed", [{"release_id": "1998-02-01-0000000000"}, {"fallback": "stale_features"}])
+def test_a_check_that_compared_nothing_does_not_pass(served, changed):
+    served.answer("u1", **changed)
 
-    with pytest.raises(SkewError, match="nothing could be compared"):
+    with pytest.raises(NothingComparedError, match="nothing was compared: of 1 requests"):
         served.check()
+
+
+def test_a_check_of_scores_alone_says_that_no_user_was_compared(served, capsys):
+    served.answer("u1")
+    served.users.users["u1"] = None
+
+    assert served.check().num_scored == 1
+    assert "features: no user was compared" in capsys.readouterr().out
 
 
 def test_a_sample_is_the_same_each_time(served):
@@ -183,7 +192,7 @@ def test_a_sample_is_the_same_each_time(served):
 
 
 def test_a_day_without_a_log_and_another_table_are_named(served, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no served requests of 1998-03-02"):
+    with pytest.raises(NothingComparedError, match="no served requests of 1998-03-02"):
         read_requests(tmp_path, SERVED_ON)
     (tmp_path / f"day={SERVED_ON}").mkdir()
     pq.write_table(pa.table({"user_id": ["u1"]}), tmp_path / f"day={SERVED_ON}" / "part-0.parquet")
@@ -191,13 +200,15 @@ def test_a_day_without_a_log_and_another_table_are_named(served, tmp_path):
         read_requests(tmp_path, SERVED_ON)
 
 
-def test_the_command_ends_with_an_error(settings, monkeypatch):
+def test_the_command_that_compared_nothing_ends_with_a_status_of_its_own(settings, monkeypatch, capsys):
     for name, value in settings.variables().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["consistency", "--day", SERVED_ON])
 
-    with pytest.raises(SystemExit, match="error: no served requests of 1998-03-02"):
+    with pytest.raises(SystemExit) as ended:
         consistency.main()
+    assert ended.value.code == 3
+    assert "error: nothing was compared: no served requests of 1998-03-02" in capsys.readouterr().err
 
 
 @pytest.mark.integration

@@ -17,6 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from benchmarks.core.redis_server import RedisServer, production_without_spark
+from feature_repo.feast_store import read_config
 from grasp.days import end_of
 from grasp.manifest import Manifest
 from grasp.settings import Settings
@@ -353,3 +354,17 @@ def test_a_broken_configuration_is_named(settings_with, tmp_path, text):
 
     with pytest.raises(StoreError, match=r"broken\.yaml opens no feature store"):
         FeastUserStore(settings, manifest_of(settings))
+
+
+@pytest.mark.parametrize("text", ["registry: 'postgresql://me:hunter2@db\nb: }", "registry: x\nonline_store: *hunter2"])
+def test_a_secret_in_a_broken_configuration_is_not_shown(settings_with, tmp_path, text):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    settings = settings_with(feature_store_yaml=str(file))
+
+    with pytest.raises(StoreError, match=r"broken\.yaml opens no feature store") as error:
+        FeastUserStore(settings, manifest_of(settings))
+    assert "hunter2" not in str(error.value)
+    with pytest.raises(ValueError, match=r"broken\.yaml: not valid YAML near line 2") as wrong:
+        read_config(settings)
+    assert "hunter2" not in str(wrong.value)

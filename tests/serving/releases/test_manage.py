@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from serving.releases.in_force import HISTORY_FILE, Checkpoint, ReleaseError, re
 from serving.releases.manage import main, restore_day, rollback, verify, verify_all
 from serving.releases.publication import NUM_KEPT, choose_model, publish
 
-DAY, NEXT_DAY = "1998-03-01", "1998-03-02"
+DAY, NEXT_DAY, FAR_DAY = "1998-03-01", "1998-03-02", "2998-12-31"
 STEPS = [
     "items staged",
     "model staged",
@@ -55,7 +56,7 @@ def test_a_release_without_a_model_is_popular(settings, write_day):
 
     assert manifest.model is None
     assert manifest_in_force(settings.releases) == manifest
-    assert manifest.collections["item"] == f"item_embedding_{Versions(settings).embedding}"
+    assert manifest.collections["item"] == f"item_texts_{Versions(settings).embedding}"
     assert [path.name for path in (release_folder(settings.releases, manifest) / "items").iterdir()] == [
         "part-0.parquet"
     ]
@@ -181,6 +182,19 @@ def test_an_older_day_is_not_published_over_a_newer_one(settings, write_day, cap
     assert put(settings, DAY) == newer
     assert manifest_in_force(settings.releases) == newer
     assert "back-filled, not published" in capsys.readouterr().out
+
+
+def test_a_day_of_the_future_is_published_only_by_the_switch(settings, settings_with, write_day):
+    write_day(settings, DAY)
+    write_day(settings, FAR_DAY)
+    before = put(settings, DAY)
+
+    with pytest.raises(ReleaseError, match=f"{FAR_DAY} is not over by the wall clock.*GRASP_FUTURE_DAYS"):
+        put(settings, FAR_DAY)
+    with pytest.raises(ReleaseError, match="GRASP_FUTURE_DAYS"):
+        restore_day(settings, FAR_DAY, put_online=lambda *_: None)
+    assert manifest_in_force(settings.releases) == before
+    assert put(settings_with(future_days=True), FAR_DAY).day == FAR_DAY
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -448,12 +462,15 @@ def test_a_manifest_that_was_changed_is_named(settings, write_day):
         verify(settings, manifest.release_id)
 
 
-def test_verifying_an_unknown_release_says_so(settings, write_day):
+@pytest.mark.parametrize("asked", ["show", "verify"])
+def test_asking_for_an_unknown_release_names_the_known_ones(settings, write_day, monkeypatch, asked):
+    with pytest.raises(SystemExit, match="no release nonsense; there is none"):
+        command(settings, monkeypatch, asked, "nonsense")
     write_day(settings)
-    put(settings)
+    manifest = put(settings)
 
-    with pytest.raises(NoReleaseError, match=r"no release at .*nonsense"):
-        verify(settings, "nonsense")
+    with pytest.raises(SystemExit, match=f"no release nonsense; there are {manifest.release_id}"):
+        command(settings, monkeypatch, asked, "nonsense")
 
 
 class TestRestoreDay:
@@ -504,9 +521,28 @@ class TestRestoreDay:
         with pytest.raises(ReleaseError, match=r"the settings make v.*rollback --to"):
             restore_day(settings_with(num_neighbours=3), DAY, put_online=lambda *_: None)
 
-    def test_a_day_without_a_release_is_named(self, settings, released):
-        with pytest.raises(ReleaseError, match="no release of 1998-02-01"):
+    def test_a_day_without_release_and_features_is_named(self, settings, released):
+        with pytest.raises(MissingPartitionError, match="item_features has no partition for 1998-02-01"):
             restore_day(settings, "1998-02-01", put_online=lambda *_: None)
+        assert manifest_in_force(settings.releases) == released[2]
+
+    def test_a_day_without_a_release_gets_one_when_the_wrong_release_is_the_only_one(
+        self, settings, settings_with, write_day, make_model
+    ):
+        for day in (DAY, NEXT_DAY, FAR_DAY):
+            write_day(settings, day)
+        wrong = put(settings_with(future_days=True), FAR_DAY, model=make_model(settings))
+        assert put(settings, DAY) == wrong
+        with pytest.raises(ReleaseError, match="restore-day DAY"):
+            rollback(settings)
+        online: list[str] = []
+
+        restored = restore_day(settings, DAY, put_online=lambda _, day: online.append(day))
+
+        assert (restored.day, restored.model, online) == (DAY, "tiny-ranker", [DAY])
+        assert verify(settings) == restored
+        assert put(settings, NEXT_DAY).day == NEXT_DAY
+        assert rollback(settings) == restored
 
     def test_features_that_are_too_old_are_named(self, settings_with, released, capsys):
         restore_day(settings_with(now="1998-03-09T00:00:00Z"), DAY, put_online=lambda *_: None)
@@ -541,9 +577,22 @@ def test_the_release_before_is_kept_however_many_rollbacks_followed(settings, pu
     assert rollback(settings).release_id == first
 
 
-def test_verify_without_a_release_is_an_error(settings):
-    with pytest.raises(NoReleaseError, match="no release at"):
+@pytest.mark.parametrize("option", [[], ["--all"]])
+def test_before_the_first_release_nothing_is_called_damaged(settings, monkeypatch, capsys, option):
+    with pytest.raises(SystemExit, match=r"no release at .*publishes the first"):
+        command(settings, monkeypatch, "verify", *option)
+    assert "DAMAGED" not in capsys.readouterr().out
+    with pytest.raises(NoReleaseError):
         verify(settings)
+
+
+def test_a_release_folder_that_was_lost_is_called_damaged(settings, write_day, monkeypatch, capsys):
+    write_day(settings)
+    shutil.rmtree(release_folder(settings.releases, put(settings)))
+
+    with pytest.raises(SystemExit, match="1 of 1 are damaged"):
+        command(settings, monkeypatch, "verify", "--all")
+    assert "current.json is DAMAGED" in capsys.readouterr().out
 
 
 def test_the_command_line_publishes_and_lists(settings, write_day, environment):

@@ -192,7 +192,7 @@ def test_a_file_starts_and_ends_an_experiment(two_releases, settings):
         ("New Model", 1, 0.5, "is not a name"),
         ("new", 0, 0.5, "is the release in force"),
         ("new", 1, 1.5, "between 0 and 1"),
-        ("new", None, 0.5, "no release at"),
+        ("new", None, 0.5, "no release .*; there are "),
     ],
 )
 def test_an_invalid_start_is_refused(two_releases, settings, name, which, share, message):

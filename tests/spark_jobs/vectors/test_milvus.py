@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.milvus import Text, open_vector_store
 
 HOLD_THE_LOCK = (
     "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
@@ -19,23 +19,30 @@ def unit(*rows):
     return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
 
 
-def test_an_upsert_overwrites_and_can_be_repeated(settings):
+def texts(ids, description_hash="h"):
+    return [Text(each, description_hash) for each in ids]
+
+
+def test_a_changed_text_is_a_row_beside_the_old_one_and_adding_can_be_repeated(settings):
+    old, same, new = Text("1", "old"), Text("2", "same"), Text("1", "new")
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         for _ in range(2):
-            store.upsert("c", ["1", "2"], unit([1, 0], [0, 1]), ["old", "same"])
-        store.upsert("c", ["1"], unit([1, 1]), ["new"])
-        assert store.hashes("c") == {"1": "new", "2": "same"}
-        store.require_equal("c", 2, {"1": unit([1, 1])[0]})
+            store.add("c", [old, same], unit([1, 0], [0, 1]))
+        store.add("c", [new], unit([1, 1]))
+        assert store.texts("c") == {old, same, new}
+        store.require_equal("c", 3, {new: unit([1, 1])[0], old: unit([1, 0])[0]})
+        store.delete("c", [old])
+        assert store.texts("c") == {same, new}
 
 
 def test_rows_survive_reopening_the_folder(settings):
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
-        store.upsert("c", ["1"], unit([3, 4]), ["h"])
+        store.add("c", texts("1"), unit([3, 4]))
     with open_vector_store(settings) as store:
-        assert store.hashes("c") == {"1": "h"}
-        assert store.search("c", unit([3, 4]), 5) == [[("1", pytest.approx(1.0))]]
+        assert store.texts("c") == {Text("1", "h")}
+        assert store.search("c", unit([3, 4]), 5) == [[(Text("1", "h"), pytest.approx(1.0))]]
 
 
 @pytest.mark.parametrize("wrong", [[np.nan, 1.0], [np.inf, 0.0], [0.0, 0.0]])
@@ -43,17 +50,17 @@ def test_a_vector_not_of_unit_length_is_refused_before_anything_is_written(setti
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
         with pytest.raises(ValueError, match=r"not: bad"):
-            store.upsert("c", ["good", "bad"], np.array([[1, 0], wrong], dtype=np.float32), ["h", "h"])
+            store.add("c", texts(["good", "bad"]), np.array([[1, 0], wrong], dtype=np.float32))
         assert store.count("c") == 0
 
 
 def test_ids_cannot_inject_filters(settings):
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
-        store.upsert("c", HOSTILE, unit(*([1, i] for i in range(len(HOSTILE)))), ["h"] * len(HOSTILE))
-        assert set(store.read("c", HOSTILE)) == set(HOSTILE)
-        store.delete("c", HOSTILE[:4])
-        assert set(store.hashes("c")) == set(HOSTILE[4:])
+        store.add("c", texts(HOSTILE), unit(*([1, i] for i in range(len(HOSTILE)))))
+        assert set(store.read("c", texts(HOSTILE))) == set(texts(HOSTILE))
+        store.delete("c", texts(HOSTILE[:4]))
+        assert store.texts("c") == set(texts(HOSTILE[4:]))
 
 
 def test_a_scan_of_many_pages_finds_every_row_once(settings, monkeypatch):
@@ -62,28 +69,18 @@ def test_a_scan_of_many_pages_finds_every_row_once(settings, monkeypatch):
     ids = [str(i) for i in range(40)]
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
-        store.upsert("c", ids, unit(*([1, i] for i in range(40))), ids)
-        assert store.hashes("c") == dict(zip(ids, ids, strict=True))
+        store.add("c", texts(ids), unit(*([1, i] for i in range(40))))
+        assert store.texts("c") == set(texts(ids))
 
 
 def test_a_wrong_count_or_vector_is_detected(settings):
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 2)
-        store.upsert("c", ["1"], unit([1, 0]), ["h"])
+        store.add("c", texts("1"), unit([1, 0]))
         with pytest.raises(ValueError, match="collection c has 1 rows instead of 2"):
             store.require_equal("c", 2, {})
         with pytest.raises(ValueError, match="does not return the vector that was written for 1"):
-            store.require_equal("c", 1, {"1": unit([0, 1])[0]})
-
-
-def test_the_alias_moves_in_one_step_and_only_when_it_must(settings):
-    with open_vector_store(settings) as store:
-        for name, vector in (("old", [1, 0]), ("new", [0, 1])):
-            store.ensure_collection(name, 2)
-            store.upsert(name, [name], unit(vector), ["h"])
-        assert [store.switch_alias("current", name) for name in ("old", "old", "new")] == [True, False, True]
-        assert store.hashes("current") == {"new": "h"}
-        assert store.hashes("old") == {"old": "h"}
+            store.require_equal("c", 1, {Text("1", "h"): unit([0, 1])[0]})
 
 
 def test_a_collection_of_another_dimension_is_refused(settings):
@@ -98,9 +95,9 @@ def test_vectors_of_1536_dimensions_are_read_back_unchanged(settings):
     ids = [str(i) for i in range(20)]
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 1536)
-        store.upsert("c", ids, matrix, ["h"] * 20)
-        store.require_equal("c", 20, dict(zip(ids, matrix, strict=True)))
-        assert [hits[0][0] for hits in store.search("c", matrix, 3)] == ids
+        store.add("c", texts(ids), matrix)
+        store.require_equal("c", 20, dict(zip(texts(ids), matrix, strict=True)))
+        assert [hits[0][0].id for hits in store.search("c", matrix, 3)] == ids
 
 
 def test_a_folder_that_another_process_has_open_is_named(settings):

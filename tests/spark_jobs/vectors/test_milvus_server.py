@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.serving.milvus_server import installed_python, milvus_server
 from grasp.settings import ROOT
-from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.milvus import Text, open_vector_store
 from spark_jobs.vectors.nearest_neighbours import ExactBackend, MilvusBackend, VectorSet
 
 pytestmark = pytest.mark.integration
@@ -45,20 +45,19 @@ def test_a_server_gives_the_same_results_as_milvus_lite(server_uri, settings_wit
     vectors = clustered(1_500, 384)
     vectors[100:120] = vectors[0]
     ids = [*(str(i) for i in range(1_498)), "it's", 'say "x"\\']
+    texts = [Text(each, "h") for each in ids]
     with open_vector_store(settings_with(milvus_uri=server_uri)) as store:
-        store.ensure_collection("c_new", 384)
+        store.ensure_collection("c", 384)
         for _ in range(2):
-            store.upsert("c_new", ids, vectors, ["h"] * 1_500)
-        store.require_equal("c_new", 1_500, {each: vectors[ids.index(each)] for each in ("7", "it's", 'say "x"\\')})
-        assert set(store.hashes("c_new")) == set(ids)
-
-        store.ensure_collection("c_old", 384)
-        assert [store.switch_alias("c", name) for name in ("c_old", "c_new", "c_new")] == [True, True, False]
-        assert store.count("c") == 1_500
+            store.add("c", texts, vectors)
+        store.require_equal("c", 1_500, {texts[row]: vectors[row] for row in (7, 1_498, 1_499)})
+        assert store.texts("c") == set(texts)
+        store.add("c", [Text(each, "of another day") for each in ids[:200]], vectors[:200])
+        assert store.count("c") == 1_700
 
         vector_set = VectorSet(ids, vectors)
-        found = MilvusBackend(store, "c", vector_set).search(ids[:300], vectors[:300], 10)
+        found = MilvusBackend(store, "c", vector_set, dict(texts)).search(ids[:300], vectors[:300], 10)
         assert found == ExactBackend(vector_set).search(ids[:300], vectors[:300], 10)
 
-        store.delete("c_new", ["it's", "7"])
-        store.require_equal("c_new", 1_498, {"8": vectors[8]})
+        store.delete("c", [texts[7], texts[1_498]])
+        store.require_equal("c", 1_698, {texts[8]: vectors[8]})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spark_jobs.vectors.milvus import open_vector_store
+from spark_jobs.vectors.milvus import Text, open_vector_store
 from spark_jobs.vectors.nearest_neighbours import ExactBackend, MilvusBackend, VectorSet
 
 
@@ -22,8 +22,8 @@ def search(request, settings):
             return ExactBackend(vector_set).search(ids, vectors, k)
         with open_vector_store(settings) as store:
             store.ensure_collection("c", vectors.shape[1])
-            store.upsert("c", ids, vectors, ["h"] * len(ids))
-            return MilvusBackend(store, "c", vector_set).search(ids, vectors, k)
+            store.add("c", [Text(each, "h") for each in ids], vectors)
+            return MilvusBackend(store, "c", vector_set, dict.fromkeys(ids, "h")).search(ids, vectors, k)
 
     return everyone
 
@@ -65,12 +65,12 @@ class ForgetfulStore:
     """Finds too few, as an approximate index may."""
 
     def search(self, name, vectors, k):
-        return [[("b", 0.8)] for _ in vectors]
+        return [[(Text("b", "h"), 0.8)] for _ in vectors]
 
 
 def test_no_neighbour_is_invented_when_milvus_finds_too_few():
     vector_set = VectorSet(["a", "b", "c"], unit([[1, 0], [3, 4], [0, 1]]))
-    backend = MilvusBackend(ForgetfulStore(), "c", vector_set)
+    backend = MilvusBackend(ForgetfulStore(), "c", vector_set, dict.fromkeys("abc", "h"))
     assert backend.search(["a"], vector_set.vectors[:1], 2) == ([["b"]], [[0.6]])
 
 
@@ -85,9 +85,23 @@ def test_both_backends_agree_on_clustered_and_equal_vectors(settings):
     exact = ExactBackend(vector_set).search(ids, vectors, 10)
     with open_vector_store(settings) as store:
         store.ensure_collection("c", 48)
-        store.upsert("c", ids, vectors, ["h"] * 600)
-        assert MilvusBackend(store, "c", vector_set).search(ids, vectors, 10) == exact
+        store.add("c", [Text(each, "h") for each in ids], vectors)
+        hash_of = dict.fromkeys(ids, "h")
+        assert MilvusBackend(store, "c", vector_set, hash_of).search(ids, vectors, 10) == exact
     similarity = np.round(vectors.astype(np.float64) @ vectors.astype(np.float64).T, 6)
     for row, entity in enumerate(ids[:50]):
         others = sorted((-similarity[row, other], ids[other]) for other in range(600) if ids[other] != entity)
         assert exact[0][row] == [each for _, each in others[:10]]
+
+
+def test_milvus_passes_over_texts_of_other_days_however_many_are_nearer(settings):
+    ids = [str(i) for i in range(40)]
+    vectors = unit([[1, i / 40] for i in range(40)])
+    others = [Text(each, f"of day {day}") for each in ids for day in range(30)]
+    vector_set = VectorSet(ids, vectors)
+    with open_vector_store(settings) as store:
+        store.ensure_collection("c", 2)
+        store.add("c", [Text(each, "h") for each in ids], vectors)
+        store.add("c", others, np.repeat(vectors[:1], len(others), axis=0))
+        found = MilvusBackend(store, "c", vector_set, dict.fromkeys(ids, "h")).search(ids, vectors, 3)
+    assert found == ExactBackend(vector_set).search(ids, vectors, 3)
