@@ -10,11 +10,11 @@ from typing import Any
 import great_expectations as gx
 import great_expectations.expectations as gxe
 
-from feature_repo.measured_table import HISTORY
+from feature_repo.measured_table import HISTORY, VECTOR_SUFFIX
 from grasp import tables
 from grasp.days import end_of, start_of
 from grasp.settings import Settings
-from grasp.tables import MAX_SEQUENCE_LENGTH, Table
+from grasp.tables import MAX_SEQUENCE_LENGTH, Column, Table
 from grasp.versions import Versions
 
 NORM_TOLERANCE = 1e-3  # float32 of several hundred dimensions
@@ -60,19 +60,31 @@ def zero(column: str, meaning: str) -> gxe.ExpectColumnValuesToBeBetween:
 
 def present(*columns: str) -> Expectations:
     return [
-        gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"every row has a {column}", severity=CRITICAL)
+        gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"`{column}` is never null", severity=CRITICAL)
         for column in columns
     ]
 
 
+def complete_rows(table: Table) -> Expectations:
+    """No two rows share a key, and no row lacks a value that `grasp/tables.py` requires."""
+    return [*unique(table.key), *present(*(name for name in map(_measured, table.columns) if name))]
+
+
+def _measured(column: Column) -> str | None:
+    """The measured column that is null where a required one is; None if there is none, or another rule covers it."""
+    is_list, is_vector = column.type.startswith("array"), column.name.endswith(VECTOR_SUFFIX)
+    if column.may_be_null or is_vector or column.type.startswith("map"):
+        return None
+    return f"{column.name}_length" if is_list else column.name
+
+
 def unique(key: Sequence[str]) -> Expectations:
-    """No two rows share a key, and every row has one."""
     meaning = f"no two rows share {', '.join(key)}"
     if len(key) == 1:
         rule = gxe.ExpectColumnValuesToBeUnique(column=key[0], description=meaning, severity=CRITICAL)
     else:
         rule = gxe.ExpectCompoundColumnsToBeUnique(column_list=list(key), description=meaning, severity=CRITICAL)
-    return [rule, *present(*key)]
+    return [rule]
 
 
 def schema(expected: str) -> gxe.ExpectColumnValuesToBeInSet:
@@ -106,8 +118,7 @@ UNIT_NORM = (1 - NORM_TOLERANCE, 1 + NORM_TOLERANCE)
 def interactions(settings: Settings, day: str) -> SuitePair:
     table = tables.INTERACTIONS
     rows = [
-        *unique(table.key),
-        *present("item_id"),
+        *complete_rows(table),
         between("event_time", start_of(day), end_of(day), "every event lies within its day"),
     ]
     summary = [
@@ -123,8 +134,7 @@ def interactions(settings: Settings, day: str) -> SuitePair:
 def descriptions(settings: Settings, table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     rows = [
-        *unique(table.key),
-        *present("description", "input_hash", "description_hash", "computed_at"),
+        *complete_rows(table),
         gxe.ExpectColumnValueLengthsToBeBetween(
             column="description", min_value=1, description="no description is empty", severity=CRITICAL
         ),
@@ -172,8 +182,7 @@ def share_limit(column: str) -> gxe.ExpectColumnMaxToBeBetween:
 def embeddings(table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     rows = [
-        *unique(table.key),
-        *present("description_hash", "computed_at"),
+        *complete_rows(table),
         *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
     ]
     summary = [
@@ -190,8 +199,7 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     versions = Versions(settings)
     rows = [
-        *unique(table.key),
-        *present("description", "computed_at"),
+        *complete_rows(table),
         zero("seconds_from_end_of_day", "event_timestamp is the end of the day"),
         between("age_hours", None, settings.max_feature_age_hours, "not older than the limit", WARNING),
         one_of("is_tail", [0, 1], "is_tail is 0 or 1"),
@@ -266,9 +274,13 @@ def training_suites() -> dict[str, SuitePair]:
         for name in ("semantic", "neighbour")
     ]
     tail = one_of("is_tail", [0, 1], "is_tail is 0 or 1")
+
+    def entities(key: str) -> Expectations:
+        return [*unique([key]), *present(key, "is_tail", "event_timestamp"), known, tail, *vectors]
+
     event_rows = [
         *unique(("user_id", "event_time", "row_number")),
-        *present("item_id"),
+        *present("user_id", "item_id", "event_time", "row_number", "split"),
         one_of("split", ["train", "validation", "test"], "each event has a split"),
         one_of("is_on_its_side", [True], "training and validation up to the cutoff, test after it"),
     ]
@@ -279,7 +291,7 @@ def training_suites() -> dict[str, SuitePair]:
         between("days_from_cutoff_to_day", 1, None, "the cutoff lies before the day"),
     ]
     return {
-        "users": suite_pair("training_users", [*unique(["user_id"]), known, tail, *vectors], [filled, *one_dimension]),
-        "items": suite_pair("training_items", [*unique(["item_id"]), known, tail, *vectors], [filled, *one_dimension]),
+        "users": suite_pair("training_users", entities("user_id"), [filled, *one_dimension]),
+        "items": suite_pair("training_items", entities("item_id"), [filled, *one_dimension]),
         "events": suite_pair("training_events", event_rows, event_summary),
     }

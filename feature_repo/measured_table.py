@@ -1,7 +1,7 @@
 """A table as the quality checks see it: its rows with measured vectors, and one summary row.
 
 Great Expectations cannot check vectors, and every cell costs it time. So each vector becomes three numbers (norm,
-whether finite, dimension) and each list becomes its length. The summary row holds what is true of the whole table:
+whether finite, dimension) and each list becomes its length, which is null for a missing list. The summary row holds what is true of the whole table:
 counts, shares, comparisons with other tables.
 """
 
@@ -61,7 +61,7 @@ def measure(name: str, rows: pa.Table) -> MeasuredTable:
             }
             summary[f"{field.name}_num_dimensions"] = len(np.unique(dimensions))
         elif pa.types.is_list(field.type):
-            columns[f"{field.name}_length"] = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            columns[f"{field.name}_length"] = pc.list_value_length(column).to_pandas()
         elif not pa.types.is_map(field.type):
             columns[field.name] = column.to_pandas()
     return MeasuredTable(name, pd.DataFrame(columns), pd.DataFrame([summary]))

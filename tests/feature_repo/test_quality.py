@@ -137,6 +137,42 @@ def test_missing_rows_and_columns_stop_the_day_by_name(two_days):
     assert 'The column "computed_at" in BatchData does not exist' in message
 
 
+REQUIRED = {
+    tables.INTERACTIONS: {"item_id", "event_time", "row_number"},
+    tables.ITEM_DESCRIPTION: {"source", "prompt_version", "model_revision", "input_hash"},
+    tables.USER_EMBEDDING: {"semantic_embedding", "description_hash", "computed_at"},
+    tables.USER_FEATURES: {
+        *("event_timestamp", "sequence", "sequence_times", "num_interactions", "is_tail", "semantic_embedding"),
+        *("neighbour_embedding", "neighbour_ids", "neighbour_similarities", "description", "source"),
+        *("prompt_version", "model_revision", "embedding_version", "feature_version", "computed_at"),
+    },
+}
+
+
+def test_a_required_value_that_is_missing_stops_the_day(two_days):
+    """What may be null is said by grasp/tables.py: a description's `fallback_reason` and `activity`."""
+    for table, columns in REQUIRED.items():
+        two_days.change(table, NEXT, 0, **dict.fromkeys(columns))
+    failed, message = failures(check_day, two_days.settings)
+    measured = {"semantic_embedding": "is_finite", "neighbour_embedding": "is_finite"}
+    lists = {"sequence", "sequence_times", "neighbour_ids", "neighbour_similarities"}
+    measured |= dict.fromkeys(lists, "length")
+    assert {
+        f"{table.name}.{name}_{measured[name]}" if name in measured else f"{table.name}.{name}"
+        for table, columns in REQUIRED.items()
+        for name in columns
+    } <= failed
+    assert "user_features.is_tail: `is_tail` is never null" in message
+
+
+def test_the_tables_say_what_may_be_null():
+    assert set(tables.ITEM_DESCRIPTION.column_names) - set(tables.ITEM_DESCRIPTION.required) == {
+        "fallback_reason",
+        "activity",
+    }
+    assert tables.USER_FEATURES.required == tables.USER_FEATURES.column_names
+
+
 def text_of(page):
     """What a reader sees, without spaces."""
     return re.sub(r"<[^>]*>|\s", "", page.read_text())
