@@ -1,8 +1,8 @@
 """A table as the quality checks see it: its rows with measured vectors, and one summary row.
 
 Great Expectations cannot check vectors, and every cell costs it time. So each vector becomes three numbers (norm,
-whether finite, dimension) and each list becomes its length, which is null for a missing list. The summary row holds what is true of the whole table:
-counts, shares, comparisons with other tables.
+whether finite, dimension) and each list becomes its length, which is null for a missing list. The summary row holds
+what is true of the whole table: counts, shares, comparisons with other tables.
 """
 
 from collections.abc import Collection

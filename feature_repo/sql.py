@@ -124,7 +124,7 @@ def _add_attributes(connection: "duckdb.DuckDBPyConnection", table: Table, view:
             bool_and(try_cast(value AS DOUBLE) IS NOT NULL AND NOT regexp_matches(value, '^-?0[0-9]')),
             bool_and(try_cast(value AS DATE) IS NOT NULL)
         FROM entries WHERE value IS NOT NULL GROUP BY key ORDER BY key
-    """).fetchall()
+    """).fetchall()  # noqa: S608 - our own names
     columns = {key: key, "day": "day"}
     for name, is_whole, is_number, is_date in known:
         kind = "BIGINT" if is_whole else "DOUBLE" if is_number else "DATE" if is_date else "VARCHAR"

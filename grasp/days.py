@@ -34,13 +34,18 @@ def end_of(day: str) -> datetime:
     return start_of(day) + timedelta(days=1) - timedelta(microseconds=1)
 
 
+def known_at(day: str) -> datetime:
+    """Event timestamp of the day's features: its last whole second, so that a lookup as of 23:59:59 finds them."""
+    return end_of(day).replace(microsecond=0)
+
+
 def plus_days(day: str, num_days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=num_days)).isoformat()
 
 
 def has_ended(day: str, now: datetime) -> bool:
     """True once the day is over. A clock in whole seconds may show its last second, 23:59:59."""
-    return now >= end_of(day).replace(microsecond=0)
+    return now >= known_at(day)
 
 
 def require_ended(day: str, now: datetime) -> None:

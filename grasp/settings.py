@@ -252,7 +252,7 @@ class Settings(BaseSettings):
             "lake": home / "lake",
             "releases": home / "releases",
             "data_docs": home / "data_docs",
-            "feature_store_yaml": ROOT / "feature_repo" / "feature_store.yaml",
+            "feature_store_yaml": ROOT / "feature_repo" / "feature_store.embedded.yaml",
             "mlflow_uri": f"sqlite:///{home}/mlflow.db",
             "llm": home / "models" / "smollm2-135m-instruct",
             "encoder": home / "models" / "all-minilm-l6-v2",

@@ -259,7 +259,7 @@ def _features(entity: str, own: tuple[tuple[str, str, str], ...]) -> Table:
         (f"{entity}_id",),
         _columns(
             (f"{entity}_id", "string", "key"),
-            ("event_timestamp", "timestamp", "end of the day; the row knows nothing later"),
+            ("event_timestamp", "timestamp", "last second of the day; the row knows nothing after the day"),
             *own,
             ("is_tail", "bigint", "1 in the tail popularity group, 0 in the head"),
             ("semantic_embedding", "array<float>", "unit vector of the description"),

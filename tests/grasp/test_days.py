@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pytest
 
-from grasp.days import DayNotOverError, day_argument, end_of, has_ended, parse_day, plus_days, require_ended
+from grasp.days import DayNotOverError, day_argument, end_of, has_ended, known_at, parse_day, plus_days, require_ended
 
 
 @pytest.mark.parametrize("text", ["1998-02-30", "yesterday", "1998-2-1", "1998-02-01T00:00", ""])
@@ -18,6 +18,7 @@ def test_text_that_is_not_a_day_is_refused_and_shown(text):
 
 def test_a_day_ends_just_before_the_next():
     assert end_of("1998-02-28").isoformat() == "1998-02-28T23:59:59.999999+00:00"
+    assert known_at("1998-02-28").isoformat() == "1998-02-28T23:59:59+00:00"
     assert plus_days("1998-02-28", 1) == "1998-03-01"
 
 
