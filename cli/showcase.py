@@ -135,7 +135,7 @@ def _figures(evaluation: dict[str, Any]) -> str:
 
 def _show_next(settings: Settings) -> None:
     say("--- where to look next")
-    say(f"quality report     {next(settings.data_docs.glob('**/local_site/index.html'), settings.data_docs)}")
+    say(f"quality report     {settings.data_docs / 'index.html'}")
     say(f"training runs      {settings.home}/training/*/evaluation.md")
     command = " ".join([*changed_variables(settings), str(Path(sys.executable).with_name("grasp"))])
     say(f"tables in SQL      {command} sql    then ask: FROM item_features LIMIT 3")

@@ -44,6 +44,7 @@ READING = {"SELECT", "MULTI", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "
 EXPLAINED = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
 NUM_TYPED_ROWS = 10_000  # of the latest day: their attributes decide the types
 EVERYTHING = 2**31 - 1
+BATCH = 1000  # rows of CSV written at once
 PROMPT, CONTINUED = "grasp> ", "  ...> "
 HELP = "SQL ends with a semicolon; .tables lists the tables, .quit leaves."
 TABLE, CSV = "table", "csv"
@@ -194,9 +195,8 @@ def show(result: "duckdb.DuckDBPyRelation | None", form: str) -> None:
     elif form == CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(result.columns)
-        rows = result.project("CAST(COLUMNS(*) AS VARCHAR)")
-        while batch := rows.fetchmany(1000):
-            writer.writerows(batch)
+        for batch in result.project("CAST(COLUMNS(*) AS VARCHAR)").to_arrow_reader(BATCH):
+            writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
     elif sys.stdout.isatty():
         result.show()
     else:

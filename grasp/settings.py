@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     source: Path = Field(description="Folder with interactions, items and optional users (docs/data.md).")
     lake: Path = Field(description="Folder of the day-partitioned parquet tables, seen by every Spark worker.")
     releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
-    data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
+    data_docs: Path = Field(description="Folder of the quality report (HTML) and of its Great Expectations project.")
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
     mlflow_uri: SecretStr = Field(description="MLflow tracking store, as a database URI.")
 
