@@ -11,8 +11,9 @@ import argparse
 import csv
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grasp import partitions, tables
@@ -42,6 +43,7 @@ DUCKDB_TYPES = {
 # Statements that cannot write a file. DuckDB itself would let COPY and ATTACH write below the lake.
 READING = {"SELECT", "MULTI", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE"}
 EXPLAINED = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
+PARTS = "part-*.parquet"  # finished files; unfinished ones begin with a dot, which DuckDB's `*` would match
 NUM_TYPED_ROWS = 10_000  # of the latest day: their attributes decide the types
 EVERYTHING = 2**31 - 1
 BATCH = 1000  # rows of CSV written at once
@@ -85,17 +87,19 @@ def _add(name: str, add: Callable[[], None]) -> None:
 
 def _add_view(connection: "duckdb.DuckDBPyConnection", settings: Settings, table: Table, version: str | None) -> None:
     """A view of all days. A column that a day's files lack, such as one that was added later, is null there."""
-    # Unfinished files begin with a dot, and DuckDB's `*` would match them.
     folders = [
         partitions.partition_path(settings.lake, table, version, day)
         for day in partitions.days(settings.lake, table, version)
     ]
-    files = [f"{folder}/part-*.parquet" for folder in folders if any(folder.glob("part-*.parquet"))]
+    # The files of a day are alike, unless many processes add to it.
+    num_samples = None if table.appended else 1
+    samples = [str(file) for folder in folders for file in sorted(folder.glob(PARTS))[:num_samples]]
     source, present = "(SELECT 1 WHERE false)", set[str]()
-    if files:
-        paths = ", ".join(map(_quoted, files))
-        source = f"read_parquet([{paths}], union_by_name = true, hive_partitioning = true)"
-        present = set(connection.sql(f"FROM {source}").columns)
+    if samples:
+        present, is_mixed = _columns_of(connection, samples)
+        files = _list(sorted({f"{Path(file).parent}/{PARTS}" for file in samples}))
+        # By name costs a look into every file, so only where they differ.
+        source = f"read_parquet({files}, union_by_name = {is_mixed}, hive_partitioning = true)"
     columns = [(column.name, DUCKDB_TYPES[column.type], column.meaning) for column in table.columns]
     columns.append(("day", "DATE", "the UTC day of the row's partition"))
     values = [f"{_name(name) if name in present else 'NULL'}::{kind} AS {_name(name)}" for name, kind, _ in columns]
@@ -104,6 +108,18 @@ def _add_view(connection: "duckdb.DuckDBPyConnection", settings: Settings, table
         columns.append(("version", "VARCHAR", f"the {table.versioned_by} version"))
     connection.execute(f"CREATE VIEW {table.name} AS SELECT {', '.join(values)} FROM {source}")  # noqa: S608 - our own
     _comment(connection, table.name, table.meaning, {name: meaning for name, _, meaning in columns})
+
+
+def _columns_of(connection: "duckdb.DuckDBPyConnection", files: list[str]) -> tuple[set[str], bool]:
+    """The columns that any of the files has, `day` included, and whether the files differ."""
+    source = f"read_parquet({_list(files)}, union_by_name = true, hive_partitioning = true)"
+    found = connection.execute(f"""
+        SELECT count(DISTINCT columns) FROM (
+            SELECT list_sort(list(concat_ws(' ', name, type))) AS columns FROM parquet_schema({_list(files)})
+            GROUP BY file_name
+        )
+    """).fetchall()  # noqa: S608 - our own names
+    return set(connection.sql(f"FROM {source}").columns), found != [(1,)]
 
 
 def attributes_view(table: Table) -> str:
@@ -144,6 +160,10 @@ def _comment(connection: "duckdb.DuckDBPyConnection", view: str, meaning: str, c
 
 def _name(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, texts))}]"
 
 
 def _quoted(text: str) -> str:

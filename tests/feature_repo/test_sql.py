@@ -110,6 +110,14 @@ def test_a_column_that_an_older_day_lacks_is_null_there(two_days):
     assert ask(two_days.settings, query) == [(DAY, True), (NEXT, False)]
 
 
+def test_a_process_of_an_older_program_may_log_on_the_same_day(two_days):
+    folder = two_days.folder(tables.SERVED_REQUESTS, NEXT)
+    rows = pq.read_table(folder / "part-00000.parquet", partitioning=None)
+    pq.write_table(rows.drop_columns(["scores"]).slice(0, 1), folder / "part-0-older.parquet")
+    query = f"SELECT count(*), count(scores) FROM served_requests WHERE day = '{NEXT}'"
+    assert ask(two_days.settings, query) == [(11, 10)]
+
+
 def test_an_unfinished_file_is_not_read(two_days):
     (two_days.folder(tables.SERVED_REQUESTS, NEXT) / ".part-1.parquet").write_bytes(b"PAR1 half")
     assert ask(two_days.settings, f"SELECT count(*) FROM served_requests WHERE day = '{NEXT}'") == [(10,)]
