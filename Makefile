@@ -55,8 +55,8 @@ airflow: setup ## Airflow with its UI, both DAGs loaded
 	@$(GRASP) airflow
 
 # The query goes through the environment: the shell must not read its quotes and lines as its own.
-sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." runs one query
-	@$(GRASP) sql $${QUERY:+"$$QUERY"}
+sql: $(INSTALLED) ## DuckDB on every table and feature view; QUERY="..." answers a query, FORMAT=csv as CSV
+	@$(GRASP) sql $${QUERY:+"$$QUERY"} $(if $(FORMAT),--format "$(FORMAT)")
 
 bench: $(INSTALLED) ## quality benchmark, resumable; DATA=FOLDER OUT=FOLDER, else MovieLens-100K
 	@$(RUN) $(PYTHON) -m benchmarks.quality --data "$(or $(DATA),movielens)" --out "$(or $(OUT),$(GRASP_HOME)/quality)"

@@ -20,7 +20,7 @@ from pathlib import Path
 from cli.dag_run import DagError, migrate, new_log, run_dag
 from cli.retrain import DEFAULT_RECIPE
 from cli.stage_lines import StageLines
-from grasp.days import clock_at_end_of, day_argument, parse_day, start_of
+from grasp.days import day_argument, last_second, parse_day, start_of
 from grasp.environment import prepare
 from grasp.preflight import require_feature_store, require_java, require_models, require_source
 from grasp.progress import say
@@ -130,7 +130,7 @@ def main() -> None:
         if plan.cutoff >= plan.latest:
             raise DemoError(f"the cutoff {plan.cutoff} must lie before the latest day, {plan.latest}")
         # The clock stands at the end of the latest day, so that ages and freshness are real checks.
-        now = clock_at_end_of(plan.latest)
+        now = last_second(plan.latest)
         plan = dataclasses.replace(plan, settings=plan.settings.model_copy(update={"now": now}))
         run_all(plan, arguments.recipe)
         _show(plan, settings.home)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import typer
 
 from grasp.environment import process_environment
+from grasp.feature_store import FEAST_FILE_VARIABLE, write_release_store
 from grasp.preflight import REFRESH, Check, require, require_airflow_port, require_feature_store
 from grasp.processes import run_to_the_end
 from grasp.progress import say
@@ -103,10 +104,14 @@ def airflow(context: typer.Context) -> None:
 
 @app.command(rich_help_panel=SET_UP, context_settings=PASS_ARGUMENTS_ON, add_help_option=False)
 def feast(context: typer.Context) -> None:
-    """Feast's own command on the feature repository, for example `projects list`."""
+    """Feast's own command on the release in force, for example `feature-views list`."""
     environment = checked_environment(require_feature_store)
-    repository = ["-c", str(ROOT / "feature_repo"), "-f", environment["GRASP_FEATURE_STORE_YAML"]]
-    become("feast", [*repository, *context.args], environment)
+    try:
+        file = write_release_store(Settings.load())
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    environment[FEAST_FILE_VARIABLE] = str(file)
+    become("feast", ["-c", str(ROOT / "feature_repo"), *context.args], environment)
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ def _done(settings: Settings, cutoff: str, latest: str) -> Iterator[tuple[str, s
     yield "model", f"trained up to {cutoff}, {model_line(decision, judged)}"
     yield "release", f"{manifest.release_id}, model {manifest.model or 'none: what is popular'}, in {settings.releases}"
     yield "requests", f"{num_visits(settings)} and {num_outcomes(settings)} clicks and purchases by the demo's visitors"
-    yield "quality", str(next(settings.data_docs.glob("**/local_site/index.html"), settings.data_docs))
+    yield "quality", str(settings.data_docs / "index.html")
 
 
 def _data(settings: Settings, day: str) -> str:

@@ -10,11 +10,11 @@ from typing import Any
 import great_expectations as gx
 import great_expectations.expectations as gxe
 
-from feature_repo.measured_table import HISTORY
+from feature_repo.measured_table import HISTORY, VECTOR_SUFFIX
 from grasp import tables
 from grasp.days import end_of, start_of
 from grasp.settings import Settings
-from grasp.tables import MAX_SEQUENCE_LENGTH, Table
+from grasp.tables import MAX_SEQUENCE_LENGTH, Column, Table
 from grasp.versions import Versions
 
 NORM_TOLERANCE = 1e-3  # float32 of several hundred dimensions
@@ -54,49 +54,76 @@ def one_of(column: str, values: Sequence[Any], meaning: str) -> gxe.ExpectColumn
     )
 
 
-def zero(column: str, meaning: str) -> gxe.ExpectColumnValuesToBeBetween:
-    return between(column, 0, 0, meaning)
+def value(column: str, low: Any, high: Any, meaning: str, severity: str = CRITICAL) -> gxe.ExpectColumnMaxToBeBetween:
+    """A rule for one number of the summary. As its maximum, the number itself is in the report."""
+    return gxe.ExpectColumnMaxToBeBetween(
+        column=column, min_value=low, max_value=high, description=meaning, severity=severity
+    )
+
+
+def num_rows(fewest: int, meaning: str) -> gxe.ExpectTableRowCountToBeBetween:
+    return gxe.ExpectTableRowCountToBeBetween(min_value=fewest, description=meaning, severity=CRITICAL)
+
+
+def is_true(column: str, meaning: str) -> gxe.ExpectColumnValuesToBeInSet:
+    return one_of(column, [True], meaning)
 
 
 def present(*columns: str) -> Expectations:
     return [
-        gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"every row has a {column}", severity=CRITICAL)
+        gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"`{column}` is never null", severity=CRITICAL)
         for column in columns
     ]
 
 
+def complete_rows(table: Table) -> Expectations:
+    """No two rows share a key, and no row lacks a value that `grasp/tables.py` requires."""
+    return [*unique(table.key), *present(*(name for name in map(_measured, table.columns) if name))]
+
+
+def _measured(column: Column) -> str | None:
+    """The measured column that is null where a required one is; None if there is none, or another rule covers it."""
+    is_list, is_vector = column.type.startswith("array"), column.name.endswith(VECTOR_SUFFIX)
+    if column.may_be_null or is_vector or column.type.startswith("map"):
+        return None
+    return f"{column.name}_length" if is_list else column.name
+
+
 def unique(key: Sequence[str]) -> Expectations:
-    """No two rows share a key, and every row has one."""
     meaning = f"no two rows share {', '.join(key)}"
     if len(key) == 1:
         rule = gxe.ExpectColumnValuesToBeUnique(column=key[0], description=meaning, severity=CRITICAL)
     else:
         rule = gxe.ExpectCompoundColumnsToBeUnique(column_list=list(key), description=meaning, severity=CRITICAL)
-    return [rule, *present(*key)]
+    return [rule]
 
 
 def schema(expected: str) -> gxe.ExpectColumnValuesToBeInSet:
     return one_of("schema", [expected], "columns and types are those of grasp/tables.py")
 
 
-def complete(key: str, of: str) -> Expectations:
-    return [
-        zero(f"{key}_num_missing", f"every {key} of `{of}` has a row"),
-        zero(f"{key}_num_unknown", f"every row has a {key} of `{of}`"),
-    ]
+def known(key: str, of: str) -> gxe.ExpectColumnValuesToBeInSet:
+    return is_true(f"{key}_is_known", f"every row has a {key} of `{of}`")
+
+
+def complete(key: str, of: str) -> gxe.ExpectColumnMaxToBeBetween:
+    return value(f"{key}_num_missing", 0, 0, f"every {key} of `{of}` has a row")
 
 
 def state_volume() -> Expectations:
     return [
-        between("share_of_previous_day", LEAST_SHARE_OF_PREVIOUS_DAY, None, "at least half the rows of the day before"),
-        between("share_of_previous_day", *USUAL_STATE_GROWTH, "about as many rows as the day before", WARNING),
+        value("share_of_previous_day", LEAST_SHARE_OF_PREVIOUS_DAY, None, "at least half the rows of the day before"),
+        value("share_of_previous_day", *USUAL_STATE_GROWTH, "about as many rows as the day before", WARNING),
     ]
 
 
 def vector(column: str, norms: tuple[float, float], norm_meaning: str) -> Expectations:
     return [
-        one_of(f"{column}_is_finite", [True], f"every number of {column} is finite and there is at least one"),
+        is_true(f"{column}_is_finite", f"every number of {column} is finite and there is at least one"),
         between(f"{column}_norm", *norms, norm_meaning),
+        gxe.ExpectColumnUniqueValueCountToBeBetween(
+            column=f"{column}_dimension", max_value=1, description="all vectors have one dimension", severity=CRITICAL
+        ),
     ]
 
 
@@ -106,16 +133,15 @@ UNIT_NORM = (1 - NORM_TOLERANCE, 1 + NORM_TOLERANCE)
 def interactions(settings: Settings, day: str) -> SuitePair:
     table = tables.INTERACTIONS
     rows = [
-        *unique(table.key),
-        *present("item_id"),
+        *complete_rows(table),
         between("event_time", start_of(day), end_of(day), "every event lies within its day"),
+        num_rows(settings.min_day_interactions, "at least GRASP_MIN_DAY_INTERACTIONS interactions"),
+        known("item_id", tables.ITEMS.name),
+        known("user_id", tables.USERS.name),
     ]
     summary = [
         schema(table.ddl),
-        between("num_rows", settings.min_day_interactions, None, "at least GRASP_MIN_DAY_INTERACTIONS interactions"),
-        zero("item_id_num_unknown", "every item is in `items`"),
-        zero("user_id_num_unknown", "every user is in `users`"),
-        between("share_of_previous_day", *USUAL_DAY_GROWTH, "not ten times more or fewer than before", WARNING),
+        value("share_of_previous_day", *USUAL_DAY_GROWTH, "not ten times more or fewer than before", WARNING),
     ]
     return suite_pair(table.name, rows, summary)
 
@@ -123,8 +149,8 @@ def interactions(settings: Settings, day: str) -> SuitePair:
 def descriptions(settings: Settings, table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     rows = [
-        *unique(table.key),
-        *present("description", "input_hash", "description_hash", "computed_at"),
+        *complete_rows(table),
+        known(key, entities.name),
         gxe.ExpectColumnValueLengthsToBeBetween(
             column="description", min_value=1, description="no description is empty", severity=CRITICAL
         ),
@@ -133,9 +159,9 @@ def descriptions(settings: Settings, table: Table, entities: Table) -> SuitePair
     usual = "the language model wrote at least one text in a hundred"
     summary = [
         schema(table.ddl),
-        *complete(key, entities.name),
-        between("fallback_share", 0, settings.max_fallback_share, "at most GRASP_MAX_FALLBACK_SHARE built from facts"),
-        between("fallback_share", 0, USUAL_FALLBACK_SHARE, usual, WARNING),
+        complete(key, entities.name),
+        value("fallback_share", 0, settings.max_fallback_share, "at most GRASP_MAX_FALLBACK_SHARE built from facts"),
+        value("fallback_share", 0, USUAL_FALLBACK_SHARE, usual, WARNING),
         *state_volume(),
     ]
     return suite_pair(table.name, rows, summary)
@@ -153,34 +179,30 @@ def generation(share_columns: Sequence[str]) -> SuitePair:
         between("failed_call_share", 0, USUAL_FAILED_CALL_SHARE, "at most one call in five fails", WARNING),
     ]
     summary = [
-        between("num_rows", 2, 2, "items and users have metrics of the current prompts and model", WARNING),
+        value("num_rows", 2, 2, "items and users have metrics of the current prompts and model", WARNING),
         *map(share_limit, share_columns),
     ]
     return suite_pair(table.name, rows, summary)
 
 
 def share_limit(column: str) -> gxe.ExpectColumnMaxToBeBetween:
-    """A limit for one column of the summary. The report then shows the share itself."""
     most, meaning = USUAL_REASON_SHARE, "at most every other text fails for this one reason"
     if HISTORY in column:
         most, meaning = USUAL_REFUSED_SHARE, "at most three in four of the texts about histories of this length fail"
-    return gxe.ExpectColumnMaxToBeBetween(
-        column=column, min_value=0, max_value=most, description=meaning, severity=WARNING
-    )
+    return value(column, 0, most, meaning, WARNING)
 
 
 def embeddings(table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     rows = [
-        *unique(table.key),
-        *present("description_hash", "computed_at"),
+        *complete_rows(table),
+        known(key, entities.name),
+        is_true("is_of_description", "every vector is that of the day's description"),
         *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
     ]
     summary = [
         schema(table.ddl),
-        *complete(key, entities.name),
-        between("semantic_embedding_num_dimensions", 0, 1, "all vectors have one dimension"),
-        zero("num_outdated", "every vector is that of the day's description"),
+        complete(key, entities.name),
         *state_volume(),
     ]
     return suite_pair(table.name, rows, summary)
@@ -190,9 +212,9 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
     (key,) = table.key
     versions = Versions(settings)
     rows = [
-        *unique(table.key),
-        *present("description", "computed_at"),
-        zero("seconds_from_end_of_day", "event_timestamp is the end of the day"),
+        *complete_rows(table),
+        known(key, entities.name),
+        between("seconds_from_end_of_day", -1, 0, "event_timestamp is in the last second of the day"),
         between("age_hours", None, settings.max_feature_age_hours, "not older than the limit", WARNING),
         one_of("is_tail", [0, 1], "is_tail is 0 or 1"),
         one_of("source", ["llm", "facts"], "each text says who wrote it"),
@@ -217,8 +239,7 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
     ]
     summary = [
         schema(table.ddl),
-        *complete(key, entities.name),
-        between("semantic_embedding_num_dimensions", 0, 1, "all vectors have one dimension"),
+        complete(key, entities.name),
         *state_volume(),
     ]
     return suite_pair(table.name, rows, summary)
@@ -259,27 +280,27 @@ def training_suites() -> dict[str, SuitePair]:
         *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
         *vector("neighbour_embedding", (0, UNIT_NORM[1]), "a mean of unit vectors is no longer than one"),
     ]
-    known = zero("seconds_from_cutoff", "every feature is known as of the cutoff")
-    filled = between("num_rows", 1, None, "there is at least one row")
-    one_dimension = [
-        between(f"{name}_embedding_num_dimensions", 1, 1, "all vectors have one dimension")
-        for name in ("semantic", "neighbour")
-    ]
+    as_of = between("seconds_from_cutoff", 0, 0, "every feature is known as of the cutoff")
+    filled = num_rows(1, "there is at least one row")
     tail = one_of("is_tail", [0, 1], "is_tail is 0 or 1")
+
+    def entities(key: str) -> Expectations:
+        return [*unique([key]), *present(key, "is_tail", "event_timestamp"), filled, as_of, tail, *vectors]
+
     event_rows = [
         *unique(("user_id", "event_time", "row_number")),
-        *present("item_id"),
+        *present("user_id", "item_id", "event_time", "row_number", "split"),
+        filled,
+        known("user_id", "users"),
         one_of("split", ["train", "validation", "test"], "each event has a split"),
-        one_of("is_on_its_side", [True], "training and validation up to the cutoff, test after it"),
+        is_true("is_on_its_side", "training and validation up to the cutoff, test after it"),
     ]
     event_summary = [
-        filled,
-        zero("user_id_num_unknown", "every event's user is in users"),
-        zero("user_id_num_missing", "every user has an event"),
-        between("days_from_cutoff_to_day", 1, None, "the cutoff lies before the day"),
+        value("user_id_num_missing", 0, 0, "every user has an event"),
+        value("days_from_cutoff_to_day", 1, None, "the cutoff lies before the day"),
     ]
     return {
-        "users": suite_pair("training_users", [*unique(["user_id"]), known, tail, *vectors], [filled, *one_dimension]),
-        "items": suite_pair("training_items", [*unique(["item_id"]), known, tail, *vectors], [filled, *one_dimension]),
+        "users": suite_pair("training_users", entities("user_id"), []),
+        "items": suite_pair("training_items", entities("item_id"), []),
         "events": suite_pair("training_events", event_rows, event_summary),
     }

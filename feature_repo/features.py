@@ -5,7 +5,9 @@ changes, raise `FEATURE_DEFINITION` in `grasp/versions.py`: the new version gets
 beside the old ones.
 """
 
+import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,10 +17,11 @@ from feast.data_source import DataSource
 from feast.types import Array, FeastType, Float32, Int64, String, UnixTimestamp
 
 from grasp import partitions, tables
-from grasp.feature_store import configuration
+from grasp.feature_store import FEAST_FILE_VARIABLE, configuration, release_store_file
+from grasp.manifest import manifest_in_force
 from grasp.settings import Settings
 from grasp.tables import Table
-from grasp.versions import Versions, feature_service
+from grasp.versions import feature_service
 
 OWNER = "recommendations@grasp.local"
 EVENT_TIMESTAMP = "event_timestamp"
@@ -72,6 +75,7 @@ def definitions(settings: Settings, feature_version: str, offline_store: str) ->
 
 
 _TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
+ONLINE = (tables.USER_FEATURES,)  # a ranker holds its release's items in memory, so nobody reads them online
 
 
 def _entity(name: str, description: str) -> Entity:
@@ -110,7 +114,7 @@ def _view(table: Table, entity: Entity, source: DataSource, ttl: timedelta, feat
             if column.name != EVENT_TIMESTAMP
         ],
         source=source,
-        online=True,
+        online=table in ONLINE,
         description=table.meaning,
         owner=OWNER,
         tags={
@@ -122,9 +126,17 @@ def _view(table: Table, entity: Entity, source: DataSource, ttl: timedelta, feat
     )
 
 
+def _of_release_in_force() -> list[Any]:
+    """What `feast apply` finds in this file. Raises `ValueError` when Feast and `GRASP_HOME` name different stores."""
+    settings = Settings.load()
+    ours = release_store_file(settings)
+    theirs = Path(os.environ.get(FEAST_FILE_VARIABLE) or Path(__file__).with_name("feature_store.yaml"))
+    if theirs.resolve() != ours.resolve():
+        raise ValueError(f"Feast reads {theirs}, GRASP_HOME={settings.home} has {ours}: use `grasp feast`")
+    store_type = yaml.safe_load(configuration(settings))["offline_store"]["type"]
+    return definitions(settings, manifest_in_force(settings.releases).feature_version, store_type)
+
+
 if __name__ == "features":
     # The `feast` command imports this file by its bare name and collects objects. Our own code calls definitions().
-    _settings = Settings.load()
-    user, item, user_source, item_source, user_features, item_features, ranker = definitions(
-        _settings, Versions(_settings).feature, yaml.safe_load(configuration(_settings))["offline_store"]["type"]
-    )
+    user, item, user_source, item_source, user_features, item_features, ranker = _of_release_in_force()

@@ -1,7 +1,9 @@
 """Put one day's features online: `grasp materialise --day D [--rollback]`.
 
-Reads:   user_features, item_features of the day
+Reads:   user_features of the day
 Writes:  Feast's registry and online store; `$GRASP_HOME/feast/online-<feature version>.json`
+
+Item features stay offline: a ranker holds its release's items in memory.
 
 Afterwards the online store holds exactly the day's rows. An entity that is not in the day (withdrawn, erased, or not
 yet known on an earlier day) is overwritten with nulls and reads like one that never existed. The JSON file lists the
@@ -14,6 +16,8 @@ Feast's stores keep whatever is written last, so this job guards the order:
 * Before the first write, the time of every online row is read; a newer row ends the run. It means that the JSON file
   was lost or that another host writes.
 `--rollback` lifts all three and puts the named day online whatever is there. It also refills a lost online store.
+
+At the end the rows of feature versions that no release on disk has are removed.
 
 Rows go from parquet to the store in batches (`online_write_batch_size` of the configuration), so memory holds one
 batch and the day's ids. If a run dies, run it again.
@@ -32,9 +36,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.feast_store import open_store, read_config
+from feature_repo.online_expiry import remove_expired, remove_rows, state_file
 from feature_repo.online_rows import clear_rows, read_keys, read_versions, write_rows
 from grasp import partitions, tables
-from grasp.days import age_hours, day_argument, end_of, start_of
+from grasp.days import age_hours, day_argument, end_of, last_second, start_of
 from grasp.environment import prepare
 from grasp.files import file_lock, write_json
 from grasp.preflight import require_feature_store, require_models
@@ -46,7 +51,8 @@ from grasp.versions import Versions, digest, file_sha256
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-VIEWS = (tables.USER_FEATURES, tables.ITEM_FEATURES)
+VIEWS = (tables.USER_FEATURES,)
+REGISTERED = (tables.USER_FEATURES, tables.ITEM_FEATURES)
 NUM_PROGRESS_LINES = 10  # at most, per table
 SQLITE_WAIT_SECONDS = 30
 
@@ -89,6 +95,7 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
         if not rollback:
             check_age(settings, day)
         _write_day(settings, feature_version, day, hashes, state, may_go_back=rollback)
+        remove_expired(settings, feature_version)
     return True
 
 
@@ -100,10 +107,6 @@ def check_age(settings: Settings, day: str) -> None:
             f"features of {day} are {hours:.0f} h old, GRASP_MAX_FEATURE_AGE_HOURS is "
             f"{settings.max_feature_age_hours:g}: run `grasp refresh` for a later day, or pass --rollback to serve them"
         )
-
-
-def state_file(settings: Settings, feature_version: str) -> Path:
-    return settings.home / "feast" / f"online-{feature_version}.json"
 
 
 def read_state(settings: Settings, feature_version: str) -> OnlineState | None:
@@ -162,8 +165,10 @@ def _write_day(
     for table in VIEWS:
         partition = partitions.partition_path(settings.lake, table, feature_version, day)
         write_rows(store, table, partition, _progress(day, table, len(ids[table.name])))
-        clear_rows(store, table, gone[table.name], end_of(day))
-        _check_arrived(store, table, ids[table.name], gone[table.name], (feature_version, int(end_of(day).timestamp())))
+        clear_rows(store, table, gone[table.name], last_second(day))
+        _check_arrived(
+            store, table, ids[table.name], gone[table.name], (feature_version, int(last_second(day).timestamp()))
+        )
         cleared = f", {len(gone[table.name])} cleared" if gone[table.name] else ""
         say(f"materialise {day}: {table.name} {len(ids[table.name])} rows written and read back{cleared}")
         view = store.get_feature_view(table.name)
@@ -189,6 +194,7 @@ def open_for_writing(settings: Settings, feature_version: str, apply: bool) -> "
         if store.config.online_store.type == "sqlite":
             _use_write_ahead_log(Path(store.config.online_store.path))
         store.apply(definitions(settings, feature_version, store.config.offline_store.type))
+        remove_rows(store, [view for view in store.list_feature_views() if not view.online])
         say(f"materialise: definitions of {feature_version} registered in project {store.project}")
     return store
 
@@ -214,7 +220,7 @@ def _progress(day: str, table: Table, num_rows: int) -> Callable[[int], None]:
 
 def _refuse_newer(store: "FeatureStore", table: Table, ids: list[str], day: str) -> None:
     """Raise `NewerOnlineError`, before anything is written, if a row online is newer than the day, cleared ones too."""
-    limit = int(end_of(day).timestamp())
+    limit = int(last_second(day).timestamp())
     newer = {each: row[1] for each, row in read_versions(store, table, ids).items() if row and row[1] > limit}
     if newer:
         example, seconds = next(iter(newer.items()))
@@ -244,13 +250,13 @@ def _content_hash(settings: Settings, table: Table, feature_version: str, day: s
 
 
 def _ids(settings: Settings, table: Table, feature_version: str, day: str) -> list[str]:
-    """Ids of the day's rows; raises `IncompleteError` if an event timestamp is not the end of the day."""
+    """Ids of the day's rows; raises `IncompleteError` if an event timestamp is not in the last second of the day."""
     moments = read_keys(partitions.partition_path(settings.lake, table, feature_version, day), table)
-    wrong = [each for each, moment in moments.items() if moment != end_of(day)]
+    wrong = [each for each, moment in moments.items() if moment.replace(microsecond=0) != last_second(day)]
     if wrong:
         raise IncompleteError(
-            f"{table.name} of {day}: {len(wrong)} of {len(moments)} rows have another event_timestamp than the end "
-            f"of the day, such as {wrong[0]}: run build_features for {day} again"
+            f"{table.name} of {day}: {len(wrong)} of {len(moments)} rows have another event_timestamp than the last "
+            f"second of the day, such as {wrong[0]}: run build_features for {day} again"
         )
     return list(moments)
 
@@ -261,7 +267,7 @@ def _definitions_hash(settings: Settings) -> str:
         [
             file_sha256(Path(__file__).with_name("features.py")),
             read_config(settings),
-            [asdict(table) for table in VIEWS],
+            [asdict(table) for table in REGISTERED],
             [str(settings.lake), settings.max_feature_age_hours],
         ]
     )

@@ -1,8 +1,8 @@
 """A table as the quality checks see it: its rows with measured vectors, and one summary row.
 
 Great Expectations cannot check vectors, and every cell costs it time. So each vector becomes three numbers (norm,
-whether finite, dimension) and each list becomes its length. The summary row holds what is true of the whole table:
-counts, shares, comparisons with other tables.
+whether finite, dimension) and each list becomes its length, which is null for a missing list. The summary row holds
+what is true of the whole table: counts, shares, comparisons with other tables.
 """
 
 from collections.abc import Collection
@@ -59,9 +59,8 @@ def measure(name: str, rows: pa.Table) -> MeasuredTable:
                 f"{field.name}_is_finite": are_finite,
                 f"{field.name}_dimension": dimensions,
             }
-            summary[f"{field.name}_num_dimensions"] = len(np.unique(dimensions))
         elif pa.types.is_list(field.type):
-            columns[f"{field.name}_length"] = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+            columns[f"{field.name}_length"] = pc.list_value_length(column).to_pandas()
         elif not pa.types.is_map(field.type):
             columns[field.name] = column.to_pandas()
     return MeasuredTable(name, pd.DataFrame(columns), pd.DataFrame([summary]))
@@ -96,11 +95,11 @@ def _spark_type(kind: pa.DataType) -> str:
 
 
 def compare_keys(measured: MeasuredTable, column: str, expected: Collection[str]) -> None:
-    """Add to the summary how many expected ids have no row, and how many ids are not expected."""
+    """Add to each row whether its id is expected, and to the summary how many expected ids have no row."""
     if column in measured.rows:
-        found, wanted = set(measured.rows[column].dropna()), set(expected)
-        measured.summary[f"{column}_num_missing"] = len(wanted - found)
-        measured.summary[f"{column}_num_unknown"] = len(found - wanted)
+        wanted = set(expected)
+        measured.rows[f"{column}_is_known"] = measured.rows[column].isin(wanted)
+        measured.summary[f"{column}_num_missing"] = len(wanted - set(measured.rows[column].dropna()))
 
 
 def compare_volume(measured: MeasuredTable, num_rows_before: int | None) -> None:
@@ -124,13 +123,13 @@ def add_fallback_share(descriptions: MeasuredTable) -> None:
         descriptions.summary["fallback_share"] = is_fallback.mean() if len(is_fallback) else 0.0
 
 
-def count_outdated(embeddings: MeasuredTable, descriptions: MeasuredTable, key: str) -> None:
-    """Add to the embeddings' summary how many were made from a text that is not the day's description."""
+def compare_texts(embeddings: MeasuredTable, descriptions: MeasuredTable, key: str) -> None:
+    """Add to each embedding whether it was made from the day's description; true where there is no description."""
     column = "description_hash"
     if all({key, column} <= set(each.rows) for each in (embeddings, descriptions)):
-        texts, encoded = (each.rows.drop_duplicates(key).set_index(key)[column] for each in (descriptions, embeddings))
-        common = texts.index.intersection(encoded.index)
-        embeddings.summary["num_outdated"] = int((texts[common] != encoded[common]).sum())
+        texts = descriptions.rows.drop_duplicates(key).set_index(key)[column]
+        expected = embeddings.rows[key].map(texts)
+        embeddings.rows["is_of_description"] = expected.isna() | (expected == embeddings.rows[column])
 
 
 def measure_generation(rows: pa.Table) -> MeasuredTable:

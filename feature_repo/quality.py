@@ -105,7 +105,7 @@ def measure_day(settings: Settings, day: str) -> dict[str, "MeasuredTable"]:
             measured_table.compare_keys(result[table.name], key, ids)
         texts = result[description.name]
         measured_table.add_fallback_share(texts)
-        measured_table.count_outdated(result[embedding.name], texts, key)
+        measured_table.compare_texts(result[embedding.name], texts, key)
     return result
 
 
@@ -168,18 +168,18 @@ def _num_rows_before(settings: Settings, table: Table, day: str) -> int | None:
 def _judge(
     settings: Settings, day: str, kind: str, measured: dict[str, "MeasuredTable"], by_table: dict[str, "SuitePair"]
 ) -> list["FailedExpectation"]:
-    """Run every suite and log the results. Raises `QualityError` for critical ones, returns the failed warnings."""
+    """Run every suite as one checkpoint. Raises `QualityError` for critical ones, returns the failed warnings."""
     from feature_repo import suite_runner
 
-    checks: list[suite_runner.Check] = []
-    for name, (rows, summary) in by_table.items():
-        table = measured[name]
-        checks += [(table.name, rows, table.rows), (table.name, summary, table.summary)]
-    results = suite_runner.run_checks(settings.data_docs, kind, f"{day}-{kind}", checks)
+    checks = [
+        check
+        for name, (rows, summary) in by_table.items()
+        for check in ((rows, measured[name].rows), (summary, measured[name].summary))
+        if check[0].expectations
+    ]
+    results = suite_runner.run_checks(settings.data_docs, kind, day, checks)
     critical = [each for each in results.failed if each.is_critical]
     warnings = [each for each in results.failed if not each.is_critical]
-    for warning in warnings:
-        say(f"quality {day}: warning: {warning}")
     say(f"quality {day}: {results.num_expectations} expectations, {len(critical)} failed, {len(warnings)} warnings")
     say(f"quality {day}: report {results.report}")
     if critical:

@@ -1,11 +1,19 @@
-"""Every table and feature view as SQL: `grasp sql [QUERY]`, or `make sql`.
+"""Every table and feature view as SQL: `grasp sql [QUERY] [--format table|csv]`, or `make sql`.
 
-DuckDB in memory reads the lake's parquet. Each view has its table's name, its columns and `day`. A versioned table
-shows the current version, in the column `version`. Nothing is written to the lake.
+DuckDB in memory reads the lake's parquet. Each view has its table's name, its columns with their meaning, and `day`. A
+versioned table shows the current version, in the column `version`. `item_attributes` and `user_attributes` give each
+attribute a typed column.
+
+Statements read files below the lake alone and write none. A table that cannot be read is left out with a warning.
 """
 
 import argparse
+import csv
+import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from grasp import partitions, tables
@@ -32,42 +40,130 @@ DUCKDB_TYPES = {
     "map<string,string>": "MAP(VARCHAR, VARCHAR)",
     "map<string,bigint>": "MAP(VARCHAR, BIGINT)",
 }
+# Statements that cannot write a file. DuckDB itself would let COPY and ATTACH write below the lake.
+READING = {"SELECT", "MULTI", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE"}
+EXPLAINED = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
+PARTS = "part-*.parquet"  # finished files; unfinished ones begin with a dot, which DuckDB's `*` would match
+NUM_TYPED_ROWS = 10_000  # of the latest day: their attributes decide the types
+EVERYTHING = 2**31 - 1
+BATCH = 1000  # rows of CSV written at once
 PROMPT, CONTINUED = "grasp> ", "  ...> "
 HELP = "SQL ends with a semicolon; .tables lists the tables, .quit leaves."
+TABLE, CSV = "table", "csv"
 
 
 def connect(settings: Settings) -> "duckdb.DuckDBPyConnection":
-    """A database in memory with one view per table, times in UTC. A table without days is an empty view."""
+    """A database in memory with one view per table, times in UTC. A table without days is an empty view.
+
+    It may read files below the lake only, and these limits cannot be lifted. A table that cannot be read has no view;
+    a warning on standard error names it.
+    """
     import duckdb
 
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute(f"SET allowed_directories = [{_quoted(f'{settings.lake}/')}]")
+    connection.execute("SET enable_external_access = false")
     versions = Versions(settings)
     for table in tables.ALL:
-        connection.execute(view(settings, table, versions.of(table.versioned_by)))
+        _add(table.name, partial(_add_view, connection, settings, table, versions.of(table.versioned_by)))
+    for table in (tables.ITEMS, tables.USERS):
+        name = attributes_view(table)
+        _add(name, partial(_add_attributes, connection, table, name))
+    connection.execute("SET lock_configuration = true")
     return connection
 
 
-def view(settings: Settings, table: Table, version: str | None) -> str:
-    """The CREATE VIEW statement of a table."""
-    source, day = _empty(table), "NULL::DATE"
-    if partitions.days(settings.lake, table, version):
-        files = partitions.table_path(settings.lake, table, version) / "day=*" / "*.parquet"
-        source, day = f"read_parquet({_quoted(str(files))}, hive_partitioning = true)", "day::DATE"
-    columns = [_column(column.name, column.type) for column in table.columns]
-    columns.append(f"{day} AS day")
+def _add(name: str, add: Callable[[], None]) -> None:
+    import duckdb
+
+    try:
+        add()
+    except duckdb.Error as error:
+        problem = str(error).strip().splitlines()[0]
+        sys.stderr.write(f"warning: {name} is left out, it cannot be read: {problem}\n")
+
+
+def _add_view(connection: "duckdb.DuckDBPyConnection", settings: Settings, table: Table, version: str | None) -> None:
+    """A view of all days. A column that a day's files lack, such as one that was added later, is null there."""
+    folders = [
+        partitions.partition_path(settings.lake, table, version, day)
+        for day in partitions.days(settings.lake, table, version)
+    ]
+    # The files of a day are alike, unless many processes add to it.
+    num_samples = None if table.appended else 1
+    samples = [str(file) for folder in folders for file in sorted(folder.glob(PARTS))[:num_samples]]
+    source, present = "(SELECT 1 WHERE false)", set[str]()
+    if samples:
+        present, is_mixed = _columns_of(connection, samples)
+        files = _list(sorted({f"{Path(file).parent}/{PARTS}" for file in samples}))
+        # By name costs a look into every file, so only where they differ.
+        source = f"read_parquet({files}, union_by_name = {is_mixed}, hive_partitioning = true)"
+    columns = [(column.name, DUCKDB_TYPES[column.type], column.meaning) for column in table.columns]
+    columns.append(("day", "DATE", "the UTC day of the row's partition"))
+    values = [f"{_name(name) if name in present else 'NULL'}::{kind} AS {_name(name)}" for name, kind, _ in columns]
     if version:
-        columns.append(f"{_quoted(version)} AS version")
-    return f"CREATE VIEW {table.name} AS SELECT {', '.join(columns)} FROM {source}"  # noqa: S608 - our own names
+        values.append(f"{_quoted(version)} AS version")
+        columns.append(("version", "VARCHAR", f"the {table.versioned_by} version"))
+    connection.execute(f"CREATE VIEW {table.name} AS SELECT {', '.join(values)} FROM {source}")  # noqa: S608 - our own
+    _comment(connection, table.name, table.meaning, {name: meaning for name, _, meaning in columns})
 
 
-def _column(name: str, kind: str) -> str:
-    return f'"{name}"::{DUCKDB_TYPES[kind]} AS "{name}"'
+def _columns_of(connection: "duckdb.DuckDBPyConnection", files: list[str]) -> tuple[set[str], bool]:
+    """The columns that any of the files has, `day` included, and whether the files differ."""
+    source = f"read_parquet({_list(files)}, union_by_name = true, hive_partitioning = true)"
+    found = connection.execute(f"""
+        SELECT count(DISTINCT columns) FROM (
+            SELECT list_sort(list(concat_ws(' ', name, type))) AS columns FROM parquet_schema({_list(files)})
+            GROUP BY file_name
+        )
+    """).fetchall()  # noqa: S608 - our own names
+    return set(connection.sql(f"FROM {source}").columns), found != [(1,)]
 
 
-def _empty(table: Table) -> str:
-    nulls = ", ".join(f'NULL AS "{column.name}"' for column in table.columns)
-    return f"(SELECT {nulls} WHERE false)"
+def attributes_view(table: Table) -> str:
+    """`item_attributes` for `items`, `user_attributes` for `users`."""
+    return f"{table.key[0].removesuffix('_id')}_attributes"
+
+
+def _add_attributes(connection: "duckdb.DuckDBPyConnection", table: Table, view: str) -> None:
+    """A view with one column per attribute. Its type is the narrowest that fits the latest day's first values."""
+    (key,) = table.key
+    known = connection.execute(f"""
+        WITH latest AS (
+            SELECT attributes FROM {table.name} WHERE day = (SELECT max(day) FROM {table.name}) LIMIT {NUM_TYPED_ROWS}
+        ),
+        entries AS (SELECT unnest(map_entries(attributes), recursive := true) FROM latest)
+        SELECT
+            key,
+            bool_and(coalesce(try_cast(value AS BIGINT)::VARCHAR = value, false)),
+            bool_and(try_cast(value AS DOUBLE) IS NOT NULL AND NOT regexp_matches(value, '^-?0[0-9]')),
+            bool_and(try_cast(value AS DATE) IS NOT NULL)
+        FROM entries WHERE value IS NOT NULL GROUP BY key ORDER BY key
+    """).fetchall()  # noqa: S608 - our own names
+    columns = {key: key, "day": "day"}
+    for name, is_whole, is_number, is_date in known:
+        kind = "BIGINT" if is_whole else "DOUBLE" if is_number else "DATE" if is_date else "VARCHAR"
+        if name.lower() not in columns:  # DuckDB's names ignore case
+            columns[name.lower()] = f"try_cast(attributes[{_quoted(name)}] AS {kind}) AS {_name(name)}"
+    connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(columns.values())} FROM {table.name}")  # noqa: S608
+    meanings = {column.name: column.meaning for column in table.columns if column.name == key}
+    _comment(connection, view, f"The attributes of `{table.name}`, one typed column each.", meanings)
+
+
+def _comment(connection: "duckdb.DuckDBPyConnection", view: str, meaning: str, columns: dict[str, str]) -> None:
+    connection.execute(f"COMMENT ON VIEW {view} IS {_quoted(meaning)}")
+    for name, column_meaning in columns.items():
+        connection.execute(f"COMMENT ON COLUMN {view}.{_name(name)} IS {_quoted(column_meaning)}")
+
+
+def _name(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, texts))}]"
 
 
 def _quoted(text: str) -> str:
@@ -82,10 +178,52 @@ def overview(settings: Settings) -> str:
         days = partitions.days(settings.lake, table, versions.of(table.versioned_by))
         span = f"{len(days)} days, {days[0]} to {days[-1]}" if days else "no day yet"
         lines.append(f"{table.name:<26}{table.meaning} ({span})")
+    lines += [
+        f"{attributes_view(table):<26}The attributes of `{table.name}`, one typed column each."
+        for table in (tables.ITEMS, tables.USERS)
+    ]
     return "\n".join(lines)
 
 
-def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection") -> None:
+def run(connection: "duckdb.DuckDBPyConnection", query: str) -> Iterator["duckdb.DuckDBPyRelation | None"]:
+    """Run each statement of the query and yield its result; None if it has none.
+
+    Raises `duckdb.Error` for a wrong statement, and before anything runs for one that could write a file.
+    """
+    statements = connection.extract_statements(query)
+    for statement in statements:
+        _require_reading(connection, statement, READING)
+    for statement in statements:
+        yield connection.sql(statement)
+
+
+def _require_reading(connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement", allowed: set[str]) -> None:
+    import duckdb
+
+    kind = statement.type.name
+    if kind not in allowed:
+        raise duckdb.PermissionException(f"{kind} is refused: statements read the tables and write no file")
+    if kind == "EXPLAIN":  # EXPLAIN ANALYZE runs its statement
+        for explained in connection.extract_statements(EXPLAINED.sub("", statement.query, count=1)):
+            _require_reading(connection, explained, allowed - {"EXPLAIN"})
+
+
+def show(result: "duckdb.DuckDBPyRelation | None", form: str) -> None:
+    """Write a result to standard output, as CSV or as a table. A terminal's table has the rows and columns that fit."""
+    if result is None:
+        _show("done")
+    elif form == CSV:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(result.columns)
+        for batch in result.project("CAST(COLUMNS(*) AS VARCHAR)").to_arrow_reader(BATCH):
+            writer.writerows(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+    elif sys.stdout.isatty():
+        result.show()
+    else:
+        result.show(max_rows=EVERYTHING, max_width=EVERYTHING, max_col_width=EVERYTHING)
+
+
+def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection", form: str) -> None:
     """Read and answer statements until `.quit` or the end of the input; an error is shown and reading goes on.
 
     With a pipe there is no prompt, and the last statement needs no semicolon.
@@ -113,16 +251,11 @@ def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection") -> None:
             statement = ""
         elif statement.rstrip().endswith(";"):
             try:
-                _show(answer(connection, statement))
+                for result in run(connection, statement):
+                    show(result, form)
             except duckdb.Error as error:
                 _show(f"error: {error}")
             statement = ""
-
-
-def answer(connection: "duckdb.DuckDBPyConnection", statement: str) -> str:
-    """The result as a text table; raises `duckdb.Error` for a wrong statement."""
-    result = connection.sql(statement)
-    return str(result).rstrip() if result is not None else "done"
 
 
 def _show(text: str) -> None:
@@ -134,7 +267,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="grasp sql", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("query", nargs="?", help="one statement; without it a prompt opens, or a pipe is read")
+    parser.add_argument("query", nargs="?", help="statements; without them a prompt opens, or a pipe is read")
+    parser.add_argument("--format", choices=(TABLE, CSV), default=TABLE, help="how results are written")
     arguments = parser.parse_args()
     try:
         settings = Settings.load()
@@ -147,14 +281,15 @@ def main() -> None:
     connection = connect(settings)
     if arguments.query:
         try:
-            _show(answer(connection, arguments.query))
+            for result in run(connection, arguments.query):
+                show(result, arguments.format)
         except duckdb.Error as error:
             sys.exit(f"error: {error}")
         return
     if sys.stdin.isatty():
         _show(overview(settings))
         _show(f"\n{HELP}")
-    prompt(settings, connection)
+    prompt(settings, connection, arguments.format)
 
 
 if __name__ == "__main__":

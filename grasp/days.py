@@ -34,8 +34,8 @@ def end_of(day: str) -> datetime:
     return start_of(day) + timedelta(days=1) - timedelta(microseconds=1)
 
 
-def clock_at_end_of(day: str) -> datetime:
-    """A clock in whole seconds, as people write GRASP_NOW, at the last second of the day."""
+def last_second(day: str) -> datetime:
+    """The day's last whole second, 23:59:59: a clock as people write it, and the event timestamp of features."""
     return end_of(day).replace(microsecond=0)
 
 
@@ -45,7 +45,7 @@ def plus_days(day: str, num_days: int) -> str:
 
 def has_ended(day: str, now: datetime) -> bool:
     """True once the day is over. A clock in whole seconds may show its last second, 23:59:59."""
-    return now >= clock_at_end_of(day)
+    return now >= last_second(day)
 
 
 def require_ended(day: str, now: datetime) -> None:

@@ -138,7 +138,7 @@ class Settings(BaseSettings):
     source: Path = Field(description="Folder with interactions, items and optional users (docs/data.md).")
     lake: Path = Field(description="Folder of the day-partitioned parquet tables, seen by every Spark worker.")
     releases: Path = Field(description="Folder of the published releases and the manifest readers follow.")
-    data_docs: Path = Field(description="Folder of the Great Expectations report (HTML).")
+    data_docs: Path = Field(description="Folder of the quality report (HTML) and of its Great Expectations project.")
     feature_store_yaml: Path = Field(description="Feast's configuration: registry, offline and online store.")
     mlflow_uri: Annotated[SecretStr, AfterValidator(tracking_store)] = Field(
         description="MLflow tracking store, as a database URI or the address of a server."
@@ -306,7 +306,7 @@ class Settings(BaseSettings):
             "lake": home / "lake",
             "releases": home / "releases",
             "data_docs": home / "data_docs",
-            "feature_store_yaml": ROOT / "feature_repo" / "feature_store.yaml",
+            "feature_store_yaml": ROOT / "feature_repo" / "feature_store.embedded.yaml",
             "mlflow_uri": f"sqlite:///{home}/mlflow.db",
             "llm": home / "models" / "smollm2-135m-instruct",
             "encoder": home / "models" / "all-minilm-l6-v2",

@@ -13,6 +13,7 @@ class Column:
     name: str
     type: str  # Spark SQL type
     meaning: str
+    may_be_null: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,20 @@ class Table:
         return ", ".join(f"{column.name} {column.type}" for column in self.columns)
 
     @property
+    def required(self) -> tuple[str, ...]:
+        """Columns in which every row has a value."""
+        return tuple(column.name for column in self.columns if not column.may_be_null)
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
 
-def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+def _columns(*rows: tuple[str, str, str] | tuple[str, str, str, bool]) -> tuple[Column, ...]:
     return tuple(Column(*row) for row in rows)
+
+
+MAY_BE_NULL = True
 
 
 COMPUTED_AT = ("computed_at", "timestamp", "when the row's content last changed, by the system's clock")
@@ -112,6 +121,7 @@ def _description(entity: str) -> Table:
                 "string",
                 "why facts were used: the validator's reason (of this day or of the user's last answer), "
                 "hostile_facts, the error of the call, or budget",
+                MAY_BE_NULL,
             ),
             ("prompt_version", "string", "version of the prompt and of the facts template"),
             ("model_revision", "string", "language model and revision that wrote it or was to write it"),
@@ -120,6 +130,7 @@ def _description(entity: str) -> Table:
                 "activity",
                 "bigint",
                 "a user's interactions when the language model last answered, accepted or refused; null for all others",
+                MAY_BE_NULL,
             ),
             ("description_hash", "string", "sha256 of the description"),
             COMPUTED_AT,
@@ -137,10 +148,10 @@ def _generation(entity: str) -> Table:
             (f"{entity}_id", "string", f"the {entity} that was described"),
             ("prompt_version", "string", "version of the prompt"),
             ("model_revision", "string", "language model and revision"),
-            ("output", "string", "the model's raw answer; empty if no call succeeded"),
-            ("description", "string", "the cleaned text; null if it was refused"),
-            ("refusal_reason", "string", "the validator's reason; null if accepted or never answered"),
-            ("error", "string", "why no call succeeded, such as timeout; null if the model answered"),
+            ("output", "string", "the model's raw answer; empty if no call succeeded", MAY_BE_NULL),
+            ("description", "string", "the cleaned text; null if it was refused", MAY_BE_NULL),
+            ("refusal_reason", "string", "the validator's reason; null if accepted or never answered", MAY_BE_NULL),
+            ("error", "string", "why no call succeeded, such as timeout; null if the model answered", MAY_BE_NULL),
             ("is_repair", "boolean", "true if the model was told what was wrong with its first text"),
             ("num_attempts", "int", "calls made, failed ones included"),
             ("num_input_tokens", "int", "tokens of the prompt"),
@@ -182,7 +193,7 @@ GENERATION_METRICS = Table(
         ("cost", "double", "price of the tokens, in the currency of GRASP_LLM_INPUT_PRICE"),
         ("seconds", "double", "sum of all calls' latencies"),
         ("wall_seconds", "double", "time in which answers came, without pauses of more than ten minutes"),
-        ("answers_per_minute", "double", "texts answered per minute of that time; null if there was none"),
+        ("answers_per_minute", "double", "texts answered per minute of that time; null if there was none", MAY_BE_NULL),
         ("reasons", "map<string,bigint>", "refused and unanswered texts by refusal reason or error"),
         ("asked_by_history", "map<string,bigint>", "texts asked for, by number of interactions, such as 5-9"),
         ("failed_by_history", "map<string,bigint>", "of these, refused and unanswered ones"),
@@ -258,7 +269,7 @@ def _features(entity: str, own: tuple[tuple[str, str, str], ...]) -> Table:
         (f"{entity}_id",),
         _columns(
             (f"{entity}_id", "string", "key"),
-            ("event_timestamp", "timestamp", "end of the day; the row knows nothing later"),
+            ("event_timestamp", "timestamp", "last second of the day; the row knows nothing after the day"),
             *own,
             ("is_tail", "bigint", "1 in the tail popularity group, 0 in the head"),
             ("semantic_embedding", "array<float>", "unit vector of the description"),
@@ -311,13 +322,13 @@ SERVED_REQUESTS = Table(
         ("served_at", "timestamp", "when, by the system's clock"),
         ("user_id", "string", "the user of the request"),
         ("release_id", "string", "the release of the answer"),
-        ("model", "string", "its model; null for a release that recommends popular items"),
-        ("experiment", "string", "the running experiment; null without one"),
-        ("bucket", "string", "control or candidate; null without an experiment"),
-        ("fallback", "string", "name of the fallback; null if none was needed"),
-        ("store_problem", "string", "store_timeout, store_error or store_empty if the online store failed"),
-        ("feature_day", "string", "day of the features that the answer used"),
-        ("feature_age_hours", "double", "their age"),
+        ("model", "string", "its model; null for a release that recommends popular items", MAY_BE_NULL),
+        ("experiment", "string", "the running experiment; null without one", MAY_BE_NULL),
+        ("bucket", "string", "control or candidate; null without an experiment", MAY_BE_NULL),
+        ("fallback", "string", "name of the fallback; null if none was needed", MAY_BE_NULL),
+        ("store_problem", "string", "store_timeout, store_error or store_empty, if one", MAY_BE_NULL),
+        ("feature_day", "string", "day of the features that the answer used", MAY_BE_NULL),
+        ("feature_age_hours", "double", "their age", MAY_BE_NULL),
         ("recent_item_ids", "array<string>", "items of the current visit, named by the request, oldest first"),
         ("item_ids", "array<string>", "the recommended items, best first"),
         ("scores", "array<float>", "their scores; numbers of users where popularity was the fallback"),

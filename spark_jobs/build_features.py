@@ -17,7 +17,7 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from grasp import tables
-from grasp.days import end_of
+from grasp.days import last_second
 from grasp.progress import say
 from grasp.tables import MAX_SEQUENCE_LENGTH, Table
 from spark_jobs.job import run
@@ -130,7 +130,7 @@ def _write(lake: Lake, day: str, table: Table, own: DataFrame, parts: Parts) -> 
     (key,) = table.key
     stamped = join_parts(own, parts, key).withColumns(
         {
-            "event_timestamp": F.lit(end_of(day)),
+            "event_timestamp": F.lit(last_second(day)),
             "embedding_version": F.lit(lake.versions.embedding),
             "feature_version": F.lit(lake.versions.feature),
             "computed_at": F.lit(lake.settings.clock()),

@@ -53,7 +53,7 @@ class AnswerInputs:
 
     choice: ReleaseChoice
     user: UserRow | None  # made from the recent items with the fallback `recent_items_only`
-    known_at: datetime  # end of the features' day
+    last_second: datetime  # end of the features' day
     age_hours: float
     fallback: Fallback | None
     store_problem: Problem | None
@@ -113,9 +113,9 @@ class Recommender:
             raise HTTPException(503, self._follower.problem)
         return self._follower.loaded
 
-    def age_hours(self, known_at: datetime) -> float:
-        """Age of features that know what happened up to `known_at`."""
-        return (self._settings.clock() - known_at).total_seconds() / 3600
+    def age_hours(self, last_second: datetime) -> float:
+        """Age of features that know what happened up to `last_second`."""
+        return (self._settings.clock() - last_second).total_seconds() / 3600
 
     def _choose(self, loaded: LoadedReleases, user_id: str, release_id: str | None) -> ReleaseChoice:
         if release_id is None:
@@ -163,14 +163,14 @@ class Recommender:
             user, problem = None, "store_error"
         if problem:
             self._metrics.count_store_problem(problem)
-        known_at = user.event_timestamp if user else end_of(manifest.day)
-        age_hours = self.age_hours(known_at)
+        last_second = user.event_timestamp if user else end_of(manifest.day)
+        age_hours = self.age_hours(last_second)
         history = ranker.history(user, recent_item_ids)
         fallback = self._fallback(ranker, user, problem, age_hours, history)
         if fallback == "recent_items_only":
-            user = _row_from_recent_items(ranker.items, history, known_at)
+            user = _row_from_recent_items(ranker.items, history, last_second)
         self._metrics.count_answer(manifest.release_id, choice.bucket, fallback, age_hours)
-        return AnswerInputs(choice, user, known_at, age_hours, fallback, problem)
+        return AnswerInputs(choice, user, last_second, age_hours, fallback, problem)
 
     def _fallback(
         self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
@@ -198,7 +198,7 @@ def _answer_fields(inputs: AnswerInputs, user_id: str, request_id: str) -> dict[
         "model": manifest.model,
         "experiment": inputs.choice.experiment,
         "bucket": inputs.choice.bucket,
-        "feature_day": inputs.known_at.date().isoformat(),
+        "feature_day": inputs.last_second.date().isoformat(),
         "feature_age_hours": rounded(inputs.age_hours),
         "fallback": inputs.fallback,
         "store_problem": inputs.store_problem,
@@ -221,7 +221,7 @@ def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
     return mask_N
 
 
-def _row_from_recent_items(items: ItemSide, history: list[int], known_at: datetime) -> UserRow:
+def _row_from_recent_items(items: ItemSide, history: list[int], last_second: datetime) -> UserRow:
     """A row for a user without features: the mean vectors of the recent items replace those of a description."""
     own_S, near_S = items.semantic_NS[history].mean(0), items.neighbour_NS[history].mean(0)
     return UserRow(
@@ -236,8 +236,8 @@ def _row_from_recent_items(items: ItemSide, history: list[int], known_at: dateti
         source="recent_items",
         is_tail=True,
         num_interactions=0,
-        event_timestamp=known_at,
-        computed_at=known_at,
+        event_timestamp=last_second,
+        computed_at=last_second,
     )
 
 

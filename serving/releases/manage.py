@@ -16,6 +16,7 @@ from pathlib import Path
 
 from grasp.days import age_hours, day_argument
 from grasp.environment import prepare, process_environment
+from grasp.feature_store import write_release_store
 from grasp.files import write_json
 from grasp.manifest import (
     CURRENT_FILE,
@@ -228,6 +229,8 @@ def _run(settings: Settings, arguments: argparse.Namespace) -> None:
         for manifest in manifests:
             mark = "*" if manifest.release_id == in_force else " "
             say(f"release: {mark} {_describe(settings, manifest)}")
+    if arguments.command in ("publish", "rollback", "restore-day"):
+        write_release_store(settings)  # plain Feast follows the release in force
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from grasp import partitions, stages, tables
-from grasp.days import end_of
+from grasp.days import last_second
 from grasp.manifest import manifest_in_force, release_folder
 from grasp.versions import Versions, feast_project, feature_service
 
@@ -49,7 +49,7 @@ def test_every_entity_has_one_complete_feature_row_a_day(finished, entity, day):
     features = read(finished, tables.ITEM_FEATURES if entity == "item" else tables.USER_FEATURES, day)
     assert sorted(features[f"{entity}_id"]) == sorted(entities[f"{entity}_id"])
     assert not features.isna().any().any()
-    assert set(features.event_timestamp.dt.tz_convert("UTC").astype("datetime64[us, UTC]")) == {end_of(day)}
+    assert set(features.event_timestamp.dt.tz_convert("UTC").astype("datetime64[us, UTC]")) == {last_second(day)}
     assert {len(vector) for vector in features.neighbour_embedding} == {384}
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from grasp import partitions, tables
-from grasp.days import end_of, start_of
+from grasp.days import end_of, last_second, start_of
+from grasp.files import write_json
+from grasp.manifest import CURRENT_FILE, MANIFEST_FILE, Manifest, release_folder
 from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.tables import Table
-from grasp.versions import Versions
+from grasp.versions import Versions, feature_service
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 USERS, ITEMS = ["u1", "u2", "u3"], ["i1", "i2", "i3", "i4"]
@@ -139,6 +141,15 @@ class SmallLake:
         self.write(tables.SERVED_REQUESTS, day, served)
         self.write(tables.OUTCOMES, day, told)
 
+    def publish(self, day: str) -> Manifest:
+        """A release of popular items, in force: its manifest alone."""
+        versions = Versions(self.settings)
+        service = feature_service(versions.feature)
+        manifest = Manifest(day, versions.feature, versions.embedding, {}, service, model=None)
+        for file in (MANIFEST_FILE, f"../{CURRENT_FILE}"):
+            write_json(release_folder(self.settings.releases, manifest) / file, asdict(manifest))
+        return manifest
+
     def write_features(self, day: str, users: list[str] = USERS, items: list[str] = ITEMS, dimension: int = 4) -> None:
         for entity, ids in (("user", users), ("item", items)):
             rows = [self._feature_row(entity, number, ids, day, dimension) for number in range(len(ids))]
@@ -152,7 +163,7 @@ class SmallLake:
         }
         return {
             f"{entity}_id": ids[number],
-            "event_timestamp": end_of(day),
+            "event_timestamp": last_second(day),
             **own[entity],
             "is_tail": number % 2,
             "semantic_embedding": unit(number, dimension),

@@ -11,6 +11,7 @@ import pytest
 from feature_repo.materialise import materialise
 from feature_repo.sql import connect
 from grasp import tables
+from grasp.feature_store import FEAST_FILE_VARIABLE, write_release_store
 from grasp.settings import ROOT
 from grasp.versions import Versions
 
@@ -63,13 +64,13 @@ def test_the_second_names_users_with_another_nearest_neighbour(two_days):
     assert ("u1", "u3", "u2", 0, True) in rows
 
 
-def test_the_sixth_asks_feast_as_of_a_past_moment(small_lake, environment, monkeypatch):
-    """Two days are online one after the other; the page asks for the end of the last one."""
+def test_the_sixth_asks_feast_as_of_a_past_moment(small_lake, monkeypatch):
+    """Two days are online one after the other; the page asks for the end of the last one, which is released."""
     for day in (DAY, NEXT):
         small_lake.write_features(day, users=["1", "2", "3"])
         materialise(small_lake.settings, Versions(small_lake.settings).feature, day)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    small_lake.publish(NEXT)
+    monkeypatch.setenv(FEAST_FILE_VARIABLE, str(write_release_store(small_lake.settings)))
     (program,) = blocks(SECTIONS["6"], "python")
     said, names = io.StringIO(), {}
     with contextlib.redirect_stdout(said):
@@ -77,7 +78,7 @@ def test_the_sixth_asks_feast_as_of_a_past_moment(small_lake, environment, monke
     answer = names["answer"].set_index("user_id")
     assert answer.loc["1", "description"] == f"1 on {NEXT}"
     assert list(answer.loc["3", "sequence"]) == ["i1", "i2"]
-    service = names["store"].get_feature_service(names["feature_service"](names["version"]))
+    (service,) = names["store"].list_feature_services()
     earlier = names["asked"].assign(event_timestamp=lambda asked: asked.event_timestamp - names["pd"].Timedelta("1h"))
     before = names["store"].get_historical_features(entity_df=earlier, features=service).to_df()
     assert set(before["description"]) == {f"{user} on {DAY}" for user in "123"}

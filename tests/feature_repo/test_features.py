@@ -1,12 +1,10 @@
 """Every feature view has an owner, a description, an age limit and exactly the columns of its table."""
 
-import subprocess
 from datetime import timedelta
 
 import pytest
 
 from grasp import tables
-from grasp.settings import ROOT
 from grasp.versions import feature_service
 
 VERSION = "v1_0a1b2c3d"
@@ -71,13 +69,3 @@ def test_an_unsupported_offline_store_is_refused_by_name(settings):
 
     with pytest.raises(ValueError, match="offline store 'file': GRASP_FEATURE_STORE_YAML"):
         definitions(settings, VERSION, "file")
-
-
-@pytest.mark.integration
-def test_the_feast_command_finds_the_same_definitions(environment):
-    """The command imports the file by its bare name, from the folder and beside the modules in .feastignore."""
-    command = ["feast", "-c", str(ROOT / "feature_repo"), "apply"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "user_features" in result.stdout
-    assert "item_features" in result.stdout

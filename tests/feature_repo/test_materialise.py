@@ -2,10 +2,12 @@
 
 import json
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
@@ -18,10 +20,11 @@ from feature_repo.materialise import (
     check_age,
     materialise,
     read_state,
-    state_file,
 )
+from feature_repo.online_expiry import state_file
 from grasp import tables
 from grasp.days import end_of
+from grasp.manifest import release_folder
 from grasp.partitions import MissingPartitionError
 from grasp.settings import ROOT, Settings
 from grasp.versions import Versions
@@ -33,13 +36,12 @@ def put(settings, day, rollback=False):
     return materialise(settings, Versions(settings).feature, day, rollback)
 
 
-def look_up(settings, ids, features=("description",), view="user_features"):
+def look_up(settings, ids, features=("description",)):
     """Values of the features for each id, None for an unknown one."""
     from feature_repo.feast_store import open_store
 
     store = open_store(settings, Versions(settings).feature)
-    key = f"{view.removesuffix('_features')}_id"
-    answer = store.get_online_features([f"{view}:{name}" for name in features], [{key: each} for each in ids])
+    answer = store.get_online_features([f"user_features:{name}" for name in features], [{"user_id": i} for i in ids])
     values = answer.to_dict()
     return [tuple(values[name][row] for name in features) for row in range(len(ids))]
 
@@ -67,7 +69,6 @@ def test_all_rows_of_a_day_arrive(two_days, capsys):
     settings = two_days.settings
     assert put(settings, DAY)
     assert look_up(settings, ["u1", "u2", "u3", "u4"]) == [(f"u{n} on {DAY}",) for n in (1, 2, 3)] + [(None,)]
-    assert look_up(settings, ["i1", "i4"], view="item_features") == [(f"i1 on {DAY}",), (f"i4 on {DAY}",)]
     assert "user_features 3 rows written and read back" in capsys.readouterr().out
     state = read_state(settings, Versions(settings).feature)
     assert (state.day, state.complete) == (DAY, True)
@@ -162,7 +163,7 @@ def test_an_older_day_is_refused_when_the_state_was_lost(two_days):
 def test_a_long_table_logs_its_progress(two_days, settings_with, tmp_path, capsys):
     """Batches of one row: 1 and 2 of 3."""
     file = tmp_path / "small_batches.yaml"
-    text = (ROOT / "feature_repo" / "feature_store.yaml").read_text()
+    text = (ROOT / "feature_repo" / "feature_store.embedded.yaml").read_text()
     file.write_text(text.replace("online_write_batch_size: 200", "online_write_batch_size: 1"))
     settings = settings_with(feature_store_yaml=str(file))
     put(settings, DAY)
@@ -212,6 +213,66 @@ def test_a_missing_variable_of_the_store_is_named(two_days, settings_with, tmp_p
     settings: Settings = settings_with(feature_store_yaml=str(yaml))
     with pytest.raises(ValueError, match=r"store\.yaml uses the variable 'NO_SUCH_PLACE', which is not set"):
         put(settings, DAY)
+
+
+def online_tables(settings):
+    with sqlite3.connect(settings.home / "feast" / "online.db") as database:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def test_item_features_stay_offline_and_those_of_before_are_removed(two_days):
+    settings = two_days.settings
+    table = f"grasp_{Versions(settings).feature}_item_features"
+    put(settings, DAY)
+    assert table not in online_tables(settings)
+    with sqlite3.connect(settings.home / "feast" / "online.db") as database:
+        database.execute(f"CREATE TABLE {table} (entity_key BLOB)")
+    file = state_file(settings, Versions(settings).feature)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"definitions": "older"}))
+    put(settings, DAY)
+    assert table not in online_tables(settings)
+
+
+def put_two_versions(two_days, settings_with):
+    """A released version is online, then another one. Returns the release and the later settings."""
+    released = two_days.publish(DAY)
+    put(two_days.settings, DAY)
+    later = settings_with(num_neighbours=3)
+    replace(two_days, settings=later).write_features(NEXT)
+    put(later, NEXT)
+    return released, later
+
+
+def test_a_version_stays_online_while_a_release_on_disk_has_it(two_days, settings_with):
+    put_two_versions(two_days, settings_with)
+    assert look_up(two_days.settings, ["u1"]) == [(f"u1 on {DAY}",)]
+
+
+def test_a_version_that_no_release_has_is_removed_with_its_project(two_days, settings_with, capsys):
+    from feature_repo.feast_store import open_store
+
+    released, later = put_two_versions(two_days, settings_with)
+    shutil.rmtree(release_folder(later.releases, released))
+    replace(two_days, settings=later).publish(NEXT)
+
+    put(later, NEXT, rollback=True)
+
+    assert f"feature version {released.feature_version} removed from the online store" in capsys.readouterr().out
+    assert online_tables(later) == {f"grasp_{Versions(later).feature}_user_features"}
+    projects = {project.name for project in open_store(later, Versions(later).feature).list_projects()}
+    assert projects == {f"grasp_{Versions(later).feature}"}
+    assert not state_file(two_days.settings, released.feature_version).exists()
+    assert look_up(later, ["u1"]) == [(f"u1 on {NEXT}",)]
+    put(two_days.settings, DAY)  # settings that come back fill the version anew
+    assert look_up(two_days.settings, ["u1"]) == [(f"u1 on {DAY}",)]
+
+
+def test_a_damaged_manifest_keeps_every_version(two_days, settings_with, capsys):
+    released, later = put_two_versions(two_days, settings_with)
+    (release_folder(later.releases, released) / "manifest.json").write_text("{")
+    put(later, NEXT, rollback=True)
+    assert "no old feature version is removed" in capsys.readouterr().out
+    assert look_up(two_days.settings, ["u1"]) == [(f"u1 on {DAY}",)]
 
 
 class TestWhatFeastDoesNotGuard:

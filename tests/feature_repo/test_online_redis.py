@@ -1,12 +1,15 @@
 """Production's online store, a real Redis, answers like the embedded one."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from pydantic import SecretStr
 
-from feature_repo.materialise import NewerOnlineError, materialise, state_file
+from feature_repo.materialise import NewerOnlineError, materialise
+from feature_repo.online_expiry import remove_expired, state_file
 from grasp import tables
-from grasp.days import end_of, start_of
+from grasp.days import end_of, last_second, start_of
 from grasp.settings import ROOT
 from grasp.versions import Versions, feature_service
 
@@ -108,6 +111,27 @@ def test_a_lost_redis_is_filled_again_by_a_rollback_to_the_same_day(two_days, re
     assert look_up(redis_settings, ["u2"])["description"] == [f"u2 on {NEXT}"]
 
 
+def test_a_version_that_no_release_has_leaves_redis(two_days, redis_settings, redis):
+    """In more than one batch; the current version's rows stay."""
+    from redis import Redis
+
+    host, port = redis.split(":")
+    client = Redis(host=host, port=int(port))
+    users = [f"u{number}" for number in range(1, 2502)]
+    two_days.write_features(DAY, users=users)
+    put(redis_settings, DAY)
+    later = redis_settings.model_copy(update={"num_neighbours": 3})
+    replace(two_days, settings=later).write_features(NEXT)
+    assert client.dbsize() == len(users)
+
+    put(later, NEXT)
+
+    assert client.dbsize() == 3
+    assert look_up(later, ["u1"])["description"] == [f"u1 on {NEXT}"]
+    remove_expired(later, Versions(later).feature)
+    assert client.dbsize() == 3
+
+
 @pytest.fixture
 def spark_for_feast(spark):
     """The shared session, without the setting that Feast leaves behind in it."""
@@ -126,7 +150,7 @@ def test_the_production_file_works_as_it_is(two_days, redis, empty_redis, spark_
     settings = two_days.settings.model_copy(update=changed)
     put(settings, NEXT)
     assert look_up(settings, ["u1", "stranger"])["description"] == [f"u1 on {NEXT}", None]
-    asked = pd.DataFrame({"user_id": ["u1", "u2"], "event_timestamp": [end_of(DAY), end_of(NEXT)]})
+    asked = pd.DataFrame({"user_id": ["u1", "u2"], "event_timestamp": [last_second(DAY), end_of(NEXT)]})
     version = Versions(settings).feature
     store = open_store(settings, version)
     service = store.get_feature_service(feature_service(version))

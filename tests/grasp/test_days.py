@@ -7,10 +7,10 @@ import pytest
 
 from grasp.days import (
     DayNotOverError,
-    clock_at_end_of,
     day_argument,
     end_of,
     has_ended,
+    last_second,
     parse_day,
     plus_days,
     require_ended,
@@ -27,6 +27,7 @@ def test_text_that_is_not_a_day_is_refused_and_shown(text):
 
 def test_a_day_ends_just_before_the_next():
     assert end_of("1998-02-28").isoformat() == "1998-02-28T23:59:59.999999+00:00"
+    assert last_second("1998-02-28").isoformat() == "1998-02-28T23:59:59+00:00"
     assert plus_days("1998-02-28", 1) == "1998-03-01"
 
 
@@ -44,7 +45,7 @@ def test_a_day_is_over_from_its_last_second_on(clock, is_over):
 
 
 def test_the_clock_of_the_demo_is_that_of_the_pages():
-    assert clock_at_end_of("1998-04-22").isoformat() == "1998-04-22T23:59:59+00:00"
+    assert last_second("1998-04-22").isoformat() == "1998-04-22T23:59:59+00:00"
 
 
 def test_a_day_after_the_clock_is_refused_and_both_are_named():

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from grasp import partitions, tables
+from grasp.feature_store import release_store_file
 from grasp.manifest import MANIFEST_FILE, PUBLISHED_FILE, Manifest, NoReleaseError, manifest_in_force, release_folder
 from grasp.partitions import MissingPartitionError
 from grasp.settings import ROOT, Settings
-from grasp.versions import Versions
+from grasp.versions import Versions, feast_project
 from serving.releases.in_force import HISTORY_FILE, Checkpoint, ReleaseError, releases_on_disk, rollback_targets
 from serving.releases.manage import main, restore_day, rollback, verify, verify_all
 from serving.releases.publication import NUM_KEPT, choose_model, publish
@@ -637,6 +638,19 @@ def test_the_command_line_fails_when_any_release_is_damaged(settings, write_day,
     with pytest.raises(SystemExit, match="1 of 3 are damaged"):
         command(settings, monkeypatch, "verify", "--all")
     assert f"{first.release_id} is DAMAGED" in capsys.readouterr().out
+
+
+def test_plain_feast_follows_what_is_put_in_force(settings, settings_with, write_day, monkeypatch):
+    """Two releases of two feature versions."""
+    later = settings_with(num_neighbours=3)
+    for each, day in ((settings, DAY), (later, NEXT_DAY)):
+        write_day(each, day)
+        command(each, monkeypatch, "publish", "--day", day)
+        assert f"project: {feast_project(Versions(each).feature)}\n" in release_store_file(settings).read_text()
+
+    command(later, monkeypatch, "rollback")
+
+    assert f"project: {feast_project(Versions(settings).feature)}\n" in release_store_file(settings).read_text()
 
 
 def command(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
