@@ -35,6 +35,7 @@ FEAST_TYPES: dict[str, FeastType] = {
 RANKER_FEATURES = (
     "sequence",
     "sequence_times",
+    "earlier_item_ids",
     "num_interactions",
     "is_tail",
     "semantic_embedding",

@@ -50,10 +50,9 @@ ANSWER: dict[str, Any] = {
     "fallback": None,
     "store_problem": None,
 }
-EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
-ITEM = asdict(
-    Recommendation("172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE])
-)
+EVIDENCE = Evidence("181", "Return of the Jedi", 0.42, 0.83, is_neighbour=True, shared_categories=["Action"])
+REASON = "similar to Return of the Jedi in your history (Action)"
+ITEM = asdict(Recommendation("172", "Empire Strikes Back", 7.31, REASON, [EVIDENCE]))
 
 
 def _example(**content: Any) -> ConfigDict:
@@ -89,7 +88,7 @@ class RecommendationRequest(Filters):
         [], max_length=MAX_RECENT, description="Items of the current visit, oldest first, not in the features yet."
     )
     exclude_seen: bool = Field(
-        True, strict=True, description="Leave out the user's last 100 items and the recent ones."
+        True, strict=True, description="Leave out all items that the user ever took, and the recent ones."
     )
     release: Key | None = Field(
         None, description="Answer from this loaded release, outside any experiment; absent: as the service chooses."
@@ -102,7 +101,7 @@ class BatchRequest(Filters):
 
     user_ids: list[Key] = Field(min_length=1, max_length=MAX_BATCH)
     k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="Number of items for each user.")
-    exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
+    exclude_seen: bool = Field(True, strict=True, description="Leave out all items that each user ever took.")
     release: Key | None = Field(None, description="As for one user.")
     is_shown: bool = Field(True, strict=True, description="As for one user.")
 
@@ -280,6 +279,7 @@ class UserFeaturesResponse(BaseModel):
         user_id="196",
         sequence=["181"],
         sequence_times=[893_095_267],
+        earlier_item_ids=["50"],
         semantic_embedding=[0.8, -0.6],
         neighbour_embedding=[0.6, -0.7],
         neighbour_ids=["186"],
@@ -299,6 +299,7 @@ class UserFeaturesResponse(BaseModel):
     user_id: str
     sequence: list[str] = Field(description="At most the last 100 item ids, oldest first.")
     sequence_times: list[int] = Field(description="Seconds since 1970 UTC; empty if the features hold no times.")
+    earlier_item_ids: list[str] = Field(description="The items before those of `sequence`, each once, in no order.")
     semantic_embedding: list[float]
     neighbour_embedding: list[float] = Field(description="Mean of the neighbours' semantic embeddings.")
     neighbour_ids: list[str]

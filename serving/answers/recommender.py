@@ -140,7 +140,7 @@ class Recommender:
         if inputs.is_scored:
             items = ranker.recommend(inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N)
         else:
-            hidden = ranker.seen(inputs.user, recent) if request.exclude_seen else []
+            hidden = ranker.taken(inputs.user, recent) if request.exclude_seen else []
             items = ranker.popular(request.k, hidden, mask_N=mask_N)
         return RecommendationResponse(
             **_answer_fields(inputs, request.user_id, request_id),
@@ -228,6 +228,7 @@ def _row_from_recent_items(items: ItemSide, history: list[int], known_at: dateti
         user_id="",
         sequence=[],
         sequence_times=[],
+        earlier_item_ids=[],
         semantic_embedding=_unit(own_S),
         neighbour_embedding=near_S,
         neighbour_ids=[],

@@ -151,6 +151,7 @@ class Service:
         ranker = load_release_ranker(place, manifest, self._settings.index_from_items)
         ranker.stage = self.metrics.stage
         catalogue = load_catalogue(place, ranker.items, self._settings.hidden_attributes)
+        ranker.categories_of = catalogue.categories
         users = self._open_user_store(self._settings, manifest)
         try:
             users.get(PROBE_USER)  # the first lookup is the slowest, so it is not left to a request

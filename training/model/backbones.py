@@ -55,14 +55,31 @@ class Block(nn.Module):
 
         Needs no keys and values: q . (W_k x) = (W_k' q) . x, and a mean of values is the value of the mean.
         """
-        normed_BTD, last_B1D = self.attention_norm(step_BTD), step_BTD[:, -1:]
+        normed_BTD = self.attention_norm(step_BTD)
+        mean_BHD = self._last_weights(normed_BTD) @ normed_BTD
+        return self._residual(step_BTD[:, -1:], self._values_of(mean_BHD[:, None]))
+
+    def last_states_without(self, step_BTD: Tensor) -> Tensor:
+        """What `last_state` would be if the last step did not read step t, for each t, (B, T, D)."""
+        normed_BTD = self.attention_norm(step_BTD)
+        weights_BHT = self._last_weights(normed_BTD)
+        weights_BTH1 = weights_BHT.transpose(1, 2)[..., None]
+        rest_BTHD = (weights_BHT @ normed_BTD)[:, None] - weights_BTH1 * normed_BTD[:, :, None]
+        mean_BTHD = rest_BTHD / (1 - weights_BTH1).clamp(min=1e-6)
+        return self._residual(step_BTD[:, -1:], self._values_of(mean_BTHD))
+
+    def _last_weights(self, normed_BTD: Tensor) -> Tensor:
+        """What share of each step the last step reads, (B, H, T)."""
         weight, bias = self.query_key_value.weight.chunk(3), self.query_key_value.bias.chunk(3)
         query_BHK = F.linear(normed_BTD[:, -1], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1))
-        key_HKD, value_HKD = (part.unflatten(0, (self.num_heads, -1)) for part in weight[1:])
-        key_query_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, key_HKD) * query_BHK.shape[-1] ** -0.5
-        mean_BHD = (key_query_BHD @ normed_BTD.transpose(1, 2)).softmax(-1) @ normed_BTD
-        read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD)
-        return self._residual(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
+        key_query_BHD = torch.einsum("bhk,hkd->bhd", query_BHK, weight[1].unflatten(0, (self.num_heads, -1)))
+        return (key_query_BHD * query_BHK.shape[-1] ** -0.5 @ normed_BTD.transpose(1, 2)).softmax(-1)
+
+    def _values_of(self, mean_BTHD: Tensor) -> Tensor:
+        """The values of means over steps, (B, T, D)."""
+        value_HKD = self.query_key_value.weight.chunk(3)[2].unflatten(0, (self.num_heads, -1))
+        read_BTHK = torch.einsum("bthd,hkd->bthk", mean_BTHD, value_HKD)
+        return read_BTHK.flatten(2) + self.query_key_value.bias.chunk(3)[2]
 
     def _residual(self, step_BTD: Tensor, read_BTD: Tensor) -> Tensor:
         step_BTD = step_BTD + self.dropout(self.output(read_BTD))
@@ -97,11 +114,30 @@ class TransformerBackbone(nn.Module):
 
     def last_state(self, step_BTD: Tensor) -> Tensor:
         """The state after the last step of sequences without padding, (B, D); for inference."""
+        return self._last_state_of(self._before_last_block(step_BTD))
+
+    def last_state_and_without(self, step_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """The last state, (B, D), and what it would be without each step, (B, T, D); for inference.
+
+        The second is an estimate, because only the last block leaves the step out. It is exact for the newest step of a
+        causal backbone.
+        """
+        step_BTD = self._before_last_block(step_BTD)
+        without_BTD = self.norm(cast(Block, self.blocks[-1]).last_states_without(step_BTD))
+        if self.is_causal and step_BTD.shape[1] > 1:
+            without_BTD[:, -1] = self._last_state_of(step_BTD[:, :-1])
+        return self._last_state_of(step_BTD), without_BTD
+
+    def _before_last_block(self, step_BTD: Tensor) -> Tensor:
         position_TD = self.position.weight[1 : step_BTD.shape[1] + 1]
         step_BTD = torch.add(position_TD, step_BTD, alpha=math.sqrt(step_BTD.shape[-1]))
         for block in self.blocks[:-1]:
             step_BTD = block(step_BTD, None, is_causal=self.is_causal)
-        return self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))[:, 0]
+        return step_BTD
+
+    def _last_state_of(self, step_BTD: Tensor) -> Tensor:
+        state_BTD: Tensor = self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))
+        return state_BTD[:, 0]
 
 
 class GruBackbone(nn.Module):

@@ -89,6 +89,26 @@ class HistoryKernel(nn.Module):
         is_item_L = item_L != PADDING
         return item_L[is_item_L].long(), value_L[is_item_L]
 
+    def losses(self, items_T: Tensor, items_R: Tensor) -> Tensor:
+        """How much the scores of `items_R` fall when each item of a sequence is taken out of it, (T, R); exact.
+
+        Without an item, all older ones move up by one place, and one more is read.
+        """
+        latest_P = items_T[-self.length - 1 :].flip(-1)
+        known_P = latest_P * (latest_P < self.num_rows)
+        stored_PR = torch.zeros(len(known_P), len(items_R))
+        for weight, kind in zip(self.weights_K.tolist(), KINDS, strict=True):
+            ids_PM, values_PM = (self.get_buffer(f"{kind}_{name}_NM")[known_P] for name in ("ids", "values"))
+            stored_PR += weight * ((ids_PM[..., None] == items_R) * values_PM[..., None]).sum(1)
+        decay_P1 = DECAY ** torch.arange(len(known_P))[:, None]
+        counted_PR = stored_PR * decay_P1 * (torch.arange(len(known_P))[:, None] < self.length)
+        moved_up_PR = stored_PR * decay_P1 / DECAY
+        change_PR = counted_PR - moved_up_PR
+        older_PR = change_PR.flip(0).cumsum(0).flip(0) - change_PR  # of all older items together
+        loss_TR = torch.zeros(len(items_T), len(items_R))
+        loss_TR[len(items_T) - len(known_P) :] = (counted_PR + older_PR).flip(0)
+        return loss_TR
+
     def unweighted_scores(self, items_BT: Tensor, num_items: int) -> Tensor:
         """The scores of each kind before weighting, (K, B, num_items + 1)."""
         scores_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)

@@ -62,9 +62,28 @@ class InferenceRanker:
     @torch.inference_mode()
     def state(self, view_VTD: Tensor) -> Tensor:
         """The state that candidate vectors are multiplied with, (D,)."""
-        state_V1D = self._last_state(view_VTD)[:, None]
-        state_D = self._ranker.enhancer.combine_states(list(state_V1D))[0]
-        return F.normalize(state_D, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_D
+        return self._combined(self._last_state(view_VTD)[:, None])[0]
+
+    @torch.inference_mode()
+    def state_and_without(self, view_VTD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The state, (D,), and an estimate of what it would be without each item, (T, D).
+
+        The estimate is None for a backbone that has none (`TransformerBackbone.last_state_and_without`).
+        """
+        backbone = self._ranker.backbone
+        if not isinstance(backbone, TransformerBackbone):
+            return self.state(view_VTD), None
+        state_VD, without_VTD = backbone.last_state_and_without(view_VTD)
+        num_items = view_VTD.shape[1] - (self.config.backbone == "bert4rec")
+        state_D = self._combined(state_VD[:, None])[0]
+        if num_items == 1:
+            return state_D, torch.zeros_like(state_D)[None]  # without its only item there is nothing to score with
+        return state_D, self._combined(without_VTD[:, :num_items])
+
+    def _combined(self, state_VTD: Tensor) -> Tensor:
+        """One state of the states of the views, (T, D)."""
+        state_TD = self._ranker.enhancer.combine_states(list(state_VTD))
+        return F.normalize(state_TD, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_TD
 
     def _last_state(self, view_VTD: Tensor) -> Tensor:
         backbone = self._ranker.backbone
