@@ -57,7 +57,7 @@ def definitions(settings: Settings, feature_version: str, offline_store: str) ->
     """
     user, item = _entity("user", "Who interacts."), _entity("item", "What can be recommended.")
     sources = [_source(settings, table, feature_version, offline_store) for table in _TABLES]
-    ttl = timedelta(hours=settings.max_feature_age_hours)
+    ttl = timedelta(hours=settings.stale_after_hours)
     user_view, item_view = (
         _view(table, entity, source, ttl, feature_version)
         for table, entity, source in zip(_TABLES, (user, item), sources, strict=True)

@@ -47,6 +47,7 @@ ANSWER: dict[str, Any] = {
     "bucket": "control",
     "feature_day": "1998-04-22",
     "feature_age_hours": 7.5,
+    "is_stale": False,
     "fallback": None,
     "store_problem": None,
 }
@@ -140,6 +141,7 @@ class Answer(BaseModel):
     bucket: Literal["control", "candidate"] | None = Field(description="The user's bucket in the experiment.")
     feature_day: str = Field(description="Day of the user's features; day of the release if the user has none.")
     feature_age_hours: float
+    is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
     fallback: Fallback | None = Field(description="Why this is not the usual answer (docs/serving.md); null if it is.")
     store_problem: StoreProblem | None = Field(description="Set if the online store failed, whatever the fallback.")
 
@@ -244,6 +246,7 @@ class UserResponse(BaseModel):
         source="llm",
         day="1998-04-22",
         age_hours=7.5,
+        is_stale=False,
         computed_at="1998-04-23T02:10:00Z",
         is_tail=False,
         num_interactions=39,
@@ -259,6 +262,7 @@ class UserResponse(BaseModel):
     source: str = Field(description="Source of the description: llm or facts.")
     day: str = Field(description="Day of the features.")
     age_hours: float = Field(description="Hours since the end of that day.")
+    is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
     computed_at: datetime = Field(description="When the row's content last changed.")
     is_tail: bool
     num_interactions: int

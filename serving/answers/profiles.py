@@ -71,6 +71,7 @@ class Profiles:
             source=row.source,
             day=row.event_timestamp.date().isoformat(),
             age_hours=rounded(self._recommender.age_hours(row.event_timestamp)),
+            is_stale=self._recommender.is_stale(row.event_timestamp),
             computed_at=row.computed_at,
             is_tail=row.is_tail,
             num_interactions=row.num_interactions,

@@ -55,13 +55,14 @@ class AnswerInputs:
     user: UserRow | None  # made from the recent items with the fallback `recent_items_only`
     known_at: datetime  # end of the features' day
     age_hours: float
+    is_stale: bool
     fallback: Fallback | None
     store_problem: Problem | None
 
     @property
     def is_scored(self) -> bool:
         """Whether the model scores the items; otherwise popularity does."""
-        return self.fallback in (None, "last_good", "recent_items_only")
+        return self.fallback in (None, "last_good", "stale_features", "recent_items_only")
 
 
 class Recommender:
@@ -117,6 +118,10 @@ class Recommender:
         """Age of features that know what happened up to `known_at`."""
         return (self._settings.clock() - known_at).total_seconds() / 3600
 
+    def is_stale(self, known_at: datetime) -> bool:
+        """Whether the refresh that replaces these features is overdue by more than GRASP_MAX_FEATURE_AGE_HOURS."""
+        return self.age_hours(known_at) > self._settings.stale_after_hours
+
     def _choose(self, loaded: LoadedReleases, user_id: str, release_id: str | None) -> ReleaseChoice:
         if release_id is None:
             release, bucket = loaded.for_user(user_id)
@@ -166,25 +171,25 @@ class Recommender:
         known_at = user.event_timestamp if user else end_of(manifest.day)
         age_hours = self.age_hours(known_at)
         history = ranker.history(user, recent_item_ids)
-        fallback = self._fallback(ranker, user, problem, age_hours, history)
+        fallback = self._fallback(ranker, user, problem, history)
         if fallback == "recent_items_only":
             user = _row_from_recent_items(ranker.items, history, known_at)
         self._metrics.count_answer(manifest.release_id, choice.bucket, fallback, age_hours)
-        return AnswerInputs(choice, user, known_at, age_hours, fallback, problem)
+        return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem)
 
     def _fallback(
-        self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
+        self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, history: list[int]
     ) -> Fallback | None:
         if user is None:
             if history and ranker.model:
                 return "recent_items_only"
             return problem or "unknown_user"
-        if age_hours > self._settings.max_feature_age_hours:
-            return "stale_features"
         if ranker.model is None:
             return "no_model"
         if not history:
             return "no_history"
+        if self.is_stale(user.event_timestamp):
+            return "stale_features"
         return "last_good" if problem else None
 
 
@@ -200,6 +205,7 @@ def _answer_fields(inputs: AnswerInputs, user_id: str, request_id: str) -> dict[
         "bucket": inputs.choice.bucket,
         "feature_day": inputs.known_at.date().isoformat(),
         "feature_age_hours": rounded(inputs.age_hours),
+        "is_stale": inputs.is_stale,
         "fallback": inputs.fallback,
         "store_problem": inputs.store_problem,
     }

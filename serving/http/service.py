@@ -158,11 +158,8 @@ class Service:
         except StoreError as error:
             log.warning("%s", error)
         hours = self.recommender.age_hours(end_of(manifest.day))
-        if hours > self._settings.max_feature_age_hours:
-            limit = self._settings.max_feature_age_hours
-            log.warning(
-                "features of %s are %.0f h old, above GRASP_MAX_FEATURE_AGE_HOURS=%g", manifest.day, hours, limit
-            )
+        if hours > self._settings.stale_after_hours:
+            log.warning("%s", self._settings.stale_message(manifest.day, hours))
         return LoadedRelease(ranker, catalogue, users)
 
     def _release_infos(self, loaded: LoadedReleases) -> list[ReleaseInfo]:

@@ -108,31 +108,52 @@ def test_an_unknown_user_gets_popular_items_with_a_fallback(publish_day, serve):
     assert [each["reason"] for each in answer["items"]] == ["popular: 80 users", "popular: 70 users"]
 
 
-@pytest.mark.parametrize(("age", "fallback"), [(timedelta(hours=48), None), (timedelta(hours=48.01), "stale_features")])
-def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallback):
+@pytest.mark.parametrize(
+    ("hours", "fallback"), [(48.5, None), (26 + 48, None), (26 + 48.01, "stale_features"), (936, "stale_features")]
+)
+def test_features_are_stale_48_hours_after_their_next_refresh_was_due(publish_day, serve, hours, fallback):
+    """One missed refresh makes nobody's features stale. Stale ones are served with their age and a mark."""
     publish_day()
+    fresh = ask(serve())
 
-    answer = ask(serve(now=end_of(DAY) + age, max_feature_age_hours=48))
+    client = serve(now=end_of(DAY) + timedelta(hours=hours), max_feature_age_hours=48)
+    answer = ask(client)
 
-    assert answer["fallback"] == fallback
-    assert answer["feature_age_hours"] == pytest.approx(age.total_seconds() / 3600, abs=0.01)
-    assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+    assert (answer["fallback"], answer["is_stale"]) == (fallback, fallback is not None)
+    assert answer["feature_age_hours"] == pytest.approx(hours, abs=0.01)
+    assert answer["items"] == fresh["items"]
+    shown = client.get("/v1/users/u1").json()
+    assert (shown["is_stale"], shown["age_hours"]) == (answer["is_stale"], answer["feature_age_hours"])
 
 
-@pytest.mark.parametrize(("hours", "is_said"), [(48, False), (49, True)])
+def test_a_user_with_stale_features_gets_at_least_what_a_stranger_with_the_same_visit_gets(publish_day, serve):
+    publish_day()
+    client = serve(now=end_of(DAY) + timedelta(hours=936))
+
+    stranger = ask(client, "stranger", k=8, recent_item_ids=["i1", "i2"])
+    answer, before = ask(client, k=8, recent_item_ids=["i1", "i2"]), ask(client, k=8)
+
+    assert (stranger["fallback"], answer["fallback"]) == ("recent_items_only", "stale_features")
+    score_of = {each["item_id"]: each["score"] for each in before["items"]}
+    assert all(each["score"] != score_of[each["item_id"]] for each in answer["items"])  # the visit counts
+    assert {each["item_id"] for each in answer["items"]} == {"i4", "i6", "i7", "i8"}
+
+
+@pytest.mark.parametrize(("hours", "is_said"), [(74, False), (75, True)])
 def test_a_release_whose_features_are_too_old_is_named_in_the_log(publish_day, serve, caplog, hours, is_said):
     publish_day()
 
     serve(now=end_of(DAY) + timedelta(hours=hours))
 
-    assert (f"features of {DAY} are {hours} h old, above GRASP_MAX_FEATURE_AGE_HOURS=48" in caplog.text) == is_said
+    said = f"features of {DAY} are {hours} h old: stale, 74 h is the limit (GRASP_MAX_FEATURE_AGE_HOURS=48 after"
+    assert (said in caplog.text) == is_said
 
 
 def test_all_seen_items_are_excluded_for_a_user_with_stale_features_too(publish_day, serve, users, user):
     publish_day()
     users.users["u1"] = replace(user, sequence=["i1", *["i2"] * 99], sequence_times=[0] * 100)
 
-    answer = ask(serve(now=end_of(DAY) + timedelta(hours=49)), k=8, recent_item_ids=["i3"])
+    answer = ask(serve(now=end_of(DAY) + timedelta(hours=75)), k=8, recent_item_ids=["i3"])
 
     assert answer["fallback"] == "stale_features"
     assert {each["item_id"] for each in answer["items"]} == {"i4", "i5", "i6", "i7", "i8"}
