@@ -53,6 +53,13 @@ ANSWER: dict[str, Any] = {
 }
 EVIDENCE = Evidence("181", "Return of the Jedi", 0.42, 0.83, is_neighbour=True, shared_categories=["Action"])
 REASON = "similar to Return of the Jedi in your history (Action)"
+SIMILAR_USER = {
+    "user_id": "186",
+    "similarity": 0.91,
+    "description": "Likes thrillers and science fiction.",
+    "num_interactions": 92,
+    "num_shared_items": 11,
+}
 ITEM = asdict(Recommendation("172", "Empire Strikes Back", 7.31, REASON, [EVIDENCE]))
 
 
@@ -67,14 +74,16 @@ class StrictRequest(BaseModel):
 
 
 class Filters(StrictRequest):
-    """Which items may be shown. Ids and categories are compared as they are, never parsed."""
+    """Which items may be shown. Ids are compared as they are; the case of categories does not matter."""
 
     allow_item_ids: list[Key] | None = Field(
         None, min_length=1, max_length=MAX_LISTED, description="Show only these items; all when absent."
     )
     deny_item_ids: list[Key] = Field([], max_length=MAX_LISTED, description="Never show these items.")
     categories: list[Key] = Field(
-        [], max_length=20, description="Show only items with at least one of these; all when empty."
+        [],
+        max_length=20,
+        description="Show only items with at least one of these; all when empty. `/v1/categories` lists them.",
     )
 
 
@@ -232,8 +241,13 @@ class HistoryItem(BaseModel):
 
 
 class SimilarUser(BaseModel):
+    """A user with facts, which are null if the online store has no row of the user any more."""
+
     user_id: str
     similarity: float = Field(description="Cosine of the semantic embeddings.")
+    description: str | None = Field(description="The beginning of the user's description.")
+    num_interactions: int | None
+    num_shared_items: int | None = Field(description="Items that both users took.")
 
 
 class UserResponse(BaseModel):
@@ -251,7 +265,7 @@ class UserResponse(BaseModel):
         is_tail=False,
         num_interactions=39,
         history=[{"item_id": "181", "title": "Return of the Jedi", "at": "1998-04-20T18:01:07Z"}],
-        neighbours=[{"user_id": "186", "similarity": 0.91}],
+        neighbours=[SIMILAR_USER],
         fallback=None,
         store_problem=None,
     )
@@ -320,7 +334,7 @@ class SimilarUsersResponse(BaseModel):
     model_config = _example(
         **ORIGIN,
         user_id="196",
-        users=[{"user_id": "186", "similarity": 0.91}],
+        users=[SIMILAR_USER],
         fallback=None,
         store_problem=None,
     )
@@ -333,21 +347,81 @@ class SimilarUsersResponse(BaseModel):
     store_problem: StoreProblem | None
 
 
+class FoundItem(SimilarItem):
+    is_close: bool = Field(description="Its similarity reaches GRASP_SEARCH_MIN_SIMILARITY.")
+    snippet: str = Field(description="The beginning of its description.")
+    categories: list[str]
+
+
 class SearchResponse(BaseModel):
     model_config = _example(
         **ORIGIN,
-        items=[{"item_id": "172", "title": "Empire Strikes Back", "similarity": 0.52}],
+        items=[
+            {
+                "item_id": "172",
+                "title": "Empire Strikes Back",
+                "similarity": 0.52,
+                "is_close": True,
+                "snippet": "A space adventure for fans of action, drama and science fiction.",
+                "categories": ["Action", "Adventure"],
+            }
+        ],
+        nothing_close=False,
         backend="memory",
         fallback=None,
     )
 
     request_id: str
-    items: list[SimilarItem] = Field(description="Nearest first.")
+    items: list[FoundItem] = Field(description="Nearest first, close or not; each title once.")
+    nothing_close: bool = Field(description="No item is close: the search found nothing about this.")
     release: str
     backend: Literal["milvus", "memory"] = Field(description="Where the vectors were searched.")
     fallback: Literal["milvus_timeout", "milvus_error"] | None = Field(
         description="Why a configured Milvus server did not answer."
     )
+
+
+class Category(BaseModel):
+    category: str
+    num_items: int
+
+
+class CategoriesResponse(BaseModel):
+    model_config = _example(
+        **ORIGIN, categories=[{"category": "Drama", "num_items": 725}, {"category": "Comedy", "num_items": 505}], num=19
+    )
+
+    request_id: str
+    categories: list[Category] = Field(description="The largest first, at most k.")
+    num: int = Field(description="Number of all categories.")
+    release: str
+
+
+class ExamplePerson(BaseModel):
+    user_id: str
+    description: str = Field(description="The beginning of the user's description.")
+    num_interactions: int
+    latest_titles: list[str] = Field(description="The user's last items, newest first.")
+
+
+class ExamplesResponse(BaseModel):
+    model_config = _example(
+        **ORIGIN,
+        people=[
+            {
+                "user_id": "196",
+                "description": "Enjoys comedies and dramas of the nineties.",
+                "num_interactions": 39,
+                "latest_titles": ["Return of the Jedi"],
+            }
+        ],
+        searches=["Drama", "Comedy"],
+    )
+
+    request_id: str
+    people: list[ExamplePerson] = Field(description="From few to many interactions; none if the lake is out of reach.")
+    searches: list[str] = Field(description="Queries that find something: the largest categories.")
+    release: str
 
 
 class OutcomesResponse(BaseModel):

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from fastapi import HTTPException
+from fastapi.exceptions import RequestValidationError
 
 from grasp.days import end_of
 from grasp.settings import Settings
 from serving.lookup.online_store import UserRow
 from serving.lookup.user_lookup import LookupResult, Problem, UserLookup
+from serving.ranking.catalogue import UnknownCategoryError
 from serving.ranking.items import ItemSide
 from serving.ranking.release_ranker import ReleaseRanker
 from serving.releases.buckets import Bucket
@@ -217,13 +219,18 @@ def rounded(hours: float) -> float:
 
 
 def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
+    """Raises `RequestValidationError` for a category that no item of the release has."""
     mask_N = np.ones(len(release.items.ids), dtype=bool)
     if filters.allow_item_ids is not None:
         mask_N[:] = False
         mask_N[release.ranker.rows_of(filters.allow_item_ids)] = True
     mask_N[release.ranker.rows_of(filters.deny_item_ids)] = False
     if filters.categories:
-        mask_N &= release.catalogue.in_categories(filters.categories)
+        try:
+            mask_N &= release.catalogue.in_categories(filters.categories)
+        except UnknownCategoryError as error:
+            mistake = {"loc": ("body", "categories"), "msg": str(error), "type": "unknown_category"}
+            raise RequestValidationError([mistake]) from error
     return mask_N
 
 

@@ -226,7 +226,8 @@ class Search:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_timeout")
         except ConnectionError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_error")
-        return SearchHits([(row_of[each], cosine) for each, cosine in found if each in row_of][:k], "milvus")
+        pairs = [(row_of[each], cosine) for each, cosine in found if each in row_of]
+        return SearchHits(release.items.once_each(lambda num: pairs[:num], k), "milvus")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -257,4 +258,5 @@ def _require_same_encoder(encoder: Encoder, release: LoadedRelease) -> None:
 
 def _in_memory(release: LoadedRelease, vector_S: np.ndarray, k: int) -> list[tuple[int, float]]:
     items = release.items
-    return top(np.where(items.available_N, items.semantic_NS @ vector_S, -np.inf), k)
+    cosine_N = np.where(items.available_N, items.semantic_NS @ vector_S, -np.inf)
+    return items.once_each(lambda num: top(cosine_N, num), k)

@@ -12,7 +12,8 @@ from grasp import tables
 from grasp.days import end_of
 from grasp.manifest import Manifest, release_folder
 from grasp.settings import Settings
-from serving.answers.profiles import Profiles, as_similar_items
+from serving.answers.examples import Examples
+from serving.answers.profiles import Profiles, as_found_items
 from serving.answers.recommender import Recommender, rounded
 from serving.answers.search import Search, SearchError, SearchLateError
 from serving.lookup.online_store import StoreError, UserStore
@@ -52,6 +53,7 @@ class Service:
         self._lookup = UserLookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
         self.recommender = Recommender(settings, self.follower, self._lookup, self.metrics)
         self.profiles = Profiles(self.recommender, self._lookup, self.metrics)
+        self.examples = Examples(self.recommender, self._lookup, settings.lake)
         self._search = search or Search(settings)
         self._log = RequestsLog(settings.lake, self.metrics.count_log_rows) if settings.log_requests else None
 
@@ -108,9 +110,11 @@ class Service:
             raise HTTPException(503, str(error)) from error
         if hits.fallback:
             self.metrics.count_search_fallback(hits.fallback)
+        items = as_found_items(release, hits.pairs, self._settings.search_min_similarity)
         return SearchResponse(
             request_id=request_id,
-            items=as_similar_items(release, hits.pairs),
+            items=items,
+            nothing_close=not any(each.is_close for each in items),
             release=release.release_id,
             backend=hits.backend,
             fallback=hits.fallback,

@@ -63,4 +63,6 @@ export const recommendations = (signal, request) => call("v1/recommendations", s
 export const user = (signal, id) => call(`v1/users/${part(id)}`, signal);
 export const item = (signal, id) => call(`v1/items/${part(id)}`, signal);
 export const search = (signal, q, k) => call(`v1/search?${new URLSearchParams({ q, k })}`, signal);
+export const similarItems = (signal, id, k) => call(`v1/items/${part(id)}/similar?${new URLSearchParams({ k })}`, signal);
+export const examples = (signal) => call("v1/examples", signal);
 export const releases = (signal) => call("v1/releases", signal);

@@ -14,8 +14,11 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 
+from grasp import tables
 from grasp.days import end_of
 from grasp.manifest import manifest_in_force, release_folder
+from grasp.partitions import partition_path
+from grasp.versions import Versions
 from serving.http.access import Access
 from serving.http.app import create_app, main
 from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
@@ -435,7 +438,7 @@ def test_a_user_without_a_row_is_answered_from_the_recent_items(publish_day, ser
 
     assert answer["fallback"] == "recent_items_only"
     assert not {"i1", "i4"} & {each["item_id"] for each in answer["items"]}
-    assert any(each["evidence"] for each in answer["items"])
+    assert not any(each["reason"].startswith("popular") for each in answer["items"])
 
 
 def test_a_user_seen_before_is_answered_from_the_last_good_row_while_the_store_is_down(publish_day, serve, users):
@@ -467,12 +470,66 @@ def test_filters_apply_to_the_model_and_to_fallbacks(publish_day, serve, user_id
     client = serve()
 
     allowed = ask(client, user_id, k=200, allow_item_ids=["i2", "i6", "i7", "gone"], deny_item_ids=["i7"])
-    comedies = ask(client, user_id, k=200, categories=["Comedy", "nonsense"], exclude_seen=False)
-    nothing = ask(client, user_id, categories=["nonsense"])
+    comedies = ask(client, user_id, k=200, categories=["comedy"], exclude_seen=False)
+    nothing = ask(client, user_id, categories=["COMEDY"], deny_item_ids=["i1", "i3", "i5", "i7"])
 
     assert {each["item_id"] for each in allowed["items"]} == {"i2", "i6"}
     assert {each["item_id"] for each in comedies["items"]} == {"i1", "i3", "i5", "i7"}
     assert nothing["items"] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/recommendations", "/v1/recommendations/batch"])
+def test_an_unknown_category_is_named_with_the_closest_ones(publish_day, serve, path):
+    publish_day()
+    user = {"user_id": "u1"} if path == "/v1/recommendations" else {"user_ids": ["u1", "stranger"]}
+
+    response = serve().post(path, json=user | {"categories": ["Drama", "comdy"]})
+
+    assert response.status_code == 422
+    (mistake,) = response.json()["detail"]
+    assert mistake == {
+        "field": "body.categories",
+        "message": "no item has the category 'comdy'; the closest are Comedy (/v1/categories lists all)",
+    }
+
+
+def test_categories_are_listed_with_their_sizes(publish_day, serve):
+    release_id = publish_day()
+    client = serve()
+
+    answer = client.get("/v1/categories").json()
+
+    assert answer["categories"] == [{"category": name, "num_items": 4} for name in ("Comedy", "Drama", "War")]
+    assert (answer["num"], answer["release"]) == (3, release_id)
+    assert len(client.get("/v1/categories", params={"k": 1}).json()["categories"]) == 1
+
+
+def test_people_and_searches_to_start_with(publish_day, serve, settings, users, user):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    publish_day()
+    place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
+    people = {"user_id": ["few", "u1", "u2", "erased"], "num_interactions": [1, 9, 5, 7]}
+    pq.write_table(pa.table(people), place / "part-0.parquet")
+    users.users["u2"] = replace(user, user_id="u2", description="word " * 100)
+
+    answer = serve().get("/v1/examples").json()
+
+    assert [each["user_id"] for each in answer["people"]] == ["u2", "u1"]
+    assert answer["people"][0]["description"] == "word " * 30 + "word…"
+    assert answer["people"][1]["latest_titles"] == ["Title i5", "Title i3"]
+    assert answer["searches"] == ["Comedy", "Drama", "War"]
+
+
+def test_without_the_lakes_users_there_are_searches_to_start_with(publish_day, serve, settings):
+    publish_day()
+    place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
+    (place / "part-0.parquet").write_text("not a table")
+
+    answer = serve().get("/v1/examples").json()
+
+    assert (answer["people"], answer["searches"]) == ([], ["Comedy", "Drama", "War"])
 
 
 def test_scores_equal_those_of_the_recommendations(publish_day, serve):
@@ -537,8 +594,49 @@ def test_a_user_is_shown_with_their_history_and_neighbours(publish_day, serve):
     )
     assert [each["title"] for each in user["history"]] == ["Title i3", "Title i5"]
     assert [each["at"] for each in user["history"]] == ["1998-02-28T21:06:40Z", "1998-03-02T00:53:20Z"]
-    assert user["neighbours"] == [{"user_id": "u2", "similarity": 0.5}]
+    assert [(each["user_id"], each["similarity"]) for each in user["neighbours"]] == [("u2", 0.5)]
     assert client.get("/v1/users/u1/similar").json()["users"] == user["neighbours"]
+
+
+def test_similar_users_carry_their_facts(publish_day, serve, users, user):
+    publish_day()
+    users.users["u1"] = replace(
+        user, neighbour_ids=["u2", "erased"], neighbour_similarities=np.float32([0.5, 0.25]), earlier_item_ids=["i1"]
+    )
+    users.users["u2"] = replace(user, user_id="u2", sequence=["i5", "i1"], num_interactions=7, description="likes both")
+
+    near = serve().get("/v1/users/u1/similar").json()["users"]
+
+    assert near == [
+        {
+            "user_id": "u2",
+            "similarity": 0.5,
+            "description": "likes both",
+            "num_interactions": 7,
+            "num_shared_items": 2,
+        },
+        {
+            "user_id": "erased",
+            "similarity": 0.25,
+            "description": None,
+            "num_interactions": None,
+            "num_shared_items": None,
+        },
+    ]
+
+
+def test_reasons_name_shared_categories(publish_day, serve, users, user):
+    publish_day()
+    client = serve()
+    client.app.state.service.recommender.loaded().in_force.ranker._least_similarity = -1.0  # type: ignore[attr-defined]
+
+    answer = ask(client, k=8)
+
+    comedies = [each for each in answer["items"] if each["item_id"] in ("i1", "i7") and each["evidence"]]
+    assert comedies
+    for each in comedies:
+        assert each["evidence"][0]["shared_categories"] == ["Comedy", "War"]
+        assert each["reason"].endswith(" in your history (Comedy, War)")
 
 
 def test_an_unknown_user_is_404_and_a_failed_lookup_503(publish_day, serve, users):
