@@ -12,7 +12,7 @@ When a run ends early:
 * The day is not over by the clock (`GRASP_NOW`, else the wall clock): a named day fails, a scheduled run is skipped.
 * The day has fewer interactions than `GRASP_MIN_DAY_INTERACTIONS`: it fails before the language model is called.
 * A critical expectation fails: the run stops at `check_quality`, and what is published stays.
-* The day is older than `GRASP_MAX_FEATURE_AGE_HOURS`, or older than what is online: it is a back-fill. Its tables are
+* The day is stale (`GRASP_MAX_FEATURE_AGE_HOURS`), or older than what is online: it is a back-fill. Its tables are
   written, nothing is published.
 """
 

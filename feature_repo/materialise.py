@@ -97,7 +97,8 @@ def check_age(settings: Settings, day: str) -> None:
     hours = age_hours(day, settings.clock())
     if hours > settings.stale_after_hours:
         raise StaleFeaturesError(
-            f"{settings.stale_message(day, hours)}: run `grasp refresh` for a later day, or pass --rollback to serve them"
+            f"{settings.stale_message(day, hours)}: run `grasp refresh` for a later day, "
+            "or pass --rollback to serve them"
         )
 
 

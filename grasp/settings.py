@@ -208,7 +208,9 @@ class Settings(BaseSettings):
         1.0, ge=0, le=1, description="Largest share of descriptions built from facts before the gate stops the day."
     )
     max_feature_age_hours: float = Field(
-        48, gt=0, description="Features count as stale this long after the refresh that replaces them was due (02:00 UTC)."
+        48,
+        gt=0,
+        description="Features count as stale this long after the refresh that replaces them was due (02:00 UTC).",
     )
     evaluation_days: int = Field(7, ge=1, description="Days between a training cutoff and the day it is judged on.")
     retrain_every_days: int = Field(7, ge=1, description="The model is retrained when it is this old.")

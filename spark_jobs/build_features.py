@@ -52,7 +52,7 @@ def item_popularity(items: DataFrame, interactions: DataFrame) -> DataFrame:
 
 
 def user_sequences(users: DataFrame, interactions: DataFrame) -> DataFrame:
-    """Each user's last items with their times, oldest first, the ids of all earlier items, and the interactions' number.
+    """Each user's last items with their times, oldest first, the ids of earlier items, and the number of interactions.
 
     Columns: user_id, sequence, sequence_times, earlier_item_ids, num_interactions, is_tail.
     """

@@ -39,7 +39,9 @@ class Examples:
                     user_id=row.user_id,
                     description=snippet(row.description),
                     num_interactions=row.num_interactions,
-                    latest_titles=[release.items.title(each) for each in release.ranker.rows_of(row.sequence[-3:])][::-1],
+                    latest_titles=[release.items.title(each) for each in release.ranker.rows_of(row.sequence[-3:])][
+                        ::-1
+                    ],
                 )
                 for row in (each.row for each in found)
                 if row is not None

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from fastapi import HTTPException
-from fastapi.exceptions import RequestValidationError
 
 from grasp.days import end_of
 from grasp.settings import Settings
@@ -219,7 +218,7 @@ def rounded(hours: float) -> float:
 
 
 def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
-    """Raises `RequestValidationError` for a category that no item of the release has."""
+    """Raises 404 for a category that no item of the release has."""
     mask_N = np.ones(len(release.items.ids), dtype=bool)
     if filters.allow_item_ids is not None:
         mask_N[:] = False
@@ -229,8 +228,7 @@ def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
         try:
             mask_N &= release.catalogue.in_categories(filters.categories)
         except UnknownCategoryError as error:
-            mistake = {"loc": ("body", "categories"), "msg": str(error), "type": "unknown_category"}
-            raise RequestValidationError([mistake]) from error
+            raise HTTPException(404, f"release {release.release_id} has {error}") from error
     return mask_N
 
 

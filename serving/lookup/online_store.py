@@ -193,7 +193,9 @@ def _row(
         return StoreError("an online row holds numbers that are not finite: materialise its day with --rollback")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
-    return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], "earlier_item_ids": [], **row})
+    return UserRow(
+        user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], "earlier_item_ids": [], **row}
+    )
 
 
 def _python_value(value: Any) -> Any:

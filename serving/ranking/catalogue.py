@@ -75,7 +75,7 @@ class Catalogue:
         wanted_N = np.zeros(len(self._items.ids), dtype=bool)
         for category in categories:
             if category.casefold() not in self._rows_of:
-                raise UnknownCategoryError(f"no item has the category {category!r}; {self._closest(category)}")
+                raise UnknownCategoryError(f"no category {category!r}; {self._closest(category)}")
             wanted_N[self._rows_of[category.casefold()]] = True
         return wanted_N
 
@@ -83,7 +83,7 @@ class Catalogue:
         """The categories that are spelt most like an unknown one; the largest if none is like it."""
         largest = [name for name, _ in self.all_categories()[:NUM_COMPARED]]
         if not largest:
-            return "the release has no categories"
+            return "none of its items has one"
         folded = {name.casefold(): name for name in largest}
         found = difflib.get_close_matches(category.casefold(), folded, NUM_CLOSEST, cutoff=0.5)
         names = ", ".join(folded[each] for each in found) or ", ".join(largest[:NUM_CLOSEST])

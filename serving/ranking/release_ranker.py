@@ -244,8 +244,8 @@ class ReleaseRanker:
     def _evidence(self, recommended: Sequence[int], encoded: _EncodedHistory) -> list[list[Evidence]]:
         """For each recommended row, the similar items of the history without which its score would fall most.
 
-        An item is evidence only if it is as similar as one in a hundred pairs of items, and the score falls more without
-        it than without another item of the history on average.
+        An item is evidence only if it is as similar as one in a hundred pairs of items, and the score falls more
+        without it than without another item of the history on average.
         """
         loss_TR = self._losses(encoded, recommended) if recommended else None
         if loss_TR is None:
@@ -261,7 +261,9 @@ class ReleaseRanker:
         order_RE = np.argsort(-loss_RH, axis=1, kind="stable")[:, :NUM_REASONS]
         return [
             [
-                self._evidence_of(row, int(seen_H[place]), float(loss_RH[index, place]), float(similarity_RH[index, place]))
+                self._evidence_of(
+                    row, int(seen_H[place]), float(loss_RH[index, place]), float(similarity_RH[index, place])
+                )
                 for place in order_RE[index]
                 if is_evidence_RH[index, place]
             ]

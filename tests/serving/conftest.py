@@ -81,7 +81,7 @@ def write_day() -> Callable[..., None]:
         attributes = pa.array(genres, pa.map_(pa.string(), pa.string()))
         listed = items.select(["item_id", "title"]).append_column("attributes", attributes)
         write_partition(settings, tables.ITEMS, day, listed)
-        write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"]}))
+        write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"], "num_interactions": [2]}))
 
     return write
 

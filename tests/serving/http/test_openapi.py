@@ -26,6 +26,8 @@ OPERATIONS = [
     ("GET", "/v1/users/{user_id}"),
     ("GET", "/v1/users/{user_id}/similar"),
     ("GET", "/v1/users/{user_id}/features"),
+    ("GET", "/v1/categories"),
+    ("GET", "/v1/examples"),
     ("GET", "/v1/search"),
     ("GET", "/v1/releases"),
     ("GET", "/metrics"),

@@ -111,7 +111,9 @@ def test_items_from_before_the_sequence_are_not_recommended_again_but_do_not_cou
 
 @pytest.mark.parametrize("model", [True, False])
 def test_a_title_with_several_ids_is_shown_once_and_not_to_a_user_who_took_one_of_them(load, user, model):
-    ranker = load(model=model, titles={"i1": "Twins", "i2": "twins ", "i4": "Twins", "i5": "Solo", "i8": "solo", "i6": ""})
+    ranker = load(
+        model=model, titles={"i1": "Twins", "i2": "twins ", "i4": "Twins", "i5": "Solo", "i8": "solo", "i6": ""}
+    )
 
     best = ids(ranker.recommend(user, 8))  # took i5
 
@@ -178,7 +180,8 @@ def test_a_reason_names_the_categories_that_both_items_have(load, user):
 
     shared = {each.item_id: each.shared_categories for each in best["i4"].evidence}
     assert shared and shared.items() <= {"i3": ["Drama"], "i5": ["Comedy"]}.items()
-    assert best["i4"].reason.endswith(f" in your history ({', '.join(sum(shared.values(), []))})")
+    named = ", ".join(category for categories in shared.values() for category in categories)
+    assert best["i4"].reason.endswith(f" in your history ({named})")
     others = [each.reason for each in best.values() if each.evidence and each.item_id != "i4"]
     assert others and all(reason.endswith(" in your history") for reason in others)
 
