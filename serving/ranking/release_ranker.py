@@ -209,7 +209,7 @@ class ReleaseRanker:
         items_T = torch.tensor(history)[-self._frozen.config.max_length :] + 1
         users = UserVectors(*(torch.from_numpy(each.astype(np.float32))[None] for each in (semantic_S, neighbour_S)))
         with self.stage("attention"):
-            view_VTD, _ = self._frozen.views(items_T, users)
+            view_VTD = self._frozen.views(items_T, users)
             added = self._added(items_T)
         with self.stage("backbone"):
             if is_explained:

@@ -115,7 +115,9 @@ class KnowsTheTexts:
     def encode(self, texts: list[str]) -> np.ndarray:
         items = self._app.state.service.follower.loaded.in_force.items
         rows = [items.row_of.get(text.removeprefix("about ")) for text in texts]
-        return np.stack([np.zeros_like(items.semantic_NS[0]) if row is None else items.semantic_NS[row] for row in rows])
+        return np.stack(
+            [np.zeros_like(items.semantic_NS[0]) if row is None else items.semantic_NS[row] for row in rows]
+        )
 
 
 def heading(page: Page):
