@@ -29,7 +29,8 @@ from training.model.ranker import Ranker
 
 StageTimer = Callable[[str], AbstractContextManager[None]]  # times its block under a stage's name
 
-NUM_REASONS = 2  # items of the history that a reason names
+NUM_REASONS = 2  # items of the history that a reason names, at most
+NUM_EXPLAINING = 32  # latest items of the history that it chooses from
 NUM_CATEGORIES = 3  # that a reason names
 SIMILAR_QUANTILE, NUM_COMPARED = 0.99, 1000  # a reason needs a similarity that this share of pairs does not reach
 NUM_SAMPLED = 64  # states that an index is checked with before it is used
@@ -213,7 +214,7 @@ class ReleaseRanker:
             added = self._added(items_T)
         with self.stage("backbone"):
             if is_explained:
-                state_D, without_TD = self._frozen.state_and_without(view_VTD)
+                state_D, without_TD = self._frozen.state_and_without(view_VTD, NUM_EXPLAINING)
             else:
                 state_D, without_TD = self._frozen.state(view_VTD), None
         return _EncodedHistory(items_T, state_D, without_TD, added)
@@ -236,10 +237,10 @@ class ReleaseRanker:
         """How much the score of each recommended row falls without each item that the model read, (T, R); or None."""
         if encoded.without_TD is None:
             return None
-        loss_TR = (encoded.state_D - encoded.without_TD) @ self._candidates.candidate_ND[list(row_R)].T
+        loss_TR = ((encoded.state_D - encoded.without_TD) @ self._candidates.candidate_ND[list(row_R)].T).numpy()
         if self._frozen.kernel is not None:
-            loss_TR += self._frozen.kernel.losses(encoded.items_T, torch.tensor(row_R) + 1)
-        return loss_TR.numpy()
+            loss_TR += self._frozen.kernel.losses(encoded.items_T, [row + 1 for row in row_R])[-len(loss_TR) :]
+        return loss_TR
 
     def _evidence(self, recommended: Sequence[int], encoded: _EncodedHistory) -> list[list[Evidence]]:
         """For each recommended row, the similar items of the history without which its score would fall most.
@@ -250,7 +251,7 @@ class ReleaseRanker:
         loss_TR = self._losses(encoded, recommended) if recommended else None
         if loss_TR is None:
             return [[] for _ in recommended]
-        seen_H, position_T = np.unique(encoded.items_T.numpy() - 1, return_inverse=True)
+        seen_H, position_T = np.unique(encoded.items_T.numpy()[-len(loss_TR) :] - 1, return_inverse=True)
         loss_HR = np.zeros((len(seen_H), len(recommended)), dtype=np.float32)
         np.add.at(loss_HR, position_T, loss_TR)
         similarity_RH = self.items.semantic_NS[list(recommended)] @ self.items.semantic_NS[seen_H].T

@@ -89,24 +89,25 @@ class HistoryKernel(nn.Module):
         is_item_L = item_L != PADDING
         return item_L[is_item_L].long(), value_L[is_item_L]
 
-    def losses(self, items_T: Tensor, items_R: Tensor) -> Tensor:
+    def losses(self, items_T: Tensor, items_R: Sequence[int]) -> np.ndarray:
         """How much the scores of `items_R` fall when each item of a sequence is taken out of it, (T, R); exact.
 
         Without an item, all older ones move up by one place, and one more is read.
         """
-        latest_P = items_T[-self.length - 1 :].flip(-1)
+        latest_P = items_T[-self.length - 1 :].numpy()[::-1]
         known_P = latest_P * (latest_P < self.num_rows)
-        stored_PR = torch.zeros(len(known_P), len(items_R))
-        for weight, kind in zip(self.weights_K.tolist(), KINDS, strict=True):
-            ids_PM, values_PM = (self.get_buffer(f"{kind}_{name}_NM")[known_P] for name in ("ids", "values"))
-            stored_PR += weight * ((ids_PM[..., None] == items_R) * values_PM[..., None]).sum(1)
-        decay_P1 = DECAY ** torch.arange(len(known_P))[:, None]
-        counted_PR = stored_PR * decay_P1 * (torch.arange(len(known_P))[:, None] < self.length)
-        moved_up_PR = stored_PR * decay_P1 / DECAY
+        stored_PR = np.zeros((len(known_P), len(items_R)), dtype=np.float32)
+        for weight, kind in zip(self.weights_K.tolist(), KINDS, strict=True):  # NumPy, because torch calls take longer
+            ids_PM, values_PM = (self.get_buffer(f"{kind}_{name}_NM").numpy()[known_P] for name in ("ids", "values"))
+            for place, item in enumerate(items_R):
+                stored_PR[:, place] += weight * (values_PM * (ids_PM == item)).sum(1)
+        decay_P1 = DECAY ** np.arange(len(known_P), dtype=np.float32)[:, None]
+        counted_PR, moved_up_PR = stored_PR * decay_P1, stored_PR * decay_P1 / DECAY
+        counted_PR[self.length :] = 0
         change_PR = counted_PR - moved_up_PR
-        older_PR = change_PR.flip(0).cumsum(0).flip(0) - change_PR  # of all older items together
-        loss_TR = torch.zeros(len(items_T), len(items_R))
-        loss_TR[len(items_T) - len(known_P) :] = (counted_PR + older_PR).flip(0)
+        older_PR = change_PR[::-1].cumsum(0)[::-1] - change_PR  # of all older items together
+        loss_TR = np.zeros((len(items_T), len(items_R)), dtype=np.float32)
+        loss_TR[len(items_T) - len(known_P) :] = (counted_PR + older_PR)[::-1]
         return loss_TR
 
     def unweighted_scores(self, items_BT: Tensor, num_items: int) -> Tensor:

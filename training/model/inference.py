@@ -62,20 +62,21 @@ class InferenceRanker:
         return self._combined(self._last_state(view_VTD)[:, None])[0]
 
     @torch.inference_mode()
-    def state_and_without(self, view_VTD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The state, (D,), and an estimate of what it would be without each item, (T, D).
+    def state_and_without(self, view_VTD: Tensor, num: int) -> tuple[Tensor, Tensor | None]:
+        """The state, (D,), and an estimate of what it would be without each of the `num` latest items, (num, D).
 
         The estimate is None for a backbone that has none (`TransformerBackbone.last_state_and_without`).
         """
         backbone = self._ranker.backbone
         if not isinstance(backbone, TransformerBackbone):
             return self.state(view_VTD), None
-        state_VD, without_VTD = backbone.last_state_and_without(view_VTD)
         num_items = view_VTD.shape[1] - (self.config.backbone == "bert4rec")
-        state_D = self._combined(state_VD[:, None])[0]
         if num_items == 1:
+            state_D = self.state(view_VTD)
             return state_D, torch.zeros_like(state_D)[None]  # without its only item there is nothing to score with
-        return state_D, self._combined(without_VTD[:, :num_items])
+        num_masks = view_VTD.shape[1] - num_items
+        state_VD, without_VTD = backbone.last_state_and_without(view_VTD, min(num, num_items) + num_masks)
+        return self._combined(state_VD[:, None])[0], self._combined(without_VTD[:, : without_VTD.shape[1] - num_masks])
 
     def _combined(self, state_VTD: Tensor) -> Tensor:
         """One state of the states of the views, (T, D)."""

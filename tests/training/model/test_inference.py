@@ -40,12 +40,12 @@ def assert_same(ranker: Ranker) -> None:
         state_D = inference.state(views)
         expected_BD = ranker.last_state(items_T[None], users.semantic_BS, users.neighbour_BS)
         torch.testing.assert_close(state_D, expected_BD[0], **CLOSE)
-        explained_D, without_TD = inference.state_and_without(views)
+        explained_D, without_TD = inference.state_and_without(views, 4)
         torch.testing.assert_close(explained_D, state_D, **CLOSE)
         is_transformer = isinstance(ranker.backbone, TransformerBackbone)
         assert is_transformer == (without_TD is not None)
         if without_TD is not None:
-            assert without_TD.shape == (min(length, MAX_LENGTH), len(state_D))
+            assert without_TD.shape == (min(length, 4), len(state_D))
             assert torch.isfinite(without_TD).all()
     torch.testing.assert_close(inference.candidate_ND, ranker.candidate_vectors(), **CLOSE)
 
@@ -105,7 +105,7 @@ def test_the_state_without_the_newest_item_is_exact(enhancer):
     ranker, users = new_ranker(enhancer=enhancer), UserVectors(torch.randn(1, SIZE), torch.randn(1, SIZE))
     inference, items_T = InferenceRanker(ranker), torch.randint(1, NUM_ITEMS, (MAX_LENGTH,))
 
-    _, without_TD = inference.state_and_without(inference.views(items_T, users))
+    _, without_TD = inference.state_and_without(inference.views(items_T, users), MAX_LENGTH)
 
     expected_BD = ranker.last_state(items_T[None, :-1], users.semantic_BS, users.neighbour_BS)
     torch.testing.assert_close(without_TD[-1], expected_BD[0], **CLOSE)
@@ -122,7 +122,7 @@ def test_one_block_leaves_a_step_out_exactly(num_heads):
         ranker.backbone.position.weight.zero_()
     inference, items_T = InferenceRanker(ranker), torch.randint(1, NUM_ITEMS, (MAX_LENGTH,))
 
-    _, without_TD = inference.state_and_without(inference.views(items_T, users))
+    _, without_TD = inference.state_and_without(inference.views(items_T, users), MAX_LENGTH)
 
     for place in range(MAX_LENGTH):
         left_BT = torch.cat([items_T[:place], items_T[place + 1 :]])[None]
