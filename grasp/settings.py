@@ -241,7 +241,7 @@ class Settings(BaseSettings):
         500, gt=0, description="A search that Milvus does not answer in this time is done in memory."
     )
     search_min_similarity: float = Field(
-        0.3, ge=-1, le=1, description="A search whose best cosine is below this found nothing close; fits the encoder."
+        0.4, ge=-1, le=1, description="A search whose best cosine is below this found nothing close; fits the encoder."
     )
     log_requests: bool = Field(True, description="Whether served requests and outcomes are kept in the lake.")
     redis: Annotated[SecretStr, AfterValidator(redis_address)] = Field(

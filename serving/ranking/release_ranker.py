@@ -32,7 +32,8 @@ StageTimer = Callable[[str], AbstractContextManager[None]]  # times its block un
 NUM_REASONS = 2  # items of the history that a reason names, at most
 NUM_EXPLAINING = 32  # latest items of the history that it chooses from
 NUM_CATEGORIES = 3  # that a reason names
-SIMILAR_QUANTILE, NUM_COMPARED = 0.99, 1000  # a reason needs a similarity that this share of pairs does not reach
+SIMILAR_QUANTILE, NUM_COMPARED = 0.95, 1000  # a reason needs a similarity that this share of pairs does not reach
+CLEARLY_MORE = 0.5  # standard deviations by which its item's loss exceeds the mean of the history's items
 NUM_SAMPLED = 64  # states that an index is checked with before it is used
 
 
@@ -233,43 +234,50 @@ class ReleaseRanker:
         encoded = [self._encode_vectors(history, *(each[history[-1]] for each in vectors)) for history in histories]
         return torch.stack([each.state_D for each in encoded])
 
-    def _losses(self, encoded: _EncodedHistory, row_R: Sequence[int]) -> np.ndarray | None:
-        """How much the score of each recommended row falls without each item that the model read, (T, R); or None."""
+    def _losses(self, encoded: _EncodedHistory, row_R: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The latest distinct rows of the history, (H,), and how much each recommended row's score falls without them.
+
+        The second is (H, R); a row that occurs several times in the history is taken out everywhere.
+        """
         if encoded.without_TD is None:
             return None
-        loss_TR = ((encoded.state_D - encoded.without_TD) @ self._candidates.candidate_ND[list(row_R)].T).numpy()
+        lost_TD = encoded.state_D.numpy() - encoded.without_TD.numpy()
+        loss_TR = lost_TD @ self._candidates.candidate_ND.numpy()[row_R].T
         if self._frozen.kernel is not None:
             loss_TR += self._frozen.kernel.losses(encoded.items_T, [row + 1 for row in row_R])[-len(loss_TR) :]
-        return loss_TR
+        seen_T = encoded.items_T.numpy()[-len(loss_TR) :] - 1
+        if len(set(seen_T.tolist())) == len(seen_T):
+            return seen_T, loss_TR
+        seen_H, place_T = np.unique(seen_T, return_inverse=True)
+        loss_HR = np.zeros((len(seen_H), len(row_R)), dtype=np.float32)
+        np.add.at(loss_HR, place_T, loss_TR)
+        return seen_H, loss_HR
 
     def _evidence(self, recommended: Sequence[int], encoded: _EncodedHistory) -> list[list[Evidence]]:
         """For each recommended row, the similar items of the history without which its score would fall most.
 
-        An item is evidence only if it is as similar as one in a hundred pairs of items, and the score falls more
-        without it than without another item of the history on average.
+        An item is evidence only if few pairs of items are as similar, and if the score falls clearly more without it
+        than without another item of the history.
         """
-        loss_TR = self._losses(encoded, recommended) if recommended else None
-        if loss_TR is None:
+        found = self._losses(encoded, recommended) if recommended else None
+        if found is None:
             return [[] for _ in recommended]
-        seen_H, position_T = np.unique(encoded.items_T.numpy()[-len(loss_TR) :] - 1, return_inverse=True)
-        loss_HR = np.zeros((len(seen_H), len(recommended)), dtype=np.float32)
-        np.add.at(loss_HR, position_T, loss_TR)
-        similarity_RH = self.items.semantic_NS[list(recommended)] @ self.items.semantic_NS[seen_H].T
-        is_other_RH = seen_H != np.array(recommended)[:, None]
-        is_felt_RH = (loss_HR > np.maximum(loss_HR.mean(0), 0)).T | (len(seen_H) == 1)
-        is_evidence_RH = is_other_RH & is_felt_RH & (similarity_RH >= self._least_similarity)
-        loss_RH = np.where(is_evidence_RH, loss_HR.T, -np.inf)
-        order_RE = np.argsort(-loss_RH, axis=1, kind="stable")[:, :NUM_REASONS]
-        return [
-            [
-                self._evidence_of(
-                    row, int(seen_H[place]), float(loss_RH[index, place]), float(similarity_RH[index, place])
+        seen_H, loss_HR = found
+        similarity_HR = self.items.semantic_NS[seen_H] @ self.items.semantic_NS[recommended].T
+        least_R = np.maximum(loss_HR.mean(0) + CLEARLY_MORE * loss_HR.std(0), 0)
+        is_evidence_HR = (similarity_HR >= self._least_similarity) & ((loss_HR > least_R) | (len(seen_H) == 1))
+        is_evidence_HR &= seen_H[:, None] != recommended
+        evidence: list[list[Evidence]] = [[] for _ in recommended]
+        rank_F, place_F = np.nonzero(is_evidence_HR.T)
+        loss_F = loss_HR[place_F, rank_F]
+        for each in np.lexsort((-loss_F, rank_F)).tolist():
+            rank, place = rank_F[each], place_F[each]
+            if len(evidence[rank]) < NUM_REASONS:
+                similarity = float(similarity_HR[place, rank])
+                evidence[rank].append(
+                    self._evidence_of(recommended[rank], int(seen_H[place]), float(loss_F[each]), similarity)
                 )
-                for place in order_RE[index]
-                if is_evidence_RH[index, place]
-            ]
-            for index, row in enumerate(recommended)
-        ]
+        return evidence
 
     def _evidence_of(self, row: int, seen: int, loss: float, similarity: float) -> Evidence:
         of_seen = self.categories_of(seen)
@@ -284,7 +292,7 @@ class ReleaseRanker:
 
 
 def _least_similarity(items: ItemSide) -> float:
-    """The cosine that one pair of different items in a hundred reaches, from a sample of items."""
+    """The cosine that a reason needs, from a sample of pairs of items."""
     rows = np.random.default_rng(0).permutation(np.flatnonzero(items.available_N))[:NUM_COMPARED]
     vector_RS = items.semantic_NS[rows]
     cosines = (vector_RS @ vector_RS.T)[np.triu_indices(len(rows), 1)]

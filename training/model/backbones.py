@@ -73,7 +73,9 @@ class Block(nn.Module):
         normed_BTD = self.attention_norm(step_BTD)
         weight, bias = self.query_key_value.weight.chunk(3), self.query_key_value.bias.chunk(3)
         key_HKD, value_HKD = (part.unflatten(0, (self.num_heads, -1)) for part in weight[1:])
-        query_BHQK = F.linear(normed_BTD[:, -2:], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        query_BHQK = (
+            F.linear(normed_BTD[:, -2:], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        )
         key_query_BHQD = query_BHQK @ key_HKD * query_BHQK.shape[-1] ** -0.5
         logit_BHQT = key_query_BHQD @ normed_BTD[:, None].transpose(-1, -2)
         if is_causal:

@@ -96,11 +96,18 @@ class HistoryKernel(nn.Module):
         """
         latest_P = items_T[-self.length - 1 :].numpy()[::-1]
         known_P = latest_P * (latest_P < self.num_rows)
+        # NumPy, because for so few numbers torch's calls take longer than the work.
+        ids_PX, values_PX = (
+            np.concatenate([self.get_buffer(f"{kind}_{name}_NM").numpy()[known_P] for kind in KINDS], 1)
+            for name in ("ids", "values")
+        )
+        values_PX = values_PX * np.repeat(self.weights_K.numpy(), self.num_stored)
+        order_R = np.argsort(items_R)
+        sorted_R = np.asarray(items_R)[order_R]
+        place_PX = np.searchsorted(sorted_R, ids_PX).clip(max=len(items_R) - 1)
+        p_F, x_F = np.nonzero(sorted_R[place_PX] == ids_PX)
         stored_PR = np.zeros((len(known_P), len(items_R)), dtype=np.float32)
-        for weight, kind in zip(self.weights_K.tolist(), KINDS, strict=True):  # NumPy, because torch calls take longer
-            ids_PM, values_PM = (self.get_buffer(f"{kind}_{name}_NM").numpy()[known_P] for name in ("ids", "values"))
-            for place, item in enumerate(items_R):
-                stored_PR[:, place] += weight * (values_PM * (ids_PM == item)).sum(1)
+        np.add.at(stored_PR, (p_F, order_R[place_PX[p_F, x_F]]), values_PX[p_F, x_F])
         decay_P1 = DECAY ** np.arange(len(known_P), dtype=np.float32)[:, None]
         counted_PR, moved_up_PR = stored_PR * decay_P1, stored_PR * decay_P1 / DECAY
         counted_PR[self.length :] = 0
