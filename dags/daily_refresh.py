@@ -13,7 +13,7 @@ When a run ends early:
 * The day is not over by the clock (`GRASP_NOW`, else the wall clock): a named day fails, a scheduled run is skipped.
 * The day has fewer interactions than `GRASP_MIN_DAY_INTERACTIONS`: it fails before the language model is called.
 * A critical expectation fails: the run stops at `check_quality`, and what is published stays.
-* The day is older than `GRASP_MAX_FEATURE_AGE_HOURS`, or older than what is online: it is a back-fill. Its tables are
+* The day is stale (`GRASP_MAX_FEATURE_AGE_HOURS`), or older than what is online: it is a back-fill. Its tables are
   written, nothing is published.
 """
 
@@ -28,7 +28,7 @@ from dags.alerts import refresh_deadline, run_failed
 from dags.runs import day_of_run, is_named
 from dags.tasks import DEFAULTS, RELEASE, ModuleTask, SparkJob
 from grasp import partitions, tables
-from grasp.days import DayNotOverError, age_hours, require_ended
+from grasp.days import REFRESH_HOUR, DayNotOverError, age_hours, require_ended
 from grasp.manifest import manifest_in_force
 from grasp.progress import say
 from grasp.settings import Settings
@@ -77,7 +77,7 @@ def is_fresh(day: str) -> bool:
     """A day that is too old to serve is a back-fill: its tables are written, and the run ends here."""
     require_ended(day, SETTINGS.clock())  # again, since a run may be cleared from this task on
     age = age_hours(day, SETTINGS.clock())
-    if age <= SETTINGS.max_feature_age_hours:
+    if age <= SETTINGS.stale_after_hours:
         return True
     say(f"daily_refresh {day}: {age:.0f} h old by the clock: a back-fill, tables written, nothing published")
     return False
@@ -93,7 +93,7 @@ def announce(day: str, *, outlet_events: dict) -> None:
 
 
 @dag(
-    schedule=CronDataIntervalTimetable("0 2 * * *", timezone="UTC"),
+    schedule=CronDataIntervalTimetable(f"0 {REFRESH_HOUR} * * *", timezone="UTC"),
     start_date=pendulum.datetime(1998, 1, 1, tz="UTC"),
     catchup=False,
     max_active_runs=1,  # Milvus-Lite and the online store have one writer

@@ -215,7 +215,7 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
         *complete_rows(table),
         known(key, entities.name),
         between("seconds_from_end_of_day", -1, 0, "event_timestamp is in the last second of the day"),
-        between("age_hours", None, settings.max_feature_age_hours, "not older than the limit", WARNING),
+        between("age_hours", None, settings.stale_after_hours, "not older than the limit", WARNING),
         one_of("is_tail", [0, 1], "is_tail is 0 or 1"),
         one_of("source", ["llm", "facts"], "each text says who wrote it"),
         one_of("embedding_version", [versions.embedding], "one embedding version, the current one"),

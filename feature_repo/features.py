@@ -38,6 +38,7 @@ FEAST_TYPES: dict[str, FeastType] = {
 RANKER_FEATURES = (
     "sequence",
     "sequence_times",
+    "earlier_item_ids",
     "num_interactions",
     "is_tail",
     "semantic_embedding",
@@ -59,7 +60,7 @@ def definitions(settings: Settings, feature_version: str, offline_store: str) ->
     """
     user, item = _entity("user", "Who interacts."), _entity("item", "What can be recommended.")
     sources = [_source(settings, table, feature_version, offline_store) for table in _TABLES]
-    ttl = timedelta(hours=settings.max_feature_age_hours)
+    ttl = timedelta(hours=settings.stale_after_hours)
     user_view, item_view = (
         _view(table, entity, source, ttl, feature_version)
         for table, entity, source in zip(_TABLES, (user, item), sources, strict=True)

@@ -12,7 +12,7 @@ writer on another host may have put a later day online.
 
 Feast's stores keep whatever is written last, so this job guards the order:
 * The JSON file names the day online; an earlier day is not written.
-* Features older than GRASP_MAX_FEATURE_AGE_HOURS are refused.
+* Stale features are refused (GRASP_MAX_FEATURE_AGE_HOURS).
 * Before the first write, the time of every online row is read; a newer row ends the run. It means that the JSON file
   was lost or that another host writes.
 `--rollback` lifts all three and puts the named day online whatever is there. It also refills a lost online store.
@@ -58,7 +58,7 @@ SQLITE_WAIT_SECONDS = 30
 
 
 class StaleFeaturesError(ValueError):
-    """The day's features are older than GRASP_MAX_FEATURE_AGE_HOURS."""
+    """The day's features are stale by GRASP_MAX_FEATURE_AGE_HOURS."""
 
 
 class NewerOnlineError(ValueError):
@@ -100,12 +100,12 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
 
 
 def check_age(settings: Settings, day: str) -> None:
-    """Raise `StaleFeaturesError` when the day ended more than GRASP_MAX_FEATURE_AGE_HOURS before the clock."""
+    """Raise `StaleFeaturesError` when the day's features are stale by GRASP_MAX_FEATURE_AGE_HOURS."""
     hours = age_hours(day, settings.clock())
-    if hours > settings.max_feature_age_hours:
+    if hours > settings.stale_after_hours:
         raise StaleFeaturesError(
-            f"features of {day} are {hours:.0f} h old, GRASP_MAX_FEATURE_AGE_HOURS is "
-            f"{settings.max_feature_age_hours:g}: run `grasp refresh` for a later day, or pass --rollback to serve them"
+            f"{settings.stale_message(day, hours)}: run `grasp refresh` for a later day, "
+            "or pass --rollback to serve them"
         )
 
 
@@ -268,7 +268,7 @@ def _definitions_hash(settings: Settings) -> str:
             file_sha256(Path(__file__).with_name("features.py")),
             read_config(settings),
             [asdict(table) for table in REGISTERED],
-            [str(settings.lake), settings.max_feature_age_hours],
+            [str(settings.lake), settings.stale_after_hours],
         ]
     )
 

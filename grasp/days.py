@@ -3,6 +3,9 @@
 import argparse
 from datetime import UTC, date, datetime, time, timedelta
 
+REFRESH_HOUR = 2  # UTC; the refresh of a day starts at this hour of the next day
+HOURS_TO_NEXT_REFRESH = 24 + REFRESH_HOUR  # from the end of a day until the refresh that replaces its features is due
+
 
 class DayNotOverError(ValueError):
     """The day ends after the clock's time; the message names both."""

@@ -27,6 +27,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from grasp.addresses import milvus_address, redis_address, server_url, tracking_store, webhook_address
+from grasp.days import HOURS_TO_NEXT_REFRESH
 
 PREFIX = "GRASP_"
 ROOT = Path(__file__).resolve().parents[1]
@@ -249,7 +250,11 @@ class Settings(BaseSettings):
     max_fallback_share: float = Field(
         1.0, ge=0, le=1, description="Largest share of descriptions built from facts before the gate stops the day."
     )
-    max_feature_age_hours: float = Field(48, gt=0, description="Features older than this count as stale.")
+    max_feature_age_hours: float = Field(
+        48,
+        gt=0,
+        description="Features count as stale this long after the refresh that replaces them was due (02:00 UTC).",
+    )
     evaluation_days: int = Field(7, ge=1, description="Days between a training cutoff and the day it is judged on.")
     retrain_every_days: int = Field(7, ge=1, description="The model is retrained when it is this old.")
 
@@ -288,6 +293,9 @@ class Settings(BaseSettings):
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(
         500, gt=0, description="A search that Milvus does not answer in this time is done in memory."
+    )
+    search_min_similarity: float = Field(
+        0.4, ge=-1, le=1, description="A search whose best cosine is below this found nothing close; fits the encoder."
     )
     log_requests: bool = Field(True, description="Whether served requests and outcomes are kept in the lake.")
     redis: Annotated[SecretStr, AfterValidator(redis_address)] = Field(
@@ -350,6 +358,17 @@ class Settings(BaseSettings):
     def clock(self) -> datetime:
         """The one clock (UTC): `GRASP_NOW` when set, else the wall clock."""
         return self.now or datetime.now(UTC)
+
+    @property
+    def stale_after_hours(self) -> float:
+        """The age, from the end of their day, above which features are stale."""
+        return HOURS_TO_NEXT_REFRESH + self.max_feature_age_hours
+
+    def stale_message(self, day: str, age_hours: float) -> str:
+        return (
+            f"features of {day} are {age_hours:.0f} h old: stale, {self.stale_after_hours:g} h is the limit "
+            f"(GRASP_MAX_FEATURE_AGE_HOURS={self.max_feature_age_hours:g} after their next refresh was due)"
+        )
 
     def variables(self) -> dict[str, str]:
         """The same settings as `GRASP_*` variables, complete, for child processes and `feature_store.yaml`.

@@ -310,6 +310,11 @@ USER_FEATURES = _features(
             "array<bigint>",
             "time of each item of sequence, in whole seconds since 1970 UTC",
         ),
+        (
+            "earlier_item_ids",
+            "array<string>",
+            "ids of the items before those of sequence, each once and not those of sequence; with sequence, all items",
+        ),
         ("num_interactions", "bigint", "interactions up to the end of the day"),
     ),
 )

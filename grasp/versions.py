@@ -17,7 +17,7 @@ from grasp.file_hashes import remembered_hashes
 from grasp.settings import DEFAULT_PARAMETERS, Settings
 
 # Raise by hand when a feature changes: its columns, its units or how it is computed.
-FEATURE_DEFINITION = "2"
+FEATURE_DEFINITION = "3"
 # Raise by hand when a prompt, a facts template or a rule of the validator changes.
 PROMPT_VERSIONS = {"item": "item-3", "user": "user-3"}
 

@@ -50,13 +50,20 @@ ANSWER: dict[str, Any] = {
     "bucket": "control",
     "feature_day": "1998-04-22",
     "feature_age_hours": 7.5,
+    "is_stale": False,
     "fallback": None,
     "store_problem": None,
 }
-EVIDENCE = Evidence(item_id="181", title="Return of the Jedi", weight=0.21, similarity=0.83, is_neighbour=True)
-ITEM = asdict(
-    Recommendation("172", "Empire Strikes Back", 7.31, "similar to Return of the Jedi in your history", [EVIDENCE])
-)
+EVIDENCE = Evidence("181", "Return of the Jedi", 0.42, 0.83, is_neighbour=True, shared_categories=["Action"])
+REASON = "similar to Return of the Jedi in your history (Action)"
+SIMILAR_USER = {
+    "user_id": "186",
+    "similarity": 0.91,
+    "description": "Likes thrillers and science fiction.",
+    "num_interactions": 92,
+    "num_shared_items": 11,
+}
+ITEM = asdict(Recommendation("172", "Empire Strikes Back", 7.31, REASON, [EVIDENCE]))
 
 
 def _example(**content: Any) -> ConfigDict:
@@ -70,14 +77,16 @@ class StrictRequest(BaseModel):
 
 
 class Filters(StrictRequest):
-    """Which items may be shown. Ids and categories are compared as they are, never parsed."""
+    """Which items may be shown. Ids are compared as they are; the case of categories does not matter."""
 
     allow_item_ids: list[Key] | None = Field(
         None, min_length=1, max_length=MAX_LISTED, description="Show only these items; all when absent."
     )
     deny_item_ids: list[Key] = Field([], max_length=MAX_LISTED, description="Never show these items.")
     categories: list[Key] = Field(
-        [], max_length=20, description="Show only items with at least one of these; all when empty."
+        [],
+        max_length=20,
+        description="Show only items with at least one of these; all when empty. `/v1/categories` lists them.",
     )
 
 
@@ -92,7 +101,7 @@ class RecommendationRequest(Filters):
         [], max_length=MAX_RECENT, description="Items of the current visit, oldest first, not in the features yet."
     )
     exclude_seen: bool = Field(
-        True, strict=True, description="Leave out the user's last 100 items and the recent ones."
+        True, strict=True, description="Leave out all items that the user ever took, and the recent ones."
     )
     release: Key | None = Field(
         None, description="Answer from this loaded release, outside any experiment; absent: as the service chooses."
@@ -105,7 +114,7 @@ class BatchRequest(Filters):
 
     user_ids: list[Key] = Field(min_length=1, max_length=MAX_BATCH)
     k: JsonInteger = Field(10, ge=1, le=MAX_ITEMS, strict=True, description="Number of items for each user.")
-    exclude_seen: bool = Field(True, strict=True, description="Leave out each user's last 100 items.")
+    exclude_seen: bool = Field(True, strict=True, description="Leave out all items that each user ever took.")
     release: Key | None = Field(None, description="As for one user.")
     is_shown: bool = Field(
         False, strict=True, description="True: each user sees the answer now, so all are logged; else tell impressions."
@@ -176,6 +185,7 @@ class Answer(BaseModel):
     bucket: Literal["control", "candidate"] | None = Field(description="The user's bucket in the experiment.")
     feature_day: str = Field(description="Day of the user's features; day of the release if the user has none.")
     feature_age_hours: float
+    is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
     fallback: Fallback | None = Field(description="Why this is not the usual answer (docs/serving.md); null if it is.")
     store_problem: StoreProblem | None = Field(description="Set if the online store failed, whatever the fallback.")
 
@@ -266,8 +276,13 @@ class HistoryItem(BaseModel):
 
 
 class SimilarUser(BaseModel):
+    """A user with facts, which are null if the online store has no row of the user any more."""
+
     user_id: str
     similarity: float = Field(description="Cosine of the semantic embeddings.")
+    description: str | None = Field(description="The beginning of the user's description.")
+    num_interactions: int | None
+    num_shared_items: int | None = Field(description="Items that both users took.")
 
 
 class UserResponse(BaseModel):
@@ -280,11 +295,12 @@ class UserResponse(BaseModel):
         source="llm",
         day="1998-04-22",
         age_hours=7.5,
+        is_stale=False,
         computed_at="1998-04-23T02:10:00Z",
         is_tail=False,
         num_interactions=39,
         history=[{"item_id": "181", "title": "Return of the Jedi", "at": "1998-04-20T18:01:07Z"}],
-        neighbours=[{"user_id": "186", "similarity": 0.91}],
+        neighbours=[SIMILAR_USER],
         fallback=None,
         store_problem=None,
     )
@@ -295,6 +311,7 @@ class UserResponse(BaseModel):
     source: str = Field(description="Source of the description: llm or facts.")
     day: str = Field(description="Day of the features.")
     age_hours: float = Field(description="Hours since the end of that day.")
+    is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
     computed_at: datetime = Field(description="When the row's content last changed.")
     is_tail: bool
     num_interactions: int
@@ -315,6 +332,7 @@ class UserFeaturesResponse(BaseModel):
         user_id="196",
         sequence=["181"],
         sequence_times=[893_095_267],
+        earlier_item_ids=["50"],
         semantic_embedding=[0.8, -0.6],
         neighbour_embedding=[0.6, -0.7],
         neighbour_ids=["186"],
@@ -334,6 +352,7 @@ class UserFeaturesResponse(BaseModel):
     user_id: str
     sequence: list[str] = Field(description="At most the last 100 item ids, oldest first.")
     sequence_times: list[int] = Field(description="Seconds since 1970 UTC; empty if the features hold no times.")
+    earlier_item_ids: list[str] = Field(description="The items before those of `sequence`, each once, in no order.")
     semantic_embedding: list[float]
     neighbour_embedding: list[float] = Field(description="Mean of the neighbours' semantic embeddings.")
     neighbour_ids: list[str]
@@ -350,7 +369,7 @@ class SimilarUsersResponse(BaseModel):
     model_config = _example(
         **ORIGIN,
         user_id="196",
-        users=[{"user_id": "186", "similarity": 0.91}],
+        users=[SIMILAR_USER],
         fallback=None,
         store_problem=None,
     )
@@ -363,21 +382,81 @@ class SimilarUsersResponse(BaseModel):
     store_problem: StoreProblem | None
 
 
+class FoundItem(SimilarItem):
+    is_close: bool = Field(description="Its similarity reaches GRASP_SEARCH_MIN_SIMILARITY.")
+    snippet: str = Field(description="The beginning of its description.")
+    categories: list[str]
+
+
 class SearchResponse(BaseModel):
     model_config = _example(
         **ORIGIN,
-        items=[{"item_id": "172", "title": "Empire Strikes Back", "similarity": 0.52}],
+        items=[
+            {
+                "item_id": "172",
+                "title": "Empire Strikes Back",
+                "similarity": 0.52,
+                "is_close": True,
+                "snippet": "A space adventure for fans of action, drama and science fiction.",
+                "categories": ["Action", "Adventure"],
+            }
+        ],
+        nothing_close=False,
         backend="memory",
         fallback=None,
     )
 
     request_id: str
-    items: list[SimilarItem] = Field(description="Nearest first.")
+    items: list[FoundItem] = Field(description="Nearest first, close or not; each title once.")
+    nothing_close: bool = Field(description="No item is close: the search found nothing about this.")
     release: str
     backend: Literal["milvus", "memory"] = Field(description="Where the vectors were searched.")
     fallback: Literal["milvus_timeout", "milvus_error", "milvus_incomplete"] | None = Field(
         description="Why a configured Milvus server did not answer; `milvus_incomplete`: with too few items."
     )
+
+
+class Category(BaseModel):
+    category: str
+    num_items: int
+
+
+class CategoriesResponse(BaseModel):
+    model_config = _example(
+        **ORIGIN, categories=[{"category": "Drama", "num_items": 725}, {"category": "Comedy", "num_items": 505}], num=19
+    )
+
+    request_id: str
+    categories: list[Category] = Field(description="The largest first, at most k.")
+    num: int = Field(description="Number of all categories.")
+    release: str
+
+
+class ExamplePerson(BaseModel):
+    user_id: str
+    description: str = Field(description="The beginning of the user's description.")
+    num_interactions: int
+    latest_titles: list[str] = Field(description="The user's last items, newest first.")
+
+
+class ExamplesResponse(BaseModel):
+    model_config = _example(
+        **ORIGIN,
+        people=[
+            {
+                "user_id": "196",
+                "description": "Enjoys comedies and dramas of the nineties.",
+                "num_interactions": 39,
+                "latest_titles": ["Return of the Jedi"],
+            }
+        ],
+        searches=["Drama", "Comedy"],
+    )
+
+    request_id: str
+    people: list[ExamplePerson] = Field(description="From few to many interactions; none if the lake is out of reach.")
+    searches: list[str] = Field(description="Queries that find something: the largest categories.")
+    release: str
 
 
 class AcceptedResponse(BaseModel):

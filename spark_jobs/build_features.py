@@ -52,25 +52,31 @@ def item_popularity(items: DataFrame, interactions: DataFrame) -> DataFrame:
 
 
 def user_sequences(users: DataFrame, interactions: DataFrame) -> DataFrame:
-    """Each user's last items with their times, oldest first, and the total number of interactions.
+    """Each user's last items with their times, oldest first, the ids of earlier items, and the number of interactions.
 
-    Columns: user_id, sequence, sequence_times, num_interactions, is_tail.
+    Columns: user_id, sequence, sequence_times, earlier_item_ids, num_interactions, is_tail.
     """
     latest = Window.partitionBy("user_id").orderBy(F.desc("event_time"), F.desc("row_number"))
     of_user = Window.partitionBy("user_id")
     last = interactions.withColumns({"age": F.row_number().over(latest), "num": F.count("*").over(of_user)})
-    steps = F.array_sort(F.collect_list(F.struct((-F.col("age")).alias("step"), "item_id", "seconds")))
+    is_step, step = F.col("age") <= MAX_SEQUENCE_LENGTH, F.struct((-F.col("age")).alias("step"), "item_id", "seconds")
     sequences = (
-        last.where(F.col("age") <= MAX_SEQUENCE_LENGTH)
-        .withColumn("seconds", F.unix_seconds("event_time"))
+        last.withColumn("seconds", F.unix_seconds("event_time"))
         .groupBy("user_id")
-        .agg(steps.alias("steps"), F.max("num").alias("num"))
+        .agg(
+            F.array_sort(F.collect_list(F.when(is_step, step))).alias("steps"),
+            F.collect_set(F.when(~is_step, F.col("item_id"))).alias("earlier"),
+            F.max("num").alias("num"),
+        )
     )
+    # Sorted, because the order of a collected set would change the row's hash.
+    earlier = F.array_sort(F.array_except("earlier", F.col("steps.item_id")))
     num_interactions = F.coalesce("num", F.lit(0)).cast("bigint")
     return users.join(sequences, "user_id", "left").select(
         "user_id",
         F.coalesce("steps.item_id", F.array().cast("array<string>")).alias("sequence"),
         F.coalesce("steps.seconds", F.array().cast("array<bigint>")).alias("sequence_times"),
+        F.coalesce(earlier, F.array().cast("array<string>")).alias("earlier_item_ids"),
         num_interactions.alias("num_interactions"),
         (num_interactions < MIN_HEAD_INTERACTIONS).cast("bigint").alias("is_tail"),
     )

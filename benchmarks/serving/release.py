@@ -163,6 +163,9 @@ def _users(settings: Settings, content: ReleaseContent) -> dict[str, Any]:
         "user_id": data.user_ids,
         "sequence": [[data.item_ids[item - 1] for item in items] for items in newest],
         "sequence_times": [[begins + SECONDS_BETWEEN * place for place in range(len(items))] for items in newest],
+        "earlier_item_ids": [
+            sorted({data.item_ids[item - 1] for item in items[:-MAX_SEQUENCE_LENGTH]}) for items in data.sequences
+        ],
         "num_interactions": [len(items) for items in data.sequences],
         "is_tail": data.user_is_tail.astype(int).tolist(),
         **_shared(settings, "user", content.user_texts),

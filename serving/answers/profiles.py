@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import orjson
+from anyio import to_thread
 from fastapi import HTTPException
 
 from serving.answers.recommender import Recommender, rounded
@@ -11,6 +12,9 @@ from serving.lookup.online_store import UserRow
 from serving.lookup.user_lookup import LookupResult, UserLookup
 from serving.rollout.follower import LoadedRelease
 from serving.schemas import (
+    CategoriesResponse,
+    Category,
+    FoundItem,
     HistoryItem,
     ItemResponse,
     SimilarItem,
@@ -20,6 +24,8 @@ from serving.schemas import (
     UserResponse,
 )
 from serving.telemetry.metrics import Metrics
+
+MAX_SNIPPET_CHARS = 160
 
 
 class Profiles:
@@ -60,6 +66,16 @@ class Profiles:
             release=release.release_id,
         )
 
+    def categories(self, k: int, request_id: str) -> CategoriesResponse:
+        release = self._recommender.loaded().in_force
+        found = release.catalogue.all_categories()
+        return CategoriesResponse(
+            request_id=request_id,
+            categories=[Category(category=name, num_items=num) for name, num in found[:k]],
+            num=len(found),
+            release=release.release_id,
+        )
+
     async def user(self, user_id: str, request_id: str) -> UserResponse:
         release = self._recommender.loaded().in_force
         result = await self._lookup.get(release, user_id)
@@ -71,11 +87,12 @@ class Profiles:
             source=row.source,
             day=row.event_timestamp.date().isoformat(),
             age_hours=rounded(self._recommender.age_hours(row.event_timestamp)),
+            is_stale=self._recommender.is_stale(row.event_timestamp),
             computed_at=row.computed_at,
             is_tail=row.is_tail,
             num_interactions=row.num_interactions,
             history=_history(release, row),
-            neighbours=_similar_users(row),
+            neighbours=await self._similar_users(release, row),
             release=release.release_id,
             fallback="last_good" if result.is_last_good else None,
             store_problem=result.problem,
@@ -88,7 +105,7 @@ class Profiles:
         return SimilarUsersResponse(
             request_id=request_id,
             user_id=user_id,
-            users=_similar_users(row)[:k],
+            users=await self._similar_users(release, row, k),
             release=release.release_id,
             fallback="last_good" if result.is_last_good else None,
             store_problem=result.problem,
@@ -110,6 +127,16 @@ class Profiles:
         }
         return orjson.dumps(origin | vars(row), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
+    async def _similar_users(self, release: LoadedRelease, user: UserRow, k: int | None = None) -> list[SimilarUser]:
+        """The first k neighbours, nearest first, with facts from one more read of the online store."""
+        pairs = list(zip(user.neighbour_ids, user.neighbour_similarities.tolist(), strict=True))[:k]
+        asked = [(release, user_id) for user_id, _ in pairs]
+        found = await to_thread.run_sync(self._lookup.get_many, asked)
+        return [
+            _similar_user(user, user_id, similarity, each.row)
+            for (user_id, similarity), each in zip(pairs, found, strict=True)
+        ]
+
     def _require_row(self, release: LoadedRelease, user_id: str, result: LookupResult) -> UserRow:
         """The row. Raises 404 for a user without features, 503 when the store failed and no last good row is kept."""
         if result.problem:
@@ -127,6 +154,29 @@ def as_similar_items(release: LoadedRelease, pairs: list[tuple[int, float]]) -> 
     return [
         SimilarItem(item_id=items.ids[row], title=items.title(row), similarity=similarity) for row, similarity in pairs
     ]
+
+
+def as_found_items(release: LoadedRelease, pairs: list[tuple[int, float]], min_similarity: float) -> list[FoundItem]:
+    """Hits of a search with what tells a person whether they are right."""
+    return [
+        FoundItem(
+            item_id=release.items.ids[row],
+            title=release.items.title(row),
+            similarity=similarity,
+            is_close=similarity >= min_similarity,
+            snippet=snippet(release.catalogue.text(row)[0]),
+            categories=release.catalogue.categories(row),
+        )
+        for row, similarity in pairs
+    ]
+
+
+def snippet(text: str) -> str:
+    """The beginning of a text, whole words of at most `MAX_SNIPPET_CHARS`."""
+    plain = " ".join(text.split())
+    if len(plain) <= MAX_SNIPPET_CHARS:
+        return plain
+    return f"{plain[: MAX_SNIPPET_CHARS - 1].rsplit(' ', 1)[0]}…"
 
 
 def _row(release: LoadedRelease, item_id: str) -> int:
@@ -149,6 +199,15 @@ def _history(release: LoadedRelease, user: UserRow) -> list[HistoryItem]:
     ]
 
 
-def _similar_users(user: UserRow) -> list[SimilarUser]:
-    pairs = zip(user.neighbour_ids, user.neighbour_similarities.tolist(), strict=True)
-    return [SimilarUser(user_id=user_id, similarity=similarity) for user_id, similarity in pairs]
+def _similar_user(user: UserRow, user_id: str, similarity: float, row: UserRow | None) -> SimilarUser:
+    return SimilarUser(
+        user_id=user_id,
+        similarity=similarity,
+        description=snippet(row.description) if row else None,
+        num_interactions=row.num_interactions if row else None,
+        num_shared_items=len(_all_items(user) & _all_items(row)) if row else None,
+    )
+
+
+def _all_items(user: UserRow) -> set[str]:
+    return {*user.earlier_item_ids, *user.sequence}

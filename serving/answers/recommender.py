@@ -18,6 +18,7 @@ from grasp.days import end_of
 from grasp.settings import Settings
 from serving.lookup.online_store import UserRow
 from serving.lookup.user_lookup import LookupResult, Problem, UserLookup
+from serving.ranking.catalogue import UnknownCategoryError
 from serving.ranking.items import ItemSide
 from serving.ranking.release_ranker import ReleaseRanker
 from serving.releases.buckets import Bucket
@@ -53,15 +54,16 @@ class AnswerInputs:
 
     choice: ReleaseChoice
     user: UserRow | None  # made from the recent items with the fallback `recent_items_only`
-    last_second: datetime  # end of the features' day
+    known_at: datetime  # end of the features' day
     age_hours: float
+    is_stale: bool
     fallback: Fallback | None
     store_problem: Problem | None
 
     @property
     def is_scored(self) -> bool:
         """Whether the model scores the items; otherwise popularity does."""
-        return self.fallback in (None, "last_good", "recent_items_only")
+        return self.fallback in (None, "last_good", "stale_features", "recent_items_only")
 
 
 class Recommender:
@@ -113,9 +115,13 @@ class Recommender:
             raise HTTPException(503, self._follower.problem)
         return self._follower.loaded
 
-    def age_hours(self, last_second: datetime) -> float:
-        """Age of features that know what happened up to `last_second`."""
-        return (self._settings.clock() - last_second).total_seconds() / 3600
+    def age_hours(self, known_at: datetime) -> float:
+        """Age of features that know what happened up to `known_at`."""
+        return (self._settings.clock() - known_at).total_seconds() / 3600
+
+    def is_stale(self, known_at: datetime) -> bool:
+        """Whether the refresh that replaces these features is overdue by more than GRASP_MAX_FEATURE_AGE_HOURS."""
+        return self.age_hours(known_at) > self._settings.stale_after_hours
 
     def _choose(self, loaded: LoadedReleases, user_id: str, release_id: str | None) -> ReleaseChoice:
         if release_id is None:
@@ -140,7 +146,7 @@ class Recommender:
         if inputs.is_scored:
             items = ranker.recommend(inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N)
         else:
-            hidden = ranker.seen(inputs.user, recent) if request.exclude_seen else []
+            hidden = ranker.taken(inputs.user, recent) if request.exclude_seen else []
             items = ranker.popular(request.k, hidden, mask_N=mask_N)
         return RecommendationResponse(
             **_answer_fields(inputs, request.user_id, request_id),
@@ -163,28 +169,28 @@ class Recommender:
             user, problem = None, "store_error"
         if problem:
             self._metrics.count_store_problem(problem)
-        last_second = user.event_timestamp if user else end_of(manifest.day)
-        age_hours = self.age_hours(last_second)
+        known_at = user.event_timestamp if user else end_of(manifest.day)
+        age_hours = self.age_hours(known_at)
         history = ranker.history(user, recent_item_ids)
-        fallback = self._fallback(ranker, user, problem, age_hours, history)
+        fallback = self._fallback(ranker, user, problem, history)
         if fallback == "recent_items_only":
-            user = _row_from_recent_items(ranker.items, history, last_second)
+            user = _row_from_recent_items(ranker.items, history, known_at)
         self._metrics.count_answer(manifest.release_id, choice.bucket, fallback, age_hours)
-        return AnswerInputs(choice, user, last_second, age_hours, fallback, problem)
+        return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem)
 
     def _fallback(
-        self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, age_hours: float, history: list[int]
+        self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, history: list[int]
     ) -> Fallback | None:
         if user is None:
             if history and ranker.model:
                 return "recent_items_only"
             return problem or "unknown_user"
-        if age_hours > self._settings.max_feature_age_hours:
-            return "stale_features"
         if ranker.model is None:
             return "no_model"
         if not history:
             return "no_history"
+        if self.is_stale(user.event_timestamp):
+            return "stale_features"
         return "last_good" if problem else None
 
 
@@ -198,8 +204,9 @@ def _answer_fields(inputs: AnswerInputs, user_id: str, request_id: str) -> dict[
         "model": manifest.model,
         "experiment": inputs.choice.experiment,
         "bucket": inputs.choice.bucket,
-        "feature_day": inputs.last_second.date().isoformat(),
+        "feature_day": inputs.known_at.date().isoformat(),
         "feature_age_hours": rounded(inputs.age_hours),
+        "is_stale": inputs.is_stale,
         "fallback": inputs.fallback,
         "store_problem": inputs.store_problem,
     }
@@ -211,23 +218,28 @@ def rounded(hours: float) -> float:
 
 
 def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
+    """Raises 404 for a category that no item of the release has."""
     mask_N = np.ones(len(release.items.ids), dtype=bool)
     if filters.allow_item_ids is not None:
         mask_N[:] = False
         mask_N[release.ranker.rows_of(filters.allow_item_ids)] = True
     mask_N[release.ranker.rows_of(filters.deny_item_ids)] = False
     if filters.categories:
-        mask_N &= release.catalogue.in_categories(filters.categories)
+        try:
+            mask_N &= release.catalogue.in_categories(filters.categories)
+        except UnknownCategoryError as error:
+            raise HTTPException(404, f"release {release.release_id} has {error}") from error
     return mask_N
 
 
-def _row_from_recent_items(items: ItemSide, history: list[int], last_second: datetime) -> UserRow:
+def _row_from_recent_items(items: ItemSide, history: list[int], known_at: datetime) -> UserRow:
     """A row for a user without features: the mean vectors of the recent items replace those of a description."""
     own_S, near_S = items.semantic_NS[history].mean(0), items.neighbour_NS[history].mean(0)
     return UserRow(
         user_id="",
         sequence=[],
         sequence_times=[],
+        earlier_item_ids=[],
         semantic_embedding=_unit(own_S),
         neighbour_embedding=near_S,
         neighbour_ids=[],
@@ -236,8 +248,8 @@ def _row_from_recent_items(items: ItemSide, history: list[int], last_second: dat
         source="recent_items",
         is_tail=True,
         num_interactions=0,
-        event_timestamp=last_second,
-        computed_at=last_second,
+        event_timestamp=known_at,
+        computed_at=known_at,
     )
 
 

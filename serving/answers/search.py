@@ -230,10 +230,11 @@ class Search:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_timeout")
         except ConnectionError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_error")
-        pairs = _of_release(release, hits)[:k]
-        if len(pairs) < min(k, int(release.items.available_N.sum())):
+        pairs = _of_release(release, hits)
+        found = release.items.once_each(lambda num: pairs[:num], k)
+        if len(found) < min(k, int(release.items.available_N.sum())):
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_incomplete")
-        return SearchHits(pairs, "milvus")
+        return SearchHits(found, "milvus")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -276,4 +277,5 @@ def _of_release(release: LoadedRelease, hits: list[Hit]) -> list[tuple[int, floa
 
 def _in_memory(release: LoadedRelease, vector_S: np.ndarray, k: int) -> list[tuple[int, float]]:
     items = release.items
-    return top(np.where(items.available_N, items.semantic_NS @ vector_S, -np.inf), k)
+    cosine_N = np.where(items.available_N, items.semantic_NS @ vector_S, -np.inf)
+    return items.once_each(lambda num: top(cosine_N, num), k)

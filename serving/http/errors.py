@@ -15,7 +15,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The request body is not UTF-8."},
     401: {"model": Problem, "description": "No valid token, where tokens are configured."},
     403: {"model": Problem, "description": "The token's role may not do this."},
-    404: {"model": Problem, "description": "No such item, user, release or address."},
+    404: {"model": Problem, "description": "No such item, user, release, category or address."},
     408: {"model": Problem, "description": "The request body took too long."},
     413: {"model": Problem, "description": "The request body is too large."},
     422: {"model": WrongRequest, "description": "The request is invalid; each mistake by field."},

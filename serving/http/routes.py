@@ -25,11 +25,14 @@ from serving.http.service import Service
 from serving.schemas import (
     MAX_ITEMS,
     MAX_KEY_CHARS,
+    MAX_LISTED,
     MAX_QUERY_CHARS,
     AcceptedResponse,
     BatchRequest,
     BatchResponse,
+    CategoriesResponse,
     DependenciesResponse,
+    ExamplesResponse,
     Health,
     ImpressionsRequest,
     ItemResponse,
@@ -171,6 +174,16 @@ def feature_routes(service: Service, access: Access) -> APIRouter:
     async def user(user_id: UserId, request: Request) -> UserResponse:
         """A user's features, for people to read."""
         return await service.profiles.user(user_id, request_id(request))
+
+    @router.get("/v1/categories", **serve_or_read)
+    def categories(request: Request, k: Annotated[int, Query(ge=1, le=MAX_LISTED)] = MAX_LISTED) -> CategoriesResponse:
+        """The categories that requests can filter by, the largest first."""
+        return service.profiles.categories(k, request_id(request))
+
+    @router.get("/v1/examples", **read)
+    def examples(request: Request) -> ExamplesResponse:
+        """People and searches to start with."""
+        return service.examples.answer(request_id(request))
 
     @router.get("/v1/search", **read)
     async def search(

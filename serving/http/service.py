@@ -13,7 +13,8 @@ from grasp import tables
 from grasp.days import end_of
 from grasp.manifest import Manifest, release_folder
 from grasp.settings import Settings
-from serving.answers.profiles import Profiles, as_similar_items
+from serving.answers.examples import Examples
+from serving.answers.profiles import Profiles, as_found_items
 from serving.answers.recommender import Recommender, rounded
 from serving.answers.search import Search, SearchError, SearchLateError
 from serving.lookup.known_users import some_users
@@ -58,6 +59,7 @@ class Service:
         self._lookup = UserLookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
         self.recommender = Recommender(settings, self.follower, self._lookup, self.metrics)
         self.profiles = Profiles(self.recommender, self._lookup, self.metrics)
+        self.examples = Examples(self.recommender, self._lookup, settings.lake)
         self._search = search or Search(settings)
         self._log = RequestsLog(settings.lake, self.metrics.count_log_rows) if settings.log_requests else None
 
@@ -131,9 +133,11 @@ class Service:
             raise HTTPException(503, str(error)) from error
         if hits.fallback:
             self.metrics.count_search_fallback(hits.fallback)
+        items = as_found_items(release, hits.pairs, self._settings.search_min_similarity)
         return SearchResponse(
             request_id=request_id,
-            items=as_similar_items(release, hits.pairs),
+            items=items,
+            nothing_close=not any(each.is_close for each in items),
             release=release.release_id,
             backend=hits.backend,
             fallback=hits.fallback,
@@ -190,6 +194,7 @@ class Service:
         ranker = load_release_ranker(place, manifest, self._settings.index_from_items)
         ranker.stage = self.metrics.stage
         catalogue = load_catalogue(place, ranker.items, self._settings.hidden_attributes)
+        ranker.categories_of = catalogue.categories
         users = self._open_user_store(self._settings, manifest)
         version = manifest.feature_version
         self._lookup.know(version, some_users(self._settings.lake, version, manifest.day))
@@ -198,11 +203,8 @@ class Service:
         except StoreError as error:
             log.warning("%s", error)
         hours = self.recommender.age_hours(end_of(manifest.day))
-        if hours > self._settings.max_feature_age_hours:
-            limit = self._settings.max_feature_age_hours
-            log.warning(
-                "features of %s are %.0f h old, above GRASP_MAX_FEATURE_AGE_HOURS=%g", manifest.day, hours, limit
-            )
+        if hours > self._settings.stale_after_hours:
+            log.warning("%s", self._settings.stale_message(manifest.day, hours))
         return LoadedRelease(ranker, catalogue, users)
 
     def _release_infos(self, loaded: LoadedReleases) -> list[ReleaseInfo]:

@@ -26,6 +26,7 @@ class UserRow:
     user_id: str
     sequence: list[str]
     sequence_times: list[int]  # seconds since 1970 UTC; empty in releases of feature definition 1
+    earlier_item_ids: list[str]  # taken before the items of sequence; empty up to feature definition 2
     semantic_embedding: np.ndarray  # float32, like the other vectors: a quarter of the memory of a list
     neighbour_embedding: np.ndarray
     neighbour_ids: list[str]
@@ -65,7 +66,8 @@ _REQUIRED = (
     "num_interactions",
     "computed_at",
 )
-_OPTIONAL = ("sequence_times",)  # missing in feature definition 1, whose releases can still be served
+# Missing in earlier feature definitions, whose releases can still be served.
+_OPTIONAL = ("sequence_times", "earlier_item_ids")
 COLUMNS = (*_REQUIRED, *_OPTIONAL)
 
 # Seconds. By default redis-py waits without limit and tries three times, seconds apart.
@@ -199,7 +201,9 @@ def _row(
         return StoreError("an online row holds numbers that are not finite: materialise its day with --rollback")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
-    return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], **row})
+    return UserRow(
+        user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], "earlier_item_ids": [], **row}
+    )
 
 
 def _python_value(value: Any) -> Any:

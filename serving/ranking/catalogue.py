@@ -3,7 +3,8 @@
 Shape suffix:  N items of the release, in the rows of `ItemSide`
 """
 
-from collections import defaultdict
+import difflib
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ import pyarrow.parquet as pq
 from grasp.categories import categories_of
 from serving.ranking.items import ItemSide
 
+NUM_CLOSEST, NUM_COMPARED = 3, 2000  # categories that an error names, and that it compares, largest first
 _COLUMNS = ("item_id", "description", "source", "is_tail", "neighbour_ids", "neighbour_similarities")
+
+
+class UnknownCategoryError(ValueError):
+    """No item has the category; the message names the closest ones."""
 
 
 class Catalogue:
@@ -27,14 +33,17 @@ class Catalogue:
         self._items = items
         self._categories_of: dict[int, list[str]] = {}
         rows_of: dict[str, list[int]] = defaultdict(list)
+        spellings: dict[str, Counter[str]] = defaultdict(Counter)
         for item_id, pairs in attributes.items():
             row = items.row_of.get(item_id)
             if row is None:
                 continue
             self._categories_of[row] = found = _categories(pairs)
             for category in found:
-                rows_of[category].append(row)
-        self._rows_of = {category: np.array(rows) for category, rows in rows_of.items()}
+                rows_of[category.casefold()].append(row)
+                spellings[category.casefold()][category] += 1
+        self._rows_of = {folded: np.unique(rows) for folded, rows in rows_of.items()}
+        self._name_of = {folded: names.most_common(1)[0][0] for folded, names in spellings.items()}
 
     def text(self, row: int) -> tuple[str, str]:
         """The description and its source, `llm` or `facts`."""
@@ -51,13 +60,32 @@ class Catalogue:
     def categories(self, row: int) -> list[str]:
         return self._categories_of.get(row, [])
 
+    def all_categories(self) -> list[tuple[str, int]]:
+        """Every category with its number of items, largest first."""
+        sizes = [(self._name_of[folded], len(rows)) for folded, rows in self._rows_of.items()]
+        return sorted(sizes, key=lambda each: (-each[1], each[0]))
+
     def in_categories(self, categories: Iterable[str]) -> np.ndarray:
-        """Which rows have at least one of the categories, (N,) of bool. No row has an unknown category."""
+        """Which rows have at least one of the categories, (N,) of bool; case does not matter.
+
+        Raises `UnknownCategoryError`.
+        """
         wanted_N = np.zeros(len(self._items.ids), dtype=bool)
         for category in categories:
-            if category in self._rows_of:
-                wanted_N[self._rows_of[category]] = True
+            if category.casefold() not in self._rows_of:
+                raise UnknownCategoryError(f"no category {category!r}; {self._closest(category)}")
+            wanted_N[self._rows_of[category.casefold()]] = True
         return wanted_N
+
+    def _closest(self, category: str) -> str:
+        """The categories that are spelt most like an unknown one; the largest if none is like it."""
+        largest = [name for name, _ in self.all_categories()[:NUM_COMPARED]]
+        if not largest:
+            return "none of its items has one"
+        folded = {name.casefold(): name for name in largest}
+        found = difflib.get_close_matches(category.casefold(), folded, NUM_CLOSEST, cutoff=0.5)
+        names = ", ".join(folded[each] for each in found) or ", ".join(largest[:NUM_CLOSEST])
+        return f"{'the closest are' if found else 'the largest are'} {names} (/v1/categories lists all)"
 
     def _value(self, row: int, column: str) -> Any:
         return self._features[column][self._position_of[self._items.ids[row]]].as_py()

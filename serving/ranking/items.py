@@ -5,7 +5,8 @@ Shape suffixes:  N items of the release   S semantic size   R rows that may be a
 
 # ruff: noqa: N803, N815 - the shape suffixes above
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class ItemSide:
     neighbour_NS: np.ndarray  # float32, mean of the neighbours' semantic vectors
     available_N: np.ndarray
     row_of: dict[str, int]  # of the items that the release has
+    copies_of: dict[int, list[int]]  # all rows of one title, for each row whose title another row has too
 
     def title(self, row: int) -> str:
         """The title, or the id where the source has no title."""
@@ -49,16 +51,33 @@ class ItemSide:
         """Cosine of one item's semantic embedding with that of every item, (N,)."""
         return self.semantic_NS @ self.semantic_NS[row]
 
+    def with_copies(self, rows: Iterable[int]) -> list[int]:
+        """The rows, and those of the same titles."""
+        return [each for row in rows for each in self.copies_of.get(row, (row,))]
+
+    def once_each(self, find: Callable[[int], list[tuple[int, float]]], k: int) -> list[tuple[int, float]]:
+        """The k best rows of different titles; `find(num)` gives the `num` best rows."""
+        num = k
+        while True:
+            found = find(num)
+            best_of: dict[int, tuple[int, float]] = {}
+            for row, score in found:
+                best_of.setdefault(self.copies_of.get(row, (row,))[0], (row, score))
+            if len(best_of) >= k or len(found) < num:
+                return list(best_of.values())[:k]
+            num *= 2
+
     def similar(self, item_id: str, k: int) -> list[tuple[int, float]]:
-        """The k rows nearest to an item, without the item; ties by row. Raises `KeyError` for an unknown item."""
+        """The k rows nearest to an item, each title once and the item's not; ties by row. `KeyError`: unknown item."""
         row = self.row_of[item_id]
         scores_N = np.where(self.available_N, self.similarities(row), -np.inf)
-        scores_N[row] = -np.inf
-        return top(scores_N, k)
+        scores_N[self.with_copies([row])] = -np.inf
+        return self.once_each(lambda num: top(scores_N, num), k)
 
     def popular(self, k: int, excluded: np.ndarray) -> list[tuple[int, float]]:
-        """The k items with the most users. `excluded` marks rows that must not be shown."""
-        return top(np.where(excluded | ~self.available_N, -np.inf, self.popularity_N.astype(np.float64)), k)
+        """The k items with the most users, each title once. `excluded` marks rows that must not be shown."""
+        users_N = np.where(excluded | ~self.available_N, -np.inf, self.popularity_N.astype(np.float64))
+        return self.once_each(lambda num: top(users_N, num), k)
 
 
 def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
@@ -116,17 +135,28 @@ def _in_model_order(
     there_N = source_N >= 0
     titles, neighbours = table["title"].to_pylist(), table["neighbour_ids"].to_pylist()
     semantic, neighbour = (_matrix(folder, table, name) for name in ("semantic_embedding", "neighbour_embedding"))
+    title_of_row = [(titles[index] or "") if index >= 0 else "" for index in source_N]
     # An item that the release lacks keeps its row, filled with zeros, so that rows match the model's vocabulary.
     return ItemSide(
         ids=ids,
-        titles=[(titles[index] or "") if index >= 0 else "" for index in source_N],
+        titles=title_of_row,
         neighbour_ids=[(neighbours[index] or []) if index >= 0 else [] for index in source_N],
         popularity_N=np.where(there_N, table["popularity"].to_numpy()[source_N], 0),
         semantic_NS=np.where(there_N[:, None], semantic[source_N], np.float32(0)),
         neighbour_NS=np.where(there_N[:, None], neighbour[source_N], np.float32(0)),
         available_N=there_N & ~np.array([item_id in withdrawn for item_id in ids]),
         row_of={item_id: row for row, item_id in enumerate(ids) if there_N[row]},
+        copies_of=_copies(title_of_row),
     )
+
+
+def _copies(titles: Sequence[str]) -> dict[int, list[int]]:
+    """`ItemSide.copies_of`; case does not matter, and an item without a title has no copies."""
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, title in enumerate(titles):
+        rows_of[title.strip().casefold()].append(row)
+    rows_of.pop("", None)
+    return {row: rows for rows in rows_of.values() if len(rows) > 1 for row in rows}
 
 
 def _matrix(folder: Path, table: pa.Table, name: str) -> np.ndarray:

@@ -29,12 +29,20 @@ from training.model.ranker import Ranker
 
 StageTimer = Callable[[str], AbstractContextManager[None]]  # times its block under a stage's name
 
-NUM_REASONS = 2  # items of the history that a reason names
+NUM_REASONS = 2  # items of the history that a reason names, at most
+NUM_EXPLAINING = 32  # latest items of the history that it chooses from
+NUM_CATEGORIES = 3  # that a reason names
+SIMILAR_QUANTILE, NUM_COMPARED = 0.95, 1000  # a reason needs a similarity that this share of pairs does not reach
+CLEARLY_MORE = 0.5  # standard deviations by which its item's loss exceeds the mean of the history's items
 NUM_SAMPLED = 64  # states that an index is checked with before it is used
 
 
 def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `StageTimer`
     return nullcontext()
+
+
+def no_categories(row: int) -> list[str]:  # noqa: ARG001 - replaced by those of the release's catalogue
+    return []
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,10 @@ class Evidence:
 
     item_id: str
     title: str
-    weight: float  # attention of the model; equal shares for a model without attention
+    score_loss: float  # estimate of how much the score would fall without this item in the history
     similarity: float  # cosine of the two items' semantic embeddings
     is_neighbour: bool  # one of the recommended item's nearest neighbours
+    shared_categories: list[str]  # categories of both items
 
 
 @dataclass(frozen=True)
@@ -61,8 +70,9 @@ class Recommendation:
 class _EncodedHistory:
     """What the model computes from a history."""
 
+    items_T: torch.Tensor  # the latest items of the history, as many as the model reads; item = row + 1
     state_D: torch.Tensor
-    weights_T: np.ndarray  # attention over the latest items of the history, as many as the model reads
+    without_TD: torch.Tensor | None  # estimate of the state without each item; None if not asked for or not given
     added: KernelAdditions
 
 
@@ -76,6 +86,7 @@ class ReleaseRanker:
         self.items = items
         self.model = model
         self.stage: StageTimer = untimed
+        self.categories_of: Callable[[int], Sequence[str]] = no_categories
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
             self._frozen = InferenceRanker(model)
@@ -86,6 +97,7 @@ class ReleaseRanker:
             )
         self._withdrawn_rows = np.flatnonzero(~items.available_N).tolist()
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
+        self._least_similarity = _least_similarity(items)
 
     def rows_of(self, item_ids: Iterable[str]) -> list[int]:
         """Rows of the items, in order; items that the release lacks are left out."""
@@ -100,6 +112,11 @@ class ReleaseRanker:
         """Rows of the user's sequence followed by the recent items, oldest first."""
         return self.rows_of([*(user.sequence if user else []), *recent_item_ids])
 
+    def taken(self, user: UserRow | None, recent_item_ids: Sequence[str]) -> list[int]:
+        """Rows of all items that the user ever took, of the recent ones, and of other items with the same titles."""
+        earlier = self.rows_of(user.earlier_item_ids) if user else []
+        return self.items.with_copies([*earlier, *self.seen(user, recent_item_ids)])
+
     def history(self, user: UserRow | None, recent_item_ids: Sequence[str]) -> list[int]:
         """The latest seen rows, at most as many as a training sequence has."""
         return self.seen(user, recent_item_ids)[-MAX_SEQUENCE_LENGTH:]
@@ -112,27 +129,28 @@ class ReleaseRanker:
         exclude_seen: bool = True,
         mask_N: np.ndarray | None = None,
     ) -> list[Recommendation]:
-        """The k best items for a user.
+        """The k best items for a user, each title once.
 
         Popular items without a user, without a history or without a model. `mask_N` marks the rows that may be shown,
         None means all.
         """
-        seen = self.seen(user, recent_item_ids)
-        history = seen[-MAX_SEQUENCE_LENGTH:]
-        hidden = seen if exclude_seen else []
+        history = self.history(user, recent_item_ids)
+        hidden = self.taken(user, recent_item_ids) if exclude_seen else []
         if user is None or not history or self.model is None:
             return self.popular(k, hidden, mask_N)
-        encoded = self._encode(history, user)
+        encoded = self._encode(history, user, is_explained=True)
         hidden_rows = [*self._withdrawn_rows, *hidden]
-        with self.stage("scoring"):
-            best = self._candidates.best(k, encoded.state_D, encoded.added, hidden_rows, mask_N)
-        with self.stage("post"):
-            return self._with_reasons(best, history[-len(encoded.weights_T) :], encoded.weights_T)
 
-    def _with_reasons(
-        self, best: list[tuple[int, float]], history: list[int], weights_T: np.ndarray
-    ) -> list[Recommendation]:
-        evidence = self._evidence([row for row, _ in best], history, weights_T)
+        def find(num: int) -> list[tuple[int, float]]:
+            return self._candidates.best(num, encoded.state_D, encoded.added, hidden_rows, mask_N)
+
+        with self.stage("scoring"):
+            best = self.items.once_each(find, k)
+        with self.stage("post"):
+            return self._with_reasons(best, encoded)
+
+    def _with_reasons(self, best: list[tuple[int, float]], encoded: _EncodedHistory) -> list[Recommendation]:
+        evidence = self._evidence([row for row, _ in best], encoded)
         return [
             Recommendation(self.items.ids[row], self.items.title(row), score, _reason(found), found)
             for (row, score), found in zip(best, evidence, strict=True)
@@ -179,30 +197,33 @@ class ReleaseRanker:
         if not np.isfinite(self._candidates.scores(encoded.state_D, encoded.added)).all():
             raise ValueError(f"model {self.manifest.model} gives scores that are not finite: do not serve it")
 
-    def _encode(self, history: Sequence[int], user: UserRow) -> _EncodedHistory:
+    def _encode(self, history: Sequence[int], user: UserRow, is_explained: bool = False) -> _EncodedHistory:
         if self.model is None:
             raise ValueError(f"release {self.manifest.release_id} has no model")
         if not history:
             raise ValueError(f"user {user.user_id} has no item that is in release {self.manifest.release_id}")
-        return self._encode_vectors(history, user.semantic_embedding, user.neighbour_embedding)
+        return self._encode_vectors(history, user.semantic_embedding, user.neighbour_embedding, is_explained)
 
     @torch.inference_mode()
     def _encode_vectors(
-        self, history: Sequence[int], semantic_S: np.ndarray, neighbour_S: np.ndarray
+        self, history: Sequence[int], semantic_S: np.ndarray, neighbour_S: np.ndarray, is_explained: bool = False
     ) -> _EncodedHistory:
-        items_T = torch.tensor(history) + 1
+        items_T = torch.tensor(history)[-self._frozen.config.max_length :] + 1
         users = UserVectors(*(torch.from_numpy(each.astype(np.float32))[None] for each in (semantic_S, neighbour_S)))
         with self.stage("attention"):
-            view_VTD, weights_T = self._frozen.views(items_T, users)
+            view_VTD = self._frozen.views(items_T, users)
             added = self._added(items_T)
         with self.stage("backbone"):
-            state_D = self._frozen.state(view_VTD)
-        return _EncodedHistory(state_D, weights_T.numpy(), added)
+            if is_explained:
+                state_D, without_TD = self._frozen.state_and_without(view_VTD, NUM_EXPLAINING)
+            else:
+                state_D, without_TD = self._frozen.state(view_VTD), None
+        return _EncodedHistory(items_T, state_D, without_TD, added)
 
     def _added(self, items_T: torch.Tensor) -> KernelAdditions:
         if self._frozen.kernel is None:
             return NO_ADDITIONS
-        item_L, value_L = self._frozen.kernel.sparse_scores(items_T[-self._frozen.config.max_length :])
+        item_L, value_L = self._frozen.kernel.sparse_scores(items_T)
         return KernelAdditions(item_L - 1, value_L)
 
     def _sampled_states(self) -> torch.Tensor:
@@ -213,43 +234,77 @@ class ReleaseRanker:
         encoded = [self._encode_vectors(history, *(each[history[-1]] for each in vectors)) for history in histories]
         return torch.stack([each.state_D for each in encoded])
 
-    def _evidence(
-        self, recommended: Sequence[int], history: Sequence[int], weights_T: np.ndarray
-    ) -> list[list[Evidence]]:
-        """For each recommended row, the items of the history with the largest attention times similarity.
+    def _losses(self, encoded: _EncodedHistory, row_R: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """The latest distinct rows of the history, (H,), and how much each recommended row's score falls without them.
 
-        An item is evidence only if it is more similar to the recommended item than the average item is.
+        The second is (H, R); a row that occurs several times in the history is taken out everywhere.
         """
-        seen_H, position_T = np.unique(history, return_inverse=True)
-        weight_H = np.bincount(position_T, weights_T)
-        vector_RS = self.items.semantic_NS[list(recommended)]
-        least_R1 = np.maximum(vector_RS @ self._average_item_S, 0)[:, None]
-        similarity_RH = vector_RS @ self.items.semantic_NS[seen_H].T
-        is_other_RH = seen_H != np.array(recommended, dtype=np.int64)[:, None]
-        value_RH = np.where(is_other_RH & (similarity_RH > least_R1), similarity_RH * weight_H, -np.inf)
-        order_RE = np.argsort(-value_RH, axis=1, kind="stable")[:, :NUM_REASONS]
-        value_RE, similarity_RE = (np.take_along_axis(each, order_RE, 1) for each in (value_RH, similarity_RH))
-        columns = seen_H[order_RE], weight_H[order_RE], similarity_RE, value_RE > -np.inf
-        return [
-            [
-                Evidence(
-                    item_id=self.items.ids[seen],
-                    title=self.items.title(seen),
-                    weight=weight,
-                    similarity=similarity,
-                    is_neighbour=self.items.ids[seen] in self.items.neighbour_ids[row],
+        if encoded.without_TD is None:
+            return None
+        lost_TD = encoded.state_D.numpy() - encoded.without_TD.numpy()
+        loss_TR = lost_TD @ self._candidates.candidate_ND.numpy()[row_R].T
+        if self._frozen.kernel is not None:
+            loss_TR += self._frozen.kernel.losses(encoded.items_T, [row + 1 for row in row_R])[-len(loss_TR) :]
+        seen_T = encoded.items_T.numpy()[-len(loss_TR) :] - 1
+        if len(set(seen_T.tolist())) == len(seen_T):
+            return seen_T, loss_TR
+        seen_H, place_T = np.unique(seen_T, return_inverse=True)
+        loss_HR = np.zeros((len(seen_H), len(row_R)), dtype=np.float32)
+        np.add.at(loss_HR, place_T, loss_TR)
+        return seen_H, loss_HR
+
+    def _evidence(self, recommended: Sequence[int], encoded: _EncodedHistory) -> list[list[Evidence]]:
+        """For each recommended row, the similar items of the history without which its score would fall most.
+
+        An item is evidence only if few pairs of items are as similar, and if the score falls clearly more without it
+        than without another item of the history.
+        """
+        found = self._losses(encoded, recommended) if recommended else None
+        if found is None:
+            return [[] for _ in recommended]
+        seen_H, loss_HR = found
+        similarity_HR = self.items.semantic_NS[seen_H] @ self.items.semantic_NS[recommended].T
+        least_R = np.maximum(loss_HR.mean(0) + CLEARLY_MORE * loss_HR.std(0), 0)
+        is_evidence_HR = (similarity_HR >= self._least_similarity) & ((loss_HR > least_R) | (len(seen_H) == 1))
+        is_evidence_HR &= seen_H[:, None] != recommended
+        evidence: list[list[Evidence]] = [[] for _ in recommended]
+        rank_F, place_F = np.nonzero(is_evidence_HR.T)
+        loss_F = loss_HR[place_F, rank_F]
+        for each in np.lexsort((-loss_F, rank_F)).tolist():
+            rank, place = rank_F[each], place_F[each]
+            if len(evidence[rank]) < NUM_REASONS:
+                similarity = float(similarity_HR[place, rank])
+                evidence[rank].append(
+                    self._evidence_of(recommended[rank], int(seen_H[place]), float(loss_F[each]), similarity)
                 )
-                for seen, weight, similarity, counts in zip(*each, strict=True)
-                if counts
-            ]
-            for row, *each in zip(recommended, *(column.tolist() for column in columns), strict=True)
-        ]
+        return evidence
+
+    def _evidence_of(self, row: int, seen: int, loss: float, similarity: float) -> Evidence:
+        of_seen = self.categories_of(seen)
+        return Evidence(
+            item_id=self.items.ids[seen],
+            title=self.items.title(seen),
+            score_loss=loss,
+            similarity=similarity,
+            is_neighbour=self.items.ids[seen] in self.items.neighbour_ids[row],
+            shared_categories=[each for each in self.categories_of(row) if each in of_seen],
+        )
+
+
+def _least_similarity(items: ItemSide) -> float:
+    """The cosine that a reason needs, from a sample of pairs of items."""
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(items.available_N))[:NUM_COMPARED]
+    vector_RS = items.semantic_NS[rows]
+    cosines = (vector_RS @ vector_RS.T)[np.triu_indices(len(rows), 1)]
+    return float(np.quantile(cosines, SIMILAR_QUANTILE)) if len(cosines) else 1.0
 
 
 def _reason(evidence: Sequence[Evidence]) -> str:
     if not evidence:
-        return "ranked by your history as a whole"
-    return f"similar to {' and '.join(each.title for each in evidence)} in your history"
+        return "ranked by your whole history"
+    shared = list(dict.fromkeys(category for each in evidence for category in each.shared_categories))[:NUM_CATEGORIES]
+    named = f" ({', '.join(shared)})" if shared else ""
+    return f"similar to {' and '.join(each.title for each in evidence)} in your history{named}"
 
 
 def load_release_ranker(folder: Path, manifest: Manifest, index_from: int | None = None) -> ReleaseRanker:

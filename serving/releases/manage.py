@@ -111,11 +111,8 @@ def restore_day(
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before})")
     hours = age_hours(day, settings.clock())
-    if hours > settings.max_feature_age_hours:
-        say(
-            f"release: these features are {hours:.0f} h old, more than GRASP_MAX_FEATURE_AGE_HOURS="
-            f"{settings.max_feature_age_hours:g}: they are stale, so everyone gets popular items"
-        )
+    if hours > settings.stale_after_hours:
+        say(f"release: {settings.stale_message(day, hours)}; answers are marked stale_features")
     return manifest
 
 

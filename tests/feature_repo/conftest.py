@@ -159,7 +159,12 @@ class SmallLake:
         versions = Versions(self.settings)
         own = {
             "item": {"title": f"Film {ids[number]}", "popularity": number + 1},
-            "user": {"sequence": ["i1", "i2"], "sequence_times": times_of(day), "num_interactions": 2},
+            "user": {
+                "sequence": ["i1", "i2"],
+                "sequence_times": times_of(day),
+                "earlier_item_ids": [],
+                "num_interactions": 2,
+            },
         }
         return {
             f"{entity}_id": ids[number],

@@ -240,7 +240,7 @@ def test_a_warning_is_logged_and_the_day_goes_on(two_days, settings_with, capsys
     only("user_description", "item_features", "user_features")
     for row in range(3):
         two_days.change(tables.USER_DESCRIPTION, NEXT, row, source="facts")
-    old = settings_with(now=end_of(NEXT) + timedelta(hours=49))
+    old = settings_with(now=end_of(NEXT) + timedelta(hours=75))
     warned = {f"{warning.table}.{warning.column}" for warning in check_day(old, NEXT)}
     assert warned == {"user_description.fallback_share", "item_features.age_hours", "user_features.age_hours"}
     assert "warning: user_features.age_hours: not older than the limit" in capsys.readouterr().out

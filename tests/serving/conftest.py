@@ -34,13 +34,15 @@ def unit_rows(num: int, size: int, seed: int = 0) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def item_table(item_ids: list[str], version: str, size: int = SIZE, mark: str = "Title") -> pa.Table:
+def item_table(
+    item_ids: list[str], version: str, size: int = SIZE, mark: str = "Title", titles: dict[str, str] | None = None
+) -> pa.Table:
     """Item i1 has most users; vectors are random but the same for every call."""
     vectors = unit_rows(len(item_ids), size)
     return pa.table(
         {
             "item_id": item_ids,
-            "title": [f"{mark} {item_id}" for item_id in item_ids],
+            "title": [(titles or {}).get(item_id, f"{mark} {item_id}") for item_id in item_ids],
             "popularity": pa.array(range(len(item_ids) * 10, 0, -10), pa.int64()),
             "semantic_embedding": pa.array(list(vectors), pa.list_(pa.float32())),
             "neighbour_embedding": pa.array(list(np.roll(vectors, 1, 0)), pa.list_(pa.float32())),
@@ -73,8 +75,9 @@ def write_day() -> Callable[..., None]:
         size: int = SIZE,
         mark: str = "Title",
         withdrawn: Sequence[str] = (),
+        titles: dict[str, str] | None = None,
     ) -> None:
-        items = item_table(item_ids, Versions(settings).feature, size, mark)
+        items = item_table(item_ids, Versions(settings).feature, size, mark, titles)
         write_partition(settings, tables.ITEM_FEATURES, day, items)
         genres = [[("genre", "Drama" if row % 2 else "Comedy, War"), ("year", "1994")] for row in range(len(item_ids))]
         attributes = pa.array(genres, pa.map_(pa.string(), pa.string()))
@@ -82,7 +85,7 @@ def write_day() -> Callable[..., None]:
         write_partition(settings, tables.ITEMS, day, listed)
         gone = pa.table({"item_id": pa.array(withdrawn, pa.string()), "withdrawn_on": [day] * len(withdrawn)})
         write_partition(settings, tables.WITHDRAWN_ITEMS, day, gone)
-        write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"]}))
+        write_partition(settings, tables.USER_FEATURES, day, pa.table({"user_id": ["u1"], "num_interactions": [2]}))
 
     return write
 
@@ -119,6 +122,7 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
         user_id=user_id,
         sequence=["i3", "i5"],
         sequence_times=[888_700_000, 888_800_000],
+        earlier_item_ids=[],
         semantic_embedding=vectors[0],
         neighbour_embedding=vectors[1],
         neighbour_ids=["u2"],
@@ -158,12 +162,18 @@ def users() -> FakeUserStore:
 def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]:
     """`publish_day(DAY, model="tiny-ranker")`: publish a day with an untrained model, or None; returns its id.
 
-    Every title begins with `mark`.
+    Every title begins with `mark`, except those given by item id.
     """
     from serving.releases.publication import choose_model, publish
 
-    def put(day: str = DAY, model: str | None = "tiny-ranker", mark: str = "Title", **changed: object) -> str:
-        write_day(settings, day, mark=mark)
+    def put(
+        day: str = DAY,
+        model: str | None = "tiny-ranker",
+        mark: str = "Title",
+        titles: dict[str, str] | None = None,
+        **changed: object,
+    ) -> str:
+        write_day(settings, day, mark=mark, titles=titles)
         source = make_model(settings, name=model, **changed) if model else None
         return publish(settings, day, choose_model(settings, source, None)).release_id
 

@@ -64,7 +64,19 @@ def test_a_sequence_holds_the_last_hundred_by_time_then_row_number(spark):
     assert (found["bob"].sequence, found["bob"].num_interactions, found["bob"].is_tail) == (["early", "late"], 2, 1)
     assert found["bob"].sequence_times == [int(NOON.timestamp()), int(NEXT_NOON.timestamp())]
     assert found["cyd"].sequence_times == []
+    assert found["bob"].earlier_item_ids == found["cyd"].earlier_item_ids == []
     assert (found["cyd"].sequence, found["cyd"].num_interactions, found["cyd"].is_tail) == ([], 0, 1)
+
+
+def test_sequence_and_earlier_items_hold_the_whole_history_each_item_once(spark):
+    early = [("ann", item_id, NOON, number) for number, item_id in enumerate(["z", "b", "b", "i7"])]
+    last = [("ann", f"i{number}", NEXT_NOON, number) for number in range(100)]
+    users = spark.createDataFrame([("ann",)], "user_id string")
+
+    (row,) = user_sequences(users, interactions(spark, *early, *last)).collect()
+
+    assert row.sequence == [f"i{number}" for number in range(100)]
+    assert row.earlier_item_ids == ["b", "z"]  # i7 is in the sequence
 
 
 def test_the_head_is_the_most_popular_fifth_ties_by_id(spark):

@@ -64,6 +64,33 @@ class Block(nn.Module):
         read_BHK = torch.einsum("bhd,hkd->bhk", mean_BHD, value_HKD)
         return self._residual(last_B1D, (read_BHK.flatten(1) + bias[2])[:, None])
 
+    def last_states_without(self, step_BTD: Tensor, num: int, *, is_causal: bool) -> Tensor:
+        """`last_state` as if the last step did not read one of the `num` latest, and then as it is, (B, num + 1, D).
+
+        In a causal block, the row without the last step is the output for the step before it: exactly what the sequence
+        gives without its newest item. Needs two steps.
+        """
+        normed_BTD = self.attention_norm(step_BTD)
+        weight, bias = self.query_key_value.weight.chunk(3), self.query_key_value.bias.chunk(3)
+        key_HKD, value_HKD = (part.unflatten(0, (self.num_heads, -1)) for part in weight[1:])
+        query_BHQK = (
+            F.linear(normed_BTD[:, -2:], weight[0], bias[0]).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        )
+        key_query_BHQD = query_BHQK @ key_HKD * query_BHQK.shape[-1] ** -0.5
+        logit_BHQT = key_query_BHQD @ normed_BTD[:, None].transpose(-1, -2)
+        if is_causal:
+            logit_BHQT[:, :, 0, -1] = -torch.inf
+        share_BHQT = logit_BHQT.softmax(-1)
+        mean_BHQD = share_BHQT @ normed_BTD[:, None]
+        share_BHT1 = share_BHQT[:, :, 1, -num:, None]
+        rest_BHTD = (mean_BHQD[:, :, 1:] - share_BHT1 * normed_BTD[:, None, -num:]) / (1 - share_BHT1).clamp(min=1e-6)
+        mean_BHTD = torch.cat([rest_BHTD, mean_BHQD[:, :, 1:]], 2)
+        last_BTD = step_BTD[:, -1:].repeat(1, mean_BHTD.shape[2], 1)
+        if is_causal:
+            mean_BHTD[:, :, -2], last_BTD[:, -2] = mean_BHQD[:, :, 0], step_BTD[:, -2]
+        read_BTHK = (mean_BHTD @ value_HKD.transpose(-1, -2)).transpose(1, 2)
+        return self._residual(last_BTD, read_BTHK.flatten(2) + bias[2])
+
     def _residual(self, step_BTD: Tensor, read_BTD: Tensor) -> Tensor:
         step_BTD = step_BTD + self.dropout(self.output(read_BTD))
         return step_BTD + self.dropout(self.feed_forward(self.feed_forward_norm(step_BTD)))
@@ -97,11 +124,27 @@ class TransformerBackbone(nn.Module):
 
     def last_state(self, step_BTD: Tensor) -> Tensor:
         """The state after the last step of sequences without padding, (B, D); for inference."""
+        step_BTD = self._before_last_block(step_BTD)
+        return self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))[:, 0]
+
+    def last_state_and_without(self, step_BTD: Tensor, num: int) -> tuple[Tensor, Tensor]:
+        """The last state, (B, D), and what it would be without each of the `num` latest steps, (B, num, D).
+
+        The second is an estimate, because only the last block leaves the step out. It is exact for the newest step of a
+        causal backbone. Needs two steps.
+        """
+        last_block = cast(Block, self.blocks[-1])
+        state_BTD = self.norm(
+            last_block.last_states_without(self._before_last_block(step_BTD), num, is_causal=self.is_causal)
+        )
+        return state_BTD[:, -1], state_BTD[:, :-1]
+
+    def _before_last_block(self, step_BTD: Tensor) -> Tensor:
         position_TD = self.position.weight[1 : step_BTD.shape[1] + 1]
         step_BTD = torch.add(position_TD, step_BTD, alpha=math.sqrt(step_BTD.shape[-1]))
         for block in self.blocks[:-1]:
             step_BTD = block(step_BTD, None, is_causal=self.is_causal)
-        return self.norm(cast(Block, self.blocks[-1]).last_state(step_BTD))[:, 0]
+        return step_BTD
 
 
 class GruBackbone(nn.Module):

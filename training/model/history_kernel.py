@@ -89,6 +89,34 @@ class HistoryKernel(nn.Module):
         is_item_L = item_L != PADDING
         return item_L[is_item_L].long(), value_L[is_item_L]
 
+    def losses(self, items_T: Tensor, items_R: Sequence[int]) -> np.ndarray:
+        """How much the scores of `items_R` fall when each item of a sequence is taken out of it, (T, R); exact.
+
+        Without an item, all older ones move up by one place, and one more is read.
+        """
+        latest_P = items_T[-self.length - 1 :].numpy()[::-1]
+        known_P = latest_P * (latest_P < self.num_rows)
+        # NumPy, because for so few numbers torch's calls take longer than the work.
+        ids_PX, values_PX = (
+            np.concatenate([self.get_buffer(f"{kind}_{name}_NM").numpy()[known_P] for kind in KINDS], 1)
+            for name in ("ids", "values")
+        )
+        values_PX = values_PX * np.repeat(self.weights_K.numpy(), self.num_stored)
+        order_R = np.argsort(items_R)
+        sorted_R = np.asarray(items_R)[order_R]
+        place_PX = np.searchsorted(sorted_R, ids_PX).clip(max=len(items_R) - 1)
+        p_F, x_F = np.nonzero(sorted_R[place_PX] == ids_PX)
+        stored_PR = np.zeros((len(known_P), len(items_R)), dtype=np.float32)
+        np.add.at(stored_PR, (p_F, order_R[place_PX[p_F, x_F]]), values_PX[p_F, x_F])
+        decay_P1 = DECAY ** np.arange(len(known_P), dtype=np.float32)[:, None]
+        counted_PR, moved_up_PR = stored_PR * decay_P1, stored_PR * decay_P1 / DECAY
+        counted_PR[self.length :] = 0
+        change_PR = counted_PR - moved_up_PR
+        older_PR = change_PR[::-1].cumsum(0)[::-1] - change_PR  # of all older items together
+        loss_TR = np.zeros((len(items_T), len(items_R)), dtype=np.float32)
+        loss_TR[len(items_T) - len(known_P) :] = (counted_PR + older_PR)[::-1]
+        return loss_TR
+
     def unweighted_scores(self, items_BT: Tensor, num_items: int) -> Tensor:
         """The scores of each kind before weighting, (K, B, num_items + 1)."""
         scores_KBN = torch.zeros(len(KINDS), len(items_BT), num_items + 1)

@@ -30,8 +30,8 @@ from training.model.ranker import Ranker
 class ViewFunction(Protocol):
     """Computes the inputs of the backbone for one sequence."""
 
-    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
-        """Views (V, T, D), and the weight of each item in the last state, (T,) or None if all weights are equal."""
+    def __call__(self, items_T: Tensor, users: UserVectors) -> Tensor:
+        """Views (V, T, D)."""
 
 
 class InferenceRanker:
@@ -46,25 +46,42 @@ class InferenceRanker:
         self._views = _views_of(ranker.enhancer)
 
     @torch.inference_mode()
-    def views(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor]:
-        """Views (V, T, D) of the latest `max_length` items, and the weights of these items."""
+    def views(self, items_T: Tensor, users: UserVectors) -> Tensor:
+        """Views (V, T, D) of the latest `max_length` items."""
         items_T = items_T[-self.config.max_length :]
-        num_items = len(items_T)
         if self.config.backbone == "bert4rec":
             items_T = F.pad(items_T, (0, 1), value=MASK)
-        view_VTD, weights_T = self._views(items_T, users)
+        view_VTD = self._views(items_T, users)
         if self.config.backbone == "bert4rec":
             view_VTD = torch.cat([view_VTD[:, :-1], view_VTD[:, -1:] + self._ranker.mask], 1)
-        if weights_T is None:
-            return view_VTD, torch.full((num_items,), 1 / num_items)
-        return view_VTD, weights_T[:num_items]
+        return view_VTD
 
     @torch.inference_mode()
     def state(self, view_VTD: Tensor) -> Tensor:
         """The state that candidate vectors are multiplied with, (D,)."""
-        state_V1D = self._last_state(view_VTD)[:, None]
-        state_D = self._ranker.enhancer.combine_states(list(state_V1D))[0]
-        return F.normalize(state_D, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_D
+        return self._combined(self._last_state(view_VTD)[:, None])[0]
+
+    @torch.inference_mode()
+    def state_and_without(self, view_VTD: Tensor, num: int) -> tuple[Tensor, Tensor | None]:
+        """The state, (D,), and an estimate of what it would be without each of the `num` latest items, (num, D).
+
+        The estimate is None for a backbone that has none (`TransformerBackbone.last_state_and_without`).
+        """
+        backbone = self._ranker.backbone
+        if not isinstance(backbone, TransformerBackbone):
+            return self.state(view_VTD), None
+        num_items = view_VTD.shape[1] - (self.config.backbone == "bert4rec")
+        if num_items == 1:
+            state_D = self.state(view_VTD)
+            return state_D, torch.zeros_like(state_D)[None]  # without its only item there is nothing to score with
+        num_masks = view_VTD.shape[1] - num_items
+        state_VD, without_VTD = backbone.last_state_and_without(view_VTD, min(num, num_items) + num_masks)
+        return self._combined(state_VD[:, None])[0], self._combined(without_VTD[:, : without_VTD.shape[1] - num_masks])
+
+    def _combined(self, state_VTD: Tensor) -> Tensor:
+        """One state of the states of the views, (T, D)."""
+        state_TD = self._ranker.enhancer.combine_states(list(state_VTD))
+        return F.normalize(state_TD, dim=-1) / self.config.temperature if self.config.score == "cosine" else state_TD
 
     def _last_state(self, view_VTD: Tensor) -> Tensor:
         backbone = self._ranker.backbone
@@ -88,11 +105,8 @@ class UnfoldedViews:
     def __init__(self, enhancer: IdEmbeddings) -> None:
         self._enhancer = enhancer
 
-    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
-        view_VTD = torch.cat(self._enhancer.views(items_T[None], users))
-        if not isinstance(self._enhancer, Grasp):
-            return view_VTD, None
-        return view_VTD, self._enhancer.history_weights(items_T[items_T != MASK][None], users)[0]
+    def __call__(self, items_T: Tensor, users: UserVectors) -> Tensor:
+        return torch.cat(self._enhancer.views(items_T[None], users))
 
 
 class IdEmbeddingViews:
@@ -101,8 +115,8 @@ class IdEmbeddingViews:
     def __init__(self, enhancer: IdEmbeddings) -> None:
         self._id_ND = enhancer.id_embeddings(torch.arange(enhancer.num_items + 1))
 
-    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002 - a `ViewFunction`
-        return self._id_ND[items_T.clamp(min=PADDING)][None], None
+    def __call__(self, items_T: Tensor, users: UserVectors) -> Tensor:  # noqa: ARG002 - a `ViewFunction`
+        return self._id_ND[items_T.clamp(min=PADDING)][None]
 
 
 def can_fold(config: RankerConfig) -> bool:
@@ -152,37 +166,37 @@ class FoldedGraspViews:
         self._mean_TT = prefix_TT / prefix_TT.sum(1, keepdim=True)
         self._share_TT = self._mean_TT if config.normalise == "mean" else prefix_TT
 
-    def __call__(self, items_T: Tensor, users: UserVectors) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, items_T: Tensor, users: UserVectors) -> Tensor:
         row_TX = self._row_NX[items_T.clamp(min=PADDING)]
         part = dict(zip(self._widths, row_TX.split(list(self._widths.values()), 1), strict=True))
         key_TGK, value_TGM = (part[name].unflatten(1, (len(self._bias_G), -1)) for name in ("key", "value"))
         if "query" in part:
             query_TGK = (self._steps(self._mean_TT, items_T) @ part["query"]).unflatten(1, (len(self._bias_G), -1))
-            hidden_TM, weights_T = self._hidden_by_step_queries(part["hidden"], query_TGK, key_TGK, value_TGM, items_T)
+            hidden_TM = self._hidden_by_step_queries(part["hidden"], query_TGK, key_TGK, value_TGM, items_T)
         else:
             query_GK = self._user_query(items_T, users)
-            hidden_TM, weights_T = self._hidden_by_user_query(part["hidden"], query_GK, key_TGK, value_TGM, items_T)
+            hidden_TM = self._hidden_by_user_query(part["hidden"], query_GK, key_TGK, value_TGM, items_T)
         view_TD = torch.addmm(part["id"], F.gelu(hidden_TM), self._last_MD)
-        return view_TD[None], weights_T / self._enhancer.config.num_heads
+        return view_TD[None]
 
     def _hidden_by_step_queries(
         self, hidden_TM: Tensor, query_TGK: Tensor, key_TGK: Tensor, value_TGM: Tensor, items_T: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Each step has its own query, and so its own weights."""
         logit_GTT = torch.baddbmm(self._bias_G[:, None, None], query_TGK.transpose(0, 1), key_TGK.permute(1, 2, 0))
         weights_GTT = logit_GTT.sigmoid_().mul_(self._steps(self._share_TT, items_T))
         for weights_TT, value_TM in zip(weights_GTT, value_TGM.unbind(1), strict=True):
             hidden_TM = torch.addmm(hidden_TM, weights_TT, value_TM)
-        return hidden_TM, weights_GTT[:, -1].sum(0)
+        return hidden_TM
 
     def _hidden_by_user_query(
         self, hidden_TM: Tensor, query_GK: Tensor, key_TGK: Tensor, value_TGM: Tensor, items_T: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """One query, so weights do not depend on the step."""
         gate_TG = ((key_TGK * query_GK).sum(-1) + self._bias_G).sigmoid_()
         share_TT = self._steps(self._share_TT, items_T)
         result_TM = torch.bmm(gate_TG[:, None], value_TGM).squeeze(1)
-        return torch.addmm(hidden_TM, share_TT, result_TM), share_TT[-1] * gate_TG.sum(1)
+        return torch.addmm(hidden_TM, share_TT, result_TM)
 
     def _user_query(self, items_T: Tensor, users: UserVectors) -> Tensor:
         levels = zip(

@@ -63,4 +63,6 @@ export const recommendations = (signal, request) => call("v1/recommendations", s
 export const user = (signal, id) => call(`v1/user?${query({ user_id: id })}`, signal);
 export const item = (signal, id) => call(`v1/item?${query({ item_id: id })}`, signal);
 export const search = (signal, q, k) => call(`v1/search?${query({ q, k })}`, signal);
+export const similarItems = (signal, id, k) => call(`v1/item/similar?${query({ item_id: id, k })}`, signal);
+export const examples = (signal) => call("v1/examples", signal);
 export const releases = (signal) => call("v1/releases", signal);

@@ -1,15 +1,17 @@
 /* One item: its description and similar items. */
 
-import { item } from "./api.js";
+import { item, similarItems } from "./api.js";
 import { element, section, title } from "./dom.js";
 import { itemList } from "./items.js";
 
+const NUM_ITEMS = 10;
+
 export async function itemView(state, signal) {
-  const found = await item(signal, state.item);
+  const [found, near] = await Promise.all([item(signal, state.item), similarItems(signal, state.item, NUM_ITEMS)]);
   return {
-    status: `Item ${found.title}, ${found.neighbours.length} similar items`,
+    status: `Item ${found.title}, ${near.items.length} similar items`,
     release: found.release,
-    nodes: [title(found.title), element("div", { class: "columns" }, about(found), similar(found))],
+    nodes: [title(found.title), element("div", { class: "columns" }, about(found), similar(near.items))],
   };
 }
 
@@ -30,11 +32,11 @@ function about(found) {
   );
 }
 
-function similar(found) {
+function similar(items) {
   return section(
     "recommended",
     "Similar items",
     element("p", { class: "hint" }, "Similarity of the descriptions"),
-    itemList(found.neighbours),
+    itemList(items),
   );
 }

@@ -107,7 +107,7 @@ function tokenForm(error) {
 document.getElementById("find-user").addEventListener("submit", (event) => {
   event.preventDefault();
   const { k, categories, recent, seen, release: asked, with: other } = read();
-  const id = new FormData(event.target).get("user").trim();
+  const id = new FormData(event.target).get("user"); // as it is: an id may begin or end with a blank
   find({ user: id, k, categories, recent, seen, release: asked, with: other });
 });
 document.getElementById("find-items").addEventListener("submit", (event) => {

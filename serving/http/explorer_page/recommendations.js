@@ -6,12 +6,12 @@ import { address } from "./location.js";
 
 const POPULAR = "these are the items that most users have.";
 
-// Why an answer is not the usual one. The first two are still computed for this user.
+// Why an answer is not the usual one. The first three are still computed for this user.
 const FALLBACKS = {
   last_good: "The online store failed, so these use the last row it gave for this user.",
+  stale_features: "This user's features are older than they should be: what the user did since is missing.",
   recent_items_only: "This user has no features, so these use the recent items alone.",
   unknown_user: `The online store does not know this user, so ${POPULAR}`,
-  stale_features: `This user's features are too old, so ${POPULAR}`,
   store_timeout: `The online store did not answer in time, so ${POPULAR}`,
   store_error: `The online store failed, so ${POPULAR}`,
   store_empty: `The online store was emptied, so ${POPULAR}`,
@@ -22,12 +22,11 @@ const FALLBACKS = {
 /** The items of one answer. `moves` compares each with another answer. */
 export function recommendationList(answer, moves = null) {
   if (answer.items.length === 0) return element("p", { class: "notice" }, "The release has no other items to recommend.");
-  const largest = Math.max(...answer.items.flatMap((each) => each.evidence.map((evidence) => evidence.weight)), 0);
-  const entries = answer.items.map((each) => entry(each, largest, moves?.get(each.item_id)));
+  const entries = answer.items.map((each) => entry(each, moves?.get(each.item_id)));
   return element("ol", { class: "recommendations" }, ...entries);
 }
 
-function entry(each, largest, move) {
+function entry(each, move) {
   return element(
     "li",
     { "data-item": each.item_id },
@@ -37,19 +36,17 @@ function entry(each, largest, move) {
       element("a", { href: address({ item: each.item_id }) }, each.title),
       move && element("span", { class: `move ${move.kind}` }, move.text),
     ),
-    why(each, largest),
+    why(each),
   );
 }
 
-/** The items that the reason names, each with its weight; the reason as text if it names none. */
-function why(each, largest) {
+/** The items that the reason names, each with its similarity; the reason as text if it names none. */
+function why(each) {
   if (each.evidence.length === 0) return element("p", { class: "reason" }, each.reason);
-  const entries = each.evidence.map((evidence) => reason(evidence, largest));
-  return element("ul", { class: "evidence", "aria-label": each.reason }, ...entries);
+  return element("ul", { class: "evidence", "aria-label": each.reason }, ...each.evidence.map(reason));
 }
 
-/** Bars are relative to the largest attention in this list, because attention has no upper bound. */
-function reason(evidence, largest) {
+function reason(evidence) {
   return element(
     "li",
     {},
@@ -58,14 +55,11 @@ function reason(evidence, largest) {
       { class: "named" },
       element("a", { href: address({ item: evidence.item_id }), "data-item": evidence.item_id }, evidence.title),
       evidence.is_neighbour && [" ", element("span", { class: "badge" }, "nearest neighbour")],
+      evidence.shared_categories.map((each) => [" ", element("span", { class: "badge" }, each)]),
     ),
-    bar(largest > 0 ? evidence.weight / largest : 0),
-    element("span", { class: "numbers" }, numbers(evidence)),
+    bar(evidence.similarity),
+    element("span", { class: "numbers" }, `similarity ${evidence.similarity.toFixed(2)}`),
   );
-}
-
-function numbers(evidence) {
-  return `attention ${evidence.weight.toPrecision(2)}, similarity ${evidence.similarity.toFixed(2)}`;
 }
 
 /** The notice above a list that is not the usual one; null above a usual one. */

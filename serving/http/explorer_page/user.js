@@ -1,12 +1,13 @@
 /* One user: profile, history, similar users, and recommendations with reasons. */
 
-import { ApiError, recommendations, releases, user } from "./api.js";
+import { recommendations, releases, user } from "./api.js";
 import { bar, timeline } from "./charts.js";
 import { definitions, element, section, title } from "./dom.js";
 import { age, day, moment } from "./format.js";
 import { address } from "./location.js";
 import { optionsForm } from "./options.js";
 import { compare, differences, fallbackNotice, gone, recommendationList } from "./recommendations.js";
+import { settled } from "./settled.js";
 
 const NUM_ITEMS = 10;
 
@@ -28,22 +29,12 @@ export async function userView(state, signal) {
       element(
         "div",
         { class: state.with ? "columns comparing" : "columns" },
-        profileCard(profile, answer.value),
+        profileCard(profile),
         other ? comparisonCard(answer, other) : recommendationCard(answer),
         ...(profile.value ? [historyCard(profile.value), neighbourCard(profile.value, state)] : []),
       ),
     ],
   };
-}
-
-/** A call's answer or its error, so that one failed part does not hide the others. A missing token still throws. */
-async function settled(call) {
-  try {
-    return { value: await call };
-  } catch (error) {
-    if (!(error instanceof ApiError) || error.wantsToken) throw error;
-    return { error };
-  }
 }
 
 function request(state, release) {
@@ -73,9 +64,8 @@ function problem(error) {
   return element("p", { class: "notice problem" }, error.message);
 }
 
-function profileCard({ value: profile, error }, answer) {
+function profileCard({ value: profile, error }) {
   if (error) return section("profile", "Profile", problem(error));
-  const isStale = answer?.fallback === "stale_features";
   const isWritten = profile.source === "llm";
   return section(
     "profile",
@@ -89,7 +79,7 @@ function profileCard({ value: profile, error }, answer) {
         { class: isWritten ? "badge" : "badge warning" },
         isWritten ? "written by the language model" : "built from facts",
       ),
-      isStale && element("span", { class: "badge warning" }, "stale"),
+      profile.is_stale && element("span", { class: "badge warning" }, `stale: ${age(profile.age_hours)}`),
       profile.fallback && element("span", { class: "badge warning" }, "an earlier row, because the online store failed"),
       profile.is_tail && element("span", { class: "badge" }, "few interactions (tail)"),
     ),
@@ -115,7 +105,12 @@ function listOf(answer, moves = null) {
     unknown > 0 && element("p", { class: "notice" }, `Recent items that are not in this release: ${unknown}.`),
     element("p", { class: "hint" }, origin(answer)),
     answer.items.some((each) => each.evidence.length > 0) &&
-      element("p", { class: "hint" }, "Below each item: the items of the history that explain it. Bars show attention."),
+      element(
+        "p",
+        { class: "hint" },
+        "Below each item: similar items of the history, first the one without which it would lose most. ",
+        "Bars show similarity.",
+      ),
     recommendationList(answer, moves),
   ];
 }
@@ -177,6 +172,7 @@ function neighbourCard(profile, state) {
       element("a", { href: address({ ...state, user: each.user_id }) }, each.user_id),
       bar(each.similarity),
       element("span", { class: "numbers" }, each.similarity.toFixed(2)),
+      element("p", { class: "hint facts" }, facts(each)),
     );
   return section(
     "neighbours",
@@ -184,4 +180,10 @@ function neighbourCard(profile, state) {
     element("p", { class: "hint" }, "Similarity of the descriptions. A model may use the mean vector of these users."),
     element("ol", { class: "near" }, ...profile.neighbours.map(entry)),
   );
+}
+
+function facts(each) {
+  if (each.num_interactions === null) return "The online store no longer knows this user.";
+  const common = each.num_shared_items === 1 ? "1 item" : `${each.num_shared_items} items`;
+  return `${each.num_interactions} interactions, ${common} in common. ${each.description}`;
 }

@@ -78,8 +78,45 @@ def test_without_a_server_memory_is_searched(find):
     answer = find()("something like i4").json()
 
     assert (answer["backend"], answer["fallback"]) == ("memory", None)
-    assert answer["items"][0] == {"item_id": "i4", "title": "Title i4", "similarity": pytest.approx(1, abs=1e-5)}
+    assert answer["items"][0] == {
+        "item_id": "i4",
+        "title": "Title i4",
+        "similarity": pytest.approx(1, abs=1e-5),
+        "is_close": True,
+        "snippet": "about i4",
+        "categories": ["Drama"],
+    }
     assert len(answer["items"]) == 3
+
+
+@pytest.mark.parametrize("is_server", [False, True])
+def test_what_is_below_the_limit_is_not_close(find, encoder, is_server):
+    milvus = FakeMilvus() if is_server else None
+
+    def ask(limit):
+        return find(milvus, search_min_similarity=limit)("i4").json()
+
+    best = ask(-1.0)["items"][0]["similarity"]
+    assert (ask(best - 0.01)["nothing_close"], ask(best - 0.01)["items"][0]["is_close"]) == (False, True)
+    far = ask(min(best + 0.01, 1.0)) if is_server else ask_far(find, encoder)
+    assert far["nothing_close"] and not any(each["is_close"] for each in far["items"])
+    assert len(far["items"]) >= 2  # the nearest are listed all the same
+
+
+def ask_far(find, encoder):
+    """A search whose query is like no description."""
+    encoder.vectors["about nothing"] = np.zeros_like(encoder.vectors["about i4"])
+    return find(search_min_similarity=0.3)("nothing").json()
+
+
+@pytest.mark.parametrize("is_server", [False, True])
+def test_a_title_is_found_once(find, publish_day, is_server):
+    publish_day("1998-03-02", titles={"i7": "Twins", "i2": "Twins"})
+
+    found = [each["title"] for each in find(FakeMilvus() if is_server else None)("i4", 8).json()["items"]]
+
+    assert found.count("Twins") == 1
+    assert is_server or len(found) == 7
 
 
 def test_a_server_searches_the_releases_collection_without_a_filter(find):

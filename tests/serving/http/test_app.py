@@ -17,9 +17,12 @@ from fastapi.testclient import TestClient
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from grasp import tables
 from grasp.days import end_of
 from grasp.manifest import manifest_in_force, release_folder
+from grasp.partitions import partition_path
 from grasp.preflight import listen
+from grasp.versions import Versions
 from serving.http.access import Access
 from serving.http.app import create_app, main
 from serving.http.body_limit import MAX_BODY_BYTES, BodyLimit
@@ -113,31 +116,52 @@ def test_an_unknown_user_gets_popular_items_with_a_fallback(publish_day, serve):
     assert [each["reason"] for each in answer["items"]] == ["popular: 80 users", "popular: 70 users"]
 
 
-@pytest.mark.parametrize(("age", "fallback"), [(timedelta(hours=48), None), (timedelta(hours=48.01), "stale_features")])
-def test_features_are_stale_only_beyond_the_limit(publish_day, serve, age, fallback):
+@pytest.mark.parametrize(
+    ("hours", "fallback"), [(48.5, None), (26 + 48, None), (26 + 48.01, "stale_features"), (936, "stale_features")]
+)
+def test_features_are_stale_48_hours_after_their_next_refresh_was_due(publish_day, serve, hours, fallback):
+    """One missed refresh makes nobody's features stale. Stale ones are served with their age and a mark."""
     publish_day()
+    fresh = ask(serve())
 
-    answer = ask(serve(now=end_of(DAY) + age, max_feature_age_hours=48))
+    client = serve(now=end_of(DAY) + timedelta(hours=hours), max_feature_age_hours=48)
+    answer = ask(client)
 
-    assert answer["fallback"] == fallback
-    assert answer["feature_age_hours"] == pytest.approx(age.total_seconds() / 3600, abs=0.01)
-    assert not {"i3", "i5"} & {each["item_id"] for each in answer["items"]}
+    assert (answer["fallback"], answer["is_stale"]) == (fallback, fallback is not None)
+    assert answer["feature_age_hours"] == pytest.approx(hours, abs=0.01)
+    assert answer["items"] == fresh["items"]
+    shown = client.get("/v1/users/u1").json()
+    assert (shown["is_stale"], shown["age_hours"]) == (answer["is_stale"], answer["feature_age_hours"])
 
 
-@pytest.mark.parametrize(("hours", "is_said"), [(48, False), (49, True)])
+def test_a_user_with_stale_features_gets_at_least_what_a_stranger_with_the_same_visit_gets(publish_day, serve):
+    publish_day()
+    client = serve(now=end_of(DAY) + timedelta(hours=936))
+
+    stranger = ask(client, "stranger", k=8, recent_item_ids=["i1", "i2"])
+    answer, before = ask(client, k=8, recent_item_ids=["i1", "i2"]), ask(client, k=8)
+
+    assert (stranger["fallback"], answer["fallback"]) == ("recent_items_only", "stale_features")
+    score_of = {each["item_id"]: each["score"] for each in before["items"]}
+    assert all(each["score"] != score_of[each["item_id"]] for each in answer["items"])  # the visit counts
+    assert {each["item_id"] for each in answer["items"]} == {"i4", "i6", "i7", "i8"}
+
+
+@pytest.mark.parametrize(("hours", "is_said"), [(74, False), (75, True)])
 def test_a_release_whose_features_are_too_old_is_named_in_the_log(publish_day, serve, caplog, hours, is_said):
     publish_day()
 
     serve(now=end_of(DAY) + timedelta(hours=hours))
 
-    assert (f"features of {DAY} are {hours} h old, above GRASP_MAX_FEATURE_AGE_HOURS=48" in caplog.text) == is_said
+    said = f"features of {DAY} are {hours} h old: stale, 74 h is the limit (GRASP_MAX_FEATURE_AGE_HOURS=48 after"
+    assert (said in caplog.text) == is_said
 
 
 def test_all_seen_items_are_excluded_for_a_user_with_stale_features_too(publish_day, serve, users, user):
     publish_day()
     users.users["u1"] = replace(user, sequence=["i1", *["i2"] * 99], sequence_times=[0] * 100)
 
-    answer = ask(serve(now=end_of(DAY) + timedelta(hours=49)), k=8, recent_item_ids=["i3"])
+    answer = ask(serve(now=end_of(DAY) + timedelta(hours=75)), k=8, recent_item_ids=["i3"])
 
     assert answer["fallback"] == "stale_features"
     assert {each["item_id"] for each in answer["items"]} == {"i4", "i5", "i6", "i7", "i8"}
@@ -502,7 +526,7 @@ def test_a_user_without_a_row_is_answered_from_the_recent_items(publish_day, ser
 
     assert answer["fallback"] == "recent_items_only"
     assert not {"i1", "i4"} & {each["item_id"] for each in answer["items"]}
-    assert any(each["evidence"] for each in answer["items"])
+    assert not any(each["reason"].startswith("popular") for each in answer["items"])
 
 
 def test_a_user_seen_before_is_answered_from_the_last_good_row_while_the_store_is_down(publish_day, serve, users):
@@ -534,12 +558,63 @@ def test_filters_apply_to_the_model_and_to_fallbacks(publish_day, serve, user_id
     client = serve()
 
     allowed = ask(client, user_id, k=200, allow_item_ids=["i2", "i6", "i7", "gone"], deny_item_ids=["i7"])
-    comedies = ask(client, user_id, k=200, categories=["Comedy", "nonsense"], exclude_seen=False)
-    nothing = ask(client, user_id, categories=["nonsense"])
+    comedies = ask(client, user_id, k=200, categories=["comedy"], exclude_seen=False)
+    nothing = ask(client, user_id, categories=["COMEDY"], deny_item_ids=["i1", "i3", "i5", "i7"])
 
     assert {each["item_id"] for each in allowed["items"]} == {"i2", "i6"}
     assert {each["item_id"] for each in comedies["items"]} == {"i1", "i3", "i5", "i7"}
     assert nothing["items"] == []
+
+
+@pytest.mark.parametrize("path", ["/v1/recommendations", "/v1/recommendations/batch"])
+def test_an_unknown_category_is_named_with_the_closest_ones(publish_day, serve, path):
+    release_id = publish_day()
+    user = {"user_id": "u1"} if path == "/v1/recommendations" else {"user_ids": ["u1", "stranger"]}
+
+    response = serve().post(path, json=user | {"categories": ["Drama", "comdy"]})
+
+    assert response.status_code == 404
+    said = f"release {release_id} has no category 'comdy'; the closest are Comedy (/v1/categories lists all)"
+    assert response.json()["detail"] == said
+
+
+def test_categories_are_listed_with_their_sizes(publish_day, serve):
+    release_id = publish_day()
+    client = serve()
+
+    answer = client.get("/v1/categories").json()
+
+    assert answer["categories"] == [{"category": name, "num_items": 4} for name in ("Comedy", "Drama", "War")]
+    assert (answer["num"], answer["release"]) == (3, release_id)
+    assert len(client.get("/v1/categories", params={"k": 1}).json()["categories"]) == 1
+
+
+def test_people_and_searches_to_start_with(publish_day, serve, settings, users, user):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    publish_day()
+    place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
+    people = {"user_id": ["few", "u1", "u2", "erased"], "num_interactions": [1, 9, 5, 7]}
+    pq.write_table(pa.table(people), place / "part-0.parquet")
+    users.users["u2"] = replace(user, user_id="u2", description="word " * 100)
+
+    answer = serve().get("/v1/examples").json()
+
+    assert [each["user_id"] for each in answer["people"]] == ["u2", "u1"]
+    assert answer["people"][0]["description"] == "word " * 30 + "word…"
+    assert answer["people"][1]["latest_titles"] == ["Title i5", "Title i3"]
+    assert answer["searches"] == ["Comedy", "Drama", "War"]
+
+
+def test_without_the_lakes_users_there_are_searches_to_start_with(publish_day, serve, settings):
+    publish_day()
+    place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
+    (place / "part-0.parquet").write_text("not a table")
+
+    answer = serve().get("/v1/examples").json()
+
+    assert (answer["people"], answer["searches"]) == ([], ["Comedy", "Drama", "War"])
 
 
 def test_scores_equal_those_of_the_recommendations(publish_day, serve):
@@ -604,8 +679,49 @@ def test_a_user_is_shown_with_their_history_and_neighbours(publish_day, serve):
     )
     assert [each["title"] for each in user["history"]] == ["Title i3", "Title i5"]
     assert [each["at"] for each in user["history"]] == ["1998-02-28T21:06:40Z", "1998-03-02T00:53:20Z"]
-    assert user["neighbours"] == [{"user_id": "u2", "similarity": 0.5}]
+    assert [(each["user_id"], each["similarity"]) for each in user["neighbours"]] == [("u2", 0.5)]
     assert client.get("/v1/users/u1/similar").json()["users"] == user["neighbours"]
+
+
+def test_similar_users_carry_their_facts(publish_day, serve, users, user):
+    publish_day()
+    users.users["u1"] = replace(
+        user, neighbour_ids=["u2", "erased"], neighbour_similarities=np.float32([0.5, 0.25]), earlier_item_ids=["i1"]
+    )
+    users.users["u2"] = replace(user, user_id="u2", sequence=["i5", "i1"], num_interactions=7, description="likes both")
+
+    near = serve().get("/v1/users/u1/similar").json()["users"]
+
+    assert near == [
+        {
+            "user_id": "u2",
+            "similarity": 0.5,
+            "description": "likes both",
+            "num_interactions": 7,
+            "num_shared_items": 2,
+        },
+        {
+            "user_id": "erased",
+            "similarity": 0.25,
+            "description": None,
+            "num_interactions": None,
+            "num_shared_items": None,
+        },
+    ]
+
+
+def test_reasons_name_shared_categories(publish_day, serve, users, user):
+    publish_day()
+    client = serve()
+    client.app.state.service.recommender.loaded().in_force.ranker._least_similarity = -1.0  # type: ignore[attr-defined]
+
+    answer = ask(client, k=8)
+
+    comedies = [each for each in answer["items"] if each["item_id"] in ("i1", "i7") and each["evidence"]]
+    assert comedies
+    for each in comedies:
+        assert each["evidence"][0]["shared_categories"] == ["Comedy", "War"]
+        assert each["reason"].endswith(" in your history (Comedy, War)")
 
 
 def test_an_unknown_user_is_404_and_a_failed_lookup_503(publish_day, serve, users):

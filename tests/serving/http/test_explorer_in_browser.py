@@ -107,14 +107,17 @@ def start(settings_with, users, run_server) -> Callable[..., str]:
 
 
 class KnowsTheTexts:
-    """An encoder that knows the descriptions of the release in force: "about i3" has i3's vector."""
+    """An encoder that knows the descriptions of the release in force: "about i3" has i3's vector, other texts none."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
 
     def encode(self, texts: list[str]) -> np.ndarray:
         items = self._app.state.service.follower.loaded.in_force.items
-        return np.stack([items.semantic_NS[items.row_of[text.removeprefix("about ")]] for text in texts])
+        rows = [items.row_of.get(text.removeprefix("about ")) for text in texts]
+        return np.stack(
+            [np.zeros_like(items.semantic_NS[0]) if row is None else items.semantic_NS[row] for row in rows]
+        )
 
 
 def heading(page: Page):
@@ -212,11 +215,12 @@ def test_a_fallback_is_named(put, start, open_page, user_id, changed, fallback):
     page.goto(f"{start(**changed)}#user={user_id}")
 
     notice = page.locator(".fallback")
-    expect(notice).to_contain_text("the items that most users have")
+    said = {"unknown_user": "the items that most users have", "stale_features": "older than they should be"}
+    expect(notice).to_contain_text(said[fallback])
     expect(notice.locator("code")).to_have_text(fallback)
     expect(page.get_by_role("status")).to_contain_text(f"fallback {fallback}")
     if fallback == "stale_features":
-        expect(page.get_by_role("region", name="Profile")).to_contain_text("stale")
+        expect(page.get_by_role("region", name="Profile")).to_contain_text("stale: 7 days old")
 
 
 def test_a_broken_store_is_named_and_leaves_the_page_usable(put, start, open_page, users):
@@ -251,7 +255,7 @@ def test_an_item_with_a_strange_id_has_a_view(put, start, open_page):
     expect(heading(page)).to_have_text(f"Title {PLANTED}")
     expect(page.get_by_role("region", name="About")).to_contain_text("70 users have it.")
     page.get_by_role("region", name="Similar items").get_by_role("link").first.click()
-    expect(heading(page)).to_have_text("Title i1")
+    expect(heading(page)).to_have_text("Title i5")
 
 
 def test_items_are_found_by_meaning(put, start, open_page):
@@ -265,6 +269,7 @@ def test_items_are_found_by_meaning(put, start, open_page):
     expect(heading(page)).to_have_text("Items about “about i3”")
     first = page.locator(".near li").first
     expect(first).to_contain_text("1.00")
+    expect(first).to_contain_text("about i3 Comedy War")
     first.get_by_role("link").click()
     expect(heading(page)).to_have_text("Title i3")
 
@@ -323,7 +328,30 @@ def test_without_a_release_the_page_can_try_again(put, start, open_page):
         if heading(page).inner_text() != "No release yet":
             break
 
-    expect(page.get_by_role("heading", level=2)).to_have_text([f"In force: {release}"])
+    expect(page.get_by_role("heading", level=2)).to_have_text(["People", "Searches", f"In force: {release}"])
+
+
+def test_the_start_view_has_people_and_searches_to_click(put, start, open_page):
+    put()
+    page = open_page()
+    page.goto(start())
+
+    people = page.get_by_role("region", name="People")
+    expect(people).to_contain_text("likes tests")
+    expect(page.get_by_role("region", name="Searches").get_by_role("link")).to_have_text(["Comedy", "Drama", "War"])
+    people.get_by_role("link", name="User u1").click()
+
+    expect(heading(page)).to_have_text("User u1")
+
+
+def test_a_search_without_anything_close_says_so(put, start, open_page):
+    put()
+    page = open_page()
+
+    page.goto(f"{start()}#q=a+bridge")
+
+    expect(page.locator(".notice")).to_contain_text("Nothing close to “a bridge”")
+    expect(page.locator(".near li").first).to_be_visible()
 
 
 def test_a_service_that_is_gone_is_an_error(put, start, open_page):

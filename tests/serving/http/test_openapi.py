@@ -32,6 +32,8 @@ OPERATIONS = [
     ("GET", "/v1/users/{user_id}/similar"),
     ("GET", "/v1/user/features"),
     ("GET", "/v1/users/{user_id}/features"),
+    ("GET", "/v1/categories"),
+    ("GET", "/v1/examples"),
     ("GET", "/v1/search"),
     ("GET", "/v1/releases"),
     ("GET", "/v1/dependencies"),

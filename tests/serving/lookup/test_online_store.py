@@ -61,6 +61,7 @@ def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
         "event_timestamp": end_of(DAY),
         "sequence": ["i2", "i1"],
         "sequence_times": [888_700_000, 888_800_000],
+        "earlier_item_ids": ["i9"],
         "num_interactions": 2,
         "is_tail": 1,
         "semantic_embedding": [0.5] * size,

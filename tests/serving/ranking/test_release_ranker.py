@@ -29,9 +29,12 @@ def load(settings: Settings, write_day, make_model) -> Callable[..., ReleaseRank
         item_ids: list[str] | None = None,
         size: int = 6,
         withdrawn: tuple[str, ...] = (),
+        titles: dict[str, str] | None = None,
         **config: object,
     ) -> ReleaseRanker:
-        write_day(settings, DAY, size=size, withdrawn=withdrawn, **({"item_ids": item_ids} if item_ids else {}))
+        write_day(
+            settings, DAY, size=size, withdrawn=withdrawn, titles=titles, **({"item_ids": item_ids} if item_ids else {})
+        )
         source = make_model(settings, semantic_size=size, **config) if model else None
         manifest = publish(settings, DAY, choose_model(settings, source, None))
         return load_release_ranker(release_folder(settings.releases, manifest), manifest)
@@ -64,7 +67,8 @@ def test_served_scores_equal_offline_scores(load, settings, user, backbone, enha
 
     torch.testing.assert_close(torch.from_numpy(online), offline, rtol=0, atol=1e-5)
     best = ranker.recommend(user, 8, exclude_seen=False)
-    assert [each.score for each in best] == sorted((float(score) for score in online), reverse=True)
+    expected = sorted((float(score) for score in online), reverse=True)
+    assert [each.score for each in best] == pytest.approx(expected, abs=1e-5)
 
 
 def test_seen_and_recent_items_are_left_out_only_when_asked(load, user):
@@ -111,6 +115,32 @@ def test_seen_items_beyond_the_models_length_are_excluded_too(load, user, model)
     assert set(ids(load(model=model).recommend(long, 8, ["i3"]))) == {"i4", "i5", "i6", "i7", "i8"}
 
 
+@pytest.mark.parametrize("model", [True, False])
+def test_items_from_before_the_sequence_are_not_recommended_again_but_do_not_count(load, user, model):
+    ranker, long = load(model=model), replace(user, earlier_item_ids=["i1", "gone", "i8"])
+
+    assert set(ids(ranker.recommend(long, 8))) == {"i2", "i4", "i6", "i7"}
+    again = ranker.recommend(long, 8, exclude_seen=False)
+    assert [(each.item_id, each.score) for each in again] == [
+        (each.item_id, each.score) for each in ranker.recommend(user, 8, exclude_seen=False)
+    ]
+
+
+@pytest.mark.parametrize("model", [True, False])
+def test_a_title_with_several_ids_is_shown_once_and_not_to_a_user_who_took_one_of_them(load, user, model):
+    ranker = load(
+        model=model, titles={"i1": "Twins", "i2": "twins ", "i4": "Twins", "i5": "Solo", "i8": "solo", "i6": ""}
+    )
+
+    best = ids(ranker.recommend(user, 8))  # took i5
+
+    assert len({"i1", "i2", "i4"} & set(best)) == 1
+    assert {"i6", "i7"} < set(best) and len(best) == 3
+    assert ids(ranker.recommend(user, 2)) == best[:2]
+    near = [ranker.items.ids[row] for row, _ in ranker.items.similar("i1", 8)]
+    assert not {"i2", "i4"} & set(near) and len({"i5", "i8"} & set(near)) == 1
+
+
 def test_reasons_name_only_items_that_the_model_read(load, user):
     ranker = load(max_length=2)
 
@@ -129,17 +159,48 @@ def test_a_reason_names_the_nearest_item_of_the_history_and_whether_it_is_a_neig
     assert best.reason.startswith("similar to Title i3")
     assert best.evidence[0].similarity == pytest.approx(1.0)
     assert best.evidence[0].is_neighbour  # write_day makes i3 the neighbour of i4
-    assert best.evidence[0].weight > 0
 
 
-def test_an_item_unlike_the_history_has_no_evidence(load, user):
+def test_an_item_less_like_the_history_than_most_pairs_of_items_has_no_evidence(load, user):
     ranker = load()
-    vectors, row_of = ranker.items.semantic_NS, ranker.items.row_of
-    vectors[[row_of["i3"], row_of["i5"]]] = -vectors[row_of["i4"]]  # the history points the other way
+    vectors, rows = ranker.items.semantic_NS, ranker.rows_of(["i3", "i5"])
+    own, other = vectors[ranker.items.row_of["i4"]], vectors[ranker.items.row_of["i1"]]
+    across = other - other @ own * own
+    least = ranker._least_similarity
+    for cosine, is_named in ((least + 0.01, True), (least - 0.01, False)):
+        vectors[rows] = cosine * own + (1 - cosine**2) ** 0.5 * across / np.linalg.norm(across)
 
-    best = {each.item_id: each for each in ranker.recommend(user, 8)}["i4"]
+        best = {each.item_id: each for each in ranker.recommend(user, 8)}["i4"]
 
-    assert (best.reason, best.evidence) == ("ranked by your history as a whole", [])
+        assert bool(best.evidence) == is_named
+        assert best.reason.startswith("similar to") == is_named
+    assert best.reason == "ranked by your whole history"
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "bert4rec", "gru4rec"])
+def test_without_an_estimate_of_what_an_item_adds_no_reason_is_claimed(load, user, backbone):
+    ranker = load(backbone=backbone)
+    ranker._least_similarity = -1.0
+
+    found = [bool(each.evidence) for each in ranker.recommend(user, 8)]
+
+    assert any(found) == (backbone != "gru4rec")
+
+
+def test_a_reason_names_the_categories_that_both_items_have(load, user):
+    ranker = load(model=True)
+    ranker._least_similarity = -1.0
+    has = {"i3": ["War", "Drama"], "i5": ["Comedy"], "i4": ["Comedy", "Drama", "Crime"]}
+    ranker.categories_of = lambda row: has.get(ranker.items.ids[row], [])
+
+    best = {each.item_id: each for each in ranker.recommend(user, 8)}
+
+    shared = {each.item_id: each.shared_categories for each in best["i4"].evidence}
+    assert shared and shared.items() <= {"i3": ["Drama"], "i5": ["Comedy"]}.items()
+    named = ", ".join(category for categories in shared.values() for category in categories)
+    assert best["i4"].reason.endswith(f" in your history ({named})")
+    others = [each.reason for each in best.values() if each.evidence and each.item_id != "i4"]
+    assert others and all(reason.endswith(" in your history") for reason in others)
 
 
 def test_a_popular_release_counts_users(load, user):
@@ -265,6 +326,48 @@ def test_scores_with_a_kernel_equal_the_models(with_kernel, user):
     np.testing.assert_allclose(with_kernel.score(user, history), offline, atol=1e-5)
 
 
+LONG = [f"i{number}" for number in (1, 2, 4, 3, 8, 6, 5)]
+
+
+def test_taking_the_items_of_a_reason_out_of_the_history_lowers_the_score_more_than_taking_others_out(
+    with_kernel, user
+):
+    with_kernel._least_similarity = -1.0
+    long = replace(user, sequence=LONG)
+    history = with_kernel.history(long, [])
+    whole_N = with_kernel.score(long, history)
+    loss_of = {
+        item_id: whole_N - with_kernel.score(long, [*history[:place], *history[place + 1 :]])
+        for place, item_id in enumerate(LONG)
+    }
+
+    best = with_kernel.recommend(long, 8, exclude_seen=False)
+
+    explained = [each for each in best if each.evidence]
+    assert len(explained) >= 6
+    for each in explained:
+        row = with_kernel.items.row_of[each.item_id]
+        loss = {item_id: loss_N[row] for item_id, loss_N in loss_of.items()}
+        losses = [loss.pop(evidence.item_id) for evidence in each.evidence]
+        assert losses == sorted(losses, reverse=True)
+        assert losses[0] > np.mean(list(loss.values()))
+        assert each.evidence[0].score_loss == pytest.approx(losses[0], abs=0.1)
+
+
+def test_what_the_newest_item_adds_is_exact(with_kernel, user):
+    with_kernel._least_similarity = -1.0
+    long = replace(user, sequence=LONG)
+    history = with_kernel.history(long, [])
+    loss_N = with_kernel.score(long, history) - with_kernel.score(long, history[:-1])
+
+    best = with_kernel.recommend(long, 8, exclude_seen=False)
+
+    newest = {each.item_id: one for each in best for one in each.evidence if one.item_id == LONG[-1]}
+    assert newest
+    for item_id, evidence in newest.items():
+        assert evidence.score_loss == pytest.approx(loss_N[with_kernel.items.row_of[item_id]], abs=1e-4)
+
+
 def test_scores_of_items_are_those_of_the_recommendations(with_kernel, user):
     best = with_kernel.recommend(user, 8, exclude_seen=False)
 
@@ -303,6 +406,8 @@ def test_the_kernels_time_counts_as_attention(with_kernel, user):
         def sparse_scores(self, items_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: N803
             seen.append(list(within))
             return kernel.sparse_scores(items_T)
+
+        losses = staticmethod(kernel.losses)
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:

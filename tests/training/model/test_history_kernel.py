@@ -133,6 +133,19 @@ def test_with_all_neighbours_stored_common_users_count_as_in_star():
     assert kernel(torch.from_numpy(history)[None], NUM_ITEMS)[0, 1:].tolist() == pytest.approx(7 * expected_N, rel=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_what_an_item_adds_is_the_difference_without_it(length):
+    kernel, items_T = started_kernel(), torch.arange(1, length + 1)
+
+    loss_TR = torch.from_numpy(kernel.losses(items_T, range(1, kernel.num_rows)))
+
+    whole_N = kernel(items_T[None], kernel.num_rows - 1)[0, 1:]
+    for place in range(length):
+        left_T = torch.cat([items_T[:place], items_T[place + 1 :]])
+        without_N = kernel(left_T[None], kernel.num_rows - 1)[0, 1:] if len(left_T) else torch.zeros_like(whole_N)
+        torch.testing.assert_close(loss_TR[place], whole_N - without_N, rtol=0, atol=1e-5)
+
+
 def test_padding_and_newer_items_have_no_kernel_score():
     nothing_BT = torch.tensor([[0, 0, 0], [NUM_ITEMS + 2, 0, NUM_ITEMS + 1]])
 

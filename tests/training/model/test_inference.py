@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from training.fitting.recipes import RECIPES, recipe
+from training.model.backbones import TransformerBackbone
 from training.model.config import RankerConfig
-from training.model.enhancers.grasp import Grasp
 from training.model.enhancers.id_embeddings import UserVectors
 from training.model.inference import InferenceRanker, can_fold
 from training.model.ranker import Ranker
@@ -36,16 +36,17 @@ def assert_same(ranker: Ranker) -> None:
     inference, users = InferenceRanker(ranker), UserVectors(torch.randn(1, SIZE), torch.randn(1, SIZE))
     for length in (1, 2, MAX_LENGTH, MAX_LENGTH + 4):
         items_T = torch.randint(1, NUM_ITEMS + NUM_NEWER + 1, (length,))
-        views, weights_T = inference.views(items_T, users)
+        views = inference.views(items_T, users)
         state_D = inference.state(views)
         expected_BD = ranker.last_state(items_T[None], users.semantic_BS, users.neighbour_BS)
         torch.testing.assert_close(state_D, expected_BD[0], **CLOSE)
-        read_1T = items_T[None, -MAX_LENGTH:]
-        if isinstance(ranker.enhancer, Grasp):
-            expected_1T = ranker.history_weights(read_1T, users.semantic_BS, users.neighbour_BS)
-        else:
-            expected_1T = torch.full(read_1T.shape, 1 / read_1T.shape[1])
-        torch.testing.assert_close(weights_T, expected_1T[0], **CLOSE)
+        explained_D, without_TD = inference.state_and_without(views, 4)
+        torch.testing.assert_close(explained_D, state_D, **CLOSE)
+        is_transformer = isinstance(ranker.backbone, TransformerBackbone)
+        assert is_transformer == (without_TD is not None)
+        if without_TD is not None:
+            assert without_TD.shape == (min(length, 4), len(state_D))
+            assert torch.isfinite(without_TD).all()
     torch.testing.assert_close(inference.candidate_ND, ranker.candidate_vectors(), **CLOSE)
 
 
@@ -97,3 +98,33 @@ def test_ablations_give_equal_scores_in_inference(switches):
 def test_the_default_recipe_can_be_folded():
     for name in ("sasrec_grasp", "gru4rec_grasp", "bert4rec_grasp", "sasrec_grasp_described"):
         assert can_fold(new_ranker(**dict(recipe(name).ranker)).config)
+
+
+@pytest.mark.parametrize("enhancer", ["none", "grasp"])
+def test_the_state_without_the_newest_item_is_exact(enhancer):
+    ranker, users = new_ranker(enhancer=enhancer), UserVectors(torch.randn(1, SIZE), torch.randn(1, SIZE))
+    inference, items_T = InferenceRanker(ranker), torch.randint(1, NUM_ITEMS, (MAX_LENGTH,))
+
+    _, without_TD = inference.state_and_without(inference.views(items_T, users), MAX_LENGTH)
+
+    expected_BD = ranker.last_state(items_T[None, :-1], users.semantic_BS, users.neighbour_BS)
+    torch.testing.assert_close(without_TD[-1], expected_BD[0], **CLOSE)
+
+
+@pytest.mark.parametrize("num_heads", [1, 2])
+def test_one_block_leaves_a_step_out_exactly(num_heads):
+    """Only positions would differ: with one block and without them, the estimate is the state without the item."""
+    ranker, users = (
+        new_ranker(enhancer="none", num_blocks=1, num_heads=num_heads),
+        UserVectors(*torch.randn(2, 1, SIZE)),
+    )
+    with torch.no_grad():
+        ranker.backbone.position.weight.zero_()
+    inference, items_T = InferenceRanker(ranker), torch.randint(1, NUM_ITEMS, (MAX_LENGTH,))
+
+    _, without_TD = inference.state_and_without(inference.views(items_T, users), MAX_LENGTH)
+
+    for place in range(MAX_LENGTH):
+        left_BT = torch.cat([items_T[:place], items_T[place + 1 :]])[None]
+        expected_BD = ranker.last_state(left_BT, users.semantic_BS, users.neighbour_BS)
+        torch.testing.assert_close(without_TD[place], expected_BD[0], **CLOSE)
