@@ -5,6 +5,7 @@ changes, raise `FEATURE_DEFINITION` in `grasp/versions.py`: the new version gets
 beside the old ones.
 """
 
+import math
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -60,7 +61,8 @@ def definitions(settings: Settings, feature_version: str, offline_store: str) ->
     """
     user, item = _entity("user", "Who interacts."), _entity("item", "What can be recommended.")
     sources = [_source(settings, table, feature_version, offline_store) for table in _TABLES]
-    ttl = timedelta(hours=settings.stale_after_hours)
+    # Whole days, rounded up: Feast on DuckDB refuses days and hours in one.
+    ttl = timedelta(days=math.ceil(settings.stale_after_hours / 24))
     user_view, item_view = (
         _view(table, entity, source, ttl, feature_version)
         for table, entity, source in zip(_TABLES, (user, item), sources, strict=True)

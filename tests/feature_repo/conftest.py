@@ -109,6 +109,7 @@ class SmallLake:
         ]
         self.write(tables.INTERACTIONS, day, interactions)
         self.write(tables.ITEMS, day, [{"item_id": i, "title": f"Film {i}", "attributes": []} for i in items])
+        self.write(tables.WITHDRAWN_ITEMS, day, [{"item_id": "gone", "withdrawn_on": day}])
         self.write(tables.USERS, day, [{"user_id": u, "attributes": [("age", "30")]} for u in users])
         refused = {"source_table": "interactions", "source_file": "ml.inter", "source_row": 7}
         self.write(tables.QUARANTINE, day, [{**refused, "reason": "unknown item", "record": "{}"}])

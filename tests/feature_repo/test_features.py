@@ -29,7 +29,7 @@ def test_a_view_has_owner_description_and_age_limit(views, name):
     view = views[name]
     assert view.owner
     assert view.description == TABLES[name].meaning
-    assert view.ttl == timedelta(hours=26 + 48)
+    assert view.ttl == timedelta(days=4)  # 48 h after the next refresh, in whole days
     assert view.tags["feature_version"] == VERSION
 
 

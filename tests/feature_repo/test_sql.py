@@ -76,7 +76,7 @@ def test_statements_from_a_pipe_go_on_after_an_error(two_days, environment):
     result = run(environment, typed=typed)
     assert result.returncode == 0
     assert "Table with name itms does not exist" in result.stdout
-    assert result.stdout.count("The catalogue as known on the day.") == 1, ".tables was asked for once"
+    assert result.stdout.count(tables.ITEMS.meaning) == 1, ".tables was asked for once"
     assert "8" in result.stdout
     assert "77" not in result.stdout
 
@@ -98,7 +98,7 @@ def test_a_person_gets_the_overview_and_a_prompt(two_days, environment):
         terminal.write("SELECT 77;\n.quit\n")
         terminal.flush()
         shown, _ = process.communicate(timeout=60)
-    assert "The catalogue as known on the day." in shown
+    assert tables.ITEMS.meaning in shown
     assert "grasp> " in shown
     assert "77" in shown
 

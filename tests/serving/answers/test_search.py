@@ -94,7 +94,7 @@ def test_what_is_below_the_limit_is_not_close(find, encoder, is_server):
     milvus = FakeMilvus() if is_server else None
 
     def ask(limit):
-        return find(milvus, search_min_similarity=limit)("i4").json()
+        return find(milvus, search_min_similarity=limit)("i4", 2).json()
 
     best = ask(-1.0)["items"][0]["similarity"]
     assert (ask(best - 0.01)["nothing_close"], ask(best - 0.01)["items"][0]["is_close"]) == (False, True)
@@ -135,7 +135,7 @@ def test_a_withdrawn_item_is_not_found(settings, publish_day, write_day, find):
     write_day(settings, withdrawn=["i7", "i4"])
     publish(settings, "1998-03-01", choose_model(settings, None, None))
 
-    assert [each["item_id"] for each in find(FakeMilvus())("i4").json()["items"]] == ["i2"]
+    assert [each["item_id"] for each in find(FakeMilvus())("i4", 1).json()["items"]] == ["i2"]
     assert "i4" not in [each["item_id"] for each in find()("something like i4").json()["items"]]
 
 

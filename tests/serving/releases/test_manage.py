@@ -548,7 +548,7 @@ class TestRestoreDay:
     def test_features_that_are_too_old_are_named(self, settings_with, released, capsys):
         restore_day(settings_with(now="1998-03-09T00:00:00Z"), DAY, put_online=lambda *_: None)
 
-        assert "everyone gets popular items" in capsys.readouterr().out
+        assert "answers are marked stale_features" in capsys.readouterr().out
 
 
 def damage(file: Path) -> None:
