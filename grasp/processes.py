@@ -28,7 +28,8 @@ def run_to_the_end(command: list[str], environment: dict[str, str], patience_sec
     Returns its exit code, 0 after a signal. Call it in the main thread of a process without other children.
     """
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # a process whose parent ends becomes a child of this one
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in (signal.SIGTERM, signal.SIGINT):  # a program started by a script's `&` inherits that SIGINT is ignored
+        signal.signal(each, signal.default_int_handler)
     try:
         # Its own session: a Ctrl-C in the terminal reaches this process alone.
         return subprocess.Popen(
