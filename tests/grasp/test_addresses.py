@@ -78,7 +78,7 @@ def test_a_wrong_address_is_refused_and_not_shown(address):
         "https://milvus#hunter2",
         "http://:hunter2",
         "me:hunter2@milvus:19530",
-        "/work/me:hunter2@milvus:19530",
+        "/srv/me:hunter2@milvus:19530",
     ],
 )
 def test_a_secret_in_the_address_of_milvus_is_refused_and_not_shown(uri):
