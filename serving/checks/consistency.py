@@ -54,7 +54,7 @@ LOG_COLUMNS = (
     "fallback",
     "served_at",
 )
-SCORED = (None, "last_good")  # with these fallbacks the model scored the user's complete row
+SCORED = (None, "last_good", "stale_features")  # with these fallbacks the model scored the user's complete row
 DEFAULT_SAMPLE = 1000
 NOTHING_COMPARED = 3  # exit status; argparse uses 2
 MAX_SCORE_DIFFERENCE = 1e-4

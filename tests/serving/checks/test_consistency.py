@@ -155,6 +155,7 @@ def test_a_user_whose_online_row_has_moved_on_is_counted_not_compared(served):
 
 def test_fallbacks_and_deleted_releases_are_counted(served):
     served.answer("u1")
+    served.answer("u1", fallback="unknown_user")
     served.answer("u1", fallback="stale_features")
     served.answer("u1", fallback="last_good")
     served.answer("u1", release_id="1998-02-01-0000000000")
@@ -162,10 +163,10 @@ def test_fallbacks_and_deleted_releases_are_counted(served):
 
     skew = served.check()
 
-    assert (skew.num_requests, skew.num_scored, skew.num_fallbacks, skew.num_gone) == (5, 2, 1, 2)
+    assert (skew.num_requests, skew.num_scored, skew.num_fallbacks, skew.num_gone) == (6, 3, 1, 2)
 
 
-@pytest.mark.parametrize("changed", [{"release_id": "1998-02-01-0000000000"}, {"fallback": "stale_features"}])
+@pytest.mark.parametrize("changed", [{"release_id": "1998-02-01-0000000000"}, {"fallback": "unknown_user"}])
 def test_a_check_that_compared_nothing_does_not_pass(served, changed):
     served.answer("u1", **changed)
 
