@@ -1,9 +1,8 @@
 /* Search results: the items whose descriptions are nearest to the query. */
 
 import { search } from "./api.js";
-import { bar } from "./charts.js";
 import { element, section, title } from "./dom.js";
-import { address } from "./location.js";
+import { itemList } from "./items.js";
 
 const NUM_ITEMS = 20;
 
@@ -21,32 +20,25 @@ export async function searchView(state, signal) {
         "Nearest first",
         notice(found),
         found.nothing_close && element("p", { class: "notice" }, `${nothing}. The nearest of all items:`),
-        list(found.nothing_close ? found.items : close),
+        itemList(found.nothing_close ? found.items : close, facts),
       ),
     ],
   };
 }
 
-function list(items) {
-  const entry = (each) =>
-    element(
-      "li",
-      {},
-      element("a", { href: address({ item: each.item_id }) }, each.title),
-      bar(each.similarity),
-      element("span", { class: "numbers" }, each.similarity.toFixed(2)),
-      element(
-        "p",
-        { class: "hint facts" },
-        each.snippet,
-        each.categories.map((category) => [" ", element("span", { class: "badge" }, category)]),
-      ),
-    );
-  return element("ol", { class: "near" }, ...items.map(entry));
+function facts(item) {
+  const badges = item.categories.map((category) => [" ", element("span", { class: "badge" }, category)]);
+  return element("p", { class: "hint facts" }, item.snippet, badges);
 }
+
+const WHY_IN_MEMORY = {
+  milvus_timeout: "The Milvus server did not answer in time",
+  milvus_error: "The Milvus server failed",
+  milvus_incomplete: "Milvus holds too few texts of this release",
+};
 
 function notice(found) {
   if (found.fallback === null) return null;
-  const text = "The Milvus server did not answer, so the release was searched in memory. ";
+  const text = `${WHY_IN_MEMORY[found.fallback]}, so the release was searched in memory. `;
   return element("p", { class: "notice fallback" }, text, element("code", {}, found.fallback));
 }
