@@ -58,10 +58,11 @@ class FakeModel:
 
 
 class BrokenModel(FakeModel):
-    """Raises an exception at Jaws, the last title."""
+    """Raises an exception at Jaws, after all other titles."""
 
     def generate(self, prompts):
-        for place, generation in super().generate(sorted(prompts, key=lambda prompt: "Jaws" in prompt[-1]["content"])):
+        answers = sorted(super().generate(prompts), key=lambda answer: "Jaws" in answer[1].text)
+        for place, generation in answers:
             if "Jaws" in generation.text:
                 raise ModelFolderError("GRASP_LLM: no usable language model")
             yield place, generation
