@@ -172,7 +172,8 @@ class MilvusSearch:
             )
         except self._failures as error:
             raise ConnectionError(f"Milvus did not answer: {type(error).__name__}") from error
-        return [(hit["id"], hit["description_hash"], float(hit["distance"])) for hit in hits]
+        # Not `hit["id"]`: with servers before 2.4 that is the primary key.
+        return [(hit["entity"]["id"], hit["entity"]["description_hash"], float(hit["distance"])) for hit in hits]
 
     def _back_off(self, problem: str) -> None:
         log.warning("%s; it is not asked again for %.0f s", problem, RETRY_SECONDS)

@@ -158,9 +158,7 @@ class OpenAIModel:
         self._tokens = RateLimit(server.tokens_per_minute)
         self._prompt_tokens = PromptTokens()
         self._purse = Account().purse()
-        self._circuit = CircuitBreaker(
-            server.max_failures_in_a_row, server.circuit_pause_seconds, server.circuit_patience_seconds
-        )
+        self._circuit = self._closed_circuit()
         self._retrying = retrying(server)
         self._told: set[str] = set()
         self._loop = asyncio.new_event_loop()
@@ -183,8 +181,18 @@ class OpenAIModel:
         self._loop.close()
 
     def limit(self, account: Account) -> None:
-        """Draw from this account from now on; not to be called during a generation."""
-        self._purse = account.purse()
+        """Draw from this account from now on; not to be called during a generation.
+
+        A new account is a new run, which asks a server that failed in the last one.
+        """
+        if account != self._purse.account:
+            self._purse, self._circuit = account.purse(), self._closed_circuit()
+
+    def _closed_circuit(self) -> CircuitBreaker:
+        server = self._server
+        return CircuitBreaker(
+            server.max_failures_in_a_row, server.circuit_pause_seconds, server.circuit_patience_seconds
+        )
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
         """Yield (index of the prompt, generation) as they finish. Closing the iterator early cancels the rest."""
@@ -222,7 +230,8 @@ class OpenAIModel:
 
     async def _attempt(self, prompt: _Prompt) -> Answer:
         """One request, if the account, the circuit breaker and the rate limits allow it, checked in this order."""
-        purse = self._purse  # keep this object: a cancelled call must not touch the account of the next run
+        # Kept: a call that is cancelled late must not touch the account or the circuit breaker of the next run.
+        purse, circuit = self._purse, self._circuit
         most_input = self._prompt_tokens.most(prompt.messages, len(prompt.body))
         most = purse.account.usage(most_input, prompt.max_new_tokens)
         while (reply := purse.reserve(most)) is Reply.LATER:
@@ -231,7 +240,7 @@ class OpenAIModel:
             return Answer(error=OUT_OF_BUDGET)
         answer, used = Answer(), Usage()
         try:
-            if not await self._circuit.admit():
+            if not await circuit.admit():
                 return Answer(error="circuit_open")
             await self._requests.acquire()
             await self._tokens.acquire(prompt.likely_tokens)
@@ -246,9 +255,9 @@ class OpenAIModel:
             self._tokens.give_back(prompt.likely_tokens - num_tokens)
             self._prompt_tokens.count(prompt.messages, answer.num_input_tokens)
         if answer.error is None:
-            self._circuit.succeeded()
+            circuit.succeeded()
         elif answer.is_outage:
-            self._circuit.failed(answer.failure, is_lasting=not answer.is_transient)
+            circuit.failed(answer.failure, is_lasting=not answer.is_transient)
         prompt.count(answer, time.monotonic() - started)
         return answer
 

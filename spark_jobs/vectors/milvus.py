@@ -139,7 +139,8 @@ class VectorStore:
                 search_params={"metric_type": "COSINE"},
                 consistency_level="Strong",
             )
-            found += [[(_text(hit), float(hit["distance"])) for hit in hits] for hits in answer]
+            # Not `hit["id"]`: with servers before 2.4 that is the primary key.
+            found += [[(_text(hit["entity"]), float(hit["distance"])) for hit in hits] for hits in answer]
         return found
 
 

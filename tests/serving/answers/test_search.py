@@ -46,7 +46,13 @@ class FakeMilvus:
         time.sleep(self.delay_seconds)
         if self.is_down:
             raise MilvusException(message="no channel to the server")
-        return [[{"id": each, "description_hash": description_hash(text), "distance": 0.9} for each, text in self.hits]]
+        # `id` as a server before 2.4 answers: the primary key.
+        return [
+            [
+                {"id": "key", "distance": 0.9, "entity": {"id": each, "description_hash": description_hash(text)}}
+                for each, text in self.hits
+            ]
+        ]
 
 
 @pytest.fixture

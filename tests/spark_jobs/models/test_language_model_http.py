@@ -467,6 +467,20 @@ def test_a_server_with_wrong_settings_is_not_waited_for(model_server, capsys):
     )
 
 
+def test_a_run_asks_a_server_that_failed_in_the_last_run(model_server, account):
+    with OpenAIModel(quick(model_server, concurrency=1, max_failures_in_a_row=2)) as model:
+        run = account(num_calls=99)
+        for start_of_a_task in (run, run):
+            model.limit(start_of_a_task)
+            model_server.script(default={"kind": "wrong_model", "repeat": True})
+            list(model.generate([prompt(text) for text in numbered(9)]))
+        assert model_server.num_requests() == 2
+        model.limit(account(num_calls=99))
+        model_server.script(default={"kind": "answer"})
+        [(_, answer)] = model.generate([prompt("title: Heat")])
+    assert answer.error is None
+
+
 def test_parameters_are_settings(model_server, settings_with):
     settings = settings_with(
         llm_url=model_server.url,
