@@ -9,13 +9,13 @@ Statements read files below the lake alone and write none. A table that cannot b
 
 import argparse
 import csv
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feature_repo.reading_statements import require_reading
 from grasp import partitions, tables
 from grasp.environment import prepare
 from grasp.preflight import require_models
@@ -40,9 +40,6 @@ DUCKDB_TYPES = {
     "map<string,string>": "MAP(VARCHAR, VARCHAR)",
     "map<string,bigint>": "MAP(VARCHAR, BIGINT)",
 }
-# Statements that cannot write a file. DuckDB itself would let COPY and ATTACH write below the lake.
-READING = {"SELECT", "MULTI", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE"}
-EXPLAINED = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
 PARTS = "part-*.parquet"  # finished files; unfinished ones begin with a dot, which DuckDB's `*` would match
 NUM_TYPED_ROWS = 10_000  # of the latest day: their attributes decide the types
 EVERYTHING = 2**31 - 1
@@ -192,20 +189,9 @@ def run(connection: "duckdb.DuckDBPyConnection", query: str) -> Iterator["duckdb
     """
     statements = connection.extract_statements(query)
     for statement in statements:
-        _require_reading(connection, statement, READING)
+        require_reading(connection, statement)
     for statement in statements:
         yield connection.sql(statement)
-
-
-def _require_reading(connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement", allowed: set[str]) -> None:
-    import duckdb
-
-    kind = statement.type.name
-    if kind not in allowed:
-        raise duckdb.PermissionException(f"{kind} is refused: statements read the tables and write no file")
-    if kind == "EXPLAIN":  # EXPLAIN ANALYZE runs its statement
-        for explained in connection.extract_statements(EXPLAINED.sub("", statement.query, count=1)):
-            _require_reading(connection, explained, allowed - {"EXPLAIN"})
 
 
 def show(result: "duckdb.DuckDBPyRelation | None", form: str) -> None:

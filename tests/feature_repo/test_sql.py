@@ -18,6 +18,12 @@ from grasp import tables
 DAY, NEXT = "1998-03-01", "1998-03-02"
 
 
+# COPY inside a text that a function runs.
+RUN_TEXT = (
+    "json_execute_serialized_sql(json_serialize_sql($$WITH copied AS (COPY items TO '{lake}/copy.csv') FROM copied$$))"
+)
+
+
 def ask(settings, query):
     return connect(settings).sql(query).fetchall()
 
@@ -142,9 +148,17 @@ def test_a_table_that_cannot_be_read_is_named_and_the_others_answer(two_days, ca
         "EXPLAIN (ANALYZE) COPY items TO '{lake}/copy.csv'",
         "PREPARE later AS COPY items TO '{lake}/copy.csv'",
         "SELECT 1; COPY items TO '{lake}/copy.csv'",
+        "COPY (PIVOT items ON day USING count(*)) TO '{lake}/copy.csv'",
+        "EXPLAIN ANALYZE COPY (PIVOT items ON day USING count(*)) TO '{lake}/copy.csv'",
+        "PREPARE later AS PIVOT items ON day USING count(*)",
+        "WITH copied AS (COPY items TO '{lake}/copy.csv') FROM copied",
+        "CREATE TABLE t AS WITH copied AS (/**/COPY/**/items TO '{lake}/copy.csv') FROM copied",
+        f"FROM {RUN_TEXT}",
+        f'FROM "query" /**/ ($outer$FROM {RUN_TEXT}$outer$)',
         "EXPORT DATABASE '{lake}/copy'",
         "ATTACH '{lake}/copy.db'",
         "INSTALL httpfs",
+        "UPDATE EXTENSIONS",
         "LOAD httpfs",
         "SET enable_external_access = true",
         "SET allowed_directories = ['/']",
@@ -162,7 +176,16 @@ def test_no_statement_reads_or_writes_elsewhere(two_days, statement):
 
 @pytest.mark.parametrize(
     "statement",
-    ["EXPLAIN SELECT 1", "PIVOT items ON day USING count(*)", "CREATE TABLE t AS FROM items", "DESCRIBE items"],
+    [
+        "EXPLAIN SELECT 1",
+        "PIVOT items ON day USING count(*)",
+        "EXPLAIN ANALYZE PIVOT items ON day USING count(*)",
+        "/* é */ CREATE TABLE t AS PIVOT items ON day USING count(*)",
+        "WITH days AS (PIVOT items ON day USING count(*)) FROM days",
+        "CREATE TABLE t AS FROM items",
+        "DESCRIBE items",
+        "SELECT 'COPY' AS \"copy\" -- COPY",
+    ],
 )
 def test_what_only_reads_is_answered(two_days, statement):
     for result in run_sql(connect(two_days.settings), statement):
