@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import duckdb
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ import pytest
 from feature_repo.sql import connect, overview
 from feature_repo.sql import run as run_sql
 from grasp import tables
+from spark_jobs.storage.shards import Shards, ShardWriter
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 
@@ -127,6 +129,33 @@ def test_a_process_of_an_older_program_may_log_on_the_same_day(two_days):
 def test_an_unfinished_file_is_not_read(two_days):
     (two_days.folder(tables.SERVED_REQUESTS, NEXT) / ".part-1.parquet").write_bytes(b"PAR1 half")
     assert ask(two_days.settings, f"SELECT count(*) FROM served_requests WHERE day = '{NEXT}'") == [(10,)]
+
+
+@pytest.mark.parametrize("table", [tables.ITEM_GENERATION, tables.USER_GENERATION, tables.TEXT_EMBEDDING])
+def test_the_files_that_the_jobs_add_to_a_ledger_are_read(two_days, table):
+    rows, folder = two_days.rows(table, NEXT), two_days.folder(table, NEXT)
+    with ShardWriter(Shards(table, folder, "0a1b2c3d4e5f"), task=0) as writer:
+        for row in rows:
+            writer.add(row)
+    (folder / "part-00000.parquet").unlink()
+    assert ask(two_days.settings, f"SELECT count(*) FROM {table.name} WHERE day = '{NEXT}'") == [(len(rows),)]
+
+
+def test_the_start_opens_no_file_of_the_request_log(two_days, capsys):
+    """Four workers write more than ten thousand files a day."""
+    for table in (tables.SERVED_REQUESTS, tables.OUTCOMES):
+        (two_days.folder(table, DAY) / "part-00000.parquet").write_text("no parquet")
+    connection = connect(two_days.settings)
+    assert capsys.readouterr().err == ""
+    query = f"SELECT count(*) FROM served_requests WHERE day = '{NEXT}'"
+    assert connection.sql(query).fetchall() == [(10,)], "files of other days are not opened either"
+
+
+def test_a_lake_is_read_below_a_folder_of_any_name(small_lake, settings_with, tmp_path):
+    settings = settings_with(lake=str(tmp_path / "it's [1] *?" / "lake"))
+    replace(small_lake, settings=settings).write_day(DAY)
+    for table in tables.ALL:
+        assert ask(settings, f"SELECT DISTINCT day::VARCHAR FROM {table.name}") == [(DAY,)]
 
 
 def test_a_table_that_cannot_be_read_is_named_and_the_others_answer(two_days, capsys):
