@@ -168,12 +168,13 @@ def descriptions(settings: Settings, table: Table, entities: Table) -> SuitePair
 
 
 def generation(share_columns: Sequence[str]) -> SuitePair:
-    """Dead letters give only warnings: a text built from facts stands in for each, so they do not stop the day here.
+    """Dead letters give only warnings: a text built from facts stands in for each. Missing counts do stop the day.
 
     `share_columns` names the summary's shares, one for each entity and reason and for each entity and history length.
     """
     table = tables.GENERATION_METRICS
     rows = [
+        *complete_rows(table),
         between("refused_share", 0, USUAL_REFUSED_SHARE, "at most three texts in four are refused", WARNING),
         between("unanswered_share", 0, USUAL_UNANSWERED_SHARE, "at most one text in twenty never comes", WARNING),
         between("failed_call_share", 0, USUAL_FAILED_CALL_SHARE, "at most one call in five fails", WARNING),

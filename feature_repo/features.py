@@ -8,6 +8,7 @@ beside the old ones.
 import math
 import os
 from datetime import timedelta
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -55,17 +56,17 @@ RANKER_FEATURES = (
 
 
 def definitions(settings: Settings, feature_version: str, offline_store: str) -> list[Any]:
-    """Everything that one feature version registers; `offline_store` is the type named in `feature_store.yaml`.
+    """Everything that one feature version registers; `offline_store` is its type in `GRASP_FEATURE_STORE_YAML`.
 
     Raises `ValueError` for an offline store that is not supported.
     """
     user, item = _entity("user", "Who interacts."), _entity("item", "What can be recommended.")
-    sources = [_source(settings, table, feature_version, offline_store) for table in _TABLES]
+    sources = [_source(settings, table, feature_version, offline_store) for table in tables.FEATURE_VIEWS]
     # Whole days, rounded up: Feast on DuckDB refuses days and hours in one.
     ttl = timedelta(days=math.ceil(settings.stale_after_hours / 24))
     user_view, item_view = (
         _view(table, entity, source, ttl, feature_version)
-        for table, entity, source in zip(_TABLES, (user, item), sources, strict=True)
+        for table, entity, source in zip(tables.FEATURE_VIEWS, (user, item), sources, strict=True)
     )
     service = FeatureService(
         name=feature_service(feature_version),
@@ -77,10 +78,6 @@ def definitions(settings: Settings, feature_version: str, offline_store: str) ->
     return [user, item, *sources, user_view, item_view, service]
 
 
-_TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
-ONLINE = (tables.USER_FEATURES,)  # a ranker holds its release's items in memory, so nobody reads them online
-
-
 def _entity(name: str, description: str) -> Entity:
     return Entity(
         name=name, join_keys=[f"{name}_id"], value_type=ValueType.STRING, description=description, owner=OWNER
@@ -89,14 +86,17 @@ def _entity(name: str, description: str) -> Entity:
 
 def _source(settings: Settings, table: Table, feature_version: str, offline_store: str) -> DataSource:
     """All days of one version of a table. Other files of the folder and the partition column `day` are ignored."""
+    folder = str(partitions.table_path(settings.lake, table, feature_version))
     arguments = {
         "name": f"{table.name}_lake",
-        "path": str(partitions.table_path(settings.lake, table, feature_version)),
+        "path": folder,
         "timestamp_field": EVENT_TIMESTAMP,
         "description": table.meaning,
         "owner": OWNER,
     }
     if offline_store == "duckdb":
+        if escape(folder) != folder:  # DuckDB takes the name for a pattern, and a pattern names files, not a folder
+            arguments["path"] = f"{escape(folder)}/day=*/{partitions.FINISHED_FILES}"
         return FileSource(file_format=ParquetFormat(), **arguments)
     if offline_store == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
@@ -117,7 +117,7 @@ def _view(table: Table, entity: Entity, source: DataSource, ttl: timedelta, feat
             if column.name != EVENT_TIMESTAMP
         ],
         source=source,
-        online=table in ONLINE,
+        online=table in tables.ONLINE_VIEWS,
         description=table.meaning,
         owner=OWNER,
         tags={

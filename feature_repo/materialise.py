@@ -51,8 +51,6 @@ from grasp.versions import Versions, digest, file_sha256
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-VIEWS = (tables.USER_FEATURES,)
-REGISTERED = (tables.USER_FEATURES, tables.ITEM_FEATURES)
 NUM_PROGRESS_LINES = 10  # at most, per table
 SQLITE_WAIT_SECONDS = 30
 
@@ -86,7 +84,7 @@ def materialise(settings: Settings, feature_version: str, day: str, rollback: bo
     Raises `StaleFeaturesError`, `NewerOnlineError`, `IncompleteError` or `MissingPartitionError`. The state file then
     says that the day is incomplete, or is unchanged, and the same command may be run again.
     """
-    hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in VIEWS}
+    hashes = {table.name: _content_hash(settings, table, feature_version, day) for table in tables.ONLINE_VIEWS}
     # One writer at a time. A second one waits, then finds nothing left to do.
     with file_lock(settings.home / "feast" / "materialise.lock", f"materialise {day}: waiting for another run to end"):
         state = read_state(settings, feature_version)
@@ -145,24 +143,24 @@ def _write_day(
     may_go_back: bool,
 ) -> None:
     started = time.monotonic()
-    ids = {table.name: _ids(settings, table, feature_version, day) for table in VIEWS}
+    ids = {table.name: _ids(settings, table, feature_version, day) for table in tables.ONLINE_VIEWS}
     registered = before.definitions if before else None
     target = OnlineState(day, True, hashes, _definitions_hash(settings), ids)
     # Applying also makes the tables of a store that was lost.
     store = open_for_writing(settings, feature_version, apply=may_go_back or registered != target.definitions)
-    known = {table.name: set(before.keys.get(table.name, []) if before else []) for table in VIEWS}
+    known = {table.name: set(before.keys.get(table.name, []) if before else []) for table in tables.ONLINE_VIEWS}
     if may_go_back or before is None:
-        for table in VIEWS:
+        for table in tables.ONLINE_VIEWS:
             known[table.name] |= _online_of_any_day(settings, feature_version, store, table)
     gone = {name: sorted(known[name] - set(ids[name])) for name in ids}
     if not may_go_back:
-        for table in VIEWS:
+        for table in tables.ONLINE_VIEWS:
             _refuse_newer(store, table, [*ids[table.name], *gone[table.name]], day)
     # Recorded before the first write: after a crash the file names the day and every id that may be online.
     writing = replace(target, complete=False, keys={name: [*ids[name], *gone[name]] for name in ids})
     _write_state(settings, feature_version, writing)
 
-    for table in VIEWS:
+    for table in tables.ONLINE_VIEWS:
         partition = partitions.partition_path(settings.lake, table, feature_version, day)
         write_rows(store, table, partition, _progress(day, table, len(ids[table.name])))
         clear_rows(store, table, gone[table.name], last_second(day))
@@ -267,7 +265,7 @@ def _definitions_hash(settings: Settings) -> str:
         [
             file_sha256(Path(__file__).with_name("features.py")),
             read_config(settings),
-            [asdict(table) for table in REGISTERED],
+            [(asdict(table), table in tables.ONLINE_VIEWS) for table in tables.FEATURE_VIEWS],
             [str(settings.lake), settings.stale_after_hours],
         ]
     )

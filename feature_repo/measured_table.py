@@ -29,6 +29,7 @@ SPARK_TYPES = {
 VECTOR_SUFFIX = "_embedding"
 SHARE_SUFFIX = "_share"
 HISTORY = "_history_"
+GENERATION_SHARES = ["refused_share", "unanswered_share", "failed_call_share"]
 MIN_JUDGED = 20  # texts; a share of fewer is not judged
 
 
@@ -139,24 +140,24 @@ def measure_generation(rows: pa.Table) -> MeasuredTable:
     reason, such as `item_loop_share`, and one share of failed texts for each entity and history length, such as
     `user_history_5-9_share`. A share of fewer than `MIN_JUDGED` texts is 0.
     """
-    shares: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {"num_rows": rows.num_rows}
+    measured = measure("generation_metrics", rows)
+    shares: list[dict[str, float]] = []
     for row in rows.to_pylist():
-        num_texts = row["num_answers"] + row["num_unanswered"]
+        count = {name: value or 0 for name, value in row.items()}  # a rule of its own reports a missing value
+        num_texts = count["num_answers"] + count["num_unanswered"]
         is_judged = num_texts >= MIN_JUDGED
         shares.append(
             {
-                "entity": row["entity"],
-                "refused_share": row["num_refused"] / num_texts if is_judged else 0.0,
-                "unanswered_share": row["num_unanswered"] / num_texts if is_judged else 0.0,
-                "failed_call_share": row["num_failed_calls"] / max(1, row["num_calls"]) if is_judged else 0.0,
+                "refused_share": count["num_refused"] / num_texts if is_judged else 0.0,
+                "unanswered_share": count["num_unanswered"] / num_texts if is_judged else 0.0,
+                "failed_call_share": count["num_failed_calls"] / max(1, count["num_calls"]) if is_judged else 0.0,
             }
         )
         for reason, num in sorted(dict(row["reasons"] or []).items()):
-            summary[f"{row['entity']}_{reason}{SHARE_SUFFIX}"] = num / num_texts if is_judged else 0.0
+            measured.summary[f"{row['entity']}_{reason}{SHARE_SUFFIX}"] = num / num_texts if is_judged else 0.0
         failed = dict(row.get("failed_by_history") or [])  # older days lack the column
         for history, num in sorted(dict(row.get("asked_by_history") or []).items()):
             share = failed.get(history, 0) / num if num >= MIN_JUDGED else 0.0
-            summary[f"{row['entity']}{HISTORY}{history}{SHARE_SUFFIX}"] = share
-    columns = ["entity", "refused_share", "unanswered_share", "failed_call_share"]
-    return MeasuredTable("generation_metrics", pd.DataFrame(shares, columns=columns), pd.DataFrame([summary]))
+            measured.summary[f"{row['entity']}{HISTORY}{history}{SHARE_SUFFIX}"] = share
+    measured.rows[GENERATION_SHARES] = pd.DataFrame(shares, columns=GENERATION_SHARES)
+    return measured

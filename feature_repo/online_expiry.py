@@ -24,13 +24,15 @@ def state_file(settings: Settings, feature_version: str) -> Path:
 def expired_versions(settings: Settings, current: str) -> list[str]:
     """Versions that this installation put online and that no release on disk has.
 
-    Releases on disk can be rolled back to. Raises `ValueError` naming a manifest that cannot be read.
+    Releases on disk can be rolled back to. None is expired without any release: their folder may not be mounted.
+    Raises `ValueError` naming a manifest that cannot be read.
     """
     prefix, suffix = STATE_FILE.split("{version}")
     files = (settings.home / "feast").glob(STATE_FILE.format(version="*"))
     online = {file.name.removeprefix(prefix).removesuffix(suffix) for file in files}
     manifests = [*settings.releases.glob(f"[!.]*/{MANIFEST_FILE}"), *settings.releases.glob("current.json")]
-    return sorted(online - {current} - {read_manifest(file).feature_version for file in manifests})
+    released = {read_manifest(file).feature_version for file in manifests}
+    return sorted(online - {current} - released) if released else []
 
 
 def remove_expired(settings: Settings, current: str) -> None:

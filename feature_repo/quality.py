@@ -61,7 +61,7 @@ def check_day(settings: Settings, day: str) -> list["FailedExpectation"]:
     Raises `QualityError` when a critical expectation fails and `MissingPartitionError` when a table has no such day.
     """
     measured = measure_day(settings, day)
-    share_columns = measured[tables.GENERATION_METRICS.name].summary.columns.drop("num_rows")
+    share_columns = measured[tables.GENERATION_METRICS.name].summary.columns.drop(["schema", "num_rows"])
     return _judge(settings, day, "daily", measured, _expectations().daily_suites(settings, day, list(share_columns)))
 
 
@@ -117,7 +117,7 @@ def _generation_metrics(settings: Settings, day: str) -> "pa.Table":
     table, versions = tables.GENERATION_METRICS, Versions(settings)
     current = {(entity, versions.prompt(entity), versions.llm) for entity in ("item", "user")}
     if day not in partitions.days(settings.lake, table, None):
-        return pa.table({})
+        return pa.table({name: [] for name in table.column_names})
     rows = pq.read_table(partitions.partition_path(settings.lake, table, None, day), partitioning=None)
     is_current = [tuple(row[name] for name in table.key) in current for row in rows.select(table.key).to_pylist()]
     return rows.filter(pa.array(is_current, pa.bool_()))

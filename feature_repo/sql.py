@@ -9,15 +9,17 @@ Statements read files below the lake alone and write none. A table that cannot b
 
 import argparse
 import csv
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feature_repo.reading_statements import require_reading
 from grasp import partitions, tables
 from grasp.environment import prepare
+from grasp.partitions import FINISHED_FILES
 from grasp.preflight import require_models
 from grasp.settings import Settings, SettingsError
 from grasp.tables import Table
@@ -40,10 +42,6 @@ DUCKDB_TYPES = {
     "map<string,string>": "MAP(VARCHAR, VARCHAR)",
     "map<string,bigint>": "MAP(VARCHAR, BIGINT)",
 }
-# Statements that cannot write a file. DuckDB itself would let COPY and ATTACH write below the lake.
-READING = {"SELECT", "MULTI", "EXPLAIN", "CREATE", "DROP", "INSERT", "UPDATE", "DELETE"}
-EXPLAINED = re.compile(r"\s*EXPLAIN\s*(ANALYZE\b)?\s*(\([^)]*\))?", re.IGNORECASE)
-PARTS = "part-*.parquet"  # finished files; unfinished ones begin with a dot, which DuckDB's `*` would match
 NUM_TYPED_ROWS = 10_000  # of the latest day: their attributes decide the types
 EVERYTHING = 2**31 - 1
 BATCH = 1000  # rows of CSV written at once
@@ -63,7 +61,9 @@ def connect(settings: Settings) -> "duckdb.DuckDBPyConnection":
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET python_enable_replacements = false")
-    connection.execute(f"SET allowed_directories = [{_quoted(f'{settings.lake}/')}]")
+    # DuckDB compares a pattern with this list before it follows the pattern.
+    allowed = [f"{settings.lake}/", f"{escape(str(settings.lake))}/"]
+    connection.execute(f"SET allowed_directories = {_list(allowed)}")
     connection.execute("SET enable_external_access = false")
     versions = Versions(settings)
     for table in tables.ALL:
@@ -91,15 +91,7 @@ def _add_view(connection: "duckdb.DuckDBPyConnection", settings: Settings, table
         partitions.partition_path(settings.lake, table, version, day)
         for day in partitions.days(settings.lake, table, version)
     ]
-    # The files of a day are alike, unless many processes add to it.
-    num_samples = None if table.appended else 1
-    samples = [str(file) for folder in folders for file in sorted(folder.glob(PARTS))[:num_samples]]
-    source, present = "(SELECT 1 WHERE false)", set[str]()
-    if samples:
-        present, is_mixed = _columns_of(connection, samples)
-        files = _list(sorted({f"{Path(file).parent}/{PARTS}" for file in samples}))
-        # By name costs a look into every file, so only where they differ.
-        source = f"read_parquet({files}, union_by_name = {is_mixed}, hive_partitioning = true)"
+    source, present = _source(connection, table, folders)
     columns = [(column.name, DUCKDB_TYPES[column.type], column.meaning) for column in table.columns]
     columns.append(("day", "DATE", "the UTC day of the row's partition"))
     values = [f"{_name(name) if name in present else 'NULL'}::{kind} AS {_name(name)}" for name, kind, _ in columns]
@@ -110,7 +102,35 @@ def _add_view(connection: "duckdb.DuckDBPyConnection", settings: Settings, table
     _comment(connection, table.name, table.meaning, {name: meaning for name, _, meaning in columns})
 
 
-def _columns_of(connection: "duckdb.DuckDBPyConnection", files: list[str]) -> tuple[set[str], bool]:
+def _source(connection: "duckdb.DuckDBPyConnection", table: Table, folders: Iterable[Path]) -> tuple[str, set[str]]:
+    """What a view reads, and the columns that it finds there, `day` included."""
+    samples = [file for folder in folders for file in sorted(folder.glob(FINISHED_FILES))[:1]]
+    if not samples:
+        return "(SELECT 1 WHERE false)", set()
+    files = _list(f"{escape(str(file.parent))}/{FINISHED_FILES}" for file in samples)
+    if table.appended:
+        # Thousands of small files, which may differ within a day. With a schema, DuckDB opens only what a query needs.
+        day = "regexp_extract(filename, '/day=([^/]*)/[^/]*$', 1)::DATE"
+        return (
+            f"(SELECT *, {day} AS day FROM read_parquet({files}, schema = {_schema(table)}, filename = true))",  # noqa: S608
+            {*table.column_names, "day"},
+        )
+    present, is_mixed = _columns_of(connection, [escape(str(file)) for file in samples])
+    # By name costs a look into every file, so only where days differ. The files of one day are alike.
+    return f"read_parquet({files}, union_by_name = {is_mixed}, hive_partitioning = true)", present
+
+
+def _schema(table: Table) -> str:
+    """The table's columns as `read_parquet` takes them: found by name, null in a file that lacks them."""
+    columns = [
+        f"{_quoted(column.name)}: {{name: {_quoted(column.name)}, type: {_quoted(DUCKDB_TYPES[column.type])}, "
+        "default_value: NULL}"
+        for column in table.columns
+    ]
+    return f"MAP {{{', '.join(columns)}}}"
+
+
+def _columns_of(connection: "duckdb.DuckDBPyConnection", files: Sequence[str]) -> tuple[set[str], bool]:
     """The columns that any of the files has, `day` included, and whether the files differ."""
     source = f"read_parquet({_list(files)}, union_by_name = true, hive_partitioning = true)"
     found = connection.execute(f"""
@@ -192,20 +212,9 @@ def run(connection: "duckdb.DuckDBPyConnection", query: str) -> Iterator["duckdb
     """
     statements = connection.extract_statements(query)
     for statement in statements:
-        _require_reading(connection, statement, READING)
+        require_reading(connection, statement)
     for statement in statements:
         yield connection.sql(statement)
-
-
-def _require_reading(connection: "duckdb.DuckDBPyConnection", statement: "duckdb.Statement", allowed: set[str]) -> None:
-    import duckdb
-
-    kind = statement.type.name
-    if kind not in allowed:
-        raise duckdb.PermissionException(f"{kind} is refused: statements read the tables and write no file")
-    if kind == "EXPLAIN":  # EXPLAIN ANALYZE runs its statement
-        for explained in connection.extract_statements(EXPLAINED.sub("", statement.query, count=1)):
-            _require_reading(connection, explained, allowed - {"EXPLAIN"})
 
 
 def show(result: "duckdb.DuckDBPyRelation | None", form: str) -> None:

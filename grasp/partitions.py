@@ -12,6 +12,7 @@ from pathlib import Path
 from grasp.tables import Table
 
 CONTENT_FILE = "_content.json"
+FINISHED_FILES = "[!._]*.parquet"  # the name of a file that is being written begins with a dot
 _ASIDE = ".replaced-"  # readers of parquet folders skip names that begin with a dot
 
 
@@ -39,7 +40,7 @@ def partition_path(lake: Path, table: Table, version: str | None, day: str) -> P
 
 def days(lake: Path, table: Table, version: str | None, until: str | None = None) -> list[str]:
     """Days with a complete partition, or with any file of an appended table; sorted, up to and including `until`."""
-    file = "*.parquet" if table.appended else CONTENT_FILE
+    file = FINISHED_FILES if table.appended else CONTENT_FILE
     known = sorted(
         {path.parent.name.removeprefix("day=") for path in table_path(lake, table, version).glob(f"day=*/{file}")}
     )

@@ -357,6 +357,9 @@ OUTCOMES = Table(
     appended=True,
 )
 
+FEATURE_VIEWS = (USER_FEATURES, ITEM_FEATURES)  # registered in Feast, under the tables' names
+ONLINE_VIEWS = (USER_FEATURES,)  # of these; a ranker holds its release's items in memory, so nobody reads them online
+
 MAX_ID_BYTES = 512  # of a user or item id in UTF-8, from the source to Milvus and the HTTP API
 MAX_SEQUENCE_LENGTH = 100  # latest items of a user that features and ranker use
 

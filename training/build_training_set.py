@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 MIN_FOR_VALIDATION = 3  # interactions before the cutoff that a user needs for a validation target
 MIN_FOR_TEST = 5  # interactions before the cutoff that a user needs for test events
 
-_FEATURE_TABLES = (tables.USER_FEATURES, tables.ITEM_FEATURES)
-
 
 def assign_splits(interactions: pd.DataFrame, cutoff: datetime) -> pd.DataFrame:
     """Assign each interaction to `train`, `validation` or `test`; sorted by user, time and row number.
@@ -143,7 +141,7 @@ def build_tables(settings: Settings, day: str, cutoff: str) -> dict[str, pd.Data
 def fingerprint(settings: Settings, day: str, cutoff: str) -> str:
     """SHA-256 of everything the training set depends on."""
     versions = Versions(settings)
-    wanted = ((tables.INTERACTIONS, day), *((t, cutoff) for t in (tables.ITEMS, *_FEATURE_TABLES)))
+    wanted = ((tables.INTERACTIONS, day), *((t, cutoff) for t in (tables.ITEMS, *tables.FEATURE_VIEWS)))
     states = {
         table.name: partitions.state_hashes(settings.lake, table, versions.of(table.versioned_by), each)
         for table, each in wanted

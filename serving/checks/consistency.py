@@ -148,7 +148,7 @@ def check(
 
 def read_requests(place: Path, day: str) -> list[ServedRequest]:
     """A day's served requests. Raises `NothingComparedError` without any, `ValueError` if a file lacks columns."""
-    files = sorted((place / f"day={day}").glob("**/*.parquet"))
+    files = sorted((place / f"day={day}").glob(f"**/{partitions.FINISHED_FILES}"))
     if not files:
         raise NothingComparedError(
             f"nothing was compared: no served requests of {day} in {place}; is GRASP_LOG_REQUESTS on?"

@@ -31,7 +31,7 @@ def read_tsv(file: Path) -> list[list[str]]:
 
 
 def write_slice(source: Path, target: Path) -> None:
-    """The 200 most popular items and 60 users who have both a past and a future around the cutoff."""
+    """The 200 most popular items and 60 users who have both a past and a future around the cutoff; a row to refuse."""
     header, *rows = read_tsv(source / "interactions.tsv.gz")
     user, item, moment = (header.index(name) for name in ("user_id", "item_id", "timestamp"))
     rows = [row for row in rows if float(row[moment]) <= end_of(LATEST).timestamp()]
@@ -49,9 +49,12 @@ def write_slice(source: Path, target: Path) -> None:
     both = sorted(each for each, own in kept.items() if spans_the_cutoff(own))
     past = sorted(each for each, own in kept.items() if len(own) >= 5 and each not in both)
     users = set([*both, *past][:NUM_USERS])
+    chosen = [row for each in sorted(users) for row in kept[each]]
+    damaged = list(chosen[-1])
+    damaged[item] = "no such item"
     target.mkdir(parents=True)
     with (target / "interactions.tsv").open("w") as file:
-        file.writelines("\t".join(row) + "\n" for row in [header, *(r for u in sorted(users) for r in kept[u])])
+        file.writelines("\t".join(row) + "\n" for row in [header, *chosen, damaged])
     with gzip.open(source / "items.jsonl.gz", "rt") as lines, (target / "items.jsonl").open("w") as file:
         file.writelines(line for line in lines if str(json.loads(line)["item_id"]) in items)
     header, *rows = read_tsv(source / "users.tsv.gz")

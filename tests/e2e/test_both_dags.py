@@ -2,15 +2,20 @@
 
 import hashlib
 import json
+import re
 import sqlite3
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from cli.visitors import visit
+from feature_repo.sql import connect
+from feature_repo.sql import run as run_sql
 from grasp import partitions, stages, tables
 from grasp.days import last_second
 from grasp.manifest import manifest_in_force, release_folder
+from grasp.settings import ROOT
 from grasp.versions import Versions, feast_project, feature_service
 
 CUTOFF, LATEST = "1998-02-28", "1998-03-15"
@@ -120,6 +125,15 @@ def test_the_release_event_carries_the_day(finished):
 
 def test_data_docs_show_the_checks(finished):
     assert list(finished.settings.data_docs.glob("**/index.html"))
+
+
+def test_every_query_of_the_analysts_page_shows_something_after_the_demo(finished):
+    visit(finished.settings.model_copy(update={"search": False}), LATEST)  # without the encoder it starts sooner
+    page = (ROOT / "docs" / "analysts.md").read_text()
+    connection = connect(finished.settings)
+    for query in re.findall(r"```sql\n(.*?)```", page, re.DOTALL):
+        (result,) = run_sql(connection, query)
+        assert result.fetchall(), query
 
 
 def test_a_second_run_starts_no_spark(finished):

@@ -114,8 +114,9 @@ class SmallLake:
         refused = {"source_table": "interactions", "source_file": "ml.inter", "source_row": 7}
         self.write(tables.QUARANTINE, day, [{**refused, "reason": "unknown item", "record": "{}"}])
         self._write_served(day, noon)
-        self.write(tables.GENERATION_METRICS, day, [self._metrics_row("user", users), self._metrics_row("item", items)])
-        for entity, ids in (("user", users), ("item", items)):
+        kinds = (("user", users), ("item", items))
+        self.write(tables.GENERATION_METRICS, day, [self._metrics_row(entity, ids, day) for entity, ids in kinds])
+        for entity, ids in kinds:
             self._write_texts(entity, ids, day)
             self._write_vectors(entity, ids, day)
         self.write_features(day, users, items)
@@ -185,7 +186,7 @@ class SmallLake:
             "computed_at": end_of(day),
         }
 
-    def _metrics_row(self, entity: str, ids: list[str]) -> Row:
+    def _metrics_row(self, entity: str, ids: list[str], day: str) -> Row:
         """The day has a good text and a refused one of each kind, as the ledger says below."""
         versions = Versions(self.settings)
         nothing = {column.name: 0 for column in tables.GENERATION_METRICS.columns if column.type == "bigint"}
@@ -209,6 +210,7 @@ class SmallLake:
             "reasons": [("too short", 1)],
             "asked_by_history": [("1-4", 2)],
             "failed_by_history": [("1-4", 1)],
+            "computed_at": end_of(day),
         }
 
     def _write_texts(self, entity: str, ids: list[str], day: str) -> None:

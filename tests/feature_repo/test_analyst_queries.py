@@ -35,16 +35,18 @@ def test_its_sql_returns_rows(two_days, section):
         assert connect(two_days.settings).sql(query).fetchall()
 
 
-def test_make_takes_a_block_as_it_is_printed(two_days, environment):
+@pytest.mark.parametrize(
+    ("form", "shown"),
+    [((), ("popularity_group", "num items", "│ $ ")), (("FORMAT=csv",), ("popularity_group,source,num items,$,",))],
+)
+def test_make_takes_a_block_as_it_is_printed(two_days, environment, form, shown):
     """Its lines, quotes and apostrophes reach DuckDB; double quotes and an escaped dollar sign do as well."""
     (printed,) = blocks(SECTIONS["3"], "sql")
     query = printed.replace("AS num_items", 'AS "num items", \'$$\' AS "$$"')
     command = ["make", "-C", str(ROOT), "-o", ".venv/.installed", f"PYTHON={sys.executable}", "sql", f"QUERY={query}"]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = subprocess.run([*command, *form], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "popularity_group" in result.stdout
-    assert "num items" in result.stdout
-    assert "│ $ " in result.stdout
+    assert all(text in result.stdout for text in shown), result.stdout
 
 
 def test_the_first_counts_every_fallback_with_its_reason(two_days):

@@ -1,9 +1,11 @@
 """The commands of `docs/backup.md` bring back the ledger, the registry, the releases and what is served."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from feature_repo.materialise import materialise
 from grasp import partitions, tables
 from grasp.environment import process_environment
 from grasp.manifest import manifest_in_force, release_folder
-from grasp.settings import ROOT, Settings
+from grasp.settings import ROOT
 from grasp.versions import Versions
 from serving.lookup.online_store import FeastUserStore
 from serving.releases.manage import verify_all
@@ -29,9 +31,9 @@ def blocks() -> list[str]:
     return [block.replace("1998-04-22", NEXT) for block in found]
 
 
-def run(settings: Settings, block: str) -> str:
+def run(block: str, folder: Path, environment: dict[str, str]) -> str:
     command = ["bash", "-euo", "pipefail", "-c", block]
-    done = subprocess.run(command, env=process_environment(settings), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -52,11 +54,13 @@ def test_what_was_destroyed_is_read_and_served_as_before(two_days, settings_with
     before, row = content(*kept), FeastUserStore(settings, manifest).get("u2")
     ledger = two_days.rows(tables.USER_GENERATION, NEXT)
     copy, restore = blocks()
+    # A relative home, as .env.example has it.
+    place, environment = settings.home.parent, process_environment(settings) | {"GRASP_HOME": settings.home.name}
 
-    run(settings, copy)
+    run(copy, place, environment)
     for folder in (*kept, settings.home / "feast"):
         shutil.rmtree(folder)
-    said = run(settings, restore)
+    said = run(restore, place, environment)
 
     assert content(*kept) == before
     assert two_days.rows(tables.USER_GENERATION, NEXT) == ledger and len(ledger) == 2
@@ -69,3 +73,13 @@ def test_what_was_destroyed_is_read_and_served_as_before(two_days, settings_with
     lake = partitions.partition_path(settings.lake, tables.ITEM_FEATURES, Versions(settings).feature, NEXT)
     released = release_folder(settings.releases, manifest) / "items" / "part-00000.parquet"
     assert released.samefile(lake / "part-00000.parquet")
+
+
+@pytest.mark.parametrize("home", ["", "{folder}/.grasp"], ids=["unset", "absolute"])
+def test_the_archive_lies_in_the_home_in_use_and_holds_its_files(tmp_path, home):
+    (tmp_path / ".grasp" / "lake").mkdir(parents=True)
+    (tmp_path / ".grasp" / "lake" / "rows").write_text("1")
+    copy, _ = blocks()
+    run(copy, tmp_path, dict(os.environ) | {"GRASP_HOME": home.format(folder=tmp_path)})
+    with tarfile.open(tmp_path / ".grasp" / "grasp-backup.tar.gz") as archive:
+        assert archive.getnames() == ["lake", "lake/rows"]

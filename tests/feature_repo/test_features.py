@@ -1,11 +1,14 @@
 """Every feature view has an owner, a description, an age limit and exactly the columns of its table."""
 
+from dataclasses import replace
 from datetime import timedelta
 
+import pandas as pd
 import pytest
 
 from grasp import tables
-from grasp.versions import feature_service
+from grasp.days import end_of
+from grasp.versions import Versions, feature_service
 
 VERSION = "v1_0a1b2c3d"
 TABLES = {table.name: table for table in (tables.USER_FEATURES, tables.ITEM_FEATURES)}
@@ -50,6 +53,17 @@ def test_a_view_holds_every_column_of_its_table_with_type_and_meaning(views, nam
 def test_a_view_reads_the_folder_of_its_version_alone(views, settings):
     path = views["user_features"].batch_source.path
     assert path == str(settings.lake / "user_features" / f"version={VERSION}")
+
+
+def test_feast_reads_a_lake_below_a_folder_of_any_name(small_lake, settings_with, tmp_path):
+    from feature_repo.materialise import open_for_writing
+
+    settings = settings_with(lake=str(tmp_path / "it's [1] *?" / "lake"))
+    replace(small_lake, settings=settings).write_features("1998-03-01")
+    store = open_for_writing(settings, Versions(settings).feature, apply=True)
+    asked = pd.DataFrame({"item_id": ["i1"], "event_timestamp": [end_of("1998-03-02")]})
+    known = store.get_historical_features(asked, ["item_features:description"]).to_df()
+    assert known["description"].to_list() == ["i1 on 1998-03-01"]
 
 
 def test_the_service_asks_for_the_user_only(settings):

@@ -248,6 +248,16 @@ def test_a_version_stays_online_while_a_release_on_disk_has_it(two_days, setting
     assert look_up(two_days.settings, ["u1"]) == [(f"u1 on {DAY}",)]
 
 
+def test_nothing_is_removed_while_no_release_can_be_seen(two_days, settings_with):
+    """The folder of the releases is not mounted, or a setting names another one."""
+    elsewhere = settings_with(num_neighbours=3, releases=str(two_days.settings.home / "elsewhere"))
+    two_days.publish(DAY)
+    put(two_days.settings, DAY)
+    replace(two_days, settings=elsewhere).write_features(NEXT)
+    put(elsewhere, NEXT)
+    assert look_up(two_days.settings, ["u1"]) == [(f"u1 on {DAY}",)]
+
+
 def test_a_version_that_no_release_has_is_removed_with_its_project(two_days, settings_with, capsys):
     from feature_repo.feast_store import open_store
 

@@ -121,7 +121,9 @@ def test_a_version_that_no_release_has_leaves_redis(two_days, redis_settings, re
     two_days.write_features(DAY, users=users)
     put(redis_settings, DAY)
     later = redis_settings.model_copy(update={"num_neighbours": 3})
-    replace(two_days, settings=later).write_features(NEXT)
+    of_later = replace(two_days, settings=later)
+    of_later.write_features(NEXT)
+    of_later.publish(NEXT)
     assert client.dbsize() == len(users)
 
     put(later, NEXT)

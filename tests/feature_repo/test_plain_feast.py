@@ -111,15 +111,20 @@ def test_the_command_says_when_there_is_no_release(two_days, environment):
 
 @pytest.mark.integration
 def test_feast_apply_changes_no_value_and_the_command_lists_the_features(released, store, environment):
-    _, version = released
+    """Plain `feast` lists them, without a variable of ours."""
+    settings, version = released
     applied = run_grasp(environment, "apply")
     assert applied.returncode == 0, applied.stdout + applied.stderr
     answer = store.get_online_features(["user_features:description"], [{"user_id": "u1"}]).to_dict()
     assert answer["description"] == [f"u1 on {NEXT}"]
     assert {project.name for project in store.list_projects()} == {feast_project(version)}
-    listed = run_grasp(environment, "feature-views", "list").stdout
-    assert "user_features" in listed
-    assert "item_features" in listed
+    plain = {name: value for name, value in environment.items() if not name.startswith("GRASP_")}
+    variables = plain | {FEAST_FILE_VARIABLE: str(release_store_file(settings))}
+    command = ["feast", "-c", "feature_repo", "feature-views", "list"]
+    listed = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert listed.returncode == 0, listed.stdout + listed.stderr
+    assert "user_features" in listed.stdout
+    assert "item_features" in listed.stdout
 
 
 @pytest.mark.integration

@@ -139,6 +139,7 @@ def test_missing_rows_and_columns_stop_the_day_by_name(two_days):
 
 REQUIRED = {
     tables.INTERACTIONS: {"item_id", "event_time", "row_number"},
+    tables.GENERATION_METRICS: {"num_entities", "num_answers", "num_calls", "cost", "computed_at"},
     tables.ITEM_DESCRIPTION: {"source", "prompt_version", "model_revision", "input_hash"},
     tables.USER_EMBEDDING: {"semantic_embedding", "description_hash", "computed_at"},
     tables.USER_FEATURES: {

@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import duckdb
 import pyarrow.parquet as pq
@@ -14,8 +15,15 @@ import pytest
 from feature_repo.sql import connect, overview
 from feature_repo.sql import run as run_sql
 from grasp import tables
+from spark_jobs.storage.shards import Shards, ShardWriter
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
+
+
+# COPY inside a text that a function runs.
+RUN_TEXT = (
+    "json_execute_serialized_sql(json_serialize_sql($$WITH copied AS (COPY items TO '{lake}/copy.csv') FROM copied$$))"
+)
 
 
 def ask(settings, query):
@@ -123,6 +131,33 @@ def test_an_unfinished_file_is_not_read(two_days):
     assert ask(two_days.settings, f"SELECT count(*) FROM served_requests WHERE day = '{NEXT}'") == [(10,)]
 
 
+@pytest.mark.parametrize("table", [tables.ITEM_GENERATION, tables.USER_GENERATION, tables.TEXT_EMBEDDING])
+def test_the_files_that_the_jobs_add_to_a_ledger_are_read(two_days, table):
+    rows, folder = two_days.rows(table, NEXT), two_days.folder(table, NEXT)
+    with ShardWriter(Shards(table, folder, "0a1b2c3d4e5f"), task=0) as writer:
+        for row in rows:
+            writer.add(row)
+    (folder / "part-00000.parquet").unlink()
+    assert ask(two_days.settings, f"SELECT count(*) FROM {table.name} WHERE day = '{NEXT}'") == [(len(rows),)]
+
+
+def test_the_start_opens_no_file_of_the_request_log(two_days, capsys):
+    """Four workers write more than ten thousand files a day."""
+    for table in (tables.SERVED_REQUESTS, tables.OUTCOMES):
+        (two_days.folder(table, DAY) / "part-00000.parquet").write_text("no parquet")
+    connection = connect(two_days.settings)
+    assert capsys.readouterr().err == ""
+    query = f"SELECT count(*) FROM served_requests WHERE day = '{NEXT}'"
+    assert connection.sql(query).fetchall() == [(10,)], "files of other days are not opened either"
+
+
+def test_a_lake_is_read_below_a_folder_of_any_name(small_lake, settings_with, tmp_path):
+    settings = settings_with(lake=str(tmp_path / "it's [1] *?" / "lake"))
+    replace(small_lake, settings=settings).write_day(DAY)
+    for table in tables.ALL:
+        assert ask(settings, f"SELECT DISTINCT day::VARCHAR FROM {table.name}") == [(DAY,)]
+
+
 def test_a_table_that_cannot_be_read_is_named_and_the_others_answer(two_days, capsys):
     (two_days.folder(tables.QUARANTINE, NEXT) / "part-00000.parquet").write_text("no parquet")
     assert ask(two_days.settings, "SELECT count(*) FROM items") == [(8,)]
@@ -142,9 +177,17 @@ def test_a_table_that_cannot_be_read_is_named_and_the_others_answer(two_days, ca
         "EXPLAIN (ANALYZE) COPY items TO '{lake}/copy.csv'",
         "PREPARE later AS COPY items TO '{lake}/copy.csv'",
         "SELECT 1; COPY items TO '{lake}/copy.csv'",
+        "COPY (PIVOT items ON day USING count(*)) TO '{lake}/copy.csv'",
+        "EXPLAIN ANALYZE COPY (PIVOT items ON day USING count(*)) TO '{lake}/copy.csv'",
+        "PREPARE later AS PIVOT items ON day USING count(*)",
+        "WITH copied AS (COPY items TO '{lake}/copy.csv') FROM copied",
+        "CREATE TABLE t AS WITH copied AS (/**/COPY/**/items TO '{lake}/copy.csv') FROM copied",
+        f"FROM {RUN_TEXT}",
+        f'FROM "query" /**/ ($outer$FROM {RUN_TEXT}$outer$)',
         "EXPORT DATABASE '{lake}/copy'",
         "ATTACH '{lake}/copy.db'",
         "INSTALL httpfs",
+        "UPDATE EXTENSIONS",
         "LOAD httpfs",
         "SET enable_external_access = true",
         "SET allowed_directories = ['/']",
@@ -162,7 +205,16 @@ def test_no_statement_reads_or_writes_elsewhere(two_days, statement):
 
 @pytest.mark.parametrize(
     "statement",
-    ["EXPLAIN SELECT 1", "PIVOT items ON day USING count(*)", "CREATE TABLE t AS FROM items", "DESCRIBE items"],
+    [
+        "EXPLAIN SELECT 1",
+        "PIVOT items ON day USING count(*)",
+        "EXPLAIN ANALYZE PIVOT items ON day USING count(*)",
+        "/* é */ CREATE TABLE t AS PIVOT items ON day USING count(*)",
+        "WITH days AS (PIVOT items ON day USING count(*)) FROM days",
+        "CREATE TABLE t AS FROM items",
+        "DESCRIBE items",
+        "SELECT 'COPY' AS \"copy\" -- COPY",
+    ],
 )
 def test_what_only_reads_is_answered(two_days, statement):
     for result in run_sql(connect(two_days.settings), statement):

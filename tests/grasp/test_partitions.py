@@ -2,7 +2,7 @@
 
 import pytest
 
-from grasp import partitions
+from grasp import partitions, tables
 
 
 @pytest.fixture
@@ -46,3 +46,12 @@ def test_a_replaced_partition_is_not_recovered(target, staged, tmp_path):
     partitions.recover(tmp_path / "lake")
     assert (target / "part.parquet").read_text() == "new"
     assert not aside.exists()
+
+
+def test_a_day_of_an_appended_table_has_a_finished_file(tmp_path):
+    """A process that is killed while it writes leaves a file whose name begins with a dot."""
+    for day, name in (("1998-03-01", "part-1.parquet"), ("1998-03-02", ".part-2.parquet")):
+        folder = partitions.partition_path(tmp_path, tables.OUTCOMES, None, day)
+        folder.mkdir(parents=True)
+        (folder / name).write_text("rows")
+    assert partitions.days(tmp_path, tables.OUTCOMES, None) == ["1998-03-01"]

@@ -192,6 +192,12 @@ def test_a_sample_is_the_same_each_time(served):
     assert served.check(num=2).num_requests == 2
 
 
+def test_a_file_of_the_log_that_was_never_finished_is_not_read(served):
+    served.answer("u1")
+    (served.log / f"day={SERVED_ON}" / ".part-1.parquet").write_bytes(b"PAR1 half")
+    assert served.check().num_requests == 1
+
+
 def test_a_day_without_a_log_and_another_table_are_named(served, tmp_path):
     with pytest.raises(NothingComparedError, match="no served requests of 1998-03-02"):
         read_requests(tmp_path, SERVED_ON)
