@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from grasp.tables import MAX_ID_BYTES
+from serving.lookup.user_lookup import StoreProblem
 from serving.ranking.release_ranker import Evidence, Recommendation
+from serving.releases.buckets import Bucket
+from serving.telemetry.requests_log import LogProblem
 
 MAX_ITEMS = 200  # recommended or similar items in one answer
 MAX_RECENT = 100
@@ -32,13 +35,12 @@ Fallback = Literal[
     "recent_items_only",
     "unknown_user",
     "stale_features",
-    "store_timeout",
-    "store_error",
-    "store_empty",
+    StoreProblem,
     "no_model",
     "no_history",
 ]
-StoreProblem = Literal["store_timeout", "store_error", "store_empty"]
+SearchBackend = Literal["milvus", "memory"]
+SearchFallback = Literal["milvus_timeout", "milvus_error", "milvus_incomplete"]
 
 # Parts of the examples.
 ORIGIN: dict[str, Any] = {"request_id": "6f1c2a9be0d94c7f8a6d1b0e5f3c2d41", "release": "1998-04-22-0a1b2c3d4e"}
@@ -157,7 +159,7 @@ class Impression(BaseModel):
     release: Key
     model: Key | None
     experiment: Key | None
-    bucket: Literal["control", "candidate"] | None
+    bucket: Bucket | None
     feature_day: date
     feature_age_hours: FiniteFloat
     fallback: Fallback | None
@@ -182,7 +184,7 @@ class Answer(BaseModel):
     release: str
     model: str | None = Field(description="Null if the release has no model and recommends popular items.")
     experiment: str | None = Field(description="The running experiment, if any.")
-    bucket: Literal["control", "candidate"] | None = Field(description="The user's bucket in the experiment.")
+    bucket: Bucket | None = Field(description="The user's bucket in the experiment.")
     feature_day: str = Field(description="Day of the user's features; day of the release if the user has none.")
     feature_age_hours: float
     is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
@@ -410,8 +412,8 @@ class SearchResponse(BaseModel):
     items: list[FoundItem] = Field(description="Nearest first, close or not; each title once.")
     nothing_close: bool = Field(description="No item is close: the search found nothing about this.")
     release: str
-    backend: Literal["milvus", "memory"] = Field(description="Where the vectors were searched.")
-    fallback: Literal["milvus_timeout", "milvus_error", "milvus_incomplete"] | None = Field(
+    backend: SearchBackend = Field(description="Where the vectors were searched.")
+    fallback: SearchFallback | None = Field(
         description="Why a configured Milvus server did not answer; `milvus_incomplete`: with too few items."
     )
 
@@ -521,7 +523,7 @@ class Health(BaseModel):
 class Dependency(BaseModel):
     name: Literal["online_store", "requests_log"]
     release: str | None = Field(description="The release that reads this store; null for the requests log.")
-    problem: StoreProblem | Literal["not_written"] | None = Field(description="Null if it works.")
+    problem: StoreProblem | LogProblem | None = Field(description="Null if it works.")
 
 
 class DependenciesResponse(BaseModel):

@@ -22,7 +22,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from grasp.settings import Settings
 from grasp.versions import description_hash
 from serving.ranking.items import top
 from serving.rollout.follower import LoadedRelease
+from serving.schemas import SearchBackend, SearchFallback
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -42,7 +43,6 @@ RETRY_SECONDS = 10.0  # a server that failed is not asked for this long
 NUM_THREADS = 2  # one search encodes while another waits for Milvus
 ANSWER_SECONDS = 30.0  # a search that waits longer, usually for the encoder to be loaded, fails
 
-SearchFallback = Literal["milvus_timeout", "milvus_error", "milvus_incomplete"]
 Hit = tuple[str, str, float]  # item id, description hash, cosine
 
 log = logging.getLogger("grasp.serving")
@@ -183,7 +183,7 @@ class MilvusSearch:
 @dataclass(frozen=True)
 class SearchHits:
     pairs: list[tuple[int, float]]  # rows of the release and cosines, nearest first
-    backend: Literal["milvus", "memory"]
+    backend: SearchBackend
     fallback: SearchFallback | None = None
 
 

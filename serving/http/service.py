@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import HTTPException
 
@@ -19,7 +19,7 @@ from serving.answers.recommender import Recommender, rounded
 from serving.answers.search import Search, SearchError, SearchLateError
 from serving.lookup.known_users import some_users
 from serving.lookup.online_store import StoreError, UserStore
-from serving.lookup.user_lookup import PROBE_USER, UserLookup
+from serving.lookup.user_lookup import PROBE_USER, StoreProblem, UserLookup
 from serving.ranking.catalogue import load_catalogue
 from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.buckets import Experiment
@@ -91,7 +91,8 @@ class Service:
 
     def check_store(self) -> None:
         """Look whether the online store of each loaded release answers and knows its users, and update the metric."""
-        self.metrics.set_store_problems({self._lookup.probe(release) for release in self.follower.loaded or ()})
+        found = {self._lookup.probe(release) for release in self.follower.loaded or ()}
+        self.metrics.set_store_problems({problem: problem in found for problem in get_args(StoreProblem)})
 
     def log_answer(self, answer: RecommendationResponse, recent_item_ids: Sequence[str]) -> None:
         """Log an answer that its user sees. When the log's queue is full it is dropped and counted."""
