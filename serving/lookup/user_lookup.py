@@ -92,8 +92,8 @@ class UserLookup:
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
 
     def know(self, version: str, user_ids: Sequence[str]) -> None:
-        """Name users whom the store of a feature version has to know, so that an emptied store is seen."""
-        self._known.add(version, user_ids)
+        """Name the users whom the store of a feature version has to know by now, so that an emptied store is seen."""
+        self._known.replace(version, user_ids)
 
     async def get(self, release: ReleaseWithUsers, user_id: str) -> LookupResult:
         """Look one user up; the event loop serves other requests meanwhile."""
