@@ -278,7 +278,7 @@ class HistoryItem(BaseModel):
 
 
 class SimilarUser(BaseModel):
-    """A user with facts, which are null if the online store has no row of the user any more."""
+    """A user with facts. They are null if the online store has no row of the user any more, or failed."""
 
     user_id: str
     similarity: float = Field(description="Cosine of the semantic embeddings.")
@@ -321,7 +321,7 @@ class UserResponse(BaseModel):
     neighbours: list[SimilarUser] = Field(description="Nearest first.")
     release: str
     fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, so this is an earlier row.")
-    store_problem: StoreProblem | None
+    store_problem: StoreProblem | None = Field(description="Set if the user's row or a neighbour's could not be read.")
 
 
 class UserFeaturesResponse(BaseModel):
@@ -381,7 +381,7 @@ class SimilarUsersResponse(BaseModel):
     users: list[SimilarUser] = Field(description="At most k and at most those in the features; nearest first.")
     release: str
     fallback: Literal["last_good"] | None
-    store_problem: StoreProblem | None
+    store_problem: StoreProblem | None = Field(description="As for one user.")
 
 
 class FoundItem(SimilarItem):
@@ -453,12 +453,14 @@ class ExamplesResponse(BaseModel):
             }
         ],
         searches=["Drama", "Comedy"],
+        store_problem=None,
     )
 
     request_id: str
     people: list[ExamplePerson] = Field(description="From few to many interactions; none if the lake is out of reach.")
     searches: list[str] = Field(description="Queries that find something: the largest categories.")
     release: str
+    store_problem: StoreProblem | None = Field(description="Set if the online store failed: people may be missing.")
 
 
 class AcceptedResponse(BaseModel):

@@ -59,7 +59,7 @@ class Service:
         self._lookup = UserLookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
         self.recommender = Recommender(settings, self.follower, self._lookup, self.metrics)
         self.profiles = Profiles(self.recommender, self._lookup, self.metrics)
-        self.examples = Examples(self.recommender, self._lookup, settings.lake)
+        self.examples = Examples(self.recommender, self._lookup, self.metrics, settings.lake)
         self._search = search or Search(settings)
         self._log = RequestsLog(settings.lake, self.metrics.count_log_rows) if settings.log_requests else None
 

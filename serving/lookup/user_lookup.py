@@ -50,6 +50,11 @@ class LookupResult:
         return self.row is not None and self.problem is not None
 
 
+def first_problem(results: Sequence[LookupResult]) -> StoreProblem | None:
+    """The first problem of a read of many users, None if it has none."""
+    return next((each.problem for each in results if each.problem), None)
+
+
 class LastGoodRows:
     """The rows of the latest `num_users` users. A row takes about 15 kB at 384 dimensions."""
 

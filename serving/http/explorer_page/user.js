@@ -172,7 +172,7 @@ function neighbourCard(profile, state) {
       element("a", { href: address({ ...state, user: each.user_id }) }, each.user_id),
       bar(each.similarity),
       element("span", { class: "numbers" }, each.similarity.toFixed(2)),
-      element("p", { class: "hint facts" }, facts(each)),
+      element("p", { class: "hint facts" }, facts(each, profile.store_problem)),
     );
   return section(
     "neighbours",
@@ -182,8 +182,10 @@ function neighbourCard(profile, state) {
   );
 }
 
-function facts(each) {
-  if (each.num_interactions === null) return "The online store no longer knows this user.";
+function facts(each, storeProblem) {
+  if (each.num_interactions === null) {
+    return storeProblem ? `Not known now: ${storeProblem}` : "The online store no longer knows this user.";
+  }
   const common = each.num_shared_items === 1 ? "1 item" : `${each.num_shared_items} items`;
   return `${each.num_interactions} interactions, ${common} in common. ${each.description}`;
 }
