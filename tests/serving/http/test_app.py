@@ -901,7 +901,7 @@ def test_a_body_that_does_not_arrive_is_a_408():
         await receive()
 
     with pytest.raises(HTTPException) as error:
-        asyncio.run(BodyLimit(app, max_seconds=0.05)({"type": "http"}, nothing, None))  # type: ignore[arg-type]
+        asyncio.run(BodyLimit(app, max_seconds=0.05)({"type": "http", "path": "/"}, nothing, None))  # type: ignore[arg-type]
     assert error.value.status_code == 408
 
 
