@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from grasp.tables import MAX_ID_BYTES
 from serving.lookup.user_lookup import StoreProblem
@@ -19,7 +19,6 @@ MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_IMPRESSIONS = 100
 MAX_QUERY_CHARS = 500
-MAX_KEY_CHARS = MAX_ID_BYTES  # of an id or a category
 
 
 def _json_integer(number: object) -> object:
@@ -27,8 +26,16 @@ def _json_integer(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+def _within_id_limit(text: str) -> str:
+    """`max_length` counts characters, and one may take four bytes."""
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"longer than {MAX_ID_BYTES} bytes of UTF-8")
+    return text
+
+
 JsonInteger = Annotated[int, BeforeValidator(_json_integer)]
-Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
+# An id or a category.
+Key = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_within_id_limit)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,79}$", description="Names one answer.")]
 Fallback = Literal[
     "last_good",
@@ -343,7 +350,7 @@ class UserFeaturesResponse(BaseModel):
         source="llm",
         is_tail=False,
         num_interactions=39,
-        event_timestamp="1998-04-23T00:00:00Z",
+        event_timestamp="1998-04-22T23:59:59Z",
         computed_at="1998-04-23T02:10:00Z",
     )
 

@@ -291,6 +291,8 @@ def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
         ({"user_id": "u1", "k": 0}, "body.k"),
         ({"user_id": ""}, "body.user_id"),
         ({"user_id": "u" * 513}, "body.user_id"),
+        ({"user_id": "字" * 171}, "body.user_id"),
+        ({"user_id": "u1", "deny_item_ids": ["字" * 171]}, "body.deny_item_ids.0"),
         ({"user_id": 7}, "body.user_id"),
         ({}, "body.user_id"),
         ({"user_id": "u1", "recent_item_ids": ["i1"] * 101}, "body.recent_item_ids"),
@@ -328,13 +330,25 @@ def test_a_body_that_is_not_utf_8_is_refused(publish_day, serve):
     assert set(response.json()) == {"detail", "request_id"}
 
 
-@pytest.mark.parametrize("path", ["/v1/items/{}", "/v1/items/{}/similar", "/v1/users/{}", "/v1/users/{}/features"])
-def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/items/{}",
+        "/v1/items/{}/similar",
+        "/v1/users/{}",
+        "/v1/users/{}/features",
+        "/v1/item?item_id={}",
+        "/v1/user/similar?user_id={}",
+    ],
+)
+@pytest.mark.parametrize(("within", "beyond"), [("i" * 512, "i" * 513), ("字" * 170, "字" * 171)])
+def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, path, within, beyond):
     publish_day()
     client = serve()
 
-    assert client.get(path.format("i" * 512)).status_code == 404
-    assert client.get(path.format("i" * 513)).status_code == 422
+    assert client.get(path.format(within)).status_code == 404
+    assert client.get(path.format(beyond)).status_code == 422
+    assert ask(client, within)["fallback"] == "unknown_user"
 
 
 IDS = [".", "..", "x/similar", "x/features", "a/b", "/", "100%", "%2F", "a b+c&k=1#?", "ü", "i1/"]
