@@ -181,13 +181,18 @@ class Service:
     def _follow(self, poll_seconds: float) -> None:
         check_store_at = time.monotonic() + STORE_CHECK_SECONDS
         while not self._stop.wait(poll_seconds):
-            try:
-                self.check()
-                if time.monotonic() >= check_store_at:
-                    self.check_store()
-                    check_store_at = time.monotonic() + STORE_CHECK_SECONDS
-            except Exception:
-                log.exception("the releases folder could not be read; next try in %g s", poll_seconds)
+            self._try(self.check, "the releases folder could not be read")
+            if time.monotonic() >= check_store_at:
+                self._try(self.check_store, "the online store could not be looked at")
+                check_store_at = time.monotonic() + STORE_CHECK_SECONDS
+
+    def _try(self, step: Callable[[], None], failure: str) -> None:
+        """Do a step of the follower, which goes on after any failure."""
+        try:
+            step()
+        except Exception:
+            if not self._stop.is_set():  # a lookup that is being closed takes no more reads
+                log.exception("%s; it is tried again", failure)
 
     def _load(self, manifest: Manifest) -> LoadedRelease:
         """Load the files first: a refused release, which is tried again and again, then opens no store."""

@@ -443,6 +443,43 @@ def test_following_goes_on_after_the_releases_folder_could_not_be_read(publish_d
     wait_until(lambda: ask(client)["release"] == second)
 
 
+def test_a_look_at_the_store_that_fails_is_named_and_following_goes_on(publish_day, serve, users, caplog, monkeypatch):
+    monkeypatch.setattr("serving.http.service.STORE_CHECK_SECONDS", 0.02)
+    publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    everybody, users.users = users.users, None
+    wait_until(lambda: "the online store could not be looked at" in caplog.text)
+    assert "could not be read" not in caplog.text
+
+    users.users = everybody
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+
+
+def test_a_look_at_the_store_while_the_service_stops_is_no_error(publish_day, serve, caplog, monkeypatch):
+    monkeypatch.setattr("serving.http.service.STORE_CHECK_SECONDS", 0.02)
+    publish_day()
+    service = serve(poll_seconds=0.02).app.state.service  # type: ignore[attr-defined]
+    look, is_looking, is_stopped = service.check_store, threading.Event(), threading.Event()
+    followers: list[threading.Thread] = []
+
+    def look_late() -> None:
+        followers.append(threading.current_thread())
+        is_looking.set()
+        is_stopped.wait(20)
+        look()
+
+    service.check_store = look_late
+    assert is_looking.wait(20)
+    service.stop()
+    is_stopped.set()
+    followers[0].join(20)
+
+    assert not followers[0].is_alive()
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
+
+
 def test_a_rollback_is_followed(publish_day, serve, settings):
     first = publish_day(DAY)
     publish_day(NEXT_DAY)
