@@ -4,10 +4,13 @@ from dataclasses import asdict
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 from grasp.tables import MAX_ID_BYTES
+from serving.lookup.user_lookup import StoreProblem
 from serving.ranking.release_ranker import Evidence, Recommendation
+from serving.releases.buckets import Bucket
+from serving.telemetry.requests_log import LogProblem
 
 MAX_ITEMS = 200  # recommended or similar items in one answer
 MAX_RECENT = 100
@@ -16,7 +19,6 @@ MAX_BATCH = 100  # users
 MAX_OUTCOMES = 100
 MAX_IMPRESSIONS = 100
 MAX_QUERY_CHARS = 500
-MAX_KEY_CHARS = MAX_ID_BYTES  # of an id or a category
 
 
 def _json_integer(number: object) -> object:
@@ -24,21 +26,28 @@ def _json_integer(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
+def _within_id_limit(text: str) -> str:
+    """`max_length` counts characters, and one may take four bytes."""
+    if len(text.encode()) > MAX_ID_BYTES:
+        raise ValueError(f"longer than {MAX_ID_BYTES} bytes of UTF-8")
+    return text
+
+
 JsonInteger = Annotated[int, BeforeValidator(_json_integer)]
-Key = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS)]
+# An id or a category.
+Key = Annotated[str, Field(min_length=1, max_length=MAX_ID_BYTES), AfterValidator(_within_id_limit)]
 RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{7,79}$", description="Names one answer.")]
 Fallback = Literal[
     "last_good",
     "recent_items_only",
     "unknown_user",
     "stale_features",
-    "store_timeout",
-    "store_error",
-    "store_empty",
+    StoreProblem,
     "no_model",
     "no_history",
 ]
-StoreProblem = Literal["store_timeout", "store_error", "store_empty"]
+SearchBackend = Literal["milvus", "memory"]
+SearchFallback = Literal["milvus_timeout", "milvus_error", "milvus_incomplete"]
 
 # Parts of the examples.
 ORIGIN: dict[str, Any] = {"request_id": "6f1c2a9be0d94c7f8a6d1b0e5f3c2d41", "release": "1998-04-22-0a1b2c3d4e"}
@@ -157,7 +166,7 @@ class Impression(BaseModel):
     release: Key
     model: Key | None
     experiment: Key | None
-    bucket: Literal["control", "candidate"] | None
+    bucket: Bucket | None
     feature_day: date
     feature_age_hours: FiniteFloat
     fallback: Fallback | None
@@ -182,7 +191,7 @@ class Answer(BaseModel):
     release: str
     model: str | None = Field(description="Null if the release has no model and recommends popular items.")
     experiment: str | None = Field(description="The running experiment, if any.")
-    bucket: Literal["control", "candidate"] | None = Field(description="The user's bucket in the experiment.")
+    bucket: Bucket | None = Field(description="The user's bucket in the experiment.")
     feature_day: str = Field(description="Day of the user's features; day of the release if the user has none.")
     feature_age_hours: float
     is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
@@ -276,7 +285,7 @@ class HistoryItem(BaseModel):
 
 
 class SimilarUser(BaseModel):
-    """A user with facts, which are null if the online store has no row of the user any more."""
+    """A user with facts. They are null if the online store has no row of the user any more, or failed."""
 
     user_id: str
     similarity: float = Field(description="Cosine of the semantic embeddings.")
@@ -319,7 +328,7 @@ class UserResponse(BaseModel):
     neighbours: list[SimilarUser] = Field(description="Nearest first.")
     release: str
     fallback: Literal["last_good"] | None = Field(description="last_good: the store failed, so this is an earlier row.")
-    store_problem: StoreProblem | None
+    store_problem: StoreProblem | None = Field(description="Set if the user's row or a neighbour's could not be read.")
 
 
 class UserFeaturesResponse(BaseModel):
@@ -341,7 +350,7 @@ class UserFeaturesResponse(BaseModel):
         source="llm",
         is_tail=False,
         num_interactions=39,
-        event_timestamp="1998-04-23T00:00:00Z",
+        event_timestamp="1998-04-22T23:59:59Z",
         computed_at="1998-04-23T02:10:00Z",
     )
 
@@ -379,7 +388,7 @@ class SimilarUsersResponse(BaseModel):
     users: list[SimilarUser] = Field(description="At most k and at most those in the features; nearest first.")
     release: str
     fallback: Literal["last_good"] | None
-    store_problem: StoreProblem | None
+    store_problem: StoreProblem | None = Field(description="As for one user.")
 
 
 class FoundItem(SimilarItem):
@@ -410,8 +419,8 @@ class SearchResponse(BaseModel):
     items: list[FoundItem] = Field(description="Nearest first, close or not; each title once.")
     nothing_close: bool = Field(description="No item is close: the search found nothing about this.")
     release: str
-    backend: Literal["milvus", "memory"] = Field(description="Where the vectors were searched.")
-    fallback: Literal["milvus_timeout", "milvus_error", "milvus_incomplete"] | None = Field(
+    backend: SearchBackend = Field(description="Where the vectors were searched.")
+    fallback: SearchFallback | None = Field(
         description="Why a configured Milvus server did not answer; `milvus_incomplete`: with too few items."
     )
 
@@ -451,12 +460,14 @@ class ExamplesResponse(BaseModel):
             }
         ],
         searches=["Drama", "Comedy"],
+        store_problem=None,
     )
 
     request_id: str
     people: list[ExamplePerson] = Field(description="From few to many interactions; none if the lake is out of reach.")
     searches: list[str] = Field(description="Queries that find something: the largest categories.")
     release: str
+    store_problem: StoreProblem | None = Field(description="Set if the online store failed: people may be missing.")
 
 
 class AcceptedResponse(BaseModel):
@@ -521,7 +532,7 @@ class Health(BaseModel):
 class Dependency(BaseModel):
     name: Literal["online_store", "requests_log"]
     release: str | None = Field(description="The release that reads this store; null for the requests log.")
-    problem: StoreProblem | Literal["not_written"] | None = Field(description="Null if it works.")
+    problem: StoreProblem | LogProblem | None = Field(description="Null if it works.")
 
 
 class DependenciesResponse(BaseModel):

@@ -1,6 +1,7 @@
 """People and searches to start with, for somebody who knows no id."""
 
 import logging
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 from grasp import partitions, tables
 from serving.answers.profiles import snippet
 from serving.answers.recommender import Recommender
-from serving.lookup.user_lookup import UserLookup
+from serving.lookup.user_lookup import UserLookup, first_problem
 from serving.rollout.follower import LoadedRelease
 from serving.schemas import ExamplePerson, ExamplesResponse
+from serving.telemetry.metrics import Metrics
 
 NUM_PEOPLE, NUM_SEARCHES = 8, 8
 MIN_INTERACTIONS = 5  # of a person whose recommendations are worth a look
@@ -23,15 +25,20 @@ log = logging.getLogger("grasp.serving")
 class Examples:
     """People of the release in force, chosen once per release; what is said of them comes from the online store."""
 
-    def __init__(self, recommender: Recommender, lookup: UserLookup, lake: Path) -> None:
+    def __init__(self, recommender: Recommender, lookup: UserLookup, metrics: Metrics, lake: Path) -> None:
         self._recommender = recommender
         self._lookup = lookup
+        self._metrics = metrics
         self._lake = lake
+        self._lock = threading.Lock()  # of the choice, which reads all users of the day
         self._chosen: tuple[str, list[str]] = ("", [])  # release id and user ids
 
     def answer(self, request_id: str) -> ExamplesResponse:
         release = self._recommender.loaded().in_force
         found = self._lookup.get_many([(release, user_id) for user_id in self._user_ids(release)])
+        problem = first_problem(found)
+        if problem:
+            self._metrics.count_store_problem(problem)
         return ExamplesResponse(
             request_id=request_id,
             people=[
@@ -48,14 +55,17 @@ class Examples:
             ],
             searches=[name for name, _ in release.catalogue.all_categories()[:NUM_SEARCHES]],
             release=release.release_id,
+            store_problem=problem,
         )
 
     def _user_ids(self, release: LoadedRelease) -> list[str]:
-        release_id, user_ids = self._chosen
-        if release_id != release.release_id:
-            user_ids = _people(self._lake, release.feature_version, release.manifest.day)
-            self._chosen = release.release_id, user_ids
-        return user_ids
+        with self._lock:
+            release_id, user_ids = self._chosen
+            if release_id != release.release_id:
+                user_ids = _people(self._lake, release.feature_version, release.manifest.day)
+                if user_ids:  # a lake that is out of reach is asked again
+                    self._chosen = release.release_id, user_ids
+            return user_ids
 
 
 def _people(lake: Path, version: str, day: str) -> list[str]:

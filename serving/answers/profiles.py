@@ -9,7 +9,7 @@ from fastapi import HTTPException
 
 from serving.answers.recommender import Recommender, rounded
 from serving.lookup.online_store import UserRow
-from serving.lookup.user_lookup import LookupResult, UserLookup
+from serving.lookup.user_lookup import LookupResult, StoreProblem, UserLookup, first_problem
 from serving.rollout.follower import LoadedRelease
 from serving.schemas import (
     CategoriesResponse,
@@ -80,6 +80,7 @@ class Profiles:
         release = self._recommender.loaded().in_force
         result = await self._lookup.get(release, user_id)
         row = self._require_row(release, user_id, result)
+        neighbours, problem_of_neighbours = await self._similar_users(release, row)
         return UserResponse(
             request_id=request_id,
             user_id=user_id,
@@ -92,23 +93,24 @@ class Profiles:
             is_tail=row.is_tail,
             num_interactions=row.num_interactions,
             history=_history(release, row),
-            neighbours=await self._similar_users(release, row),
+            neighbours=neighbours,
             release=release.release_id,
             fallback="last_good" if result.is_last_good else None,
-            store_problem=result.problem,
+            store_problem=result.problem or problem_of_neighbours,
         )
 
     async def similar_users(self, user_id: str, k: int, request_id: str) -> SimilarUsersResponse:
         release = self._recommender.loaded().in_force
         result = await self._lookup.get(release, user_id)
         row = self._require_row(release, user_id, result)
+        users, problem_of_users = await self._similar_users(release, row, k)
         return SimilarUsersResponse(
             request_id=request_id,
             user_id=user_id,
-            users=await self._similar_users(release, row, k),
+            users=users,
             release=release.release_id,
             fallback="last_good" if result.is_last_good else None,
-            store_problem=result.problem,
+            store_problem=result.problem or problem_of_users,
         )
 
     async def features(self, user_id: str, request_id: str) -> bytes:
@@ -127,15 +129,21 @@ class Profiles:
         }
         return orjson.dumps(origin | vars(row), option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_UTC_Z)
 
-    async def _similar_users(self, release: LoadedRelease, user: UserRow, k: int | None = None) -> list[SimilarUser]:
-        """The first k neighbours, nearest first, with facts from one more read of the online store."""
+    async def _similar_users(
+        self, release: LoadedRelease, user: UserRow, k: int | None = None
+    ) -> tuple[list[SimilarUser], StoreProblem | None]:
+        """The first k neighbours, nearest first, with facts from one more read of the store; the read's problem."""
         pairs = list(zip(user.neighbour_ids, user.neighbour_similarities.tolist(), strict=True))[:k]
         asked = [(release, user_id) for user_id, _ in pairs]
         found = await to_thread.run_sync(self._lookup.get_many, asked)
-        return [
+        problem = first_problem(found)
+        if problem:
+            self._metrics.count_store_problem(problem)
+        similar = [
             _similar_user(user, user_id, similarity, each.row)
             for (user_id, similarity), each in zip(pairs, found, strict=True)
         ]
+        return similar, problem
 
     def _require_row(self, release: LoadedRelease, user_id: str, result: LookupResult) -> UserRow:
         """The row. Raises 404 for a user without features, 503 when the store failed and no last good row is kept."""

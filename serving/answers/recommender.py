@@ -17,7 +17,7 @@ from fastapi import HTTPException
 from grasp.days import end_of
 from grasp.settings import Settings
 from serving.lookup.online_store import UserRow
-from serving.lookup.user_lookup import LookupResult, Problem, UserLookup
+from serving.lookup.user_lookup import LookupResult, StoreProblem, UserLookup
 from serving.ranking.catalogue import UnknownCategoryError
 from serving.ranking.items import ItemSide
 from serving.ranking.release_ranker import ReleaseRanker
@@ -58,7 +58,7 @@ class AnswerInputs:
     age_hours: float
     is_stale: bool
     fallback: Fallback | None
-    store_problem: Problem | None
+    store_problem: StoreProblem | None
 
     @property
     def is_scored(self) -> bool:
@@ -179,7 +179,7 @@ class Recommender:
         return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem)
 
     def _fallback(
-        self, ranker: ReleaseRanker, user: UserRow | None, problem: Problem | None, history: list[int]
+        self, ranker: ReleaseRanker, user: UserRow | None, problem: StoreProblem | None, history: list[int]
     ) -> Fallback | None:
         if user is None:
             if history and ranker.model:

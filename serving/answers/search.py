@@ -22,7 +22,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -30,19 +30,20 @@ from grasp.settings import Settings
 from grasp.versions import description_hash
 from serving.ranking.items import top
 from serving.rollout.follower import LoadedRelease
+from serving.schemas import SearchBackend, SearchFallback
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 NUM_PROBED, MIN_COSINE = 3, 0.99  # the encoder must reproduce the vectors of so many descriptions, this closely
 NUM_SPARE = 100  # hits beyond k, because some may not be texts of the release
+REPEATS_FACTOR = 10  # so many times as many hits are asked for, once, when titles repeat among them
 ENCODER_LOADED = "the search encoder is loaded"  # logged once per worker that is searched
 LATE_MESSAGE = "the search took too long, for example because the encoder is being loaded; try again"
 RETRY_SECONDS = 10.0  # a server that failed is not asked for this long
 NUM_THREADS = 2  # one search encodes while another waits for Milvus
 ANSWER_SECONDS = 30.0  # a search that waits longer, usually for the encoder to be loaded, fails
 
-SearchFallback = Literal["milvus_timeout", "milvus_error", "milvus_incomplete"]
 Hit = tuple[str, str, float]  # item id, description hash, cosine
 
 log = logging.getLogger("grasp.serving")
@@ -183,7 +184,7 @@ class MilvusSearch:
 @dataclass(frozen=True)
 class SearchHits:
     pairs: list[tuple[int, float]]  # rows of the release and cosines, nearest first
-    backend: Literal["milvus", "memory"]
+    backend: SearchBackend
     fallback: SearchFallback | None = None
 
 
@@ -226,14 +227,14 @@ class Search:
         if self._milvus is None:
             return SearchHits(_in_memory(release, vector_S, k), "memory")
         try:
-            hits = self._milvus.search(release.manifest.collections["item"], vector_S, k + NUM_SPARE)
+            num_texts, found = _in_milvus(self._milvus, release, vector_S, k, k + NUM_SPARE)
+            if len(found) < k <= num_texts:
+                _, found = _in_milvus(self._milvus, release, vector_S, k, REPEATS_FACTOR * (k + NUM_SPARE))
         except TimeoutError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_timeout")
         except ConnectionError:
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_error")
-        pairs = _of_release(release, hits)
-        found = release.items.once_each(lambda num: pairs[:num], k)
-        if len(found) < min(k, int(release.items.available_N.sum())):
+        if num_texts < min(k, int(release.items.available_N.sum())):
             return SearchHits(_in_memory(release, vector_S, k), "memory", "milvus_incomplete")
         return SearchHits(found, "milvus")
 
@@ -262,6 +263,14 @@ def _require_same_encoder(encoder: Encoder, release: LoadedRelease) -> None:
     held = items.semantic_NS[rows]
     if vectors.shape != held.shape or (vectors * held).sum(1).min() < MIN_COSINE:
         raise SearchError(f"GRASP_ENCODER is not the encoder that release {release.release_id} was made with")
+
+
+def _in_milvus(
+    milvus: MilvusSearch, release: LoadedRelease, vector_S: np.ndarray, k: int, num_hits: int
+) -> tuple[int, list[tuple[int, float]]]:
+    """The number of the release's texts among the nearest hits, and the k items that these give, each title once."""
+    pairs = _of_release(release, milvus.search(release.manifest.collections["item"], vector_S, num_hits))
+    return len(pairs), release.items.once_each(lambda num: pairs[:num], k)
 
 
 def _of_release(release: LoadedRelease, hits: list[Hit]) -> list[tuple[int, float]]:

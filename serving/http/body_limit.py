@@ -6,6 +6,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024  # enough for an allow list and a deny list of full length
+# Impressions may be whole answers: a hundred of 200 items, with titles of 150 characters, take 23 MiB.
+MAX_BYTES_OF = {"/v1/impressions": 32 * MAX_BODY_BYTES}
 MAX_BODY_SECONDS = 10.0
 
 
@@ -21,6 +23,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         num_bytes, is_complete = 0, False
+        max_bytes = MAX_BYTES_OF.get(scope["path"], MAX_BODY_BYTES)
         deadline = asyncio.get_running_loop().time() + self._max_seconds
 
         async def limited() -> Message:
@@ -34,8 +37,8 @@ class BodyLimit:
                 raise HTTPException(408, f"the request body took longer than {self._max_seconds:g} s") from None
             num_bytes += len(message.get("body", b""))
             is_complete = not message.get("more_body", False)
-            if num_bytes > MAX_BODY_BYTES:
-                raise HTTPException(413, f"the request body is larger than {MAX_BODY_BYTES} bytes")
+            if num_bytes > max_bytes:
+                raise HTTPException(413, f"the request body is larger than {max_bytes} bytes")
             return message
 
         await self.app(scope, limited, send)

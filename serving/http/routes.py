@@ -24,7 +24,6 @@ from serving.http.errors import errors
 from serving.http.service import Service
 from serving.schemas import (
     MAX_ITEMS,
-    MAX_KEY_CHARS,
     MAX_LISTED,
     MAX_QUERY_CHARS,
     AcceptedResponse,
@@ -36,6 +35,7 @@ from serving.schemas import (
     Health,
     ImpressionsRequest,
     ItemResponse,
+    Key,
     OutcomesRequest,
     Readiness,
     RecommendationRequest,
@@ -51,8 +51,8 @@ from serving.schemas import (
 )
 
 # In a path or in the query, as the address of the route says.
-ItemId = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS, examples=["172"], description="The item's id.")]
-UserId = Annotated[str, Field(min_length=1, max_length=MAX_KEY_CHARS, examples=["196"], description="The user's id.")]
+ItemId = Annotated[Key, Field(examples=["172"], description="The item's id.")]
+UserId = Annotated[Key, Field(examples=["196"], description="The user's id.")]
 NumNear = Annotated[int, Query(ge=1, le=MAX_ITEMS, description="Number of results, at most.")]
 NUM_BATCHES = 2  # per worker; more would slow the answers of the event loop down
 NUM_SCANS = 2  # likewise; one reads all vectors, 1.8 GB for 1.2 million items

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import HTTPException
 
@@ -19,7 +19,7 @@ from serving.answers.recommender import Recommender, rounded
 from serving.answers.search import Search, SearchError, SearchLateError
 from serving.lookup.known_users import some_users
 from serving.lookup.online_store import StoreError, UserStore
-from serving.lookup.user_lookup import PROBE_USER, UserLookup
+from serving.lookup.user_lookup import PROBE_USER, StoreProblem, UserLookup
 from serving.ranking.catalogue import load_catalogue
 from serving.ranking.release_ranker import load_release_ranker
 from serving.releases.buckets import Experiment
@@ -59,7 +59,7 @@ class Service:
         self._lookup = UserLookup(settings.lookup_timeout_ms / 1000, settings.last_good_users)
         self.recommender = Recommender(settings, self.follower, self._lookup, self.metrics)
         self.profiles = Profiles(self.recommender, self._lookup, self.metrics)
-        self.examples = Examples(self.recommender, self._lookup, settings.lake)
+        self.examples = Examples(self.recommender, self._lookup, self.metrics, settings.lake)
         self._search = search or Search(settings)
         self._log = RequestsLog(settings.lake, self.metrics.count_log_rows) if settings.log_requests else None
 
@@ -91,7 +91,8 @@ class Service:
 
     def check_store(self) -> None:
         """Look whether the online store of each loaded release answers and knows its users, and update the metric."""
-        self.metrics.set_store_problems({self._lookup.probe(release) for release in self.follower.loaded or ()})
+        found = {self._lookup.probe(release) for release in self.follower.loaded or ()}
+        self.metrics.set_store_problems({problem: problem in found for problem in get_args(StoreProblem)})
 
     def log_answer(self, answer: RecommendationResponse, recent_item_ids: Sequence[str]) -> None:
         """Log an answer that its user sees. When the log's queue is full it is dropped and counted."""
@@ -180,13 +181,18 @@ class Service:
     def _follow(self, poll_seconds: float) -> None:
         check_store_at = time.monotonic() + STORE_CHECK_SECONDS
         while not self._stop.wait(poll_seconds):
-            try:
-                self.check()
-                if time.monotonic() >= check_store_at:
-                    self.check_store()
-                    check_store_at = time.monotonic() + STORE_CHECK_SECONDS
-            except Exception:
-                log.exception("the releases folder could not be read; next try in %g s", poll_seconds)
+            self._try(self.check, "the releases folder could not be read")
+            if time.monotonic() >= check_store_at:
+                self._try(self.check_store, "the online store could not be looked at")
+                check_store_at = time.monotonic() + STORE_CHECK_SECONDS
+
+    def _try(self, step: Callable[[], None], failure: str) -> None:
+        """Do a step of the follower, which goes on after any failure."""
+        try:
+            step()
+        except Exception:
+            if not self._stop.is_set():  # a lookup that is being closed takes no more reads
+                log.exception("%s; it is tried again", failure)
 
     def _load(self, manifest: Manifest) -> LoadedRelease:
         """Load the files first: a refused release, which is tried again and again, then opens no store."""

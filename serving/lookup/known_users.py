@@ -26,13 +26,15 @@ class KnownUsers:
         self._users: dict[str, list[str]] = {}
         self._emptied: set[str] = set()
 
-    def add(self, version: str, user_ids: Iterable[str]) -> None:
-        """Remember users whom the store knows, the first `NUM_KNOWN`."""
+    def replace(self, version: str, user_ids: Iterable[str]) -> None:
+        """Remember these users alone: whom the release before knew, a restored day may have cleared."""
         with self._lock:
-            kept = self._users.setdefault(version, [])
-            for user_id in user_ids:
-                if len(kept) < NUM_KNOWN and user_id not in kept:
-                    kept.append(user_id)
+            self._users[version] = _first(user_ids)
+
+    def add(self, version: str, user_ids: Iterable[str]) -> None:
+        """Remember users whom the store knows as well, while there are fewer than `NUM_KNOWN`."""
+        with self._lock:
+            self._users[version] = _first([*self._users.get(version, []), *user_ids])
 
     def of(self, version: str) -> list[str]:
         with self._lock:
@@ -55,6 +57,10 @@ class KnownUsers:
             log.error("the online store lacks most known users of %s, so it was emptied: fill it again", version)
         elif was_emptied and not is_emptied:
             log.info("the online store knows the users of %s again", version)
+
+
+def _first(user_ids: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(user_ids))[:NUM_KNOWN]
 
 
 def some_users(lake: Path, version: str, day: str) -> list[str]:

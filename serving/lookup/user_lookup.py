@@ -18,7 +18,7 @@ NUM_THREADS = 8
 MAX_READS = 64  # running and waiting together; further requests are answered without a read
 PROBE_USER = "-"  # read to test whether the store answers; the answer itself is ignored
 
-Problem = Literal["store_timeout", "store_error", "store_empty"]
+StoreProblem = Literal["store_timeout", "store_error", "store_empty"]
 StoreRows = list[UserRow | StoreError | None]  # as `UserStore.rows` gives them
 Read = Future[StoreRows | StoreError | None]
 
@@ -43,11 +43,16 @@ class LookupResult:
     """A user's row; None when the store has no row, or failed and no last good row is kept."""
 
     row: UserRow | None
-    problem: Problem | None = None
+    problem: StoreProblem | None = None
 
     @property
     def is_last_good(self) -> bool:
         return self.row is not None and self.problem is not None
+
+
+def first_problem(results: Sequence[LookupResult]) -> StoreProblem | None:
+    """The first problem of a read of many users, None if it has none."""
+    return next((each.problem for each in results if each.problem), None)
 
 
 class LastGoodRows:
@@ -85,15 +90,15 @@ class UserLookup:
     ) -> None:
         self._timeout_seconds = timeout_seconds
         self._breaker = Breaker(monotonic)
-        self._last_problem: Problem = "store_error"
+        self._last_problem: StoreProblem = "store_error"
         self._places = threading.BoundedSemaphore(MAX_READS)
         self._last_good = LastGoodRows(num_last_good)
         self._known = KnownUsers()
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="lookup")
 
     def know(self, version: str, user_ids: Sequence[str]) -> None:
-        """Name users whom the store of a feature version has to know, so that an emptied store is seen."""
-        self._known.add(version, user_ids)
+        """Name the users whom the store of a feature version has to know by now, so that an emptied store is seen."""
+        self._known.replace(version, user_ids)
 
     async def get(self, release: ReleaseWithUsers, user_id: str) -> LookupResult:
         """Look one user up; the event loop serves other requests meanwhile."""
@@ -121,7 +126,7 @@ class UserLookup:
         }
         return [found[release.release_id, user_id] for release, user_id in asked]
 
-    def probe(self, release: ReleaseWithUsers) -> Problem | None:
+    def probe(self, release: ReleaseWithUsers) -> StoreProblem | None:
         """The problem of a release's store; None when it answers in time and was not emptied."""
         version = release.feature_version
         known = self._known.of(version)
@@ -138,7 +143,7 @@ class UserLookup:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _submit(self, release: ReleaseWithUsers, user_ids: list[str], is_probe: bool = False) -> Read | Problem:
+    def _submit(self, release: ReleaseWithUsers, user_ids: list[str], is_probe: bool = False) -> Read | StoreProblem:
         """Begin a read, or say why the store is not asked. The rows of a probe are not kept."""
         if not self._breaker.may_ask():
             return self._last_problem
@@ -189,7 +194,7 @@ class UserLookup:
             if row is not None:
                 self._known.add(version, [user_id])
 
-    def _rows(self, read: Read | Problem) -> StoreRows | Problem:
+    def _rows(self, read: Read | StoreProblem) -> StoreRows | StoreProblem:
         """What a read gave by now, or why it gave nothing."""
         if isinstance(read, str):
             return read
@@ -204,7 +209,7 @@ class UserLookup:
             return "store_timeout"
         return rows
 
-    def _results(self, read: Read | Problem, release: ReleaseWithUsers, user_ids: list[str]) -> list[LookupResult]:
+    def _results(self, read: Read | StoreProblem, release: ReleaseWithUsers, user_ids: list[str]) -> list[LookupResult]:
         rows = self._rows(read)
         if isinstance(rows, str):
             return [self._fall_back(release, user_id, rows) for user_id in user_ids]
@@ -218,6 +223,6 @@ class UserLookup:
             return self._fall_back(release, user_id, "store_empty")
         return LookupResult(row)
 
-    def _fall_back(self, release: ReleaseWithUsers, user_id: str, problem: Problem) -> LookupResult:
+    def _fall_back(self, release: ReleaseWithUsers, user_id: str, problem: StoreProblem) -> LookupResult:
         """The user's last good row, if one is kept."""
         return LookupResult(self._last_good.get(release.feature_version, user_id), problem)

@@ -5,7 +5,7 @@ Shape suffix:  N items of the release, in the rows of `ItemSide`
 
 import difflib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from grasp.categories import categories_of
 from serving.ranking.items import ItemSide
 
-NUM_CLOSEST, NUM_COMPARED = 3, 2000  # categories that an error names, and that it compares, largest first
+NUM_CLOSEST = 3  # categories that an error names
+NUM_COMPARED = 200  # largest categories that it compares: 2 ms, during which nobody else is answered
 _COLUMNS = ("item_id", "description", "source", "is_tail", "neighbour_ids", "neighbour_similarities")
 
 
@@ -43,7 +44,9 @@ class Catalogue:
                 rows_of[category.casefold()].append(row)
                 spellings[category.casefold()][category] += 1
         self._rows_of = {folded: np.unique(rows) for folded, rows in rows_of.items()}
-        self._name_of = {folded: names.most_common(1)[0][0] for folded, names in spellings.items()}
+        names = {folded: counts.most_common(1)[0][0] for folded, counts in spellings.items()}
+        sizes = [(names[folded], len(rows)) for folded, rows in self._rows_of.items()]
+        self._by_size = sorted(sizes, key=lambda each: (-each[1], each[0]))
 
     def text(self, row: int) -> tuple[str, str]:
         """The description and its source, `llm` or `facts`."""
@@ -60,10 +63,9 @@ class Catalogue:
     def categories(self, row: int) -> list[str]:
         return self._categories_of.get(row, [])
 
-    def all_categories(self) -> list[tuple[str, int]]:
+    def all_categories(self) -> Sequence[tuple[str, int]]:
         """Every category with its number of items, largest first."""
-        sizes = [(self._name_of[folded], len(rows)) for folded, rows in self._rows_of.items()]
-        return sorted(sizes, key=lambda each: (-each[1], each[0]))
+        return self._by_size
 
     def in_categories(self, categories: Iterable[str]) -> np.ndarray:
         """Which rows have at least one of the categories, (N,) of bool; case does not matter.
@@ -78,8 +80,8 @@ class Catalogue:
         return wanted_N
 
     def _closest(self, category: str) -> str:
-        """The categories that are spelt most like an unknown one; the largest if none is like it."""
-        largest = [name for name, _ in self.all_categories()[:NUM_COMPARED]]
+        """The large categories that are spelt most like an unknown one; the largest if none is like it."""
+        largest = [name for name, _ in self._by_size[:NUM_COMPARED]]
         if not largest:
             return "none of its items has one"
         folded = {name.casefold(): name for name in largest}

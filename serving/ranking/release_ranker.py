@@ -95,7 +95,7 @@ class ReleaseRanker:
             self._candidates = (
                 indexed_candidates(candidate_ND, self._sampled_states()) if is_large else Candidates(candidate_ND)
             )
-        self._withdrawn_rows = np.flatnonzero(~items.available_N).tolist()
+        self._shown_N = None if items.available_N.all() else items.available_N  # None: all rows may be shown
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
         self._least_similarity = _least_similarity(items)
 
@@ -139,10 +139,10 @@ class ReleaseRanker:
         if user is None or not history or self.model is None:
             return self.popular(k, hidden, mask_N)
         encoded = self._encode(history, user, is_explained=True)
-        hidden_rows = [*self._withdrawn_rows, *hidden]
+        shown_N = self._shown_N if mask_N is None else mask_N & self.items.available_N
 
         def find(num: int) -> list[tuple[int, float]]:
-            return self._candidates.best(num, encoded.state_D, encoded.added, hidden_rows, mask_N)
+            return self._candidates.best(num, encoded.state_D, encoded.added, hidden, shown_N)
 
         with self.stage("scoring"):
             best = self.items.once_each(find, k)

@@ -61,16 +61,26 @@ def current_or_none(releases: Path) -> Manifest | None:
 def rollback_targets(releases: Path, release_id: str | None) -> list[Manifest]:
     """The releases on disk that a rollback from `release_id` can reach, the next one to try last.
 
-    None means the release that was put in force last. Releases that were themselves rolled back from are left out.
+    None means the release that was put in force last. Releases that were left for an earlier one are left out: a
+    rollback never goes to a later day.
     """
     manifests = releases_on_disk(releases)
     path: list[str] = []
     for each in _history(releases, manifests):
-        path = [*path[: path.index(each)], each] if each in path else [*path, each]
+        if each in path:
+            del path[path.index(each) :]
+        while path and _day(path[-1]) > _day(each):
+            path.pop()
+        path.append(each)
     if release_id in path:
         path = path[: path.index(release_id)]
     on_disk = {manifest.release_id: manifest for manifest in manifests}
     return [on_disk[each] for each in path if each in on_disk]
+
+
+def _day(release_id: str) -> str:
+    """A release's id begins with its day."""
+    return release_id[: len("YYYY-MM-DD")]
 
 
 def last_in_force(releases: Path) -> Manifest | None:

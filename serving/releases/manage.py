@@ -61,7 +61,7 @@ def rollback(settings: Settings, release_id: str | None = None) -> Manifest:
             manifest = targets[-1]
         else:
             raise ReleaseError(
-                f"no release was in force before {before}; to publish an earlier day: grasp release restore-day DAY"
+                f"{before} has no release to roll back to; to publish an earlier day: grasp release restore-day DAY"
             )
         check_files(release_folder(settings.releases, manifest), manifest)
         put_in_force(settings.releases, manifest)

@@ -7,7 +7,7 @@ With several workers each process writes its numbers below `PROMETHEUS_MULTIPROC
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from grasp.settings import Settings
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
 STAGES = ("lookup", "attention", "backbone", "scoring", "post")
-STORE_PROBLEMS = ("store_timeout", "store_error", "store_empty")
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 AGE_HOURS = (1, 6, 12, 24, 30, 36, 48, 72, 168)
@@ -59,13 +58,12 @@ class Metrics:
             ["release", "bucket", "fallback"],
         )
         self._store_problems = counter("grasp_store_problems", "Failed lookups in the online store.", ["problem"])
-        store_state = gauge(
+        self._store_state = gauge(
             "grasp_online_store_problem",
             "1 while the online store of a loaded release has this problem, whether requests come or not.",
             ["problem"],
             multiprocess_mode="livemax",
         )
-        self._store_state = {problem: store_state.labels(problem) for problem in STORE_PROBLEMS}
         self._search_fallbacks = counter("grasp_search_fallbacks", "Searches without Milvus.", ["fallback"])
         self._age = histogram("grasp_feature_age_hours", "Age of the features that an answer used.", buckets=AGE_HOURS)
         self._release_day = gauge(
@@ -112,10 +110,10 @@ class Metrics:
     def count_store_problem(self, problem: str) -> None:
         self._store_problems.labels(problem).inc()
 
-    def set_store_problems(self, problems: Collection[str | None]) -> None:
-        """Report the problems of the online stores, in place of those reported before."""
-        for problem, gauge in self._store_state.items():
-            gauge.set(problem in problems)
+    def set_store_problems(self, problems: Mapping[str, bool]) -> None:
+        """Report which of the problems the online stores have now."""
+        for problem, is_there in problems.items():
+            self._store_state.labels(problem).set(is_there)
 
     def count_search_fallback(self, fallback: str) -> None:
         self._search_fallbacks.labels(fallback).inc()

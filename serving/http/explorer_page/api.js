@@ -64,5 +64,6 @@ export const user = (signal, id) => call(`v1/user?${query({ user_id: id })}`, si
 export const item = (signal, id) => call(`v1/item?${query({ item_id: id })}`, signal);
 export const search = (signal, q, k) => call(`v1/search?${query({ q, k })}`, signal);
 export const similarItems = (signal, id, k) => call(`v1/item/similar?${query({ item_id: id, k })}`, signal);
+export const categories = (signal) => call("v1/categories", signal);
 export const examples = (signal) => call("v1/examples", signal);
 export const releases = (signal) => call("v1/releases", signal);

@@ -1,7 +1,7 @@
 /* The hash of the address holds the state of the view, so links and the Back button work.
 
   #                                                   start view
-  #user=196&release=R&with=R2&k=10&categories=Drama&recent=50,172&seen=1
+  #user=196&release=R&with=R2&k=10&categories=Drama&recent=50%0A172&seen=1
   #item=50
   #q=space+adventure
 */

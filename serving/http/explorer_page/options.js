@@ -6,21 +6,20 @@ import { go } from "./location.js";
 const ROLES = { in_force: "in force", candidate: "experiment" };
 const CHANGED = ["k", "categories", "recent", "seen", "release", "with"];
 
-/** `releases`: the loaded releases as the API lists them; empty if it did not answer. */
-export function optionsForm(state, releases) {
+/** `releases`, `categories`: as the API lists them; empty if it did not answer. */
+export function optionsForm(state, releases, categories) {
   const form = element(
     "form",
     {
       class: "options",
       onsubmit: (event) => {
         event.preventDefault();
-        const given = Object.fromEntries([...new FormData(form)].map(([name, value]) => [name, value.trim()]));
-        go({ user: state.user, ...given });
+        go({ user: state.user, ...Object.fromEntries(new FormData(form)) });
       },
     },
-    field("Number of items", "k", { type: "number", min: 1, max: 200, value: state.k ?? 10 }),
-    field("Any of these categories", "categories", { value: state.categories, placeholder: "all" }),
-    field("Recent items (ids)", "recent", { value: state.recent, placeholder: "50, 172" }),
+    label("Number of items", element("input", { name: "k", type: "number", min: 1, max: 200, value: state.k ?? 10 })),
+    categoryFields(state.categories, categories),
+    label("Recent items, one id per line", lines("recent", state.recent, "50\n172")),
     releases.length > 0 && choice("Release", "release", state.release, "as the service chooses", releases),
     releases.length > 0 && choice("Compare with", "with", state.with, "nothing", releases),
     releases.length === 1 &&
@@ -41,13 +40,40 @@ export function optionsForm(state, releases) {
   return element("details", { open: isChanged, class: "card" }, element("summary", {}, "Options and comparison"), form);
 }
 
-function field(label, name, attributes) {
-  return element("label", {}, label, element("input", { name, autocomplete: "off", ...attributes }));
+/** The lines of a text area as they are: an id may begin with a blank or hold a comma. */
+export function listed(text) {
+  return (text ?? "").split("\n").filter(Boolean);
 }
 
-function choice(label, name, chosen, otherwise, releases) {
+/** The chosen categories, and a field that offers all of them and adds a line. */
+function categoryFields(chosen, categories) {
+  const area = lines("categories", chosen, "all");
+  const add = element("input", {
+    list: "offered",
+    autocomplete: "off",
+    onchange: () => {
+      area.value = listed(`${area.value}\n${add.value}`).join("\n");
+      add.value = "";
+    },
+  });
+  const offered = categories.map(({ category }) => element("option", { value: category }));
+  return [
+    label("Any of these categories, one per line", area),
+    label("Add a category", add, element("datalist", { id: "offered" }, ...offered)),
+  ];
+}
+
+function lines(name, text, placeholder) {
+  return element("textarea", { name, placeholder, rows: 2, autocomplete: "off", spellcheck: "false" }, text);
+}
+
+function label(text, ...controls) {
+  return element("label", {}, text, ...controls);
+}
+
+function choice(text, name, chosen, otherwise, releases) {
   const option = ({ release, role }) =>
     element("option", { value: release, selected: release === chosen }, `${release}, ${ROLES[role] ?? role}`);
   const none = element("option", { value: "" }, otherwise);
-  return element("label", {}, label, element("select", { name }, none, ...releases.map(option)));
+  return label(text, element("select", { name }, none, ...releases.map(option)));
 }

@@ -8,7 +8,8 @@ import { settled } from "./settled.js";
 
 export async function startView(state, signal) {
   const [loaded, chosen] = await Promise.all([releases(signal), settled(examples(signal))]);
-  const problems = [loaded.problem, loaded.experiment_problem, chosen.error?.message].filter(Boolean);
+  const missing = chosen.value?.store_problem && `People may be missing: ${chosen.value.store_problem}`;
+  const problems = [loaded.problem, loaded.experiment_problem, chosen.error?.message, missing].filter(Boolean);
   return {
     status: "",
     nodes: [

@@ -1,11 +1,11 @@
 /* One user: profile, history, similar users, and recommendations with reasons. */
 
-import { recommendations, releases, user } from "./api.js";
+import { categories, recommendations, releases, user } from "./api.js";
 import { bar, timeline } from "./charts.js";
 import { definitions, element, section, title } from "./dom.js";
 import { age, day, moment } from "./format.js";
 import { address } from "./location.js";
-import { optionsForm } from "./options.js";
+import { listed, optionsForm } from "./options.js";
 import { compare, differences, fallbackNotice, gone, recommendationList } from "./recommendations.js";
 import { settled } from "./settled.js";
 
@@ -13,11 +13,12 @@ const NUM_ITEMS = 10;
 
 /** Load and lay out the view. Throws an ApiError if there is nothing to show. */
 export async function userView(state, signal) {
-  const [profile, answer, other, published] = await Promise.all([
+  const [profile, answer, other, published, offered] = await Promise.all([
     settled(user(signal, state.user)),
     settled(recommendations(signal, request(state, state.release))),
     state.with ? settled(recommendations(signal, request(state, state.with))) : null,
     settled(releases(signal)),
+    settled(categories(signal)),
   ]);
   if (answer.error && profile.error) throw answer.error;
   return {
@@ -25,7 +26,7 @@ export async function userView(state, signal) {
     release: answer.value?.release ?? profile.value?.release,
     nodes: [
       title(`User ${state.user}`),
-      optionsForm(state, published.value?.releases ?? []),
+      optionsForm(state, published.value?.releases ?? [], offered.value?.categories ?? []),
       element(
         "div",
         { class: state.with ? "columns comparing" : "columns" },
@@ -47,10 +48,6 @@ function request(state, release) {
     release,
     is_shown: false,
   };
-}
-
-function listed(text) {
-  return (text ?? "").split(",").map((each) => each.trim()).filter(Boolean);
 }
 
 function inWords(state, answer, other) {
@@ -172,7 +169,7 @@ function neighbourCard(profile, state) {
       element("a", { href: address({ ...state, user: each.user_id }) }, each.user_id),
       bar(each.similarity),
       element("span", { class: "numbers" }, each.similarity.toFixed(2)),
-      element("p", { class: "hint facts" }, facts(each)),
+      element("p", { class: "hint facts" }, facts(each, profile.store_problem)),
     );
   return section(
     "neighbours",
@@ -182,8 +179,10 @@ function neighbourCard(profile, state) {
   );
 }
 
-function facts(each) {
-  if (each.num_interactions === null) return "The online store no longer knows this user.";
+function facts(each, storeProblem) {
+  if (each.num_interactions === null) {
+    return storeProblem ? `Not known now: ${storeProblem}` : "The online store no longer knows this user.";
+  }
   const common = each.num_shared_items === 1 ? "1 item" : `${each.num_shared_items} items`;
   return `${each.num_interactions} interactions, ${common} in common. ${each.description}`;
 }

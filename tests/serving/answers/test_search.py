@@ -15,6 +15,7 @@ from serving.http.app import create_app
 from serving.releases.publication import choose_model, publish
 
 SERVER = "http://milvus.example.com:19530"
+ITEM_IDS = [f"i{number}" for number in range(1, 9)]
 
 
 class FakeEncoder:
@@ -34,15 +35,16 @@ class FakeMilvus:
 
     hits = (("gone", "about gone"), ("i7", "a text of a refused day"), ("i7", "about i7"), ("i2", "about i2"))
 
-    def __init__(self) -> None:
+    def __init__(self, hits: tuple[tuple[str, str], ...] = hits) -> None:
+        self.hits = hits
         self.delay_seconds = 0.0
         self.is_down = False
         self.asked: list[dict] = []
 
-    def search(self, collection: str, **given: object) -> list[list[dict]]:
+    def search(self, collection: str, limit: int, **given: object) -> list[list[dict]]:
         from pymilvus.exceptions import MilvusException
 
-        self.asked.append({"collection": collection, **given})
+        self.asked.append({"collection": collection, "limit": limit, **given})
         time.sleep(self.delay_seconds)
         if self.is_down:
             raise MilvusException(message="no channel to the server")
@@ -50,7 +52,7 @@ class FakeMilvus:
         return [
             [
                 {"id": "key", "distance": 0.9, "entity": {"id": each, "description_hash": description_hash(text)}}
-                for each, text in self.hits
+                for each, text in self.hits[:limit]
             ]
         ]
 
@@ -165,6 +167,22 @@ def test_memory_answers_when_the_collection_lacks_texts_of_the_release(find):
 
     assert (answer["backend"], answer["fallback"]) == ("memory", "milvus_incomplete")
     assert answer["items"][0]["item_id"] == "i4" and len(answer["items"]) == 3
+
+
+@pytest.mark.parametrize(("num_copies", "found"), [(150, ["c0", "i2", "i7"]), (2000, ["c0"])])
+def test_titles_that_repeat_are_asked_for_beyond_and_do_not_make_the_collection_incomplete(
+    settings, write_day, find, num_copies, found
+):
+    copies = [f"c{number}" for number in range(num_copies)]
+    write_day(settings, item_ids=[*ITEM_IDS, *copies], titles=dict.fromkeys(copies, "Shirt"))
+    publish(settings, "1998-03-01", choose_model(settings, None, None))
+    milvus = FakeMilvus(tuple((item_id, f"about {item_id}") for item_id in (*copies, "i2", "i7")))
+
+    answer = find(milvus)("i4", 3).json()
+
+    assert (answer["backend"], answer["fallback"]) == ("milvus", None)
+    assert [each["item_id"] for each in answer["items"]] == found
+    assert [asked["limit"] for asked in milvus.asked] == [103, 1030]
 
 
 def test_a_slow_server_is_not_waited_for(find):

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import quote
@@ -12,6 +13,8 @@ from urllib.parse import quote
 import anyio
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
@@ -288,6 +291,8 @@ def test_an_unknown_item_is_a_404_with_a_message(publish_day, serve):
         ({"user_id": "u1", "k": 0}, "body.k"),
         ({"user_id": ""}, "body.user_id"),
         ({"user_id": "u" * 513}, "body.user_id"),
+        ({"user_id": "字" * 171}, "body.user_id"),
+        ({"user_id": "u1", "deny_item_ids": ["字" * 171]}, "body.deny_item_ids.0"),
         ({"user_id": 7}, "body.user_id"),
         ({}, "body.user_id"),
         ({"user_id": "u1", "recent_item_ids": ["i1"] * 101}, "body.recent_item_ids"),
@@ -325,13 +330,25 @@ def test_a_body_that_is_not_utf_8_is_refused(publish_day, serve):
     assert set(response.json()) == {"detail", "request_id"}
 
 
-@pytest.mark.parametrize("path", ["/v1/items/{}", "/v1/items/{}/similar", "/v1/users/{}", "/v1/users/{}/features"])
-def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/items/{}",
+        "/v1/items/{}/similar",
+        "/v1/users/{}",
+        "/v1/users/{}/features",
+        "/v1/item?item_id={}",
+        "/v1/user/similar?user_id={}",
+    ],
+)
+@pytest.mark.parametrize(("within", "beyond"), [("i" * 512, "i" * 513), ("字" * 170, "字" * 171)])
+def test_ids_in_addresses_have_the_same_limit_as_in_bodies(publish_day, serve, path, within, beyond):
     publish_day()
     client = serve()
 
-    assert client.get(path.format("i" * 512)).status_code == 404
-    assert client.get(path.format("i" * 513)).status_code == 422
+    assert client.get(path.format(within)).status_code == 404
+    assert client.get(path.format(beyond)).status_code == 422
+    assert ask(client, within)["fallback"] == "unknown_user"
 
 
 IDS = [".", "..", "x/similar", "x/features", "a/b", "/", "100%", "%2F", "a b+c&k=1#?", "ü", "i1/"]
@@ -424,6 +441,43 @@ def test_following_goes_on_after_the_releases_folder_could_not_be_read(publish_d
     second = publish_day(NEXT_DAY, model="better")
 
     wait_until(lambda: ask(client)["release"] == second)
+
+
+def test_a_look_at_the_store_that_fails_is_named_and_following_goes_on(publish_day, serve, users, caplog, monkeypatch):
+    monkeypatch.setattr("serving.http.service.STORE_CHECK_SECONDS", 0.02)
+    publish_day(DAY)
+    client = serve(poll_seconds=0.02)
+    everybody, users.users = users.users, None
+    wait_until(lambda: "the online store could not be looked at" in caplog.text)
+    assert "could not be read" not in caplog.text
+
+    users.users = everybody
+    second = publish_day(NEXT_DAY, model="better")
+
+    wait_until(lambda: ask(client)["release"] == second)
+
+
+def test_a_look_at_the_store_while_the_service_stops_is_no_error(publish_day, serve, caplog, monkeypatch):
+    monkeypatch.setattr("serving.http.service.STORE_CHECK_SECONDS", 0.02)
+    publish_day()
+    service = serve(poll_seconds=0.02).app.state.service  # type: ignore[attr-defined]
+    look, is_looking, is_stopped = service.check_store, threading.Event(), threading.Event()
+    followers: list[threading.Thread] = []
+
+    def look_late() -> None:
+        followers.append(threading.current_thread())
+        is_looking.set()
+        is_stopped.wait(20)
+        look()
+
+    service.check_store = look_late
+    assert is_looking.wait(20)
+    service.stop()
+    is_stopped.set()
+    followers[0].join(20)
+
+    assert not followers[0].is_alive()
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == []
 
 
 def test_a_rollback_is_followed(publish_day, serve, settings):
@@ -589,32 +643,72 @@ def test_categories_are_listed_with_their_sizes(publish_day, serve):
     assert len(client.get("/v1/categories", params={"k": 1}).json()["categories"]) == 1
 
 
-def test_people_and_searches_to_start_with(publish_day, serve, settings, users, user):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@pytest.fixture
+def write_people(settings) -> Callable[[], None]:
+    """Replaces the users of the lake's day by four."""
 
+    def write() -> None:
+        place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
+        people = {"user_id": ["few", "u1", "u2", "erased"], "num_interactions": [1, 9, 5, 7]}
+        pq.write_table(pa.table(people), place / "part-0.parquet")
+
+    return write
+
+
+def test_people_and_searches_to_start_with(publish_day, serve, write_people, users, user):
     publish_day()
-    place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
-    people = {"user_id": ["few", "u1", "u2", "erased"], "num_interactions": [1, 9, 5, 7]}
-    pq.write_table(pa.table(people), place / "part-0.parquet")
+    write_people()
     users.users["u2"] = replace(user, user_id="u2", description="word " * 100)
 
     answer = serve().get("/v1/examples").json()
 
+    assert answer["store_problem"] is None
     assert [each["user_id"] for each in answer["people"]] == ["u2", "u1"]
     assert answer["people"][0]["description"] == "word " * 30 + "word…"
     assert answer["people"][1]["latest_titles"] == ["Title i5", "Title i3"]
     assert answer["searches"] == ["Comedy", "Drama", "War"]
 
 
-def test_without_the_lakes_users_there_are_searches_to_start_with(publish_day, serve, settings):
+def test_without_the_lakes_users_there_are_searches_to_start_with(publish_day, serve, settings, write_people):
     publish_day()
     place = partition_path(settings.lake, tables.USER_FEATURES, Versions(settings).feature, DAY)
     (place / "part-0.parquet").write_text("not a table")
+    client = serve()
 
-    answer = serve().get("/v1/examples").json()
+    answer = client.get("/v1/examples").json()
 
     assert (answer["people"], answer["searches"]) == ([], ["Comedy", "Drama", "War"])
+    write_people()
+    assert [each["user_id"] for each in client.get("/v1/examples").json()["people"]] == ["u1"]  # tried again
+
+
+def test_people_whom_the_store_did_not_give_are_said_to_be_missing(publish_day, serve, write_people, users):
+    publish_day()
+    write_people()
+    users.users["u2"] = StoreError("an online row lacks description")
+    client = serve()
+
+    answer = client.get("/v1/examples").json()
+
+    assert ([each["user_id"] for each in answer["people"]], answer["store_problem"]) == (["u1"], "store_error")
+    assert 'grasp_store_problems_total{problem="store_error"} 1.0' in client.get("/metrics").text
+
+
+def test_the_people_of_a_release_are_chosen_once_however_many_ask_at_first(publish_day, serve, monkeypatch):
+    publish_day()
+    client, choices = serve(), []
+
+    def choose_slowly(*_: object) -> list[str]:
+        choices.append(1)
+        time.sleep(0.2)
+        return ["u1"]
+
+    monkeypatch.setattr("serving.answers.examples._people", choose_slowly)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda _: client.get("/v1/examples").json(), range(4)))
+
+    assert [[each["user_id"] for each in answer["people"]] for answer in answers] == [["u1"]] * 4
+    assert len(choices) == 1
 
 
 def test_scores_equal_those_of_the_recommendations(publish_day, serve):
@@ -708,6 +802,18 @@ def test_similar_users_carry_their_facts(publish_day, serve, users, user):
             "num_shared_items": None,
         },
     ]
+
+
+def test_a_failed_read_of_similar_users_is_named_and_counted(publish_day, serve, users):
+    publish_day()
+    client = serve()
+    users.users["u2"] = StoreError("an online row lacks description")
+
+    for path in ("/v1/users/u1", "/v1/users/u1/similar"):
+        answer = client.get(path).json()
+        (near,) = answer.get("users") or answer["neighbours"]
+        assert (near["num_interactions"], answer["fallback"], answer["store_problem"]) == (None, None, "store_error")
+    assert 'grasp_store_problems_total{problem="store_error"} 2.0' in client.get("/metrics").text
 
 
 def test_reasons_name_shared_categories(publish_day, serve, users, user):
@@ -846,7 +952,7 @@ def test_a_body_that_does_not_arrive_is_a_408():
         await receive()
 
     with pytest.raises(HTTPException) as error:
-        asyncio.run(BodyLimit(app, max_seconds=0.05)({"type": "http"}, nothing, None))  # type: ignore[arg-type]
+        asyncio.run(BodyLimit(app, max_seconds=0.05)({"type": "http", "path": "/"}, nothing, None))  # type: ignore[arg-type]
     assert error.value.status_code == 408
 
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from serving.http.explorer import FOLDER, PAGE, explorer_router
-from serving.schemas import Fallback
+from serving.schemas import Fallback, SearchFallback
 
 FILES = sorted(FOLDER.iterdir())
 SCRIPTS = [file for file in FILES if file.suffix == ".js"]
@@ -75,7 +75,8 @@ def test_every_file_that_is_named_exists():
     assert named == {file.name for file in FILES} - {PAGE}
 
 
-def test_every_fallback_is_explained():
-    script = (FOLDER / "recommendations.js").read_text()
+@pytest.mark.parametrize(("name", "fallbacks"), [("recommendations.js", Fallback), ("search.js", SearchFallback)])
+def test_every_fallback_is_explained(name, fallbacks):
+    script = (FOLDER / name).read_text()
 
-    assert [name for name in get_args(Fallback) if f"\n  {name}: " not in script] == []
+    assert [each for each in get_args(fallbacks) if f"\n  {each}: " not in script] == []

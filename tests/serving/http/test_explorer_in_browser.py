@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from serving.answers.search import Search
 from serving.http.access import Access
 from serving.http.app import create_app
+from serving.lookup.online_store import StoreError
 from serving.releases.publication import choose_model, publish
 
 pytestmark = pytest.mark.integration
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.integration
 DAY = "1998-03-01"
 PLANTED = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 LONG = "Anextraordinarilylongwordwithoutanyplacetobreakit" * 2
-ITEM_IDS = ["i1", PLANTED, "i3", LONG, "i5", "i6", "i7", "i8"]
+ITEM_IDS = ["i1", PLANTED, "i3", LONG, "i5", "i6", " 7, or so", "i8"]
 TOKEN = "a-token-for-reading"
 PATIENCE_MS = 90_000  # a loaded machine is slow, not wrong
 expect.set_options(timeout=PATIENCE_MS)
@@ -196,6 +197,9 @@ def test_a_neighbour_is_one_click_away_and_back_leads_back(put, start, open_page
     page = open_page()
     page.goto(f"{start()}#user=u1&k=3")
 
+    near = page.get_by_role("region", name="Similar users").get_by_role("listitem")
+    expect(near.first).to_contain_text("2 interactions, 2 items in common. likes facts")
+    expect(near.last).to_contain_text("The online store no longer knows this user.")
     page.get_by_role("link", name="u2").click()
     expect(heading(page)).to_have_text("User u2")
     expect(page.locator(".recommendations > li")).to_have_count(3)
@@ -233,6 +237,48 @@ def test_a_broken_store_is_named_and_leaves_the_page_usable(put, start, open_pag
     expect(page.locator(".fallback code")).to_have_text("store_error")
     expect(page.get_by_role("region", name="Profile")).to_contain_text("store_error")
     expect(page.locator(".recommendations > li")).to_have_count(8)
+
+
+def test_what_the_store_failed_to_give_is_not_called_gone(put, start, open_page, users):
+    put()
+    address, page = start(), open_page()
+    users.users["u2"] = StoreError("an online row lacks description")
+    page.goto(f"{address}#user=u1")
+    expect(page.get_by_role("region", name="Similar users")).to_contain_text("Not known now: store_error")
+
+    users.users["u1"] = StoreError("an online row lacks description")
+    page.goto(f"{address}#")
+
+    expect(page.locator(".problem")).to_have_text("People may be missing: store_error")
+
+
+def test_categories_and_recent_items_are_taken_as_they_are_one_per_line(put, start, open_page):
+    put()
+    page = open_page()
+    page.goto(f"{start()}#user=u1")
+    recommended = page.locator(".recommendations > li")
+
+    page.get_by_text("Options and comparison").click()
+    page.get_by_label("Recent items").fill(" 7, or so\ni6")
+    page.get_by_role("button", name="Apply").click()
+    expect(recommended).to_have_count(4)
+    expect(page.get_by_text("not in this release")).to_have_count(0)
+
+    assert page.locator("datalist option").evaluate_all("all => all.map(each => each.value)") == [
+        "Comedy",
+        "Drama",
+        "War",
+    ]
+    for category in ("Comedy", "Drama"):
+        page.get_by_label("Add a category").fill(category)
+        page.get_by_label("Add a category").blur()
+    expect(page.get_by_label("Any of these categories")).to_have_value("Comedy\nDrama")
+    page.get_by_label("Any of these categories").fill("War")
+    page.get_by_role("button", name="Apply").click()
+
+    expect(recommended).to_have_count(1)
+    expect(page.get_by_label("Recent items")).to_have_value(" 7, or so\ni6")
+    assert page.url.endswith("#user=u1&k=10&categories=War&recent=+7%2C+or+so%0Ai6")
 
 
 def test_texts_are_never_markup(put, start, open_page):
@@ -475,13 +521,15 @@ def test_all_text_has_enough_contrast(put, start, open_page, scheme):
     assert (background == "rgb(20, 24, 27)") == (scheme == "dark")
 
 
-def test_a_user_whose_id_no_path_can_carry_is_looked_up(put, start, open_page, users):
+@pytest.mark.parametrize("user_id", ["..", " x"])
+def test_a_user_with_a_strange_id_is_looked_up(put, start, open_page, users, user_id):
+    """No path can carry the first; the second begins with a blank."""
     put()
     address, page = start(), open_page()
-    users.users[".."] = replace(users.users["u1"], user_id="..")
+    users.users[user_id] = replace(users.users["u1"], user_id=user_id)
     page.goto(address)
 
-    look_up(page, "..")
+    look_up(page, user_id)
 
     expect(page.get_by_text("likes tests").first).to_be_visible()
 

@@ -8,6 +8,7 @@ import schemathesis
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
+from grasp.days import last_second
 from serving import schemas
 from serving.answers.search import Search
 from serving.http.access import Access
@@ -99,6 +100,13 @@ def test_every_operation_is_listed(application):
 def test_every_example_is_valid(model):
     for example in (model.model_config.get("json_schema_extra") or {}).get("examples", []):
         model.model_validate(example)
+
+
+def test_the_example_of_a_row_carries_the_last_second_of_its_day():
+    (example,) = schemas.UserFeaturesResponse.model_config["json_schema_extra"]["examples"]
+
+    shown = schemas.UserFeaturesResponse.model_validate(example)
+    assert shown.event_timestamp == last_second(schemas.ANSWER["feature_day"])
 
 
 def test_every_endpoint_has_an_example_and_names_its_errors(application):

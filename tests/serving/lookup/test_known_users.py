@@ -67,3 +67,14 @@ def test_the_first_users_are_known_once():
 
     assert known.of("v1") == ["a", "0", "1", "2", "3"]
     assert known.of("v2") == []
+
+
+def test_the_users_of_another_day_replace_those_known_before():
+    known = KnownUsers()
+    known.add("v1", ["a", "b"])
+    known.add("v2", ["c"])
+
+    known.replace("v1", [str(number) for number in range(9)])
+
+    assert known.of("v1") == ["0", "1", "2", "3", "4"]
+    assert known.of("v2") == ["c"]

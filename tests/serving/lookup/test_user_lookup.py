@@ -329,3 +329,20 @@ def test_a_store_that_comes_back_empty_is_seen_by_its_first_answer(user):
 
     assert get(lookup, release, "never seen") == LookupResult(None, "store_empty")
     lookup.close()
+
+
+def test_a_store_that_lacks_the_users_of_a_release_that_was_left_is_not_emptied(user):
+    """A release of a wrong source was loaded; restoring a day cleared its users and put the day's users online."""
+    store = MixedStore({"wrong 1": user, "wrong 2": user})
+    release = release_with(store)
+    lookup = UserLookup(20, 10)
+    lookup.know("v1", ["wrong 1", "wrong 2"])
+    assert get(lookup, release, "wrong 1") == LookupResult(user)
+
+    store.has = {"right 1": user, "right 2": user}
+    assert lookup.probe(release) == "store_empty"
+    lookup.know("v1", ["right 1", "right 2"])
+
+    assert lookup.probe(release) is None
+    assert get(lookup, release, "wrong 1") == LookupResult(None)
+    lookup.close()

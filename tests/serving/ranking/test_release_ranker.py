@@ -12,6 +12,7 @@ import torch
 
 from grasp.manifest import manifest_in_force, release_folder
 from grasp.settings import Settings
+from serving.ranking.candidates import Candidates
 from serving.ranking.items import load_items
 from serving.ranking.release_ranker import ReleaseRanker, load_release_ranker
 from serving.releases.publication import choose_model, publish
@@ -89,6 +90,24 @@ def test_a_withdrawn_item_stays_in_histories_and_is_never_recommended(load, user
         np.testing.assert_array_equal(
             ranker.score(user, ranker.history(user, [])), whole.score(user, whole.history(user, []))
         )
+
+
+def test_withdrawn_items_are_marked_once_and_not_listed_for_every_request(load, user):
+    """They stay known for ever, so a list of them would grow longer than the catalogue."""
+
+    class SeenCandidates(Candidates):
+        def best(self, k, state_D, added, hidden_rows, shown_N):  # noqa: N803
+            hidden.append(list(hidden_rows))
+            return super().best(k, state_D, added, hidden_rows, shown_N)
+
+    hidden: list[list[int]] = []
+    ranker = load(withdrawn=("i1", "i4"))
+    ranker._candidates = SeenCandidates(ranker._candidates.candidate_ND)
+
+    assert set(ids(ranker.recommend(user, 8))) == {"i2", "i6", "i7", "i8"}
+    shown_N = np.isin(ranker.items.ids, ["i1", "i3", "i8"])
+    assert ids(ranker.recommend(user, 8, mask_N=shown_N)) == ["i8"]
+    assert hidden == [[2, 4]] * len(hidden)
 
 
 def test_recent_items_follow_the_sequence_and_change_the_scores(load, user):

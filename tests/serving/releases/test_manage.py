@@ -304,7 +304,7 @@ def test_rollback_goes_to_the_release_before_and_forward_again(settings, write_d
     assert rollback(settings).release_id == second.release_id
     assert rollback(settings).release_id == first.release_id
     assert f"restore-day {DAY} --release {first.release_id}" in capsys.readouterr().out
-    with pytest.raises(ReleaseError, match="no release was in force before"):
+    with pytest.raises(ReleaseError, match="has no release to roll back to"):
         rollback(settings)
     assert rollback(settings, third.release_id) == third
     assert len(releases_on_disk(settings.releases)) == 3
@@ -327,7 +327,7 @@ def test_rollback_skips_releases_that_were_rolled_back_from(settings, put_models
     put_models("worse")
 
     assert rollback(settings).release_id == good
-    with pytest.raises(ReleaseError, match="no release was in force before"):
+    with pytest.raises(ReleaseError, match="has no release to roll back to"):
         rollback(settings)
 
 
@@ -543,6 +543,22 @@ class TestRestoreDay:
         assert (restored.day, restored.model, online) == (DAY, "tiny-ranker", [DAY])
         assert verify(settings) == restored
         assert put(settings, NEXT_DAY).day == NEXT_DAY
+        assert rollback(settings) == restored
+        with pytest.raises(ReleaseError, match=f"{restored.release_id} has no release to roll back to"):
+            rollback(settings)
+
+    def test_what_was_in_force_before_the_wrong_release_is_the_way_back_from_a_restored_day(
+        self, settings, settings_with, write_day, make_model
+    ):
+        for day in (DAY, NEXT_DAY, FAR_DAY):
+            write_day(settings, day)
+        first = put(settings, DAY, model=make_model(settings))
+        wrong = put(settings_with(future_days=True), FAR_DAY)
+
+        restored = restore_day(settings, NEXT_DAY, put_online=lambda *_: None)
+
+        assert rollback_targets(settings.releases, restored.release_id) == [first]
+        assert rollback(settings, wrong.release_id) == wrong  # named, it can still be reached
         assert rollback(settings) == restored
 
     def test_features_that_are_too_old_are_named(self, settings_with, released, capsys):

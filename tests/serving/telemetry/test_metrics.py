@@ -6,12 +6,16 @@ import os
 import re
 import time
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 
 from serving.http.logs import JsonFormatter
 from serving.http.request_context import request_id_of
-from serving.telemetry.metrics import MULTIPROCESS_VARIABLE, STAGES, STORE_PROBLEMS, _forget_dead_workers
+from serving.lookup.user_lookup import StoreProblem
+from serving.telemetry.metrics import MULTIPROCESS_VARIABLE, STAGES, _forget_dead_workers
+
+STORE_PROBLEMS = get_args(StoreProblem)
 
 
 def sample(text: str, name: str, **labels: str) -> float | None:

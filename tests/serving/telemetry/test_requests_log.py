@@ -1,5 +1,6 @@
 """Served requests and outcomes reach their tables despite disk failures, and never delay a request."""
 
+import json
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ import pytest
 
 from grasp import partitions, tables
 from serving.http.access import Access
+from serving.http.body_limit import MAX_BODY_BYTES
 from serving.telemetry import requests_log
 from serving.telemetry.requests_log import RequestsLog
 
@@ -272,6 +274,18 @@ def test_an_impression_that_is_told_is_the_row_that_its_answer_would_have_been(p
     by_id = {row.pop("request_id"): row for row in rows}
     assert set(by_id) == {one["request_id"], batch[0]["request_id"]}
     assert by_id[batch[0]["request_id"]] == by_id[one["request_id"]]
+
+
+def test_a_whole_batch_can_be_told_as_it_was_given(publish_day, serve):
+    publish_day(mark="A long title " * 100)
+    client = serve()
+    batch = client.post("/v1/recommendations/batch", json={"user_ids": ["u1"] * 100}).json()["answers"]
+    body = json.dumps({"impressions": batch})
+    assert len(body) > MAX_BODY_BYTES
+
+    told = client.post("/v1/impressions", content=body, headers={"Content-Type": "application/json"})
+
+    assert (told.status_code, told.json()["num_accepted"]) == (202, 100)
 
 
 def test_a_log_that_is_switched_off_refuses_outcomes(publish_day, serve, settings):
