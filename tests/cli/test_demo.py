@@ -1,16 +1,22 @@
 """The demo shows progress lines only, counts skipped stages, and ends with the log when a run fails."""
 
 import gzip
+import sqlite3
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cli.dag_run import DagError, output_of, run_dag
+from cli import dag_run
+from cli.dag_run import DagError, migrate, output_of, run_dag
 from cli.demo import DAMAGED_ROWS, DemoError, Plan, plan_folder, plan_movielens, run_all
 from cli.showcase import _show_user, three_users
+from grasp.days import last_second
+from grasp.settings import Settings
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
