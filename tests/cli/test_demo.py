@@ -145,13 +145,24 @@ def shop(tmp_path) -> Path:
     return folder
 
 
-def test_a_folder_is_sampled_into_a_home_of_its_own(settings, shop):
-    plan = plan_folder(settings, shop)
+@pytest.mark.parametrize("name", ["shop", "x [1]", "{x}", "?*\\"])
+def test_a_folder_is_sampled_into_a_home_of_its_own(settings, shop, name):
+    plan = plan_folder(settings, shop.rename(shop.with_name(name)))
 
+    assert Settings.load(plan.settings.variables()) == plan.settings, "no process refuses the home's name"
     assert plan.cutoff < plan.latest == "1998-03-08"
     assert plan.settings.home.parent == settings.home / "demos"
     assert plan.settings.source.is_relative_to(plan.settings.home)
     assert plan.settings.lake != settings.lake, "two data sets never meet in one lake"
+
+
+def test_the_demo_s_clock_may_stand_at_the_end_of_the_latest_day_of_a_live_export(settings, shop, capfd):
+    with (shop / "interactions.tsv").open("a") as file:
+        file.writelines(f"\nu1\t{item}\t{seconds}" for item, seconds in ((1, int(time.time())), (2, 2_524_608_000)))
+    plan = plan_folder(settings, shop)
+    assert plan.latest == "1998-03-08"
+    assert Settings.load({**plan.settings.variables(), "GRASP_NOW": last_second(plan.latest).isoformat()})
+    assert "left out 2 interactions of today or later: those days are not over" in capfd.readouterr().out
 
 
 def test_a_model_that_gets_no_item_of_a_shop_right_ends_no_demo_unless_asked_for(settings, settings_with, shop):
