@@ -101,6 +101,39 @@ def test_a_command_that_dies_names_its_log(settings, tmp_path):
         list(output_of(command, settings, tmp_path / "log"))
 
 
+def test_airflow_s_metadata_is_brought_up_to_date_once(settings, tmp_path, monkeypatch):
+    database = settings.home / "airflow" / "airflow.db"
+    fake_airflow(tmp_path, monkeypatch, "migrated")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    log = tmp_path / "log"
+
+    def num_migrations() -> int:
+        migrate(settings, log)
+        return log.read_text().count("migrated")
+
+    def set_revision(revision: str) -> None:
+        with closing(sqlite3.connect(database)) as metadata, metadata:
+            metadata.execute("CREATE TABLE IF NOT EXISTS alembic_version (version_num)")
+            metadata.execute("DELETE FROM alembic_version")
+            metadata.execute("INSERT INTO alembic_version VALUES (?)", [revision])
+
+    assert [num_migrations(), num_migrations()] == [1, 2], "without the usual file every time: it may be anywhere"
+    database.parent.mkdir()
+    (database.parent / "airflow.cfg").write_text("[database]")
+    set_revision("a")
+    assert [num_migrations(), num_migrations()] == [3, 3]
+    set_revision("b")
+    assert [num_migrations(), num_migrations()] == [4, 4], "another file"
+    (database.parent / "airflow.cfg").write_text("[database]\nsql_alchemy_conn = postgresql://")
+    assert [num_migrations(), num_migrations()] == [5, 5], "another configuration"
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://")
+    assert [num_migrations(), num_migrations()] == [6, 6], "another configuration"
+    monkeypatch.setattr(dag_run, "version", lambda _: "4.0.0")
+    assert [num_migrations(), num_migrations()] == [7, 7], "another Airflow"
+    database.unlink()
+    assert num_migrations() == 8
+
+
 def test_the_history_is_shown_newest_first_like_the_description(capsys):
     titles = [f"film {number}" for number in range(12)]
     served = SimpleNamespace(
