@@ -122,8 +122,9 @@ def test_data_docs_show_the_checks(finished):
     assert list(finished.settings.data_docs.glob("**/index.html"))
 
 
-def test_a_second_run_starts_no_spark(finished):
-    times = finished.refresh(LATEST)
+@pytest.mark.parametrize("day", [CUTOFF, LATEST])
+def test_a_second_run_starts_no_spark(finished, day):
+    times = finished.refresh(day)
     skipped = {each.stage for each in times if each.seconds is None}
     assert skipped == set(stages.STAGES)
 
@@ -135,5 +136,6 @@ def test_a_forced_run_changes_nothing(finished):
     vectors = milvus_rows(finished)
     finished.refresh(LATEST, force=True)
     finished.retrain(force=True)
+    assert "was trained from these inputs already" in finished.log.read_text()
     assert {name: snapshot(folder) for name, folder in folders.items()} == before
     assert milvus_rows(finished) == vectors
