@@ -2,18 +2,22 @@
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from grasp.environment import process_environment
 from grasp.processes import end_with_parent
 from grasp.progress import MARK, say
 from grasp.settings import ROOT, Settings
+from grasp.versions import digest
 
 STAGE_TOOK = re.compile(r"stage (\S+) (\S+) took ([\d.]+) s")
 STAGE_SKIPPED = re.compile(r"(\S+) (\S+): inputs unchanged, skipped")
@@ -67,9 +71,28 @@ def airflow_logs(settings: Settings) -> Path:
 
 
 def migrate(settings: Settings, log: Path) -> None:
-    """Bring Airflow's metadata up to date; makes it on the first run."""
+    """Bring Airflow's metadata up to date; makes it on the first run. Takes seconds, so it is not done twice."""
+    environment = process_environment(settings)
+    done = Path(environment["AIRFLOW_HOME"], "migrated.txt")
+    if done.exists() and done.read_text() == _metadata_state(environment):
+        return
     for _ in output_of(["airflow", "db", "migrate"], settings, log):
         continue
+    if state := _metadata_state(environment):
+        done.write_text(state)
+
+
+def _metadata_state(environment: dict[str, str]) -> str | None:
+    """Changes with Airflow, its configuration and the tables of its SQLite file; None where there is no such file."""
+    home = Path(environment["AIRFLOW_HOME"]).absolute()
+    try:
+        configuration = (home / "airflow.cfg").read_text()
+        with closing(sqlite3.connect((home / "airflow.db").as_uri() + "?mode=ro", uri=True)) as metadata:
+            revisions = metadata.execute("SELECT version_num FROM alembic_version").fetchall()
+    except (OSError, sqlite3.Error):
+        return None
+    variables = sorted(each for each in environment.items() if each[0].startswith("AIRFLOW__DATABASE__"))
+    return digest([version("apache-airflow"), configuration, variables, revisions])
 
 
 def run_command(name: str, dag: str, conf: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import gzip
 import json
+import re
 import subprocess
 import sys
 import time
@@ -77,7 +78,8 @@ def add_damaged_rows(source: Path, copy: Path) -> None:
 
 def plan_folder(settings: Settings, folder: Path) -> Plan:
     """Sample the folder into a home of its own, so that two data sets never meet in one lake."""
-    home = settings.home / "demos" / f"{folder.resolve().name}-{digest(str(folder.resolve()))[:6]}"
+    name = re.sub(r"[^\w.-]+", "_", folder.resolve().name)  # Spark takes brackets and stars in a path for a pattern
+    home = settings.home / "demos" / f"{name}-{digest(str(folder.resolve()))[:6]}"
     source = home / "source"
     command = [sys.executable, "-m", "spark_jobs.source.sample", str(folder.resolve()), str(source)]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)

@@ -37,6 +37,9 @@ def visit(settings: Settings, day: str, open_user_store: OpenUserStore = FeastUs
 
     Nobody asks where requests are not logged, or while somebody else's experiment runs.
     """
+    running = read_experiment(settings.releases)
+    if running and running.name == EXPERIMENT:  # a demo was killed before it could stop it
+        experiment.stop(settings)
     if not settings.log_requests or read_experiment(settings.releases) or num_visits(settings):
         return
     release, lot = manifest_in_force(settings.releases).release_id, random.Random(0)  # noqa: S311 - no secret

@@ -15,6 +15,7 @@ from grasp.files import write_json
 from grasp.progress import say
 
 SETTLED_SECONDS = 10.0  # more than the resolution of the times of any file system
+Entry = tuple[list[int], str]  # state and hash of a file
 
 
 def remembered_hashes(hash_file: Callable[[Path], str], files: Sequence[Path], memory: Path) -> list[str]:
@@ -22,12 +23,9 @@ def remembered_hashes(hash_file: Callable[[Path], str], files: Sequence[Path], m
 
     A `memory` that cannot be written costs time only. Raises `ValueError` if it is damaged.
     """
-    try:
-        known = json.loads(memory.read_text()) if memory.exists() else {}
-        found = {str(file): _known_or_new(hash_file, file, known.get(str(file))) for file in files}
-    except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{memory} is damaged ({error}): remove it") from None
-    new = {name: [*each] for name, each in found.items() if _is_settled(each[0])}
+    known = _read(memory)
+    found = {str(file): _known_or_new(hash_file, file, known.get(str(file))) for file in files}
+    new = {name: each for name, each in found.items() if _is_settled(each[0])}
     if any(known.get(name) != entry for name, entry in new.items()):
         try:
             write_json(memory, known | new)
@@ -36,11 +34,19 @@ def remembered_hashes(hash_file: Callable[[Path], str], files: Sequence[Path], m
     return [content for _, content in found.values()]
 
 
-def _known_or_new(hash_file: Callable[[Path], str], file: Path, known: list[object] | None) -> tuple[list[int], str]:
+def _read(memory: Path) -> dict[str, Entry]:
+    try:
+        entries = json.loads(memory.read_text()) if memory.exists() else {}
+        return {name: (state, str(content)) for name, (state, content) in entries.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{memory} is damaged ({error}): remove it") from None
+
+
+def _known_or_new(hash_file: Callable[[Path], str], file: Path, known: Entry | None) -> Entry:
     """State and hash of a file, which is read only if its state is not the known one."""
     state = _state(file)
     if known and known[0] == state:
-        return state, str(known[1])
+        return known
     while True:
         content = hash_file(file)
         if (after := _state(file)) == state:

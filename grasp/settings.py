@@ -53,6 +53,8 @@ _FIXED_PARAMETERS = {"model", "messages", "max_tokens", "max_completion_tokens",
 _KUBERNETES_NAME = re.compile(r"GRASP_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 
+_PATTERN_CHARACTER = re.compile(r"[*?\[\]{}\\]")
+
 
 class SettingsError(ValueError):
     """A `GRASP_*` variable is wrong or unknown; the message names it."""
@@ -70,9 +72,13 @@ def _complaint(error: Any) -> str:
 
 def _absolute(name: str, path: str | Path) -> Path:
     try:
-        return Path(path).expanduser().resolve()
+        absolute = Path(path).expanduser().resolve()
     except (RuntimeError, OSError) as error:  # an unknown ~user, or links in a circle
         raise ValueError(f"{PREFIX}{name.upper()}: {error} (got {str(path)!r})") from None
+    if name in ("home", "lake") and _PATTERN_CHARACTER.search(str(absolute)):
+        problem = "Spark takes a path with one of *?[]{}\\ for a pattern: name another folder"
+        raise ValueError(f"{PREFIX}{name.upper()}: {problem} (got {str(path)!r})")
+    return absolute
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -8,9 +8,14 @@ fail() {
     echo "error: $1" >&2
     exit 1
 }
+heartbeat() { # a line a minute while a program holds the other end of the input; no process is left to stop
+    while read -rt 60; [ $? -gt 128 ]; do
+        echo "[grasp]   ... $(grep -cE '^(Collecting|Processing) ' "$log") packages so far: $(tail -n 1 "$log" | cut -c -60)"
+    done
+}
 step() { # step WHAT COMMAND...: run it quietly; when it fails, show how its output ends
     echo "[grasp] $1"
-    "${@:2}" >>"$log" 2>&1 || {
+    "${@:2}" 3> >(heartbeat) >>"$log" 2>&1 || {
         tail -n 15 "$log" >&2
         fail "$1: failed; all of it is in $log"
     }

@@ -80,4 +80,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    typical_job(sys.argv[1]) if IS_SUBMITTED else main()
+    if IS_SUBMITTED:
+        typical_job(sys.argv[1])
+    else:
+        main()

@@ -2,9 +2,10 @@
 
     python -m spark_jobs.source.sample SOURCE_FOLDER OUT_FOLDER --users 600 --seed 0
 
-Takes random users with at least five interactions, together with their interactions, items and attributes. Reads the
-rows a few times, without Spark. The last line of the output is JSON: the counts, how many users were left out, the
-`latest` day of the sample, and a `cutoff` day by which four fifths of the interactions had happened.
+Takes random users with at least five interactions, together with their interactions, items and attributes. Only days
+that are over by the wall clock count. Reads the rows a few times, without Spark. The last line of the output is JSON:
+the counts, what was left out, the `latest` day of the sample, and a `cutoff` day by which four fifths of the
+interactions had happened.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from grasp.days import end_of, plus_days
+from grasp.days import end_of, plus_days, start_of
 from grasp.environment import prepare
 from grasp.progress import say
 from spark_jobs.source.contract import EARLIEST, REQUIRED_COLUMNS, SourceTable, find_table, require_table
@@ -72,12 +73,13 @@ def suggest_days(times: list[float]) -> tuple[str, str]:
 
 def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str, object]:
     """Write the sample to `out`; returns the counts and the suggested days. Raises `ValueError` without any user."""
+    today = start_of(datetime.now(UTC).date().isoformat()).timestamp()
     source_table = require_table(folder, "interactions")
     item_table, user_table = require_table(folder, "items"), find_table(folder, "users")
     for table in filter(None, (source_table, item_table, user_table)):
         if not plan_table(table).num_rows and table is not user_table:
             raise ValueError(f"{table.path} holds no rows")
-    num_interactions = count_by_user(source_table)
+    num_interactions, num_later = count_by_user(source_table, today)
     users = choose_users(num_interactions, num_users, seed)
     if not users:
         raise ValueError(
@@ -91,7 +93,9 @@ def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str
             "row_number": row.get("row_number", position),
         }
         for position, row in enumerate(table_rows(source_table), start=1)
-        if as_text(row["user_id"]) in users and (seconds := unix_seconds(row["timestamp"])) is not None
+        if as_text(row["user_id"]) in users
+        and (seconds := unix_seconds(row["timestamp"])) is not None
+        and float(seconds) < today
     ]
     cutoff, latest = suggest_days([float(str(row["timestamp"])) for row in kept])
     touched = {row["item_id"] for row in kept}
@@ -109,6 +113,7 @@ def write_sample(folder: Path, out: Path, num_users: int, seed: int) -> dict[str
         "users": len(users),
         "items": len(items),
         "interactions": len(kept),
+        "later_interactions": num_later,
         "users_with_few": sum(num < MIN_INTERACTIONS for num in num_interactions.values()),
         "users_beyond_limit": sum(num >= MIN_INTERACTIONS for num in num_interactions.values()) - len(users),
         "cutoff": cutoff,
@@ -130,20 +135,28 @@ def count_qualifying(interactions: Iterable[Row], cutoff: str) -> int:
     return sum(before[user] >= MIN_INTERACTIONS for user in after)
 
 
-def count_by_user(table: SourceTable) -> Counter[str]:
-    """Interactions with a usable time, by user. Raises `ValueError` if most times are not unix seconds."""
-    by_user, unusable, num_unusable = Counter[str](), "", 0
+def count_by_user(table: SourceTable, today: float) -> tuple[Counter[str], int]:
+    """Interactions before `today` by user, and the number of later ones; those without a usable time are left out.
+
+    Raises `ValueError` if most times are not unix seconds, or none is before `today`.
+    """
+    by_user, num_later, unusable, num_unusable = Counter[str](), 0, "", 0
     for row in table_rows(table):
-        if unix_seconds(row["timestamp"]) is None:
+        seconds = unix_seconds(row["timestamp"])
+        if seconds is None:
             unusable, num_unusable = unusable or as_text(row["timestamp"]), num_unusable + 1
+        elif float(seconds) >= today:
+            num_later += 1
         else:
             by_user[as_text(row["user_id"])] += 1
-    if num_unusable > by_user.total():
+    if num_unusable > by_user.total() + num_later:
         raise ValueError(f"{table.path}: timestamp {unusable!r} is not in unix seconds{_unit_of(unusable)}")
+    if num_later and not by_user:
+        raise ValueError(f"{table.path}: all {num_later:,} interactions are of today or later: those days are not over")
     if not by_user:
         required = ", ".join(REQUIRED_COLUMNS[table.name])
         raise ValueError(f"{table.path}: no row can be read and has a value for each of {required}")
-    return by_user
+    return by_user, num_later
 
 
 def unix_seconds(value: object) -> str | None:
@@ -167,9 +180,8 @@ def _unit_of(text: str) -> str:
 def _write_lines(path: Path, rows: Iterable[Row]) -> None:
     text = "".join(f"{json.dumps(row, ensure_ascii=False, default=as_text)}\n" for row in rows)
     content = gzip.compress(text.encode(), mtime=0)
-    if (
-        not path.exists() or path.read_bytes() != content
-    ):  # an unchanged file keeps its time, so ingest sees nothing new
+    is_unchanged = path.exists() and path.read_bytes() == content
+    if not is_unchanged:  # an unchanged file keeps its time, so ingest sees nothing new
         path.write_bytes(content)
 
 
@@ -190,6 +202,8 @@ def main() -> None:
         f"sample: left out {found['users_with_few']:,} users with fewer than {MIN_INTERACTIONS} interactions "
         f"and {found['users_beyond_limit']:,} because a sample has at most {arguments.users:,} users"
     )
+    if found["later_interactions"]:
+        say(f"sample: left out {found['later_interactions']:,} interactions of today or later: those days are not over")
     say(
         f"sample: {found['qualifying_users']} users have {MIN_INTERACTIONS} interactions up to {found['cutoff']} "
         "and some after it"

@@ -1,4 +1,4 @@
-"""`grasp airflow`, really: few processes, a refresh that is late is told, and nothing is left after TERM."""
+"""`make airflow`, really: few processes, a refresh that is late is told, and nothing is left after TERM."""
 
 import os
 import socket
@@ -50,7 +50,7 @@ def test_a_late_refresh_is_told_and_nothing_is_left_after_term(settings_with, we
         environment["JAVA_HOME"] = str(java)
     log = tmp_path / "airflow.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "cli.main", "airflow"]
+        command = ["make", "-o", "setup", "airflow", f"GRASP={sys.executable} -m cli.main"]  # what is set up stays
         process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
     try:
         wait_for(lambda: webhook.received, process, log)

@@ -1,16 +1,22 @@
 """The demo shows progress lines only, counts skipped stages, and ends with the log when a run fails."""
 
 import gzip
+import sqlite3
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cli.dag_run import DagError, output_of, run_dag
+from cli import dag_run
+from cli.dag_run import DagError, migrate, output_of, run_dag
 from cli.demo import DAMAGED_ROWS, DemoError, Plan, plan_folder, plan_movielens, run_all
 from cli.showcase import _show_user, three_users
+from grasp.days import last_second
+from grasp.settings import Settings
 
 
 def fake_airflow(tmp_path, monkeypatch, *lines: str) -> None:
@@ -95,6 +101,39 @@ def test_a_command_that_dies_names_its_log(settings, tmp_path):
         list(output_of(command, settings, tmp_path / "log"))
 
 
+def test_airflow_s_metadata_is_brought_up_to_date_once(settings, tmp_path, monkeypatch):
+    database = settings.home / "airflow" / "airflow.db"
+    fake_airflow(tmp_path, monkeypatch, "migrated")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    log = tmp_path / "log"
+
+    def num_migrations() -> int:
+        migrate(settings, log)
+        return log.read_text().count("migrated")
+
+    def set_revision(revision: str) -> None:
+        with closing(sqlite3.connect(database)) as metadata, metadata:
+            metadata.execute("CREATE TABLE IF NOT EXISTS alembic_version (version_num)")
+            metadata.execute("DELETE FROM alembic_version")
+            metadata.execute("INSERT INTO alembic_version VALUES (?)", [revision])
+
+    assert [num_migrations(), num_migrations()] == [1, 2], "without the usual file every time: it may be anywhere"
+    database.parent.mkdir()
+    (database.parent / "airflow.cfg").write_text("[database]")
+    set_revision("a")
+    assert [num_migrations(), num_migrations()] == [3, 3]
+    set_revision("b")
+    assert [num_migrations(), num_migrations()] == [4, 4], "another file"
+    (database.parent / "airflow.cfg").write_text("[database]\nsql_alchemy_conn = postgresql://")
+    assert [num_migrations(), num_migrations()] == [5, 5], "another configuration"
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "postgresql://")
+    assert [num_migrations(), num_migrations()] == [6, 6], "another configuration"
+    monkeypatch.setattr(dag_run, "version", lambda _: "4.0.0")
+    assert [num_migrations(), num_migrations()] == [7, 7], "another Airflow"
+    database.unlink()
+    assert num_migrations() == 8
+
+
 def test_the_history_is_shown_newest_first_like_the_description(capsys):
     titles = [f"film {number}" for number in range(12)]
     served = SimpleNamespace(
@@ -139,13 +178,24 @@ def shop(tmp_path) -> Path:
     return folder
 
 
-def test_a_folder_is_sampled_into_a_home_of_its_own(settings, shop):
-    plan = plan_folder(settings, shop)
+@pytest.mark.parametrize("name", ["shop", "x [1]", "{x}", "?*\\"])
+def test_a_folder_is_sampled_into_a_home_of_its_own(settings, shop, name):
+    plan = plan_folder(settings, shop.rename(shop.with_name(name)))
 
+    assert Settings.load(plan.settings.variables()) == plan.settings, "no process refuses the home's name"
     assert plan.cutoff < plan.latest == "1998-03-08"
     assert plan.settings.home.parent == settings.home / "demos"
     assert plan.settings.source.is_relative_to(plan.settings.home)
     assert plan.settings.lake != settings.lake, "two data sets never meet in one lake"
+
+
+def test_the_demo_s_clock_may_stand_at_the_end_of_the_latest_day_of_a_live_export(settings, shop, capfd):
+    with (shop / "interactions.tsv").open("a") as file:
+        file.writelines(f"\nu1\t{item}\t{seconds}" for item, seconds in ((1, int(time.time())), (2, 2_524_608_000)))
+    plan = plan_folder(settings, shop)
+    assert plan.latest == "1998-03-08"
+    assert Settings.load({**plan.settings.variables(), "GRASP_NOW": last_second(plan.latest).isoformat()})
+    assert "left out 2 interactions of today or later: those days are not over" in capfd.readouterr().out
 
 
 def test_a_model_that_gets_no_item_of_a_shop_right_ends_no_demo_unless_asked_for(settings, settings_with, shop):

@@ -15,6 +15,7 @@ from grasp.versions import Versions
 from serving.lookup.online_store import UserStore
 from serving.releases.buckets import read_experiment
 from serving.releases.publication import choose_model, publish
+from serving.rollout import experiment
 
 DAY = "1998-03-01"
 ITEMS = [f"i{number}" for number in range(12)]
@@ -85,6 +86,22 @@ def test_visitors_leave_requests_outcomes_and_an_experiment_that_has_ended(setti
 
     visit(settings, DAY, lambda *_: NobodyStore())
     assert num_visits(settings) == 42, "a second demo adds nothing"
+
+
+def test_the_experiment_of_a_demo_that_was_killed_is_stopped(settings, publish_items):
+    before, _ = publish_items("Old"), publish_items("New")
+    experiment.start(settings, EXPERIMENT, before, 0.5)
+    visit(settings, DAY, lambda *_: NobodyStore())
+    assert read_experiment(settings.releases) is None
+    assert num_visits(settings) == 42
+
+
+def test_nobody_visits_while_somebody_else_s_experiment_runs(settings, publish_items):
+    before, _ = publish_items("Old"), publish_items("New")
+    theirs = experiment.start(settings, "theirs", before, 0.5)
+    visit(settings, DAY, lambda *_: NobodyStore())
+    assert read_experiment(settings.releases) == theirs
+    assert num_visits(settings) == 0
 
 
 def test_one_release_alone_is_asked_without_an_experiment(settings, publish_items):

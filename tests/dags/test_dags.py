@@ -165,15 +165,15 @@ with create_session() as session:
 for each in ids:
     with create_session() as session:
         run = session.get(DagRun, each)
-        seen = [run.run_type, day_of_run(run)]
+        seen = [run.run_type, day_of_run(run), run.note]
         task = session.query(TaskInstance).filter_by(run_id=run.run_id, task_id="has_ended").one()
         log = "".join(TaskLogReader().read_log_stream(task, 1, {})) if task.state else ""  # ends the session
         print("run", json.dumps([*seen, log]))
 """
 
 
-def runs(home: Path) -> list[tuple[str, str, str]]:
-    """Kind, day and first task's log of each run, as Airflow's UI reads them."""
+def runs(home: Path) -> list[tuple[str, str, str | None, str]]:
+    """Kind, day, note and first task's log of each run, as Airflow's UI reads them."""
     environment = process_environment(Settings.load({"GRASP_HOME": str(home)}))
     shown = subprocess.run([sys.executable, "-c", SHOW_RUNS], env=environment, cwd=ROOT, capture_output=True, text=True)
     lines = [line.removeprefix("run ") for line in shown.stdout.splitlines() if line.startswith("run ")]
@@ -188,8 +188,10 @@ def test_a_named_day_after_the_clock_fails_at_once_and_is_told(dags_test, webhoo
     (alert,) = webhook.received
     assert alert["text"] == "GRASP: daily_refresh of 1998-04-23: failed at has_ended"
     assert alert["log"].startswith("http://127.0.0.1:8180/dags/daily_refresh/runs/manual__")
-    *_, (_, day, log) = runs(home)
+    *before, (_, day, note, log) = runs(home)
     assert day == "1998-04-23"
+    assert note == "day 1998-04-23"
+    assert all(note == f"day {day}" for _, day, note, _ in before), "of runs that succeeded too"
     assert "failed: 1998-04-23 is after the clock" in log
 
 

@@ -136,8 +136,9 @@ def test_every_query_of_the_analysts_page_shows_something_after_the_demo(finishe
         assert result.fetchall(), query
 
 
-def test_a_second_run_starts_no_spark(finished):
-    times = finished.refresh(LATEST)
+@pytest.mark.parametrize("day", [CUTOFF, LATEST])
+def test_a_second_run_starts_no_spark(finished, day):
+    times = finished.refresh(day)
     skipped = {each.stage for each in times if each.seconds is None}
     assert skipped == set(stages.STAGES)
 
@@ -149,5 +150,6 @@ def test_a_forced_run_changes_nothing(finished):
     vectors = milvus_rows(finished)
     finished.refresh(LATEST, force=True)
     finished.retrain(force=True)
+    assert "was trained from these inputs already" in finished.log.read_text()
     assert {name: snapshot(folder) for name, folder in folders.items()} == before
     assert milvus_rows(finished) == vectors

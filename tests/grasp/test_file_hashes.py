@@ -73,6 +73,14 @@ def test_a_memory_that_cannot_be_written_is_said_and_costs_time_only(file, tmp_p
     assert "cannot be written (" in capsys.readouterr().out
 
 
+def test_a_file_that_cannot_be_hashed_does_not_blame_the_memory(file, tmp_path):
+    def refuse(path):
+        raise ValueError(f"{path.name} is not what it should be")
+
+    with pytest.raises(ValueError, match=r"^weights is not what it should be$"):
+        remembered_hashes(refuse, [file], tmp_path / "memory.json")
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"weights": 1}'])
 def test_a_damaged_memory_is_named(file, tmp_path, damage):
     memory = tmp_path / "memory.json"

@@ -26,16 +26,19 @@ def programs(tmp_path) -> Path:
     for name, text in (("python3", PYTHON), ("pip", PIP)):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    for name in ("bash", "dirname", "mkdir", "tail", "cp"):
+    for name in ("bash", "dirname", "mkdir", "tail", "cp", "cut", "grep", "sleep"):
         (folder / name).symlink_to(f"/usr/bin/{name}")
     return folder
 
 
-def install(programs: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+SCRIPT = ROOT / "requirements" / "install.sh"
+
+
+def install(programs: Path, script: Path = SCRIPT, **variables: str) -> subprocess.CompletedProcess[str]:
     home = programs.parent
     environment = {"PATH": str(programs), "GRASP_HOME": str(home / "grasp"), **variables}
-    command = ["/usr/bin/bash", str(ROOT / "requirements" / "install.sh"), str(home / "venv")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = ["/usr/bin/bash", str(script), str(home / "venv")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_a_named_python_that_is_not_there_is_an_error(programs):
@@ -67,3 +70,22 @@ def test_a_step_that_fails_shows_the_last_lines_and_where_the_rest_is(programs):
     assert shown[-1] == "ERROR: no such package"
     assert last.startswith("error: checking that the packages fit together: failed; all of it is in ")
     assert Path(last.split()[-1]).exists()
+
+
+def test_a_step_that_takes_minutes_shows_how_far_it_is(programs):
+    (programs / "pip").write_text(f"{PIP}case $* in *base.txt*) sleep 1 ;; esac\n")
+    script = programs.parent / "install.sh"
+    script.write_text(SCRIPT.read_text().replace("read -rt 60", "read -rt 0.3"))
+    ended = install(programs, script)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    beats = [line for line in ended.stdout.splitlines() if "..." in line]
+    assert len(beats) in (2, 3)
+    assert beats[0].startswith("[grasp]   ... 1 packages so far: Collecting install --progress-bar off")
+
+
+@pytest.mark.parametrize(("variables", "fetch"), [(["DATA=shop"], "fetch --models"), ([], "fetch")])
+def test_movielens_is_fetched_only_where_no_folder_is_named(variables, fetch):
+    """What is fetched is tested with the command itself."""
+    command = ["make", "-C", str(ROOT), "-n", "-B", "setup", *variables]
+    shown = subprocess.run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True)
+    assert [line.strip() for line in shown.stdout.splitlines() if "fetch" in line] == [f".venv/bin/grasp {fetch}"]

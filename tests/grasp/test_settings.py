@@ -34,6 +34,8 @@ def test_nothing_has_to_be_set_and_everything_lies_under_the_home(tmp_path):
         ({"GRASP_LLM_PARAMETERS": "[0]"}, "GRASP_LLM_PARAMETERS: a JSON object is needed"),
         ({"GRASP_LLM_PARAMETERS": '{"max_tokens": 9}'}, "GRASP_LLM_PARAMETERS: max_tokens: set by other settings"),
         ({"GRASP_LLM_MAX_COST": "9"}, "^GRASP_LLM_MAX_COST: .*GRASP_LLM_OUTPUT_PRICE"),
+        ({"GRASP_HOME": "/data/shop [1]"}, r"^GRASP_HOME: .* for a pattern: .*\(got '/data/shop \[1\]'\)$"),
+        ({"GRASP_LAKE": "/data/{lake}"}, "^GRASP_LAKE: .* for a pattern"),
     ],
 )
 def test_a_wrong_setting_is_named(environ, message, tmp_path):

@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -68,6 +69,17 @@ def test_the_cutoff_lies_before_the_last_day():
         suggest_days([1, 2])
 
 
+def test_days_that_are_not_over_are_left_out_and_counted(tmp_path):
+    of_today, of_2050 = (b"ann\t1\t%d" % seconds for seconds in (time.time(), 2_524_608_000))
+    few = [b"bob\t1\t%d" % START] * 4 + [of_today.replace(b"ann", b"bob")]
+    folder = write_folder(tmp_path / "source", [*lines_of(), of_today, of_2050, *few])
+    found = write_sample(folder, tmp_path / "out", num_users=9, seed=0)
+    assert (found["users"], found["interactions"], found["later_interactions"]) == (1, 6, 3)
+    assert found["latest"] == "1998-03-06"
+    rows = list(table_rows(require_table(tmp_path / "out", "interactions")))
+    assert [int(row["timestamp"]) for row in rows] == [START + step * DAY for step in range(6)]
+
+
 def test_users_qualify_with_five_before_and_one_after_the_cutoff():
     rows = [{"user_id": "a", "timestamp": second} for second in range(5)]
     assert count_qualifying(rows, "1970-01-01") == 0
@@ -123,6 +135,7 @@ def lines_of(unit=1, user=b"ann"):
         ({"lines": lines_of(10**9)}, "but in nanoseconds"),
         ({"lines": [b"ann\t1\t1998-03-01T10:00"] * 6}, "timestamp '1998-03-01T10:00' is not in unix seconds$"),
         ({"lines": lines_of()[:4]}, "users has 5 interactions"),
+        ({"lines": [b"ann\t1\t2524608000"] * 6}, "all 6 interactions are of today or later"),
         ({"lines": lines_of(), "items": '{"item_id": "2"}'}, "holds none of the items of interactions.tsv, such"),
     ],
 )  # fmt: skip
