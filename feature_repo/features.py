@@ -8,7 +8,6 @@ beside the old ones.
 import math
 import os
 from datetime import timedelta
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +85,14 @@ def _entity(name: str, description: str) -> Entity:
 
 def _source(settings: Settings, table: Table, feature_version: str, offline_store: str) -> DataSource:
     """All days of one version of a table. Other files of the folder and the partition column `day` are ignored."""
-    folder = str(partitions.table_path(settings.lake, table, feature_version))
     arguments = {
         "name": f"{table.name}_lake",
-        "path": folder,
+        "path": str(partitions.table_path(settings.lake, table, feature_version)),
         "timestamp_field": EVENT_TIMESTAMP,
         "description": table.meaning,
         "owner": OWNER,
     }
     if offline_store == "duckdb":
-        if escape(folder) != folder:  # DuckDB takes the name for a pattern, and a pattern names files, not a folder
-            arguments["path"] = f"{escape(folder)}/day=*/{partitions.FINISHED_FILES}"
         return FileSource(file_format=ParquetFormat(), **arguments)
     if offline_store == "spark":
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource

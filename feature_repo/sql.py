@@ -12,7 +12,6 @@ import csv
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,9 +60,7 @@ def connect(settings: Settings) -> "duckdb.DuckDBPyConnection":
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET python_enable_replacements = false")
-    # DuckDB compares a pattern with this list before it follows the pattern.
-    allowed = [f"{settings.lake}/", f"{escape(str(settings.lake))}/"]
-    connection.execute(f"SET allowed_directories = {_list(allowed)}")
+    connection.execute(f"SET allowed_directories = [{_quoted(f'{settings.lake}/')}]")
     connection.execute("SET enable_external_access = false")
     versions = Versions(settings)
     for table in tables.ALL:
@@ -107,7 +104,7 @@ def _source(connection: "duckdb.DuckDBPyConnection", table: Table, folders: Iter
     samples = [file for folder in folders for file in sorted(folder.glob(FINISHED_FILES))[:1]]
     if not samples:
         return "(SELECT 1 WHERE false)", set()
-    files = _list(f"{escape(str(file.parent))}/{FINISHED_FILES}" for file in samples)
+    files = _list(f"{file.parent}/{FINISHED_FILES}" for file in samples)
     if table.appended:
         # Thousands of small files, which may differ within a day. With a schema, DuckDB opens only what a query needs.
         day = "regexp_extract(filename, '/day=([^/]*)/[^/]*$', 1)::DATE"
@@ -115,7 +112,7 @@ def _source(connection: "duckdb.DuckDBPyConnection", table: Table, folders: Iter
             f"(SELECT *, {day} AS day FROM read_parquet({files}, schema = {_schema(table)}, filename = true))",  # noqa: S608
             {*table.column_names, "day"},
         )
-    present, is_mixed = _columns_of(connection, [escape(str(file)) for file in samples])
+    present, is_mixed = _columns_of(connection, [str(file) for file in samples])
     # By name costs a look into every file, so only where days differ. The files of one day are alike.
     return f"read_parquet({files}, union_by_name = {is_mixed}, hive_partitioning = true)", present
 
