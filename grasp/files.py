@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, never half-written; locks between processes."""
+"""Files below a folder; files that are replaced as a whole, never half-written; locks between processes."""
 
 import fcntl
 import json
@@ -9,6 +9,16 @@ from pathlib import Path
 from typing import IO
 
 from grasp.progress import say
+
+
+def files_below(folder: Path, _above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Every file below a folder, through links too. A link to a folder above it leads to nothing new."""
+    place = folder.resolve()
+    for path in () if place in _above else folder.iterdir():
+        if path.is_dir():
+            yield from files_below(path, (*_above, place))
+        else:
+            yield path
 
 
 @contextmanager

@@ -251,7 +251,7 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Largest share of a day's interactions, of the items or of users' facts that a source may lack "
-        "although they were ingested; 1 confirms that they were deleted.",
+        "although they were ingested. Of several, one may always be missing. 1 confirms that they were deleted.",
     )
     max_fallback_share: float = Field(
         1.0, ge=0, le=1, description="Largest share of descriptions built from facts before the gate stops the day."

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from grasp import partitions, tables
-from grasp.files import write_json
+from grasp.files import files_below, write_json
 from grasp.settings import ROOT, Settings
 from grasp.tables import Table
 from grasp.versions import Versions, digest, file_sha256
@@ -21,7 +21,9 @@ from grasp.versions import Versions, digest, file_sha256
 class Stage:
     """One step of a day. `settings` names the settings that change its result, apart from the versions.
 
-    The clock is not one of them: a day that is over has the same result whenever it is run.
+    The clock is not one of them. By it `ingest` refuses events that lie in the future, all of them after the day, and
+    `check_quality` warns of old features. The same day run later may judge these differently; a stage that is done is
+    not run again for it.
     """
 
     name: str
@@ -144,7 +146,7 @@ def _code_hash(folder: str) -> str:
 
 def _source_state(source: Path) -> list[list[object]]:
     """Path, size and change time of every source file: a cheap sign of new data."""
-    files = sorted(path for path in source.glob("**/*") if path.is_file())
+    files = sorted(path for path in files_below(source) if path.is_file()) if source.is_dir() else []
     return [[str(path.relative_to(source)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 

@@ -12,34 +12,51 @@ Refused rows go to the quarantine with a reason (see the functions below). If th
 
 What is absent from the source is not deleted. An item that is gone stays known and is marked as withdrawn. A source
 that names its complete days replaces these days only. Any other source replaces the days read, unless more than
-`GRASP_MAX_VANISHED_SHARE` of what was ingested before is missing: then the day fails in the same way.
+`GRASP_MAX_VANISHED_SHARE` of what was ingested before is missing: then the day fails in the same way. What the delivery
+must hold is checked by `spark_jobs/source/delivery.py`.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from functools import reduce
-from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from grasp import tables
-from grasp.days import end_of, plus_days, require_ended, start_of
+from grasp.days import end_of, plus_days, require_ended
 from grasp.progress import say
 from grasp.tables import MAX_ID_BYTES
 from spark_jobs.job import run
 from spark_jobs.source.contract import EARLIEST, TablePlan, find_table, require_table
-from spark_jobs.source.reader import DDL, MARKER, Completeness, completeness, plan_table, read_table
+from spark_jobs.source.delivery import (
+    LATE_REASONS,
+    OTHER_FOLDER,
+    DaysRead,
+    DeliveryError,
+    PartOfPlan,
+    RowCount,
+    check_vanished,
+    event_day,
+    late_rows,
+    leave_folders,
+    placed,
+    require_all_rows,
+    require_days,
+    require_items,
+    vanished_entities,
+    vanished_interactions,
+)
+from spark_jobs.source.reader import DDL, Completeness, completeness, plan_table, read_table
 from spark_jobs.storage.lake import Lake
+from spark_jobs.storage.worker_errors import worker_errors
 from spark_jobs.validation.clean_text import clean_text
 
 NO_TIME_REASONS = ("unreadable_interaction", "no_time", "before_1990", "in_the_future")
-LATE_REASONS = ("too_late", "incomplete_day")
-_OTHER_FOLDER = "folder_of_another_day"
 _DUPLICATE = "duplicate"  # not counted as refused: a repeated delivery loses no data
-_EVENT = ("user_id", "item_id", "event_time")  # what makes two interactions the same
+_REPEATED_ID = ("repeated_item_id", "repeated_user_id")
 
 
 @dataclass(frozen=True)
@@ -51,47 +68,8 @@ class RefusedShare:
     num_refused: int
 
 
-@dataclass(frozen=True)
-class RowCount:
-    """Number of rows by table, event day and reason; `reason` is None for accepted rows."""
-
-    source_table: str
-    day: str | None
-    reason: str | None
-    num_rows: int
-
-
-@dataclass(frozen=True)
-class Vanished:
-    """How much of what was ingested before is missing from the source."""
-
-    group: str
-    num_before: int
-    num_gone: int
-
-
-@dataclass(frozen=True)
-class DaysRead:
-    """Which event days a run replaces: from `first` (None: from the beginning) to `last`.
-
-    If the source names its complete days, only these.
-    """
-
-    first: str | None
-    last: str
-    complete: frozenset[str] | None = None
-
-    def __contains__(self, day: str) -> bool:
-        is_between = (self.first is None or day >= self.first) and day <= self.last
-        return is_between and (self.complete is None or day in self.complete)
-
-
 class QuarantineError(ValueError):
     """Too many rows were refused; the message has the count by reason."""
-
-
-class DeliveryError(ValueError):
-    """The source lacks rows, or days, that it should hold; the message has both counts."""
 
 
 def check_interactions(rows: DataFrame, known_items: DataFrame, clock: datetime, is_by_day: bool = False) -> DataFrame:
@@ -120,7 +98,7 @@ def check_interactions(rows: DataFrame, known_items: DataFrame, clock: datetime,
         (_is_invalid_id("item_id"), "no_item_id"),
         (F.col("is_known").isNull(), "unknown_item"),
         (F.col("row_number").isNull(), "no_row_number"),
-        (F.lit(is_by_day) & (F.col("fields")["day"] != _event_day()), _OTHER_FOLDER),
+        (F.lit(is_by_day) & (F.col("fields")["day"] != event_day()), OTHER_FOLDER),
     )
     checked = parsed.join(known, "item_id", "left").withColumn("reason", reason)
     return checked.withColumn("dated", ~F.coalesce(F.col("reason").isin(*NO_TIME_REASONS), F.lit(False)))
@@ -190,7 +168,7 @@ def refused_shares(counts: list[RowCount], num_interactions: int) -> list[Refuse
     Interactions without a usable time, and those of other days, are counted on every day as long as the source holds
     them. They are therefore compared with all interactions of the source.
     """
-    of_other_days = (*LATE_REASONS, _OTHER_FOLDER)
+    of_other_days = (*LATE_REASONS, OTHER_FOLDER)
     of_source = (*NO_TIME_REASONS, *of_other_days)
     groups = [
         _refused_share(
@@ -207,6 +185,21 @@ def refused_shares(counts: list[RowCount], num_interactions: int) -> list[Refuse
 def _refused_share(group: str, counts: list[RowCount]) -> RefusedShare:
     num_refused = sum(count.num_rows for count in counts if count.reason not in (None, _DUPLICATE))
     return RefusedShare(group, sum(count.num_rows for count in counts), num_refused)
+
+
+def _num_refused(counts: list[RowCount], source_table: str, day: str | None = None) -> int:
+    """Refused rows of a table, or those that may be of one day: without a usable time they may be of any.
+
+    Duplicates and repeated ids are left out, because another row holds the same.
+    """
+    of_any_day = (*NO_TIME_REASONS, OTHER_FOLDER)
+    return sum(
+        count.num_rows
+        for count in counts
+        if count.source_table == source_table
+        and count.reason not in (None, _DUPLICATE, *_REPEATED_ID)
+        and (day is None or count.day == day or count.reason in of_any_day)
+    )
 
 
 def check_quarantine(counts: list[RowCount], num_interactions: int, limit: float) -> None:
@@ -236,79 +229,6 @@ def _last_ingested(lake: Lake, day: str) -> str | None:
     return ingested[-1] if ingested else None
 
 
-def require_days(complete: frozenset[str], last_ingested: str | None, day: str, folder: Path) -> None:
-    """Raise `DeliveryError` unless the complete days of a source include every day since the last ingested one."""
-    wanted = plus_days(last_ingested, 1) if last_ingested else day
-    while wanted <= day:
-        if wanted not in complete:
-            held = f"{min(complete)} to {max(complete)}" if complete else "none"
-            raise DeliveryError(
-                f"{folder}: {wanted} is not among the complete days of this delivery ({held}). Deliver it; if nothing "
-                f"happened on it, say so in {folder / MARKER} (docs/data.md)"
-            )
-        wanted = plus_days(wanted, 1)
-
-
-def placed(checked: DataFrame, days: DaysRead) -> DataFrame:
-    """Set `place`: `read` for rows of the days read and those that have no day, else `earlier` or `later`."""
-    has_no_day = ~F.col("dated") | F.coalesce(F.col("reason") == _OTHER_FOLDER, F.lit(False))
-    begins = F.col("event_time") >= F.lit(start_of(days.first)) if days.first else F.lit(True)
-    if days.complete is not None:
-        begins = begins & _event_day().isin([day for day in days.complete if day in days])
-    place = _first_match(
-        (has_no_day, "read"), (F.col("event_time") > F.lit(end_of(days.last)), "later"), (begins, "read")
-    )
-    return checked.withColumn("place", F.coalesce(place, F.lit("earlier")))
-
-
-def late_rows(checked: DataFrame, ingested: DataFrame, days: DaysRead) -> DataFrame:
-    """Valid rows of earlier days that were never ingested, with their reason."""
-    earlier = checked.where("place = 'earlier' and reason is null")
-    is_late = F.col("event_time") < F.lit(start_of(days.first)) if days.first else F.lit(False)
-    reason = F.when(is_late, "too_late").otherwise("incomplete_day")
-    return earlier.join(ingested.select(*_EVENT), list(_EVENT), "left_anti").withColumn("reason", reason)
-
-
-def vanished_interactions(ingested: DataFrame, accepted: DataFrame) -> list[Vanished]:
-    """Number of ingested and of missing interactions of each day."""
-    there = accepted.select(*_EVENT, F.lit(True).alias("is_there"))
-    compared = ingested.select(*_EVENT).join(there, list(_EVENT), "left").withColumn("day", _event_day())
-    counted = compared.groupBy("day").agg(F.count("*"), F.count_if(F.col("is_there").isNull()))
-    return [Vanished(f"interactions of {day}", before, gone) for day, before, gone in sorted(counted.collect())]
-
-
-def _vanished_entities(before: DataFrame, now: DataFrame, group: str) -> Vanished:
-    (key,) = before.columns
-    compared = before.join(now.withColumn("is_there", F.lit(True)), key, "left")
-    num_before, num_gone = compared.agg(F.count("*"), F.count_if(F.col("is_there").isNull())).collect()[0]
-    return Vanished(group, num_before, num_gone)
-
-
-def check_vanished(vanished: list[Vanished], limit: float, folder: Path) -> None:
-    """Raise `DeliveryError` if the missing share of a group is above the limit."""
-    too_many = [each for each in vanished if each.num_gone > limit * each.num_before]
-    if too_many:
-        worst = ", ".join(f"{each.num_gone:,} of {each.num_before:,} {each.group}" for each in too_many[:3])
-        more = f" and {len(too_many) - 3} more days" if len(too_many) > 3 else ""
-        raise DeliveryError(
-            f"{folder} lacks what was ingested before: {worst}{more}; a larger share than "
-            f"GRASP_MAX_VANISHED_SHARE={limit}. Nothing was replaced. If it was deleted on purpose, confirm with "
-            f"GRASP_MAX_VANISHED_SHARE=1 for this run, or in {folder / MARKER} (docs/data.md)"
-        )
-
-
-def require_all_rows(counts: list[RowCount], elsewhere: int, plans: dict[str, TablePlan]) -> None:
-    """Raise `DeliveryError` if a row of the files is not among those counted; `elsewhere`: of other days."""
-    for name, plan in plans.items():
-        num_found = sum(count.num_rows for count in counts if count.source_table == name)
-        num_found += elsewhere if name == "interactions" else 0
-        if num_found != plan.num_rows:
-            raise DeliveryError(
-                f"{plan.table.path} holds {plan.num_rows:,} rows, {num_found:,} were read: the source was changed "
-                "meanwhile; run again"
-            )
-
-
 @dataclass(frozen=True)
 class CheckedSource:
     """The rows that were read, each with its refusal reason or null."""
@@ -334,26 +254,39 @@ def main(lake: Lake, day: str) -> None:
     if complete.days is not None:
         require_days(complete.days, _last_ingested(lake, day), day, folder)
     days = DaysRead(first_day(lake, day), day, complete.days)
+    with worker_errors(DeliveryError):
+        _ingest(lake, plans, days, complete)
+
+
+def _ingest(lake: Lake, plans: dict[str, TablePlan], days: DaysRead, complete: Completeness) -> None:
+    part = _part_to_read(lake, plans["interactions"], days)
     held: list[DataFrame] = []
     try:
         checked = {name: check_entities(_rows(lake, plans, f"{name}s"), name).cache() for name in ("item", "user")}
         held += checked.values()
-        interactions = _check_interactions(lake, plans["interactions"], checked["item"], days).cache()
+        interactions = _check_interactions(lake, part.plan, checked["item"], days).cache()
         held.append(interactions)
         places = dict(interactions.groupBy("place").count().collect())
         later, earlier = places.get("later", 0), places.get("earlier", 0)
         read = refuse_repeated(interactions.where("place = 'read'"))
         if earlier:
-            read = read.unionByName(late_rows(interactions, lake.read_until(tables.INTERACTIONS, day), days))
+            read = read.unionByName(late_rows(interactions, lake.read_until(tables.INTERACTIONS, days.last), days))
         held.append(read.cache())
+        later, earlier = later + part.num_later, earlier + part.num_earlier
         rows = CheckedSource(plans, read, checked["item"], checked["user"], later, earlier)
-        counts = _quarantine(lake, day, rows)
-        _check_delivery(lake, rows, days, complete)
+        counts = _quarantine(lake, days.last, rows)
+        _check_delivery(lake, rows, counts, days, complete)
         _write_interactions(lake, days, rows, counts)
-        _write_entities(lake, day, rows)
+        _write_entities(lake, days.last, rows)
     finally:
         for cached in held:
             cached.unpersist()
+
+
+def _part_to_read(lake: Lake, plan: TablePlan, days: DaysRead) -> PartOfPlan:
+    others = [day for day in plan.days or () if day not in days]
+    num_ingested = {day: lake.num_rows(tables.INTERACTIONS, day) for day in others}
+    return leave_folders(plan, days, num_ingested, lake.settings.clock())
 
 
 def _rows(lake: Lake, plans: dict[str, TablePlan], name: str) -> DataFrame:
@@ -379,7 +312,7 @@ def _quarantine(lake: Lake, day: str, rows: CheckedSource) -> list[RowCount]:
     num_known = rows.num_earlier - num_late
     require_all_rows(counts, rows.num_later + num_known, rows.plans)
     num_rows = rows.plans["interactions"].num_rows
-    num_accepted = sum(c.num_rows for c in counts if c.source_table == "interactions" and c.reason is None)
+    num_accepted = _num_accepted(counts, "interactions")
     num_refused = num_rows - num_accepted - num_known - rows.num_later
     say(
         f"ingest: {num_rows:,} interactions in the source: {num_accepted:,} accepted, {num_refused:,} refused, "
@@ -390,7 +323,7 @@ def _quarantine(lake: Lake, day: str, rows: CheckedSource) -> list[RowCount]:
 
 
 def _count(rows: CheckedSource) -> list[RowCount]:
-    of_days = rows.interactions.select(F.lit("interactions").alias("source_table"), _event_day().alias("day"), "reason")
+    of_days = rows.interactions.select(F.lit("interactions").alias("source_table"), event_day().alias("day"), "reason")
     states = (
         checked.select(F.lit(name).alias("source_table"), F.lit(None).alias("day"), "reason")
         for name, checked in (("items", rows.items), ("users", rows.users))
@@ -399,27 +332,36 @@ def _count(rows: CheckedSource) -> list[RowCount]:
     return [RowCount(*row) for row in counted.collect()]
 
 
-def _event_day() -> Column:
-    return F.date_format("event_time", "yyyy-MM-dd")
+def _check_delivery(
+    lake: Lake, rows: CheckedSource, counts: list[RowCount], days: DaysRead, complete: Completeness
+) -> None:
+    """Compare what the source holds with what was ingested before; of what it calls complete, only refused rows."""
+    limit, num_items = lake.settings.max_vanished_share, _num_accepted(counts, "items")
+    before = lake.days(tables.INTERACTIONS, until=days.last)
+    if not before:
+        require_items(num_items, 0, limit, rows.plans["items"].table.path)
+        return
+    ingested = lake.read_days(tables.INTERACTIONS, [day for day in before if day in days])
+    of_days = vanished_interactions(ingested, rows.interactions.where("reason is null"))
+    vanished = [
+        each if days.complete is None else each.of_complete(_num_refused(counts, "interactions", day))
+        for day, each in of_days.items()
+    ]
+    withdrawn = lake.read_latest(tables.WITHDRAWN_ITEMS, days.last).select("item_id")
+    offered = lake.read_latest(tables.ITEMS, days.last).select("item_id").join(withdrawn, "item_id", "left_anti")
+    profiled = lake.read_latest(tables.USERS, days.last).where("size(attributes) > 0").select("user_id")
+    items = vanished_entities(offered, _accepted(rows.items, "item_id"), "items")
+    users = vanished_entities(profiled, _accepted(rows.users, "user_id"), "users with facts")
+    vanished += [
+        each.of_complete(_num_refused(counts, name)) if name in complete.tables else each
+        for name, each in (("items", items), ("users", users))
+    ]
+    check_vanished(vanished, limit, lake.settings.source)
+    require_items(num_items, items.num_before, limit, rows.plans["items"].table.path)
 
 
-def _check_delivery(lake: Lake, rows: CheckedSource, days: DaysRead, complete: Completeness) -> None:
-    """Compare what the source holds with what was ingested before, unless it says that it is complete."""
-    if not lake.days(tables.INTERACTIONS, until=days.last):
-        return  # nothing was ingested before
-    vanished = []
-    if days.complete is None:
-        begins = F.col("event_time") >= F.lit(start_of(days.first)) if days.first else F.lit(True)
-        ingested = lake.read_until(tables.INTERACTIONS, days.last).where(begins)
-        vanished += vanished_interactions(ingested, rows.interactions.where("reason is null"))
-    if "items" not in complete.tables:
-        withdrawn = lake.read_latest(tables.WITHDRAWN_ITEMS, days.last).select("item_id")
-        offered = lake.read_latest(tables.ITEMS, days.last).select("item_id").join(withdrawn, "item_id", "left_anti")
-        vanished.append(_vanished_entities(offered, _accepted(rows.items, "item_id"), "items"))
-    if "users" not in complete.tables:
-        profiled = lake.read_latest(tables.USERS, days.last).where("size(attributes) > 0").select("user_id")
-        vanished.append(_vanished_entities(profiled, _accepted(rows.users, "user_id"), "users with facts"))
-    check_vanished(vanished, lake.settings.max_vanished_share, lake.settings.source)
+def _num_accepted(counts: list[RowCount], source_table: str) -> int:
+    return sum(count.num_rows for count in counts if count.source_table == source_table and count.reason is None)
 
 
 def _accepted(checked: DataFrame, key: str) -> DataFrame:
@@ -434,7 +376,7 @@ def _write_interactions(lake: Lake, days: DaysRead, rows: CheckedSource, counts:
     }
     # Includes days that have no events any more.
     known = {day for day in lake.days(tables.INTERACTIONS, until=days.last) if day in days}
-    accepted = rows.interactions.where("reason is null").withColumn("day", _event_day())
+    accepted = rows.interactions.where("reason is null").withColumn("day", event_day())
     changed = lake.write_days(tables.INTERACTIONS, accepted, sorted({*num_by_day, *known, days.last}))
     since = f"from {days.first}" if days.first else "from the beginning"
     say(f"ingest: {sum(num_by_day.values()):,} interactions {since} to {days.last}, {len(changed)} days changed")

@@ -16,6 +16,7 @@ from grasp.settings import Settings
 from spark_jobs.commands import fetch
 from spark_jobs.source import movielens
 from spark_jobs.source.contract import REQUIRED_COLUMNS, SourceError, SourceTable, find_table, require_table
+from spark_jobs.source.parquet_files import table_files
 from spark_jobs.source.sample import table_rows
 from spark_jobs.source.text_files import text_lines
 from spark_jobs.source.values import as_text
@@ -96,7 +97,7 @@ def _read_contract(folder: Path) -> Source:
     sequences = _sequences(interactions, item_index)
     return Source(
         folder.name,
-        tuple(file for table in (interactions, items, users) if table for file in _files_of(table)),
+        tuple(file for table in (interactions, items, users) if table for file in table_files(table.path)),
         list(facts),
         list(facts.values()),
         main_categories([lists[item_id] for item_id in facts]),
@@ -104,10 +105,6 @@ def _read_contract(folder: Path) -> Source:
         [profiles.get(user_id, {}) for user_id in sequences],
         list(sequences.values()),
     )
-
-
-def _files_of(table: SourceTable) -> list[Path]:
-    return [table.path] if table.path.is_file() else sorted(table.path.glob("**/[!._]*.parquet"))
 
 
 def _facts_of(table: SourceTable) -> dict[str, Facts]:

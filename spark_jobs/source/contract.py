@@ -16,6 +16,7 @@ REQUIRED_COLUMNS = {
     "items": ("item_id",),
     "users": ("user_id",),
 }
+BATCH_ROWS = 4096  # rows that a task holds at once
 FORMATS = {".tsv": "tsv", ".tsv.gz": "tsv", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet"}
 
 
@@ -42,6 +43,7 @@ class Split:
     rows_before: int  # a number that orders the files: position = rows_before + row number
     start: int = 0
     end: int | None = None  # None: the end of the file
+    day: str | None = None  # of the folder, where each day has one
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class TablePlan:
     columns: tuple[str, ...]
     splits: tuple[Split, ...]
     num_rows: int
-    days: frozenset[str] | None = None  # if every file lies in a folder day=YYYY-MM-DD: these days
+    days: dict[str, int] | None = None  # rows by day, if every file of interactions lies in a folder day=YYYY-MM-DD
 
 
 class SourceRow(NamedTuple):

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from grasp.files import files_below
 from spark_jobs.source.contract import (
+    BATCH_ROWS,
     REQUIRED_COLUMNS,
     SourceError,
     SourceRow,
@@ -27,21 +29,22 @@ from spark_jobs.source.contract import (
 from spark_jobs.source.values import as_fields, as_record
 
 _MAX_ROWS_OF_A_FILE = 1 << 40
-_BATCH_ROWS = 4096
+_NO_VALUE = b"\xff"  # no text, so the row is refused
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # a null, in the name of a folder
 _KEYS = ("user_id", "item_id")
 
 
 def plan_parquet(table: SourceTable) -> TablePlan:
     """Read the files' footers, in the order of their names; raises `SourceError` naming file and column."""
-    splits, columns, num_rows = list[Split](), dict[str, None](), 0
+    splits, columns = list[Split](), dict[str, None]()
     kind_of: dict[str, tuple[str, Path]] = {}
-    files = _files(table.path)
-    days = _days(table.path, files)
-    num_files = Counter[str | None]()  # files of a day are numbered apart, so a day is the same in every delivery
+    files = table_files(table.path)
+    is_by_day = _is_by_day(table, files)
+    # Files of a day are numbered apart, so a day is the same in every delivery.
+    num_files, num_rows = Counter[str | None](), Counter[str | None]()
     for path in files:
         file, folders = _open(path), _folder_values(table.path, path)
-        day = folders["day"] if days else None
+        day = folders["day"] if is_by_day else None
         rows_before = num_files[day] * _MAX_ROWS_OF_A_FILE
         num_files[day] += 1
         names = [*(name for name in file.schema_arrow.names if name not in folders), *folders]
@@ -53,10 +56,11 @@ def plan_parquet(table: SourceTable) -> TablePlan:
             size = file.metadata.row_group(group).num_rows
             if size:
                 name = str(path.relative_to(table.path.parent))
-                splits.append(Split(str(path), name, row + 1, rows_before, group))
+                splits.append(Split(str(path), name, row + 1, rows_before, group, day=day))
             row += size
-        num_rows += row
-    return TablePlan(table, tuple(columns), tuple(splits), num_rows, days)
+        num_rows[day] += row
+    days = {day: num for day, num in num_rows.items() if day} if is_by_day else None
+    return TablePlan(table, tuple(columns), tuple(splits), num_rows.total(), days)
 
 
 def read_parquet(plan: TablePlan, split: Split) -> Iterator[SourceRow]:
@@ -71,34 +75,41 @@ def read_parquet(plan: TablePlan, split: Split) -> Iterator[SourceRow]:
 
 
 def parquet_values(table: SourceTable, path: Path, groups: Sequence[int]) -> Iterator[dict[str, object]]:
-    """The values of each row by name, times as unix seconds. Text that is not UTF-8 is bytes."""
+    """The values of each row by name, times as unix seconds, maps as objects. Text that is not UTF-8 is bytes.
+
+    Raises `SourceError` for a damaged file.
+    """
     file, folders = _open(path), _folder_values(table.path, path)
     stored = [name for name in file.schema_arrow.names if name not in folders]
     if table.name == "interactions":  # others are ignored
         stored = [name for name in stored if name in (*REQUIRED_COLUMNS[table.name], "row_number")]
-    for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=stored):
-        columns = [_values(batch.column(name)) for name in stored]
-        for values in zip(*columns, strict=True) if stored else ([()] * batch.num_rows):
-            yield dict(zip(stored, values, strict=True)) | folders
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=stored):
+            columns = [_values(batch.column(name)) for name in stored]
+            for values in zip(*columns, strict=True) if stored else ([()] * batch.num_rows):
+                yield dict(zip(stored, values, strict=True)) | folders
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
 
 
 def table_values(table: SourceTable) -> Iterator[dict[str, object]]:
     """`parquet_values` of every row of every file."""
-    for path in _files(table.path):
+    for path in table_files(table.path):
         yield from parquet_values(table, path, range(_open(path).num_row_groups))
 
 
-def _files(path: Path) -> list[Path]:
+def table_files(path: Path) -> list[Path]:
+    """The files of a table, whatever their names end with; those that Spark calls hidden are no data."""
     if path.is_file():
         return [path]
-    files = sorted(
-        file
-        for file in path.glob("**/*.parquet")
-        if file.is_file() and not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
-    )
+    files = sorted(file for file in files_below(path) if not any(map(_is_hidden, file.relative_to(path).parts)))
     if not files:
-        raise SourceError(f"{path} holds no .parquet file")
+        raise SourceError(f"{path} holds no parquet file")
     return files
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -114,9 +125,10 @@ def _folder_values(table: Path, file: Path) -> dict[str, str | None]:
     return {name: None if value == _NO_PARTITION else unquote(value) for name, equals, value in pairs if equals}
 
 
-def _days(table: Path, files: Sequence[Path]) -> frozenset[str] | None:
-    days = {_folder_values(table, file).get("day") for file in files}
-    return frozenset(day for day in days if day) if all(day and _is_day(day) for day in days) else None
+def _is_by_day(table: SourceTable, files: Sequence[Path]) -> bool:
+    """Whether interactions lie in folders by day. Items and users are states, whatever their folders are called."""
+    days = (_folder_values(table.path, file).get("day") for file in files)
+    return table.name == "interactions" and all(day is not None and _is_day(day) for day in days)
 
 
 def _is_day(text: str) -> bool:
@@ -180,16 +192,18 @@ def _values(column: pa.Array) -> list[object]:
         micros = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()).to_pylist()
         return [None if each is None else f"{Decimal(each).scaleb(-6):f}" for each in micros]
     try:
-        return list(column.to_pylist())
-    except UnicodeDecodeError:
+        return list(column.to_pylist(maps_as_pydicts="strict"))
+    except (UnicodeDecodeError, KeyError):
         return [_value(each) for each in column]
 
 
 def _value(scalar: pa.Scalar) -> object:
     try:
-        return scalar.as_py()
+        return scalar.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError:
-        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else b"\xff"
+        return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else _NO_VALUE
+    except KeyError:  # a map names something twice
+        return _NO_VALUE
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
-from spark_jobs.source.contract import SourceError, SourceRow, SourceTable, Split, TablePlan
+from spark_jobs.source.contract import BATCH_ROWS, SourceError, SourceRow, SourceTable, Split, TablePlan
 from spark_jobs.source.parquet_files import plan_parquet, read_parquet
 from spark_jobs.source.text_files import plan_text, read_text
 
@@ -24,8 +24,6 @@ SCHEMA = pa.schema(
     }
 )
 MARKER = "complete.json"
-
-_BATCH_ROWS = 4096
 
 
 def plan_table(table: SourceTable) -> TablePlan:
@@ -56,7 +54,7 @@ def _batches(rows: Iterator[SourceRow]) -> Iterator[list[SourceRow]]:
     batch: list[SourceRow] = []
     for row in rows:
         batch.append(row)
-        if len(batch) == _BATCH_ROWS:
+        if len(batch) == BATCH_ROWS:
             yield batch
             batch = []
     if batch:
@@ -84,14 +82,15 @@ def completeness(folder: Path, interactions: TablePlan) -> Completeness:
     day. Each part may be left out. Raises `SourceError` for anything else.
     """
     marker = folder / MARKER
+    of_folders = None if interactions.days is None else frozenset(interactions.days)
     if not marker.exists():
-        return Completeness(interactions.days)
+        return Completeness(of_folders)
     try:
         said = json.loads(marker.read_text())
         unknown = set(said) - {"interactions", "items", "users"}
         if unknown or not all(said.get(name, True) is True for name in ("items", "users")):
             raise ValueError(f"unknown {', '.join(sorted(unknown)) or 'value'}")
-        days = _days_between(*said["interactions"]) if "interactions" in said else interactions.days
+        days = _days_between(*said["interactions"]) if "interactions" in said else of_folders
     except (ValueError, TypeError, AttributeError) as error:
         wanted = '{"interactions": ["FIRST-DAY", "LAST-DAY"], "items": true, "users": true}'
         raise SourceError(f"{marker} is not {wanted} or a part of it: {error}") from error

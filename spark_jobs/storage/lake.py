@@ -40,18 +40,31 @@ class Lake:
 
     def read_until(self, table: Table, day: str) -> DataFrame:
         """All days of a delta table up to and including `day`; without rows when there are none."""
-        return self._read_days(table, self.days(table, until=day))
+        return self.read_days(table, self.days(table, until=day))
 
     def read_latest(self, table: Table, day: str) -> DataFrame:
         """The latest state up to `day`, from which unchanged rows are taken over; no rows if there is none."""
-        return self._read_days(table, self.days(table, until=day)[-1:])
+        return self.read_days(table, self.days(table, until=day)[-1:])
 
     def read_before(self, table: Table, day: str) -> DataFrame:
         """The last state before `day`; without rows when there is none."""
-        return self._read_days(table, [each for each in self.days(table) if each < day][-1:])
+        return self.read_days(table, [each for each in self.days(table) if each < day][-1:])
+
+    def read_days(self, table: Table, days: list[str]) -> DataFrame:
+        """Some days of a table; without rows when there are none."""
+        if not days:
+            return self.spark.createDataFrame([], table.ddl)
+        version = self._version(table)
+        paths = [str(partitions.partition_path(self.root, table, version, day)) for day in days]
+        return self.spark.read.schema(table.ddl).parquet(*paths)
 
     def days(self, table: Table, until: str | None = None) -> list[str]:
         return partitions.days(self.root, table, self._version(table), until)
+
+    def num_rows(self, table: Table, day: str) -> int | None:
+        """Number of rows of one day; None when it was never written."""
+        content = partitions.read_content(partitions.partition_path(self.root, table, self._version(table), day))
+        return content.num_rows if content else None
 
     def write(self, table: Table, rows: DataFrame, day: str) -> bool:
         """Replace one day of a table with `rows`; returns False if it already held the same rows.
@@ -81,13 +94,6 @@ class Lake:
 
     def _version(self, table: Table) -> str | None:
         return self.versions.of(table.versioned_by)
-
-    def _read_days(self, table: Table, days: list[str]) -> DataFrame:
-        if not days:
-            return self.spark.createDataFrame([], table.ddl)
-        version = self._version(table)
-        paths = [str(partitions.partition_path(self.root, table, version, day)) for day in days]
-        return self.spark.read.schema(table.ddl).parquet(*paths)
 
     def _stage(self, table: Table, rows: DataFrame, staging: Path) -> None:
         # Sorted by key within each file, so that a lookup by key reads few row groups.

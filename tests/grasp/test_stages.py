@@ -94,6 +94,17 @@ def test_new_source_data_makes_ingestion_run_again(settings_with, tmp_path):
     assert not stages.is_current(settings, "ingest", DAY)
 
 
+def test_new_data_in_a_linked_folder_makes_ingestion_run_again(settings_with, tmp_path):
+    source, export = tmp_path / "source", tmp_path / "export"
+    source.mkdir()
+    export.mkdir()
+    (source / "interactions.parquet").symlink_to(export)
+    settings = settings_with(source=str(source))
+    run_stage(settings, "ingest", DAY)
+    (export / "part.parquet").write_text("new")
+    assert not stages.is_current(settings, "ingest", DAY)
+
+
 def test_a_missing_day_names_table_and_day(settings):
     with pytest.raises(MissingPartitionError, match="items has no partition for 1998-03-01"):
         partitions.require_partition(settings.lake, tables.ITEMS, None, DAY)

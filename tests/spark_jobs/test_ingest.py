@@ -2,29 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC
-from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from grasp import partitions, tables
 from grasp.days import DayNotOverError, start_of
 from spark_jobs import ingest
-from spark_jobs.ingest import (
-    DaysRead,
-    DeliveryError,
-    QuarantineError,
-    RowCount,
-    Vanished,
-    check_interactions,
-    check_quarantine,
-    check_vanished,
-    refuse_repeated,
-    require_all_rows,
-    require_days,
-)
-from spark_jobs.source.contract import SourceError, SourceTable, TablePlan
+from spark_jobs.ingest import QuarantineError, check_interactions, check_quarantine, refuse_repeated
+from spark_jobs.source.contract import SourceError
+from spark_jobs.source.delivery import DeliveryError, RowCount
+from spark_jobs.source.reader import plan_table
 
 DAY, NEXT = "1998-02-20", "1998-02-28"
 NOON, NEXT_NOON = 887_976_000, 888_667_200  # 12:00 UTC of the two days; the clock of tests is 1998-03-02
@@ -190,26 +182,37 @@ def test_an_export_of_the_last_days_empties_no_earlier_day(spark, lake, settings
     assert [len(events(lake, f"1998-02-{day:02}")) for day in (7, 8, 11, 12)] == [2, 0, 0, 2]
 
 
+def deliver(settings, *days, users=("ann",)):
+    """Interactions in a folder for each of some days of February 1998, and nothing else of them."""
+    write_source(settings, [])
+    (settings.source / "interactions.tsv").unlink()
+    folder = settings.source / "interactions.parquet"
+    shutil.rmtree(folder, ignore_errors=True)
+    for day in days:
+        write_day(settings, day, users)
+
+
+def write_day(settings, day, users):
+    file = settings.source / "interactions.parquet" / f"day=1998-02-{day:02}" / "part.parquet"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    times = [NOON + (day - 20) * 86_400] * len(users)
+    pq.write_table(pa.table({"user_id": users, "item_id": [1] * len(users), "timestamp": times}), file)
+    return file
+
+
+def damage(file):
+    """Its footer stays whole, so that it can be planned and not read."""
+    content = file.read_bytes()
+    start = pq.ParquetFile(file).metadata.row_group(0).column(0).data_page_offset
+    file.write_bytes(content[:start] + b"\xff" * 40 + content[start + 40 :])
+
+
 @pytest.mark.spark
 def test_a_source_of_daily_folders_replaces_the_days_that_it_holds(spark, lake):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def deliver(*days):
-        folder = lake.settings.source / "interactions.parquet"
-        shutil.rmtree(folder, ignore_errors=True)
-        for day in days:
-            place = folder / f"day=1998-02-{day}"
-            place.mkdir(parents=True)
-            columns = {"user_id": ["ann"], "item_id": [1], "timestamp": [NOON + (day - 20) * 86_400]}
-            pq.write_table(pa.table(columns), place / "part.parquet")
-
-    write_source(lake.settings, [])
-    (lake.settings.source / "interactions.tsv").unlink()
-    deliver(17, 18, 19)
+    deliver(lake.settings, 17, 18, 19)
     ingest.main(lake, "1998-02-19")
     before = state(lake)
-    deliver(19, 20)
+    deliver(lake.settings, 19, 20)
     ingest.main(lake, DAY)
     assert {path: time for path, time in state(lake).items() if path in before} == before
     assert events(lake, DAY) == [("ann", "1")]
@@ -222,13 +225,111 @@ def test_a_source_of_daily_folders_replaces_the_days_that_it_holds(spark, lake):
 
 
 @pytest.mark.spark
-def test_an_item_once_known_stays_known_and_is_withdrawn(spark, lake):
-    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t2\t{NOON}"])
+def test_a_folder_outside_the_days_read_is_read_only_if_it_may_hold_late_events(spark, settings_with, capsys):
+    lake = lenient(spark, settings_with, late_days=1)
+    deliver(lake.settings, 17, 18, 19, 20, 21, users=("ann", "bob"))
+    ingest.main(lake, DAY)
+    # A damaged file shows whether it is read.
+    damage(write_day(lake.settings, 17, ("ann", "bob")))
+    damage(write_day(lake.settings, 28, ("ann", "bob", "cid")))
+    ingest.main(lake, "1998-02-21")
+    said = capsys.readouterr().out
+    assert "13 interactions in the source: 6 accepted, 0 refused, 4 of earlier days, 3 after 1998-02-21" in said
+
+    write_day(lake.settings, 17, ("ann", "bob", "cid"))
+    ingest.main(lake, "1998-02-21")
+    assert reasons(lake, "1998-02-21") == {("interactions.parquet/day=1998-02-17/part.parquet", 3): "too_late"}
+    damage(lake.settings.source / "interactions.parquet" / "day=1998-02-20" / "part.parquet")
+    with pytest.raises(DeliveryError, match=r"^\S+day=1998-02-20/part\.parquet is damaged: [^\n]*$"):
+        ingest.main(lake, "1998-02-21")
+
+
+@pytest.mark.spark
+def test_refused_rows_empty_no_complete_day(spark, settings_with):
+    lake = lenient(spark, settings_with)
+    users = ("ann", "bob", "cid")
+    whole = [f"{user}\t1\t{NOON + day * 86_400}" for day in (-1, 0) for user in users]
+    write_source(lake.settings, whole)
+    declare(lake.settings, interactions=["1998-02-19", DAY])
     ingest.main(lake, DAY)
     before = state(lake)
 
-    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t2\t{NOON}"], items=ITEMS[1:])
-    with pytest.raises(DeliveryError, match=r"1 of 2 items; a larger share"):
+    for broken in ([f"{user}\t99\t{NOON - 86_400}" for user in users], [f"{user}\t1\tnoon" for user in users]):
+        write_source(lake.settings, [*broken, *whole[3:]])
+        with pytest.raises(DeliveryError, match=r"3 of 3 interactions of 1998-02-19 \(refused now\); a larger share"):
+            ingest.main(lake, DAY)
+        assert state(lake) == before
+
+    write_source(lake.settings, [f"ann\t99\t{NOON - 86_400}", *whole[3:]])
+    ingest.main(lake, DAY)  # one of three is refused, the others were deleted
+    assert [len(events(lake, day)) for day in ("1998-02-19", DAY)] == [0, 3]
+
+
+@pytest.mark.spark
+def test_refused_items_and_users_do_not_vanish_from_complete_tables(spark, settings_with):
+    lake = lenient(spark, settings_with)
+    items = [{"item_id": str(number)} for number in range(1, 7)]
+    users = ["user_id\tage", *(f"u{number}\t33" for number in range(4))]
+    lines = [f"u{number}\t1\t{NOON}" for number in range(4)]
+    write_source(lake.settings, lines, items, users)
+    ingest.main(lake, DAY)
+    declare(lake.settings, items=True, users=True)
+
+    write_source(lake.settings, lines, [*items[:4], {"title": "5"}, {"title": "6"}], [*users[:3], "\t33", "\t33"])
+    lacks = r"2 of 6 items \(refused now\), 2 of 4 users with facts \(refused now\); a larger share"
+    with pytest.raises(DeliveryError, match=lacks):
+        ingest.main(lake, DAY)
+    write_source(lake.settings, lines, [*items[:4], items[0], items[0]], [*users[:3], *users[1:3]])
+    ingest.main(lake, DAY)
+    assert {row.item_id for row in lake.read(tables.WITHDRAWN_ITEMS, DAY).collect()} == {"5", "6"}
+
+
+@pytest.mark.spark
+def test_a_lost_catalogue_is_refused_whatever_the_source_says(spark, lake, settings_with):
+    items = [{"item_id": str(number)} for number in range(1, 6)]
+    write_source(lake.settings, [f"ann\t1\t{NOON}"], items)
+    ingest.main(lake, DAY)
+    before = state(lake)
+    declare(lake.settings, items=True)
+
+    confirmed = lenient(spark, settings_with, max_vanished_share=1)
+    write_source(lake.settings, [f"ann\t1\t{NOON}"], items[:2])
+    with pytest.raises(DeliveryError, match=r"items\.jsonl holds 2 items, fewer than half of the 5 before"):
+        ingest.main(lake, "1998-02-21")
+    (lake.settings.source / "items.jsonl").rename(lake.settings.source / "two items")
+    (lake.settings.source / "items.tsv").write_text("item_id\n")
+    with pytest.raises(DeliveryError, match=r"items\.tsv holds no item that can be used"):
+        ingest.main(confirmed, "1998-02-21")
+    assert state(lake) == before
+
+    (lake.settings.source / "items.tsv").unlink()
+    (lake.settings.source / "two items").rename(lake.settings.source / "items.jsonl")
+    ingest.main(confirmed, "1998-02-21")
+    assert lake.read(tables.WITHDRAWN_ITEMS, "1998-02-21").count() == 3
+
+
+@pytest.mark.spark
+def test_a_row_that_is_planned_and_not_read_fails_the_day(spark, lake, monkeypatch):
+    def one_more(table):
+        plan = plan_table(table)
+        return replace(plan, num_rows=plan.num_rows + 1)
+
+    monkeypatch.setattr(ingest, "plan_table", one_more)
+    write_source(lake.settings, [f"ann\t1\t{NOON}"])
+    with pytest.raises(DeliveryError, match=r"interactions\.tsv holds 2 rows, 1 were read"):
+        ingest.main(lake, DAY)
+    assert lake.days(tables.INTERACTIONS) == []
+
+
+@pytest.mark.spark
+def test_an_item_once_known_stays_known_and_is_withdrawn(spark, lake):
+    whole = [*ITEMS, {"item_id": "3"}, {"item_id": "4"}]
+    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t2\t{NOON}"], whole)
+    ingest.main(lake, DAY)
+    before = state(lake)
+
+    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t2\t{NOON}"], [whole[1], whole[3]])
+    with pytest.raises(DeliveryError, match=r"2 of 4 items; a larger share"):
         ingest.main(lake, "1998-02-21")
     declare(lake.settings, items=True)
     for day in ("1998-02-21", "1998-02-22", "1998-02-22"):
@@ -236,10 +337,11 @@ def test_an_item_once_known_stays_known_and_is_withdrawn(spark, lake):
         assert {path: time for path, time in state(lake).items() if path in before} == before
         assert reasons(lake, day) == {}
         known = {row.item_id: row.title for row in lake.read(tables.ITEMS, day).collect()}
-        assert known == {"1": "Toy Story", "2": ""}
-        assert [tuple(row) for row in lake.read(tables.WITHDRAWN_ITEMS, day).collect()] == [("1", "1998-02-21")]
+        assert known == {"1": "Toy Story", "2": "", "3": "", "4": ""}
+        withdrawn = {tuple(row) for row in lake.read(tables.WITHDRAWN_ITEMS, day).collect()}
+        assert withdrawn == {("1", "1998-02-21"), ("3", "1998-02-21")}
 
-    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t2\t{NOON}"])
+    write_source(lake.settings, [f"ann\t1\t{NOON}", f"ann\t2\t{NOON}"], whole)
     ingest.main(lake, "1998-02-23")
     assert lake.read(tables.WITHDRAWN_ITEMS, "1998-02-23").count() == 0
 
@@ -263,10 +365,20 @@ def test_a_key_passes_unchanged_or_is_refused(spark, settings_with):
     lake = lenient(spark, settings_with)
     passed = ["x", " x", "1e3", "字" * 170, "😀" * 128]
     refused = ["字" * 171, "😀" * 129, " ", "a\u200bb"]
-    write_source(lake.settings, [f"{user}\t1\t{NOON}" for user in passed + refused])
+    users = [f"{key}\t1\t{NOON}" for key in passed + refused]
+    items = [f"ann\t{key}\t{NOON}" for key in passed + refused]
+    write_source(lake.settings, users + items, [*ITEMS, *({"item_id": key} for key in passed + refused)])
     ingest.main(lake, DAY)
-    assert {user for user, _ in events(lake, DAY)} == set(passed)
-    assert list(reasons(lake).values()) == ["no_user_id"] * len(refused)
+    expected = [*((key, "1") for key in passed), *(("ann", key) for key in passed)]
+    assert events(lake, DAY) == sorted(expected)
+    assert {row.item_id for row in lake.read(tables.ITEMS, DAY).collect()} == {"1", "2", *passed}
+    found = reasons(lake)
+    num_keys = len(passed + refused)
+    assert found == {
+        ("interactions.tsv", row + num_before): reason
+        for num_before, reason in ((0, "no_user_id"), (num_keys, "no_item_id"))
+        for row in range(len(passed) + 1, num_keys + 1)
+    } | {("items.jsonl", row + len(ITEMS)): "no_item_id" for row in range(len(passed) + 1, num_keys + 1)}
 
 
 @pytest.mark.spark
@@ -322,46 +434,8 @@ def test_the_limit_itself_is_allowed():
         check_quarantine(counts, 0, limit=0.049)
 
 
-def plan(num_rows):
-    return TablePlan(SourceTable("interactions", Path("interactions.tsv"), "tsv"), (), (), num_rows)
-
-
-def test_every_row_of_the_files_is_accounted_for():
-    counts = [RowCount("interactions", DAY, None, 5), RowCount("interactions", DAY, "too_late", 2)]
-    require_all_rows(counts, 3, {"interactions": plan(10)})
-    with pytest.raises(DeliveryError, match=r"interactions\.tsv holds 11 rows, 10 were read"):
-        require_all_rows(counts, 3, {"interactions": plan(11)})
-
-
 def test_late_rows_are_compared_with_the_whole_source():
     counts = [RowCount("interactions", DAY, None, 10), RowCount("interactions", "1998-01-01", "too_late", 5)]
     check_quarantine(counts, num_interactions=100, limit=0.05)
     with pytest.raises(QuarantineError, match=r"5 of 99 interactions \(those of other days\)"):
         check_quarantine(counts, num_interactions=99, limit=0.05)
-
-
-def test_a_share_below_the_limit_may_vanish():
-    folder = Path("source")
-    check_vanished([Vanished("items", 100, 1), Vanished("users", 0, 0)], 0.01, folder)
-    with pytest.raises(DeliveryError, match=r"2 of 100 items; .*GRASP_MAX_VANISHED_SHARE=1 for this run, or in source"):
-        check_vanished([Vanished("items", 100, 2)], 0.01, folder)
-
-
-def test_a_run_replaces_the_complete_days_of_its_window():
-    days = DaysRead("1998-02-10", "1998-02-20")
-    assert [day in days for day in ("1998-02-09", "1998-02-10", "1998-02-20", "1998-02-21")] == [
-        False,
-        True,
-        True,
-        False,
-    ]
-    declared = DaysRead("1998-02-10", "1998-02-20", frozenset({"1998-02-09", "1998-02-12"}))
-    assert [day in declared for day in ("1998-02-09", "1998-02-10", "1998-02-12")] == [False, False, True]
-
-
-def test_no_day_since_the_last_ingested_one_may_be_missing():
-    folder, held = Path("source"), frozenset({"1998-02-19", "1998-02-20"})
-    require_days(held, None, "1998-02-20", folder)
-    require_days(held, "1998-02-18", "1998-02-20", folder)
-    with pytest.raises(DeliveryError, match=r"1998-02-18 is not among .*\(1998-02-19 to 1998-02-20\).*complete\.json"):
-        require_days(held, "1998-02-17", "1998-02-20", folder)

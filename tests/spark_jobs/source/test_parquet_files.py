@@ -1,5 +1,6 @@
 """Parquet files are read by their own schemas, in the order of their names; inexact columns are refused by name."""
 
+import re
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from grasp.categories import categories_of
 from spark_jobs.source.contract import SourceError, require_table
 from spark_jobs.source.parquet_files import plan_parquet, read_parquet
 
@@ -92,6 +94,14 @@ def test_a_column_of_the_second_file_alone_is_read(tmp_path):
     assert fields(tmp_path, "items") == [{"item_id": "a"}, {"item_id": "b", "genre": "Drama"}]
 
 
+def test_a_row_number_of_the_second_file_alone_is_read(tmp_path):
+    columns = {"user_id": [1], "item_id": [1], "timestamp": TIMES[:1]}
+    write(tmp_path, "interactions.parquet/1.parquet", **columns)
+    write(tmp_path, "interactions.parquet/2.parquet", **columns, row_number=[7], note=["ignored"])
+    known = {"user_id": "1", "item_id": "1", "timestamp": "1700000001"}
+    assert fields(tmp_path, "interactions") == [known, known | {"row_number": "7"}]
+
+
 def test_ids_of_two_types_are_one_line_that_names_the_file(tmp_path):
     write(tmp_path, "users.parquet/1.parquet", user_id=[7])
     write(tmp_path, "users.parquet/2.parquet", user_id=["007"])
@@ -109,18 +119,72 @@ def test_values_of_folders_are_text(tmp_path):
 
 
 def test_a_folder_for_each_day_says_which_days_are_there(tmp_path):
+    columns = {"user_id": [1, 2], "item_id": [1, 2], "timestamp": TIMES[:2]}
     for day in ("1998-02-19", "1998-02-20"):
-        write(tmp_path, f"users.parquet/day={day}/x.parquet", user_id=[1])
-    assert plan_of(tmp_path, "users").days == {"1998-02-19", "1998-02-20"}
-    assert [row.position for row in rows(plan_of(tmp_path, "users"))] == [1, 1]  # whatever days come with it
-    write(tmp_path, "users.parquet/y.parquet", user_id=[1])
-    assert plan_of(tmp_path, "users").days is None
+        write(tmp_path, f"interactions.parquet/day={day}/x.parquet", **columns)
+    plan = plan_of(tmp_path, "interactions")
+    assert plan.days == {"1998-02-19": 2, "1998-02-20": 2}
+    assert [split.day for split in plan.splits] == ["1998-02-19", "1998-02-20"]
+    assert [row.position for row in rows(plan)] == [1, 1, 2, 2]  # whatever days come with it
+    write(tmp_path, "interactions.parquet/y.parquet", **columns)
+    plan = plan_of(tmp_path, "interactions")
+    assert (plan.days, [split.day for split in plan.splits]) == (None, [None] * 3)
 
 
-def test_unfinished_files_are_not_read(tmp_path):
+@pytest.mark.parametrize("name", ["items", "users"])
+def test_the_order_of_items_and_users_is_that_of_all_their_files(tmp_path, name):
+    key = f"{name[:-1]}_id"
+    for day, colour in (("1998-02-19", "red"), ("1998-02-20", "blue")):
+        write(tmp_path, f"{name}.parquet/day={day}/x.parquet", **{key: [1], "colour": [colour]})
+    plan = plan_of(tmp_path, name)
+    found = rows(plan)
+    assert [row.fields["colour"] for row in found] == ["red", "blue"]
+    assert found[0].position < found[1].position
+    assert plan.days is None
+
+
+def test_every_visible_file_is_read_whatever_its_name(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    write(elsewhere, "d.parquet", user_id=[4])
+    for number, name in enumerate(("000000_0", "a.parquet", "b.PARQUET"), start=1):
+        write(tmp_path, f"users.parquet/{name}", user_id=[number])
+    (tmp_path / "users.parquet" / "c").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(tmp_path / "users.parquet")
+    write(tmp_path, "users.parquet/_source=web/e.parquet", user_id=[0])  # a column, as for Spark
+    assert [each["user_id"] for each in fields(tmp_path, "users")] == ["1", "0", "2", "3", "4"]
+
+
+def test_hidden_and_unfinished_files_are_not_read(tmp_path):
     write(tmp_path, "users.parquet/a.parquet", user_id=[1])
-    write(tmp_path, "users.parquet/_temporary/0/b.parquet", user_id=[2])
+    for name in ("_temporary/0/b.parquet", ".staging/b.parquet", "_SUCCESS", "_metadata", ".a.parquet.crc"):
+        (tmp_path / "users.parquet" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "users.parquet" / name).write_text("")
     assert fields(tmp_path, "users") == [{"user_id": "1"}]
+
+
+@pytest.mark.parametrize("name", ["part-1.csv", "b.parquet.crc", "gone.parquet"])
+def test_a_visible_file_that_is_no_parquet_is_refused_by_name(tmp_path, name):
+    write(tmp_path, "users.parquet/a.parquet", user_id=[1])
+    file = tmp_path / "users.parquet" / name
+    if name == "gone.parquet":
+        file.symlink_to(tmp_path / "nowhere")
+    else:
+        file.write_text("user_id\n")
+    with pytest.raises(SourceError, match=rf"users\.parquet/{re.escape(name)} is not a parquet file"):
+        plan_of(tmp_path, "users")
+
+
+def test_a_row_group_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path, "users.parquet", user_id=[1, 2, 3])
+    file = tmp_path / "users.parquet"
+    content, start = file.read_bytes(), pq.ParquetFile(file).metadata.row_group(0).column(0).data_page_offset
+    file.write_bytes(content[:start] + b"\xff" * 20 + content[start + 20 :])
+    plan = plan_of(tmp_path, "users")
+    with pytest.raises(SourceError, match=r"users\.parquet is damaged: "):
+        rows(plan)
+    file.unlink()
+    with pytest.raises(SourceError, match=r"users\.parquet is not a parquet file: .*No such file"):
+        rows(plan)
 
 
 def test_text_that_is_not_utf_8_is_one_unreadable_row(tmp_path):
@@ -140,6 +204,34 @@ def test_lists_and_objects_of_facts_become_text(tmp_path):
     assert fields(tmp_path, "items") == [
         {"item_id": "1", "tags": "x, y", "size": '{"w":1.5,"unit":"m"}', "raw": "bytes"}
     ]
+
+
+def test_maps_become_objects_at_any_depth(tmp_path):
+    text = pa.map_(pa.string(), pa.string())
+    pairs = [("color", "red"), ("fit", None)]
+    columns = {
+        "item_id": [1, 2],
+        "facts": pa.array([pairs, None], text),
+        "sizes": pa.array([[[("w", 1)], [("h", 2)]], []], pa.list_(pa.map_(pa.string(), pa.int64()))),
+        "nested": pa.array([{"m": [("a", [(7, 8)])]}, None],
+                           pa.struct([("m", pa.map_(pa.string(), pa.map_(pa.int64(), pa.int64())))])),
+    }  # fmt: skip
+    write(tmp_path, "items.parquet", **columns)
+    first, second = fields(tmp_path, "items")
+    assert first == {
+        "item_id": "1",
+        "facts": '{"color":"red","fit":null}',
+        "sizes": '{"w":1}, {"h":2}',
+        "nested": '{"m":{"a":{"7":8}}}',
+    }
+    assert second == {"item_id": "2"}
+    assert [categories_of(value) for name, value in first.items() if name != "item_id"] == [[], [], []]
+
+
+def test_a_map_that_names_something_twice_is_one_unreadable_row(tmp_path):
+    pairs = pa.array([[("a", "x"), ("a", "y")], [("a", "x")]], pa.map_(pa.string(), pa.string()))
+    write(tmp_path, "items.parquet", item_id=[1, 2], facts=pairs)
+    assert fields(tmp_path, "items") == [None, {"item_id": "2", "facts": '{"a":"x"}'}]
 
 
 @pytest.mark.parametrize("content", [b"item_id\n", b"PAR1 cut"])

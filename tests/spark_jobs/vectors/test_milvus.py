@@ -11,7 +11,8 @@ from spark_jobs.vectors.milvus import Text, open_vector_store
 HOLD_THE_LOCK = (
     "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); input()"
 )
-HOSTILE = ["it's", 'say "x"', "back\\slash", "'] or id != '", "ü", "{a}"]
+LONGEST = "字" * 170 + "ab"  # 512 bytes
+HOSTILE = ["it's", 'say "x"', "back\\slash", "'] or id != '", "ü", "{a}", LONGEST]
 
 
 def unit(*rows):

@@ -44,13 +44,13 @@ def clustered(num, dimension):
 def test_a_server_gives_the_same_results_as_milvus_lite(server_uri, settings_with):
     vectors = clustered(1_500, 384)
     vectors[100:120] = vectors[0]
-    ids = [*(str(i) for i in range(1_498)), "it's", 'say "x"\\']
+    ids = [*(str(i) for i in range(1_497)), "字" * 170 + "ab", "it's", 'say "x"\\']
     texts = [Text(each, "h") for each in ids]
     with open_vector_store(settings_with(milvus_uri=server_uri)) as store:
         store.ensure_collection("c", 384)
         for _ in range(2):
             store.add("c", texts, vectors)
-        store.require_equal("c", 1_500, {texts[row]: vectors[row] for row in (7, 1_498, 1_499)})
+        store.require_equal("c", 1_500, {texts[row]: vectors[row] for row in (7, 1_497, 1_498, 1_499)})
         assert store.texts("c") == set(texts)
         store.add("c", [Text(each, "of another day") for each in ids[:200]], vectors[:200])
         assert store.count("c") == 1_700
