@@ -179,6 +179,13 @@ def test_after_a_failed_call_the_user_is_asked_about_on_the_next_day(filled, log
     assert why(describe_user(filled, LAST, 13, ["Fargo", "Jaws"], 9, model)) == ("llm", None, 13)
 
 
+def test_an_outage_does_not_put_the_most_active_user_behind_others(filled, log):
+    users = {"active": (10, ["Heat"]), "other": (6, ["Jaws"])}
+    describe_users(filled, DAY, users, 1, partial(SilentModel, log))
+    rows = describe_users(filled, NEXT, users, 1, partial(FakeModel, log))
+    assert {user: row.source for user, row in rows.items()} == {"active": "llm", "other": "facts"}
+
+
 def test_a_replay_asks_about_refused_users_once_whatever_their_history(filled, log):
     model = partial(FakeModel, log)
     # Two with equal facts, paid for as those of `clicked`, who has other facts when the replay comes.
