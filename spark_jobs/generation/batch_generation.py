@@ -133,11 +133,11 @@ class BatchGeneration:
                 if batch.batch_id and (generations := self._read_answers(client, batch)):
                     self._store_answers(batch, generations)
             for batch in filter(self._is_at_this_server, pending_batches(self.folder)):
-                if batch.batch_id:
+                if batch.batch_id or find_submitted(client, batch) or batch.may_be_unlisted:
                     continue
                 if self._is_current(batch) and self.settings.llm_batch_files:
                     submit_batch(client, batch)
-                elif not find_submitted(client, batch):
+                else:
                     batch.remove()  # never submitted, and not wanted any more
 
     def wait(self) -> None:
