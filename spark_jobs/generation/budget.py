@@ -1,8 +1,8 @@
 """How much a day may spend on descriptions, and which entities come first.
 
 Priority: active entities whose text is oldest. Urgency = activity * (age of the text / 28 days, at most 1); an entity
-without a text counts as 28 days. All workers of a run draw on one account of what the caps leave
-(`models/account.py`), with the tokens that the model counts.
+without a text counts as 28 days. Withdrawn items come last. All workers of a run draw on one account of what the caps
+leave (`models/account.py`), with the tokens that the model counts.
 """
 
 import math

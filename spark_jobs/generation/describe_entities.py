@@ -203,8 +203,9 @@ class DescriptionRun:
         """Entities to ask the model about, with their `urgency`.
 
         Their facts have no answer yet, and are not parked. A kept answer (a text or a refusal) must also be outdated:
-        the activity has grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested. Each failed call lowers the
-        urgency, so texts that fail again and again do not use up the day's caps.
+        the activity has grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested. Each failure that the prompt
+        repeats lowers the urgency, so texts that fail again and again do not use up the day's caps. Withdrawn items
+        come last: they are in histories, but never recommended.
         """
         answered = self._kept().select(
             F.col(self.kind.id).alias("entity_id"),
@@ -221,10 +222,15 @@ class DescriptionRun:
             .join(self.ledger.failures().select("generation_key", "num_failures"), "generation_key", "left")
             .join(answered, "entity_id", "left")
             .join(replayed, "entity_id", "left")
+            .join(self._withdrawn(), "entity_id", "left")
             .where(~F.col("is_withheld"))  # the validator would refuse any text
             .where(F.col("activity_then").isNull() | (F.col("activity") >= grown) | F.col("is_replayed"))
-            .withColumn("urgency", by_age / (1 + num_failures))
+            .withColumn("urgency", F.when(F.col("is_withdrawn"), -1.0).otherwise(by_age / (1 + num_failures)))
         )
+
+    def _withdrawn(self) -> DataFrame:
+        withdrawn = self.lake.read_latest(tables.WITHDRAWN_ITEMS, self.day).where(F.lit(self.kind.id == "item_id"))
+        return withdrawn.select(F.col("item_id").alias("entity_id"), F.lit(True).alias("is_withdrawn"))
 
     def _replayed(self, inputs: DataFrame) -> DataFrame:
         """The `entity_id` of those whose current or earlier facts wait for a replay."""
