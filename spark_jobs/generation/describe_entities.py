@@ -136,14 +136,15 @@ class DescriptionRun:
         return batches.caps.left(self.usage() + batches.reserved(self.day))
 
     def _generate_by_batch(self, requests: DataFrame, num_requests: int, batches: BatchGeneration) -> None:
-        """Submit what the caps allow, then the others: a new model first answers a few, and answers give back caps."""
+        """Submit what the caps allow, again and again: a new model first answers a few, and answers give back caps."""
         num_submitted = 0
-        for _ in range(2):
+        while num_submitted < num_requests:
             rows = requests.where(F.col("number") >= num_submitted).orderBy("number").drop("number").toLocalIterator()
-            num_submitted += batches.prepare(self.day, (row.asDict() for row in rows), self._left(batches))
-            batches.wait()
-            if num_submitted == num_requests:
+            num_new = batches.prepare(self.day, (row.asDict() for row in rows), self._left(batches))
+            if not num_new:
                 break
+            num_submitted += num_new
+            batches.wait()
 
     @cached_property
     def validator(self) -> Validator:

@@ -16,18 +16,25 @@ DAY, NEXT = "1998-03-01", "1998-03-02"
 CATALOGUE = {"1": "Heat", "2": "Alien", "3": "Fargo", "4": "Jaws"}
 
 
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch):
+    """The test server is fast, so it is polled often."""
+    monkeypatch.setattr("spark_jobs.generation.batch_generation.MIN_POLL_SECONDS", 0.02)
+
+
 @pytest.fixture
 def describe_day(spark, settings_with, model_server, write_rows):
     """`describe_day(day, titles, num_keys)` does one run and returns the day's item descriptions."""
 
-    def described(day, titles, num_keys=99, **changed):
+    def described(day, titles, num_keys=99, num_tokens=None, **changed):
         at = {"llm_url": model_server.url, "llm_model": "test-model", "llm_max_attempts": 1, "llm_batch_files": True}
         lake = Lake(spark, settings_with(**at | {"llm_batch_patience_hours": 0.5} | changed))
         items = [(key, title, {"genres": "Drama"}) for key, title in titles.items()]
         write_rows(lake, tables.ITEMS, items, day)
         nothing = spark.createDataFrame([], tables.INTERACTIONS.ddl)
         facts = item_facts(lake.read(tables.ITEMS, day), nothing, day)
-        describe_entities(lake, day, ITEM, facts, caps=Caps(num_keys), make_model=model_factory(lake.settings))
+        caps = Caps(num_keys, num_tokens)
+        describe_entities(lake, day, ITEM, facts, caps=caps, make_model=model_factory(lake.settings))
         rows = lake.read(tables.ITEM_DESCRIPTION, day).collect()
         return {row.item_id: (row.source, row.fallback_reason) for row in rows}
 
@@ -78,6 +85,19 @@ def test_the_next_day_reads_a_batch_for_the_day_that_submitted_it(describe_day, 
     metrics = {day: lake.read(tables.GENERATION_METRICS, day).first() for day in (DAY, NEXT)}
     assert (metrics[DAY].num_accepted, metrics[DAY].num_cache_hits) == (4, 0)
     assert (metrics[NEXT].num_answers, metrics[NEXT].num_cache_hits) == (0, 4)
+
+
+def test_what_answers_give_back_is_submitted_until_nearly_all_of_a_cap_is_used(
+    describe_day, model_server, spark, settings_with
+):
+    films = {f"{number:02d}": f"Film {number}" for number in range(99)}
+    model_server.script(default={"kind": "answer", "usage": [450, 40]})
+    cap = 60 * (450 + 40)
+    describe_day(DAY, films, num_tokens=cap)
+
+    rows = Lake(spark, settings_with()).read(tables.ITEM_GENERATION, DAY).collect()
+    used = sum(row.num_input_tokens + row.num_output_tokens for row in rows)
+    assert 0.95 * cap <= used <= cap
 
 
 def test_with_a_slow_vendor_days_are_published_and_a_later_run_reads_the_batch(describe_day, model_server):
