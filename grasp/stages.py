@@ -56,7 +56,7 @@ STAGES = {
             "spark_jobs",
             # The ledger is not an input: paid answers never change the facts that a text is built from.
             # `generation_metrics` is not an output: items and users both write it, each would undo the other's stamp.
-            reads=(tables.ITEMS, tables.INTERACTIONS),
+            reads=(tables.ITEMS, tables.WITHDRAWN_ITEMS, tables.INTERACTIONS),
             writes=(tables.ITEM_DESCRIPTION,),
             settings=(*_GENERATION, "llm_max_new_tokens", "hidden_attributes"),
             uses=("llm", "prompt"),

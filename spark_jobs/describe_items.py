@@ -1,6 +1,6 @@
-"""Describe every item of the catalogue. The language model describes the most popular ones.
+"""Describe every item of the catalogue. The language model describes the most popular ones, withdrawn ones last.
 
-Reads:   items, interactions, item_generation
+Reads:   items, withdrawn_items, interactions, item_generation
 Writes:  item_generation (the ledger), item_description
 """
 

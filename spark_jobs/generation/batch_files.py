@@ -7,17 +7,19 @@ A batch is a folder that exists from before it is submitted until its answers ar
     work.parquet      the generation request of each line
 
 After a crash, no batch may be submitted a second time. Therefore the folder is complete before anything is uploaded,
-the file's id is saved before the batch is created, and the batch's id after. The next run finds the batch, even if the
-process died in between. `batch_generation.py` decides when each step is done.
+the file's id is saved before the batch is created, and the batch's id after. If the id is lost in between, the batch is
+looked for in the vendor's list. A vendor may list it late, so the request is repeated only after some time.
+`batch_generation.py` decides when each step is done.
 """
 
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +28,7 @@ from grasp.files import write_json
 from grasp.progress import say
 from spark_jobs.generation.live_generation import GenerationRequest
 from spark_jobs.models.account import Usage
-from spark_jobs.models.chat_completions import Answer, read_completion, read_status
+from spark_jobs.models.chat_completions import Answer, read_completion, read_failure, read_status
 from spark_jobs.models.language_model import Generation
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 ENDPOINT: Final = "/v1/chat/completions"
 NUM_LISTED = 1000  # newest batches at the vendor that are searched for a lost one
+LISTED_AFTER_SECONDS = 900.0  # a vendor lists a batch that it created within this time
 # Final status of a batch, and the error of its requests without an answer.
 UNANSWERED = {"completed": "server_error", "expired": "timeout", "failed": "rejected", "cancelled": "rejected"}
 REQUEST_SCHEMA = pa.schema([(name, pa.string()) for name in ("generation_key", "entity_id", "canonical")])
@@ -56,6 +59,7 @@ class Batch:
     reserved: Usage  # the most it may cost
     file_id: str = ""
     batch_id: str = ""
+    asked_at: float = 0.0  # when the vendor was last asked to create it; seconds since 1970
 
     @classmethod
     def read(cls, folder: Path) -> "Batch":
@@ -70,6 +74,11 @@ class Batch:
     @property
     def requests_file(self) -> Path:
         return self.folder / _REQUEST_TABLE
+
+    @property
+    def may_be_unlisted(self) -> bool:
+        """Whether the vendor may have created it without listing it yet."""
+        return time.time() - self.asked_at < LISTED_AFTER_SECONDS
 
     def requests(self) -> list[dict[str, str]]:
         rows: list[dict[str, str]] = pq.read_table(self.requests_file).to_pylist()
@@ -91,9 +100,9 @@ class Batch:
         replace(self, folder=making).save()
         making.rename(self.folder)
 
-    def save(self, file_id: str = "", batch_id: str = "") -> "Batch":
-        """Save the vendor's id of the file or the batch, and keep the other one."""
-        later = replace(self, file_id=file_id or self.file_id, batch_id=batch_id or self.batch_id)
+    def save(self, **changed: Any) -> "Batch":
+        """Save the state with these fields changed, such as the vendor's id of the file or the batch."""
+        later = replace(self, **changed)
         write_json(self.folder / _STATE, {name: value for name, value in asdict(later).items() if name != "folder"})
         return later
 
@@ -110,21 +119,27 @@ def pending_batches(folder: Path) -> list[Batch]:
 
 
 def submit_batch(client: "OpenAI", batch: Batch) -> Batch:
-    """Upload the requests and create a batch of them, or find the one created earlier."""
-    if found := find_submitted(client, batch):
-        return found
+    """Upload the requests, unless that was done before, and create a batch of them."""
+    from openai import OpenAIError
+
     if not batch.file_id:
         requests = (batch.folder / _REQUESTS).read_bytes()
         batch = batch.save(file_id=client.files.create(file=(_REQUESTS, requests), purpose="batch").id)
+    batch = batch.save(asked_at=time.time())
     # No retries: a retry after a lost answer would create a second batch.
     batches = client.with_options(max_retries=0).batches
-    made = batches.create(input_file_id=batch.file_id, endpoint=ENDPOINT, completion_window="24h")
+    try:
+        made = batches.create(input_file_id=batch.file_id, endpoint=ENDPOINT, completion_window="24h")
+    except OpenAIError as error:
+        if not read_failure(error).is_transient:  # refused, so it was not created
+            batch.save(asked_at=0.0)
+        raise
     say(f"batch {made.id}: {batch.reserved.num_calls} requests submitted")
     return batch.save(batch_id=made.id)
 
 
 def find_submitted(client: "OpenAI", batch: Batch) -> Batch | None:
-    """The batch with its id, if an earlier process created one from the uploaded file without saving the id."""
+    """The batch with its id, if one was created from the uploaded file and the id was lost."""
     if not batch.file_id:
         return None
     newest = itertools.islice(client.batches.list(limit=100), NUM_LISTED)

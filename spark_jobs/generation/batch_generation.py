@@ -6,10 +6,10 @@ elsewhere. Answers are validated on the driver and added to the ledger as one sh
 is removed. Refused texts that can be repaired become a batch of their own. A model that has not answered yet first gets
 a batch of a few requests: wrong settings show before the rest is paid.
 
-A batch belongs to the day that submitted it: its answers go to that day's ledger. Until then, the most it may cost
-counts against that day's caps. A running batch cannot be limited, and its tokens are known only at its end. Therefore
-the caps on tokens and cost use what the server counted for a short prompt, the length of what else a request has, and
-the longest possible answer.
+A batch belongs to the day that submitted it: its answers go to that day's ledger, as if they had come in time, and the
+day is marked until its metrics count them. Until they come, the most that the batch may cost counts against that day's
+caps. A running batch cannot be limited, and its tokens are known only at its end. Therefore the caps on tokens and cost
+use what the server counted for a short prompt, the length of what else a request has, and the longest possible answer.
 """
 
 import hashlib
@@ -58,6 +58,7 @@ MAX_REQUESTS = 50_000  # per batch, OpenAI's limit
 MAX_BYTES = 100_000_000  # per batch: half of OpenAI's limit, so that its repairs fit into one batch too
 PENDING = "pending"  # fallback reason of an entity whose text is in a batch
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 1.0, 60.0
+_BATCHES, _UNCOUNTED = "_batches", "_uncounted"  # folders of the ledger; readers of parquet ignore them
 
 PromptedRequest = tuple[GenerationRequest, Messages]
 PricedRequest = tuple[GenerationRequest, str, Usage]  # with its HTTP body as JSON, and the most it may cost
@@ -133,11 +134,11 @@ class BatchGeneration:
                 if batch.batch_id and (generations := self._read_answers(client, batch)):
                     self._store_answers(batch, generations)
             for batch in filter(self._is_at_this_server, pending_batches(self.folder)):
-                if batch.batch_id:
+                if batch.batch_id or find_submitted(client, batch) or batch.may_be_unlisted:
                     continue
                 if self._is_current(batch) and self.settings.llm_batch_files:
                     submit_batch(client, batch)
-                elif not find_submitted(client, batch):
+                else:
                     batch.remove()  # never submitted, and not wanted any more
 
     def wait(self) -> None:
@@ -232,6 +233,9 @@ class BatchGeneration:
                 if row["refusal_reason"] and is_repairable(row["refusal_reason"])
             )
             self._prepare_repairs(batch, refused, rows)
+        mark = uncounted_mark(self.ledger, batch.day)
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
         with ShardWriter(self._shards(batch), batch.is_repair, max_rows=len(rows), max_seconds=math.inf) as writer:
             for row in rows:
                 writer.add(row)
@@ -316,8 +320,18 @@ def with_pending(errors: DataFrame, ledger: Ledger) -> DataFrame:
     return others.unionByName(pending.distinct().withColumn("error", F.lit(PENDING)))
 
 
+def uncounted_days(ledger: Ledger) -> list[str]:
+    """The days with answers of a batch that their metrics do not count yet."""
+    return sorted(mark.name for mark in (ledger.folder / _UNCOUNTED).glob("*"))
+
+
+def uncounted_mark(ledger: Ledger, day: str) -> Path:
+    """The empty file that marks such a day."""
+    return ledger.folder / _UNCOUNTED / day
+
+
 def _batch_folder(ledger: Ledger) -> Path:
-    return ledger.folder / "_batches"  # readers of parquet folders ignore it
+    return ledger.folder / _BATCHES
 
 
 def _server_hash(url: str) -> str:

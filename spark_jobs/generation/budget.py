@@ -1,8 +1,8 @@
 """How much a day may spend on descriptions, and which entities come first.
 
 Priority: active entities whose text is oldest. Urgency = activity * (age of the text / 28 days, at most 1); an entity
-without a text counts as 28 days. All workers of a run draw on one account of what the caps leave
-(`models/account.py`), with the tokens that the model counts.
+without a text counts as 28 days. Withdrawn items come last. All workers of a run draw on one account of what the caps
+leave (`models/account.py`), with the tokens that the model counts.
 """
 
 import math
@@ -54,24 +54,23 @@ class Caps:
 
     def allow(self, spent: Usage) -> bool:
         """Whether this usage is within the caps."""
-        limits = (self.num_tokens, spent.num_tokens), (self.cost, spent.cost), (self.num_calls, spent.num_calls)
-        return spent.num_keys <= self.num_keys and all(limit is None or much <= limit for limit, much in limits)
+        return spent.num_keys <= self.num_keys and self.limits().allow(spent)
 
     def limits(self) -> SpendingLimits:
         return SpendingLimits(self.num_calls, self.num_tokens, self.cost)
 
+    def room_for(self, num_calls: float, num_tokens: float, cost: float) -> int:
+        """How many texts fit that take this much each."""
+        room: list[float] = [self.num_keys]
+        for cap, each in ((self.num_calls, num_calls), (self.num_tokens, num_tokens), (self.cost, cost)):
+            if cap is not None and each:
+                room.append(cap / each)
+        return math.floor(min(room))
+
     def most_keys(self, estimate: "UsageEstimate") -> int:
         """More texts cannot fit into the caps. How many do is known from the model's answers."""
         num_tokens = estimate.prompt_bytes / MOST_BYTES_PER_TOKEN
-        cost = estimate.input_price * num_tokens / 1e6
-        room: list[float] = [self.num_keys]
-        if self.num_calls is not None:
-            room.append(self.num_calls)
-        if self.num_tokens is not None:
-            room.append(self.num_tokens / num_tokens)
-        if self.cost is not None and cost:
-            room.append(self.cost / cost)
-        return math.floor(min(room))
+        return self.room_for(1, num_tokens, estimate.input_price * num_tokens / 1e6)
 
 
 @dataclass(frozen=True)

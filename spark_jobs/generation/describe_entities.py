@@ -6,7 +6,7 @@ twice. All other entities, and those with a refused text, get the description bu
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -20,11 +20,11 @@ from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import digest
 from spark_jobs.generation.attributes import known_values
-from spark_jobs.generation.batch_generation import BatchGeneration, with_pending
+from spark_jobs.generation.batch_generation import BatchGeneration, uncounted_days, uncounted_mark, with_pending
 from spark_jobs.generation.budget import Caps, UsageEstimate, most_urgent, urgency
 from spark_jobs.generation.description_kind import DescriptionKind, ledger_table
 from spark_jobs.generation.ledger import Ledger
-from spark_jobs.generation.ledger_totals import LedgerTotals, is_model_known, ledger_totals
+from spark_jobs.generation.ledger_totals import LedgerTotals, ledger_totals
 from spark_jobs.generation.live_generation import (
     FIRST_REQUESTS,
     GenerationError,
@@ -36,7 +36,7 @@ from spark_jobs.generation.live_generation import (
     staged_requests,
     staging_folder,
 )
-from spark_jobs.generation.metrics import count_by_history, count_coverage, write_metrics
+from spark_jobs.generation.metrics import Coverage, count_by_history, count_coverage, write_metrics
 from spark_jobs.generation.prompts import Subject
 from spark_jobs.generation.text_selection import (
     description_rows,
@@ -81,7 +81,8 @@ def describe_entities(
     Uses the configured model unless `make_model` is given, or batch files if `GRASP_LLM_BATCH_FILES` is set.
 
     Raises `GenerationError` if the model fails, or if the share of failed texts is above
-    `GRASP_LLM_MAX_FAILURE_SHARE`. Paid generations are kept, and the day's metrics are written in any case.
+    `GRASP_LLM_MAX_FAILURE_SHARE`, of this day or of another one whose batch was read late. Paid generations are
+    kept, and the day's metrics are written in any case.
     """
     run = DescriptionRun.of(lake, day, subject)
     with cached(run.inputs(facts)) as inputs:
@@ -91,7 +92,8 @@ def describe_entities(
             run.write_metrics(inputs, run.select_answers(inputs))
             raise
         with cached(run.select_answers(inputs)) as answers:
-            run.require_few_failures(run.write_metrics(inputs, answers))
+            run.require_few_failures(run.day, run.write_metrics(inputs, answers))
+            run.count_late_answers(inputs)
             lake.write(run.kind.table, run.descriptions(inputs, answers), day)
     run.log_result()
 
@@ -129,21 +131,24 @@ class DescriptionRun:
                     if num_requests and settings.llm_batch_files:
                         self._generate_by_batch(requests, num_requests, batches)
                     elif num_requests:
-                        self._generate(requests, num_requests, left.limits(), make_model)
+                        # What a model that has answered before does not answer may be about the prompt.
+                        hopeless = WRONG_SETTINGS if batches.is_model_known() else LASTING
+                        self._generate(requests, num_requests, left.limits(), make_model, hopeless)
             batches.wait()
 
     def _left(self, batches: BatchGeneration) -> Caps:
         return batches.caps.left(self.usage() + batches.reserved(self.day))
 
     def _generate_by_batch(self, requests: DataFrame, num_requests: int, batches: BatchGeneration) -> None:
-        """Submit what the caps allow, then the others: a new model first answers a few, and answers give back caps."""
+        """Submit what the caps allow, again and again: a new model first answers a few, and answers give back caps."""
         num_submitted = 0
-        for _ in range(2):
+        while num_submitted < num_requests:
             rows = requests.where(F.col("number") >= num_submitted).orderBy("number").drop("number").toLocalIterator()
-            num_submitted += batches.prepare(self.day, (row.asDict() for row in rows), self._left(batches))
-            batches.wait()
-            if num_submitted == num_requests:
+            num_new = batches.prepare(self.day, (row.asDict() for row in rows), self._left(batches))
+            if not num_new:
                 break
+            num_submitted += num_new
+            batches.wait()
 
     @cached_property
     def validator(self) -> Validator:
@@ -156,18 +161,18 @@ class DescriptionRun:
             known_values(self.lake.read(tables.ITEMS, self.day), settings.hidden_attributes),
         )
 
-    def is_model_known(self) -> bool:
-        return is_model_known(self.ledger.folder, self.ledger.table, *self.kind.versions)
-
     def _generate(
-        self, requests: DataFrame, num_requests: int, limits: SpendingLimits, make_model: ModelFactory | None
+        self,
+        requests: DataFrame,
+        num_requests: int,
+        limits: SpendingLimits,
+        make_model: ModelFactory | None,
+        hopeless: Collection[str],
     ) -> None:
         settings = self.lake.settings
         # Counted now, not at the start of the job: executors of a cluster may register late.
         make_model = make_model or model_factory(settings, self.lake.spark.sparkContext.defaultParallelism)
         num_first = FIRST_REQUESTS if settings.llm_url else 0
-        # What a model that has answered before does not answer may be about the prompt.
-        hopeless = WRONG_SETTINGS if self.is_model_known() else LASTING
         with self.ledger.growing(self.day) as shards, staging_folder(self.lake) as folder:
             account = Account(limits, Prices.of(settings), folder)
             task = GenerationTask(self.validator, shards, make_model, settings.llm_repairs, account)
@@ -176,35 +181,57 @@ class DescriptionRun:
 
     def write_metrics(self, inputs: DataFrame, answers: DataFrame) -> LedgerTotals:
         """Write the day's metrics from the ledger; returns the ledger's totals."""
-        kind, ledger = self.kind, self.ledger
-        prompt_version, model_revision = kind.prompt_version, kind.model_revision
-        totals = ledger_totals(ledger.folder, ledger.table, prompt_version, model_revision, day=self.day)
+        kind = self.kind
         kept = self._kept().where("source = 'llm'").withColumnRenamed(kind.id, "entity_id")
-        today = of_prompt_and_model(ledger.of_day(self.day), kind).withColumnRenamed(kind.id, "entity_id")
-        coverage = count_coverage(inputs, answers, kept, today.where(F.col("error").isNull()))
-        key = (kind.subject.entity, prompt_version, model_revision)
-        histories = count_by_history(today, inputs)
-        write_metrics(self.lake, self.day, key, coverage=coverage, totals=totals, histories=histories)
+        answered_today = self._asked_on(self.day).where(F.col("error").isNull())
+        totals = self._write_totals(self.day, inputs, count_coverage(inputs, answers, kept, answered_today))
+        uncounted_mark(self.ledger, self.day).unlink(missing_ok=True)
         return totals
 
-    def require_few_failures(self, totals: LedgerTotals) -> None:
-        """Raise `GenerationError` if too many of the day's texts failed.
+    def count_late_answers(self, inputs: DataFrame) -> None:
+        """Count what batches brought for other days after their runs: in the metrics of those days, and as failures.
+
+        A day's coverage stays that of the texts that it published. A day with too many failures stays marked, so that
+        every run fails until the cause is mended, not only the one that read the batch.
+        """
+        with self.ledger.lock():
+            late = {day: self._write_totals(day, inputs) for day in uncounted_days(self.ledger)}
+            for day, totals in late.items():
+                self.require_few_failures(day, totals)
+                uncounted_mark(self.ledger, day).unlink()
+
+    def _write_totals(self, day: str, inputs: DataFrame, coverage: Coverage | None = None) -> LedgerTotals:
+        kind, ledger = self.kind, self.ledger
+        totals = ledger_totals(ledger.folder, ledger.table, *kind.versions, day=day)
+        histories = count_by_history(self._asked_on(day), inputs)
+        key = (kind.subject.entity, *kind.versions)
+        write_metrics(self.lake, day, key, coverage=coverage, totals=totals, histories=histories)
+        return totals
+
+    def _asked_on(self, day: str) -> DataFrame:
+        rows = of_prompt_and_model(self.ledger.of_day(day), self.kind)
+        return rows.withColumnRenamed(self.kind.id, "entity_id")
+
+    def require_few_failures(self, day: str, totals: LedgerTotals) -> None:
+        """Raise `GenerationError` if too many of a day's texts failed.
 
         Counts the whole day, not this run: when a failed day runs again, there may be nothing left to generate.
         """
         share = self.lake.settings.llm_max_failure_share
         if totals.num_keys >= MIN_OUTCOMES and totals.num_failed > share * totals.num_keys:
             raise GenerationError(
-                f"{totals.num_failed} of {totals.num_keys} texts failed, more than GRASP_LLM_MAX_FAILURE_SHARE="
-                f"{share:g} allows: {format_counts(totals.reasons)}; `grasp dead-letters list` shows them"
+                f"{totals.num_failed} of {totals.num_keys} texts of {day} failed, more than "
+                f"GRASP_LLM_MAX_FAILURE_SHARE={share:g} allows: {format_counts(totals.reasons)}; "
+                "`grasp dead-letters list` shows them"
             )
 
     def entities_to_describe(self, inputs: DataFrame) -> DataFrame:
         """Entities to ask the model about, with their `urgency`.
 
         Their facts have no answer yet, and are not parked. A kept answer (a text or a refusal) must also be outdated:
-        the activity has grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested. Each failed call lowers the
-        urgency, so texts that fail again and again do not use up the day's caps.
+        the activity has grown by `GRASP_REDESCRIBE_GROWTH`, or a replay was requested. Each failure that the prompt
+        repeats lowers the urgency, so texts that fail again and again do not use up the day's caps. Withdrawn items
+        come last: they are in histories, but never recommended.
         """
         answered = self._kept().select(
             F.col(self.kind.id).alias("entity_id"),
@@ -221,10 +248,15 @@ class DescriptionRun:
             .join(self.ledger.failures().select("generation_key", "num_failures"), "generation_key", "left")
             .join(answered, "entity_id", "left")
             .join(replayed, "entity_id", "left")
+            .join(self._withdrawn(), "entity_id", "left")
             .where(~F.col("is_withheld"))  # the validator would refuse any text
             .where(F.col("activity_then").isNull() | (F.col("activity") >= grown) | F.col("is_replayed"))
-            .withColumn("urgency", by_age / (1 + num_failures))
+            .withColumn("urgency", F.when(F.col("is_withdrawn"), -1.0).otherwise(by_age / (1 + num_failures)))
         )
+
+    def _withdrawn(self) -> DataFrame:
+        withdrawn = self.lake.read_latest(tables.WITHDRAWN_ITEMS, self.day).where(F.lit(self.kind.id == "item_id"))
+        return withdrawn.select(F.col("item_id").alias("entity_id"), F.lit(True).alias("is_withdrawn"))
 
     def _replayed(self, inputs: DataFrame) -> DataFrame:
         """The `entity_id` of those whose current or earlier facts wait for a replay."""

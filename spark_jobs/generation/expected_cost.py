@@ -140,11 +140,4 @@ def usage_per_key(settings: Settings, entity: str, facts_bytes: float) -> UsageP
 def count_allowed_keys(num_keys: int, caps: Caps, per_key: UsagePerKey, prices: Prices) -> int:
     """How many keys of this mean usage the caps allow."""
     cost = prices.cost(per_key.input_tokens, per_key.output_tokens)
-    room: list[float] = [num_keys, caps.num_keys]
-    if caps.num_calls is not None:
-        room.append(caps.num_calls)
-    if caps.num_tokens is not None:
-        room.append(caps.num_tokens / (per_key.input_tokens + per_key.output_tokens))
-    if caps.cost is not None and cost:
-        room.append(caps.cost / cost)
-    return math.floor(min(room))
+    return min(num_keys, caps.room_for(per_key.calls, per_key.input_tokens + per_key.output_tokens, cost))

@@ -33,8 +33,8 @@ class Ledger(AppendOnly):
     def failures(self) -> DataFrame:
         """The failed calls of each key since its last replay.
 
-        Columns: `generation_key, error` (of the last one), `num_failures, num_repeated, last_day`. `num_repeated`
-        counts those with the same error, for errors that the prompt repeats.
+        Columns: `generation_key, error` (of the last one), `num_failures, num_repeated, last_day`. `num_failures`
+        counts those that the prompt repeats, `num_repeated` those of them with the same error.
         """
         rows, requests = self.rows(), self._replay_requests()
         if requests is not None:
@@ -107,7 +107,7 @@ def _failures(rows: DataFrame) -> DataFrame:
     num_repeated = F.when(F.col("error").isin(*REPEATING), F.col("num")).otherwise(0)
     return by_error.groupBy("generation_key").agg(
         F.max_by("error", "at").alias("error"),
-        F.sum("num").alias("num_failures"),
+        F.sum(num_repeated).alias("num_failures"),
         F.max(num_repeated).alias("num_repeated"),
         F.max("at.day").alias("last_day"),
     )

@@ -1,7 +1,8 @@
 """Metrics of a day's descriptions: one row of `generation_metrics` for each kind, prompt and model.
 
 Everything is computed from stored tables, not counted during the run. So the row is the same if a day runs twice or
-continues after a crash. Therefore a cache hit is an entity whose answer was paid for on another day.
+continues after a crash. Therefore a cache hit is an entity whose answer was paid for on another day. When a later run
+reads a batch of the day, it counts the answers in the day's row.
 """
 
 from dataclasses import asdict, dataclass
@@ -107,14 +108,16 @@ def write_metrics(
     day: str,
     key: tuple[str, str, str],
     *,
-    coverage: Coverage,
+    coverage: Coverage | None,
     totals: LedgerTotals,
     histories: HistoryCounts,
 ) -> None:
-    """Replace the day's row of this kind, prompt and model, and the Prometheus file."""
+    """Replace the day's row of this kind, prompt and model, and the Prometheus file.
+
+    Without `coverage` the row keeps its own; without a row nothing is written, because the day has not been described.
+    """
     row = {
         **dict(zip(TABLE.key, key, strict=True)),
-        **asdict(coverage),
         **asdict(totals),
         **asdict(histories),
         "answers_per_minute": totals.answers_per_minute,
@@ -123,9 +126,12 @@ def write_metrics(
     # Both description jobs write this table, possibly at the same time.
     lock = partitions.table_path(lake.root, TABLE, None) / "_lock"
     with file_lock(lock, f"{TABLE.name}: another job writes; waiting for it"):
-        known = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []
-        others = [_in_utc(each) for each in known if tuple(each[name] for name in TABLE.key) != key]
-        rows = [tuple(each[name] for name in TABLE.column_names) for each in [*others, row]]
+        stored = lake.read(TABLE, day).collect() if day in lake.days(TABLE) else []
+        known = {tuple(each[name] for name in TABLE.key): _in_utc(each) for each in stored}
+        if coverage is None and key not in known:
+            return
+        known[key] = known.get(key, {}) | row | (asdict(coverage) if coverage else {})
+        rows = [tuple(each[name] for name in TABLE.column_names) for each in known.values()]
         lake.write(TABLE, lake.spark.createDataFrame(rows, TABLE.ddl), day)
         write_prometheus_file(lake.settings, lake.versions)
 

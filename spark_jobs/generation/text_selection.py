@@ -33,8 +33,9 @@ def select_answers(
 ) -> DataFrame:
     """The answer for each entity: every known one, except those that would change a day already written.
 
-    `until` and `later` are the ledger's latest answers up to the day and after it; `until` takes precedence. `written`
-    is what the day already holds. Running a day again must give the same result, so a later answer is not used if
+    `until` and `later` are the ledger's latest answers up to the day and after it; `until` takes precedence. What a
+    batch of the day brings later belongs to `until`: the day is then as if it had come in time. `written` is what the
+    day already holds. Apart from that, running a day again must give the same result, so a later answer is not used if
 
     - the day has the entity's facts, for a reason other than the later answer's refusal reason, or
     - the day has an earlier text or an earlier refusal of the entity.

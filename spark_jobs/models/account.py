@@ -89,6 +89,10 @@ class Account:
     prices: Prices = Prices()
     folder: Path | None = None  # needed if there are limits
 
+    @property
+    def is_limited(self) -> bool:
+        return self.limits != SpendingLimits()
+
     def usage(self, num_input_tokens: int, num_output_tokens: int, num_calls: int = 1) -> Usage:
         """Calls that take these tokens together."""
         cost = self.prices.cost(num_input_tokens, num_output_tokens)
@@ -105,7 +109,7 @@ class Purse:
     def __init__(self, account: Account) -> None:
         self.account = account
         self._name = uuid.uuid4().hex
-        if account.limits != SpendingLimits():
+        if account.is_limited:
             # Locked while this process lives; the name tells the others what to look at.
             self._alive = _holder(self._folder, self._name).open("w")
             fcntl.flock(self._alive, fcntl.LOCK_EX)
@@ -119,9 +123,9 @@ class Purse:
 
     def reserve(self, most: Usage) -> Reply:
         """Reserve the most that a call can cost, before it is sent."""
-        limits = self.account.limits
-        if limits == SpendingLimits():
+        if not self.account.is_limited:
             return Reply.GRANTED
+        limits = self.account.limits
         with self._state() as state:
             if limits.allow(sum(state.reserved.values(), state.spent + most)):
                 state.reserved[self._name] = state.reserved.get(self._name, Usage()) + most
@@ -133,7 +137,7 @@ class Purse:
 
     def settle(self, most: Usage, used: Usage) -> None:
         """End a call: what it did not use is free again."""
-        if self.account.limits == SpendingLimits():
+        if not self.account.is_limited:
             return
         with self._state() as state:
             state.reserved[self._name] = state.reserved.get(self._name, Usage()) + -most

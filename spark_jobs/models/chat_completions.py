@@ -44,6 +44,8 @@ LASTING = WRONG_SETTINGS | {"content_filter", "cut", "rejected_prompt"}  # no wa
 REPEATING = ("content_filter", "cut", "empty", "rejected_prompt")
 ABOUT_THE_PROMPT = {400, 413, 422}  # the prompt is too long or refused; the server itself works
 FILTERED = {"content_filter", "content_policy_violation"}  # codes of a filter
+# Parameters that hold the prompt, beside the parts of `messages`; vLLM names the last two when it is too long.
+PROMPT_PARAMETERS = {"prompt", "input", "input_text", "input_tokens"}
 # Codes of 400 and 404 that are about every request, whatever its prompt.
 ABOUT_THE_SETTINGS = {
     "unsupported_parameter",
@@ -176,8 +178,8 @@ def read_status(status: int, headers: dict[str, str], content: bytes) -> Answer:
     # Nothing that is not a plain name: it may contain the key.
     names = [name for name in (code, parameter) if name and _NAME.fullmatch(name)]
     detail = f"({', '.join([f'status {status}', *names])})"
-    is_about_settings = not parameter.startswith("messages") if parameter else code in ABOUT_THE_SETTINGS
-    if status in ABOUT_THE_PROMPT and not is_about_settings:
+    is_of_prompt = parameter.startswith("messages") or parameter in PROMPT_PARAMETERS
+    if status in ABOUT_THE_PROMPT and (is_of_prompt if parameter else code not in ABOUT_THE_SETTINGS):
         return _failed("rejected_prompt", **used, is_outage=False, detail=detail)
     return _failed("rejected", **used, detail=detail)
 

@@ -140,36 +140,35 @@ class TransformersModel:
         self._purse = account.purse()
 
     def generate(self, prompts: Sequence[Messages]) -> Iterator[tuple[int, Generation]]:
-        """Answer in batches of prompts of similar length. Their shared first tokens are computed once."""
+        """Answer in batches: of similar length, or the first prompts first where a limit may leave out the last.
+
+        Their shared first tokens are computed once.
+        """
         tokens = [self._tokens(prompt) for prompt in prompts]
         shared = self._shared_tokens(tokens)
         waiting = list(range(len(prompts)))
+        if not self._purse.account.is_limited:
+            waiting.sort(key=lambda index: len(tokens[index]))
         while waiting:
-            granted, refused = self._reserve(waiting, tokens)
-            yield from ((index, NOT_SENT) for index in refused)
+            # One batch at a time: what is reserved is missing to more urgent prompts of other workers.
+            granted, refused = self._reserve(waiting[: self._batch_size], tokens)
             waiting = waiting[len(granted) + len(refused) :]
-            if waiting and not granted:
+            if granted:
+                yield from zip(granted, self._answer([tokens[index] for index in granted], shared), strict=True)
+            elif not refused:
                 time.sleep(POLL_SECONDS)
-            yield from self._answer(granted, tokens, shared)
+            yield from ((index, NOT_SENT) for index in refused)
 
-    def _answer(
-        self, granted: Sequence[int], tokens: Sequence[list[int]], shared: list[int]
-    ) -> Iterator[tuple[int, Generation]]:
+    def _answer(self, batch: list[list[int]], shared: list[int]) -> list[Generation]:
         """Answer prompts whose cost is reserved, and settle for each."""
-        purse, unsettled = self._purse, set(granted)
-        by_length = sorted(granted, key=lambda index: len(tokens[index]))
+        account, used = self._purse.account, [Usage()] * len(batch)
         try:
-            for start in range(0, len(by_length), self._batch_size):
-                batch = by_length[start : start + self._batch_size]
-                answers = self._generate_batch([tokens[index] for index in batch], shared)
-                for index, answer in zip(batch, answers, strict=True):
-                    used = purse.account.usage(answer.num_input_tokens, answer.num_output_tokens)
-                    purse.settle(self._most(tokens[index]), used)
-                    unsettled.remove(index)
-                    yield index, answer
+            answers = self._generate_batch(batch, shared)
+            used = [account.usage(answer.num_input_tokens, answer.num_output_tokens) for answer in answers]
         finally:
-            for index in unsettled:  # the caller stopped early
-                purse.settle(self._most(tokens[index]), Usage())
+            for tokens, each in zip(batch, used, strict=True):
+                self._purse.settle(self._most(tokens), each)
+        return answers
 
     def _reserve(self, waiting: Sequence[int], tokens: Sequence[list[int]]) -> tuple[list[int], list[int]]:
         """The first prompts that may be answered now, and those that never may; the others have to wait."""

@@ -71,10 +71,6 @@ class ShardWriter:
         """These columns of the rows that earlier attempts wrote."""
         return [tuple(row.values()) for rows in self._earlier for row in rows.select(columns).to_pylist()]
 
-    def spent(self, *columns: str) -> int:
-        """The sum of these columns over the rows that earlier attempts wrote."""
-        return sum(sum(rows[column].to_pylist()) for rows in self._earlier for column in columns)
-
     def add(self, row: Mapping[str, Any]) -> None:
         if not self._rows:
             self._oldest = time.monotonic()

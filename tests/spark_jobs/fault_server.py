@@ -10,6 +10,8 @@ POST /script   {"prompts": {key: [behaviour, ...]}, "numbers": [behaviour, ...],
                the n-th request of a key gets the key's n-th behaviour; others the next one of `numbers`, then `default`
                {"batch_end": "failed" or "expired"} says how a batch ends, "completed" otherwise; "in_progress": not yet
                {"lose_batch": true} creates the next batch, but sends no answer
+               {"late_lists": 2} lists no batch for this many times
+               {"refuse_batch": true} answers the next request for a batch with 403
                {"hold_batches": true} creates no batch and sends no answer
                {"failing_looks": 2} lets this many reads of a batch fail
                {"repeat_as_errors": true} lists answered requests in the error file too
@@ -77,8 +79,8 @@ class Script:
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_end = "completed"
-        self.lose_batch = self.hold_batches = self.repeat_as_errors = False
-        self.failing_looks = 0
+        self.lose_batch = self.refuse_batch = self.hold_batches = self.repeat_as_errors = False
+        self.failing_looks = self.late_lists = 0
 
     def load(self, given: dict[str, Any]) -> None:
         for name, value in given.items():
@@ -210,6 +212,9 @@ class Peer:
         elif route == "POST /v1/batches" and script.hold_batches:
             await self.reader.read(1)
             raise ConnectionResetError
+        elif route == "POST /v1/batches" and script.refuse_batch:
+            script.refuse_batch = False
+            await self.send(403, {"error": {"message": "no batches today"}})
         elif route == "POST /v1/batches":
             batch_id = f"batch-{len(script.batches)}"
             script.batches[batch_id] = {"looks": 0, "input_file_id": json.loads(body)["input_file_id"]}
@@ -219,6 +224,9 @@ class Peer:
             await self.send(200, batch_object(batch_id, script.batches[batch_id], "validating"))
         elif route.startswith("GET /v1/batches?"):
             listed = [batch_object(batch_id, batch, "in_progress") for batch_id, batch in script.batches.items()]
+            if script.late_lists:
+                script.late_lists -= 1
+                listed = []
             await self.send(200, {"object": "list", "data": listed[::-1], "has_more": False})
         elif route.startswith("GET /v1/batches/") and script.failing_looks:
             script.failing_looks -= 1

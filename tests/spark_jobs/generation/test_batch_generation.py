@@ -12,6 +12,7 @@ import pytest
 
 from grasp import tables
 from grasp.versions import Versions
+from spark_jobs.generation import batch_files
 from spark_jobs.generation.batch_files import pending_batches
 from spark_jobs.generation.batch_generation import BatchError, BatchGeneration
 from spark_jobs.generation.budget import Caps
@@ -186,7 +187,8 @@ def test_an_answer_that_is_also_in_the_error_file_is_an_answer(batches_with, mod
     assert outcomes(batches) == accepted(*TITLES)
 
 
-def test_a_run_killed_between_upload_and_batch_is_continued(batches_with, model_server):
+def test_a_run_killed_between_upload_and_batch_is_continued(batches_with, model_server, monkeypatch):
+    monkeypatch.setattr(batch_files, "LISTED_AFTER_SECONDS", 0.5)
     lay(batches_with())
     model_server.script(hold_batches=True)
     run = multiprocessing.get_context("fork").Process(target=batches_with().wait)
@@ -215,6 +217,37 @@ def test_a_batch_whose_id_was_not_saved_is_found_again(batches_with, model_serve
 
     assert outcomes(batches) == accepted(*TITLES)
     assert model_server.seen()["num_batches"] == 1
+
+
+@pytest.mark.parametrize("other", [{}, {"prompt": "item-2"}, {"llm_batch_files": False}])
+def test_a_batch_whose_id_was_lost_is_not_submitted_again_while_the_vendor_may_list_it_late(
+    batches_with, model_server, other
+):
+    batches = batches_with(llm_batch_patience_hours=0)
+    lay(batches)
+    model_server.script(lose_batch=True, late_lists=2)
+    batches.wait()
+    again = batches_with(**{"llm_batch_patience_hours": 0} | other)  # this run, the next one, one that wants others
+    again.wait()
+    assert len(pending_batches(again.folder)) == 1, "its texts are not asked for elsewhere"
+
+    batches_with().wait()
+
+    assert outcomes(batches) == accepted(*TITLES)
+    assert model_server.seen()["num_batches"] == 1
+
+
+def test_a_batch_that_the_vendor_refused_to_create_is_submitted_by_the_next_run(batches_with, model_server):
+    batches = batches_with()
+    lay(batches)
+    model_server.script(refuse_batch=True)
+    with pytest.raises(BatchError, match="could not be submitted: rejected"):
+        batches.wait()
+
+    batches_with(llm_batch_patience_hours=0).wait()
+
+    seen = model_server.seen()
+    assert (seen["num_files"], seen["num_batches"]) == (1, 1)
 
 
 def test_a_run_killed_before_the_folder_is_removed_adds_its_rows_once(batches_with):

@@ -163,6 +163,18 @@ def test_the_most_popular_items_are_paid_for_once_in_all_runs_of_a_day(filled, l
     assert len(asked(log)) == 2
 
 
+def test_withdrawn_items_are_asked_about_last(filled, log, write_rows):
+    write_rows(filled, tables.WITHDRAWN_ITEMS, [("2", DAY), ("u1", DAY)], DAY)
+    rows = describe_items(filled, DAY, 3, partial(FakeModel, log))
+    assert sources(rows) == dict.fromkeys("134", ("llm", None)) | {"2": ("facts", "budget")}
+    assert sources(describe_items(filled, NEXT, 1, partial(FakeModel, log)))["2"] == ("facts", "refusal")
+
+    facts = facts_of_users(filled, DAY, HISTORY)  # of other entities, whose ids may be the same
+    describe_entities(filled, DAY, USER, facts, caps=Caps(1), make_model=partial(FakeModel, log))
+    [described] = filled.read(tables.USER_DESCRIPTION, DAY).where("source = 'llm'").collect()
+    assert described.user_id == "u1"
+
+
 def test_a_later_day_pays_for_the_next_items_and_changes_no_earlier_day(filled, log):
     describe_items(filled, DAY, 2, partial(FakeModel, log))
     before = mtimes(filled, DAY)

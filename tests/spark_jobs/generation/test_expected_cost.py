@@ -81,7 +81,13 @@ def test_a_cost_cap_has_no_effect_without_prices():
 
 
 def test_a_cap_on_calls_also_limits_texts():
-    assert count_allowed_keys(100, Caps(1000, num_calls=7), ESTIMATED_KEY, PRICES) == 7
+    assert count_allowed_keys(100, Caps(1000, num_calls=7), ESTIMATED_KEY, PRICES) == 3  # each with its repair
+
+
+def test_a_server_that_reports_no_tokens_has_no_room_limited_by_them():
+    unknown = LedgerTotals(num_answers=20, num_calls=20, seconds=20.0, wall_seconds=20.0)
+    measured = UsagePerKey.of(unknown, ESTIMATE, facts_bytes=150)
+    assert count_allowed_keys(100, Caps(1000, num_tokens=2500), measured, PRICES) == 100
 
 
 def forecast(entity, num_new, num_allowed, totals=TOTALS):

@@ -1,10 +1,12 @@
 """The ledger finds every paid generation again."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from grasp import partitions, tables
+from spark_jobs.commands.dead_letters import PARKED, QUEUED, REFUSED, find_dead_letters
 from spark_jobs.generation.ledger import Ledger
 from spark_jobs.generation.replays import request_replay
 from spark_jobs.models.account import Usage
@@ -98,6 +100,42 @@ def test_a_key_is_parked_after_equal_failures_until_it_is_replayed(ledger, lake)
     assert without_answer(ledger, lake, "a") == ["a"]
     pay(ledger, NEXT, *(failed("a", minute) for minute in (6, 7, 8)))
     assert without_answer(ledger, lake, "a") == []
+
+
+def test_only_failures_that_a_prompt_repeats_are_counted(ledger):
+    outage = ("connection", "timeout", "server_error", "rate_limited", "rejected")
+    pay(ledger, DAY, *(failed("a", minute, error) for minute, error in enumerate(outage)))
+    pay(ledger, DAY, failed("a", 9, "circuit_open") | {"num_attempts": 0})
+    pay(ledger, NEXT, failed("b", 0, "cut"), failed("b", 1, "timeout"), failed("b", 2, "cut"), failed("b", 3, "empty"))
+
+    found = {each.generation_key: each for each in ledger.failures().collect()}
+    assert (found["a"].error, found["a"].num_failures, found["a"].num_repeated) == ("circuit_open", 0, 0)
+    assert (found["b"].error, found["b"].num_failures, found["b"].num_repeated) == ("empty", 3, 2)
+
+
+KINDS = {"c": {"error": "cut"}, "e": {"error": "empty"}, "t": {"error": "timeout"}, "r": {"refusal_reason": "loop"}}
+
+
+def test_the_list_of_dead_letters_and_a_run_agree_on_what_is_parked(ledger, lake, settings_with, item_rows):
+    histories = ["".join(kinds) for num in (1, 2, 3) for kinds in itertools.product(KINDS, repeat=num)]
+    keys = [(history, place) for history in histories for place in range(len(history) + 1)]
+    with ShardWriter(ledger.shards(DAY), task=0, max_rows=len(keys) * 3) as writer:
+        for history, place in keys:
+            for minute, kind in enumerate(history):
+                changed = {"output": "", "description": None, **KINDS[kind]}
+                writer.add(item_rows.accepted(f"{history}{place}", 60 * minute, **changed))
+    for minute in (1, 2, 3):
+        replayed = [f"{history}{place}" for history, place in keys if place == minute]
+        request_replay(ledger.folder, replayed, START + timedelta(minutes=minute - 0.5))
+
+    settings = settings_with(llm_park_after=2)
+    states = {letter.generation_key: letter.state for letter in find_dead_letters(settings, "item")}
+    inputs = lake.spark.createDataFrame([(key,) for key in states], "generation_key string")
+    asked = {row.generation_key for row in ledger.without_answer(inputs, park_after=2).collect()}
+
+    assert len(states) == len(keys)
+    assert asked == {key for key, state in states.items() if state == QUEUED}
+    assert set(states.values()) == {QUEUED, PARKED, REFUSED}
 
 
 def test_a_replayed_refusal_is_parked_like_any_other_text(ledger, lake):

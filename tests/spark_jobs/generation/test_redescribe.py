@@ -179,6 +179,13 @@ def test_after_a_failed_call_the_user_is_asked_about_on_the_next_day(filled, log
     assert why(describe_user(filled, LAST, 13, ["Fargo", "Jaws"], 9, model)) == ("llm", None, 13)
 
 
+def test_an_outage_does_not_put_the_most_active_user_behind_others(filled, log):
+    users = {"active": (10, ["Heat"]), "other": (6, ["Jaws"])}
+    describe_users(filled, DAY, users, 1, partial(SilentModel, log))
+    rows = describe_users(filled, NEXT, users, 1, partial(FakeModel, log))
+    assert {user: row.source for user, row in rows.items()} == {"active": "llm", "other": "facts"}
+
+
 def test_a_replay_asks_about_refused_users_once_whatever_their_history(filled, log):
     model = partial(FakeModel, log)
     # Two with equal facts, paid for as those of `clicked`, who has other facts when the replay comes.
@@ -221,7 +228,7 @@ def test_an_items_text_is_dropped_when_its_facts_change(filled, log):
 
 def test_a_day_with_too_many_failures_fails_every_time_it_runs(filled, settings_with, log):
     titles = ["Heat", *(f"Bad {number}" for number in range(19))]
-    with pytest.raises(GenerationError, match=r"^19 of 20 texts failed, more than .*SHARE=0\.9 allows: 19 refusal"):
+    with pytest.raises(GenerationError, match=r"^19 of 20 texts of 1998-03-01 failed, .*SHARE=0\.9 allows: 19 refusal"):
         describe_items(filled, DAY, titles, 99, partial(FakeModel, log))
     assert filled.read(tables.ITEM_GENERATION, DAY).count() == len(asked(log)) == 20
     assert filled.days(tables.ITEM_DESCRIPTION) == []
@@ -229,7 +236,7 @@ def test_a_day_with_too_many_failures_fails_every_time_it_runs(filled, settings_
     assert (metrics.num_accepted, metrics.num_refused, metrics.reasons) == (1, 19, {"refusal": 19})
     before = files_of(filled, tables.ITEM_GENERATION, tables.GENERATION_METRICS)
 
-    with pytest.raises(GenerationError, match="19 of 20 texts failed"):
+    with pytest.raises(GenerationError, match="19 of 20 texts of 1998-03-01 failed"):
         describe_items(filled, DAY, titles, 99, no_model)
     assert files_of(filled, tables.ITEM_GENERATION, tables.GENERATION_METRICS) == before
     assert filled.days(tables.ITEM_DESCRIPTION) == []
@@ -245,7 +252,7 @@ def test_failures_are_not_checked_for_few_texts(filled, log):
 
 def test_after_an_outage_the_day_is_asked_for_again_within_its_caps(filled, log):
     titles = [f"Film {number}" for number in range(20)]
-    with pytest.raises(GenerationError, match=r"20 of 20 texts failed.*20 timeout"):
+    with pytest.raises(GenerationError, match=r"20 of 20 texts of 1998-03-01 failed.*20 timeout"):
         describe_items(filled, DAY, titles, 20, partial(SilentModel, log))
 
     rows = describe_items(filled, DAY, titles, 20, partial(FakeModel, log))

@@ -1,4 +1,4 @@
-"""Running a day again gives the same texts, whatever was paid for since."""
+"""Running a day again gives the same texts, whatever was paid for since, except by batches of the day itself."""
 
 import pytest
 
@@ -75,6 +75,11 @@ def test_a_later_text_does_not_change_a_day_without_it(answers_of, subject, writ
 def test_an_earlier_text_kept_by_a_written_day_stays(answers_of):
     assert answers_of(USER, later=NEW, written=EARLIER_TEXT) == []
     assert answers_of(ITEM, later=NEW, written=EARLIER_TEXT) == [NEW]  # an item's old text is of other facts
+
+
+@pytest.mark.parametrize("answer", [NEW, "!loop"])
+def test_a_batch_of_the_day_that_is_read_late_counts_as_if_it_had_come_in_time(answers_of, answer):
+    assert answers_of(USER, until=answer, written={**FACTS, "fallback_reason": "pending"}) == [answer]
 
 
 def test_a_later_refusal_does_not_replace_another_fallback_reason(answers_of):

@@ -93,6 +93,10 @@ def test_a_prompt_that_is_refused_is_no_outage(status):
         ({"code": "unknown_parameter"}, "rejected", True),
         ({"code": "invalid_value", "param": "messages[0].content"}, "rejected_prompt", False),
         ({"code": "context_length_exceeded", "param": "messages"}, "rejected_prompt", False),
+        ({"code": 400, "param": "input_tokens"}, "rejected_prompt", False),  # as vLLM says that it is too long
+        ({"code": 400, "param": "input_text"}, "rejected_prompt", False),
+        ({"code": "invalid_type", "param": "prompt"}, "rejected_prompt", False),
+        ({"code": None, "param": "prompt_logprobs"}, "rejected", True),
         ({"code": "content_filter", "param": "prompt"}, "content_filter", False),
         ({"code": ["many"], "param": 7}, "rejected_prompt", False),
     ],

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from spark_jobs.generation.prompts import ITEM, item_input, prompt_messages
-from spark_jobs.models.account import Account, Prices, SpendingLimits
+from spark_jobs.models.account import Account, Prices, Purse, Reply, SpendingLimits
 from spark_jobs.models.language_model import ModelFolderError, TransformersModel, check_model_folder, load_model
 
 
@@ -107,3 +107,34 @@ def test_a_cap_on_tokens_is_counted_by_the_tokenizer(model_folders, tmp_path):
     answers = in_order(model.generate(prompts("Heat", "Jaws", "Alien", "Fargo", "Scream")))
     assert [answer.error for answer in answers] == [None, None, None, "out_of_budget", "out_of_budget"]
     assert sum(answer.num_input_tokens + answer.num_output_tokens for answer in answers) <= limit
+
+
+@pytest.mark.models
+def test_within_a_cap_the_first_prompts_come_first_and_one_batch_at_a_time_is_reserved(model_folders, tmp_path):
+    model = TransformersModel(model_folders[0], max_new_tokens=8, batch_size=2)
+    account = Account(SpendingLimits(num_calls=5), Prices(), tmp_path)
+    model.limit(account)
+    generations = model.generate(prompts("One Flew Over the Cuckoo's Nest", "The Lay of the Land", "Heat", "Jaws"))
+
+    assert {next(generations)[0], next(generations)[0]} == {0, 1}
+    another_worker, the_rest = Purse(account), account.usage(0, 0, num_calls=3)
+    assert another_worker.reserve(the_rest) is Reply.GRANTED
+    another_worker.settle(the_rest, the_rest)
+    assert [answer.error for _, answer in generations] == ["out_of_budget"] * 2
+
+
+class ModelWithoutMemory(TransformersModel):
+    """Has no memory for a batch."""
+
+    def _generate_batch(self, batch, shared):
+        raise MemoryError
+
+
+@pytest.mark.models
+def test_what_a_failed_batch_reserved_is_free_again(model_folders, tmp_path):
+    model = ModelWithoutMemory(model_folders[0], max_new_tokens=8, batch_size=2)
+    account = Account(SpendingLimits(num_calls=1), Prices(), tmp_path)
+    model.limit(account)
+    with pytest.raises(MemoryError):
+        list(model.generate(prompts("Heat")))
+    assert account.purse().reserve(account.usage(100, 8)) is Reply.GRANTED

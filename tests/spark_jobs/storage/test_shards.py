@@ -68,16 +68,6 @@ def test_two_concurrent_attempts_of_a_task_do_not_overwrite_each_other(shards):
     assert sorted(keys(shards.files(0))) == [["a"], ["b"]]
 
 
-def test_a_retried_task_knows_what_it_spent(shards):
-    with ShardWriter(shards, task=0, max_rows=1) as writer:
-        assert writer.spent("num_attempts") == 0
-        for key, calls in (("a", 2), ("b", 1)):
-            writer.add(row(key) | {"num_attempts": calls, "num_input_tokens": 100, "num_output_tokens": 20})
-
-    again = ShardWriter(shards, task=0)
-    assert (again.spent("num_attempts"), again.spent("num_input_tokens", "num_output_tokens")) == (3, 240)
-
-
 def test_a_file_that_a_crash_left_half_written_is_no_shard(shards):
     shards.folder.mkdir()
     (shards.folder / ".abc-00000-00000-1.parquet.tmp").write_bytes(b"half")
