@@ -25,6 +25,7 @@ from benchmarks.core.machine import commit, machine
 from benchmarks.core.store import write_about
 from benchmarks.data import datasets
 from benchmarks.data.datasets import COMMON_INPUTS, BenchmarkData, Inputs
+from benchmarks.data.protocols import NUM_VALIDATION_USERS
 from benchmarks.data.readers import source_folder
 from benchmarks.quality import scorers
 from benchmarks.quality.matrix import TRIALS, MatrixEntry, chosen_entries, matrix, with_trial
@@ -235,7 +236,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = command.parse(parser, arguments, not_named={"cache", "minutes"})
     if given.validation_users is None:
         # Published results on Fashion hold out a validation item of every user.
-        given.validation_users = 0 if Path(given.data).name == "fashion" else datasets.NUM_VALIDATION_USERS
+        given.validation_users = 0 if Path(given.data).name == "fashion" else NUM_VALIDATION_USERS
     return given
 
 
