@@ -210,14 +210,14 @@ def test_figures_come_from_the_rows(filled):
     among = systems(results)
     found = figures(results)
 
-    def ndcg(model, protocol="filtered", addition="none", group="overall"):
-        return find(among, model, addition).mean(protocol, "ndcg@10", group)
+    def ndcg(model, ranking="filtered", addition="none", group="overall"):
+        return find(among, model, addition).mean(ranking, "ndcg@10", group)
 
     assert len(found) == 11
     assert all(figure.value is not None for figure in found.values())
 
-    def grasp_ndcg(protocol="filtered", group="overall"):
-        return ndcg("sasrec_grasp", protocol, "kernel", group)
+    def grasp_ndcg(ranking="filtered", group="overall"):
+        return ndcg("sasrec_grasp", ranking, "kernel", group)
 
     assert found["grasp_full_ndcg10"].value == pytest.approx(grasp_ndcg())
     assert found["grasp_full_hr10"].value == find(among, "sasrec_grasp", "kernel").mean("filtered", "hr@10")
