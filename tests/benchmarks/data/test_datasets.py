@@ -367,6 +367,15 @@ def test_by_global_time_models_are_chosen_at_one_cut_and_tested_at_the_next(load
     assert tested == [(0, 7, 4, 9), (0, 7, 3, 9), (5, 0, 6, 10)]
 
 
+def test_an_item_that_is_unknown_at_the_first_cut_chooses_nothing(load):
+    first_taken = [("a", 16, 7) if row == ("a", 12, 7) else row for row in DAYS]
+    choosing = load(seconds(first_taken), validation_users=None, protocol="global-time").choosing
+
+    found = [(event.user, event.target) for event in evaluation_events(choosing, "validation")]
+    assert found == [(0, 1), (1, 1)]
+    assert "16" not in choosing.item_ids
+
+
 def test_by_global_time_a_newer_item_has_its_text_and_a_newer_user_nothing(load):
     found = load(seconds(DAYS), validation_users=None, protocol="global-time")
 
