@@ -46,6 +46,11 @@ def plus_days(day: str, num_days: int) -> str:
     return (date.fromisoformat(day) + timedelta(days=num_days)).isoformat()
 
 
+def day_number(day: str) -> int:
+    """The day as the number of days since 1970-01-01."""
+    return (date.fromisoformat(day) - date(1970, 1, 1)).days
+
+
 def has_ended(day: str, now: datetime) -> bool:
     """True once the day is over. A clock in whole seconds may show its last second, 23:59:59."""
     return now >= last_second(day)

@@ -1,9 +1,7 @@
-"""Benchmark data as a training set: leave-one-out, the same frozen vectors for every model.
+"""Benchmark data as a training set, split by one of the protocols, the same frozen vectors for every model.
 
-The last item of a user with at least three items is the test target. The item before it is the validation target of
-the users who are drawn for validation. All other items train. Whatever a model may read comes from these training
-items: vectors of users, neighbours, popularity. Only the groups head and tail may look further, as published groupings
-do (`Tail`).
+Whatever a model may read comes from the events that train: vectors of users, neighbours, popularity. When one is left
+out, the groups head and tail may look further, as published groupings do (`Tail`).
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -14,6 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.data import readers
+from benchmarks.data.protocols import (
+    MIN_ITEMS,
+    NUM_VALIDATION_USERS,
+    SPLIT_SEED,
+    Part,
+    Protocol,
+    by_time,
+    leave_one_out,
+    with_shuffled_ties,
+)
 from benchmarks.data.readers import Source
 from benchmarks.data.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
 from grasp.settings import Settings
@@ -21,10 +29,6 @@ from grasp.versions import digest, file_sha256, model_revision
 from spark_jobs.models.encoder import Encoder, load_encoder
 from training.data.cooccurrence import user_item_matrix
 from training.data.training_set import TrainingSet
-
-NUM_VALIDATION_USERS = 2048
-SPLIT_SEED = 0  # of the users drawn for validation, whatever the seed of a run
-MIN_ITEMS = 3  # of a user who has targets
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,30 @@ LLM_ESR_FASHION = Tail(items_before=3, users=4, counts_targets=True)
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What global time adds: models are chosen at an earlier cut, and fitted to what is known at the test's."""
+
+    day: int  # the first one of the test, in days since 1970-01-01
+    choosing: TrainingSet  # known at the earlier cut, with the validation targets
+    fitting: TrainingSet  # known at the cut of the test; its users and items are the first ones of all
+
+
+@dataclass(frozen=True)
 class BenchmarkData:
     """A data set that models can be trained and compared on."""
 
     name: str
-    training_set: TrainingSet
+    training_set: TrainingSet  # with the test targets
     categories: list[str]  # main category of each item, empty where none is known
     has_texts: bool  # False: vectors were derived from sequences
     num_interactions: int
-    checksum: str  # of source files, encoded texts, encoder and validation users
+    checksum: str  # of source files, encoded texts, encoder, validation users and protocol
+    cut: Cut | None = None  # None where one is left out
+
+    @property
+    def choosing(self) -> TrainingSet:
+        """The training set on which epochs and settings are chosen."""
+        return self.cut.choosing if self.cut else self.training_set
 
 
 def load(
@@ -74,75 +93,140 @@ def load(
     inputs: Inputs = COMMON_INPUTS,
     seed: int = 0,
     tail: Tail | None = None,
+    protocol: Protocol = "published",
+    order_seed: int = 0,
     settings: Settings | None = None,
     open_encoder: Callable[[Path, int], Encoder] = load_encoder,
 ) -> BenchmarkData:
     """Read a folder of the data contract, or one with LLM-ESR's `inter.txt`, and build its training set.
 
-    `validation_users` is how many users are drawn for validation, None takes all. `seed` is that of a corruption. By
-    default `tail` is LLM-ESR's for a file without texts, and Beauty's for all others. The encoder of the settings (by
-    default those of the environment) encodes each text once; `cache` keeps the vectors and their neighbours.
+    `validation_users` is how many users are drawn for validation, None takes all. `seed` is that of a corruption,
+    `order_seed` that of shuffled ties. By default `tail` is LLM-ESR's for a file without texts, and Beauty's for all
+    others. The encoder of the settings (by default those of the environment) encodes each text once; `cache` keeps the
+    vectors and their neighbours. Raises `SourceError` for a protocol that needs times and data without them.
     """
     source = readers.read(folder)
-    splits = split(source.sequences, validation_users)
-    train = training_items(source.sequences, splits)
-    texts: list[list[str]] = []
-    if source.items is None:
-        tail, origin = tail or LLM_ESR_FASHION, "sequence vectors"
-        item_vectors, user_vectors = sequence_vectors(train, len(source.item_ids))
+    num_interactions = sum(map(len, source.sequences))
+    tail = tail or (LLM_ESR_FASHION if source.items is None else Tail())
+    settings = None if source.items is None else settings or Settings.load()
+    build = _Builder(inputs, seed, tail, cache, settings, open_encoder)
+    cut, drawn_by = None, list[object]([validation_users, SPLIT_SEED])
+    if protocol == "global-time":
+        parts = by_time(source, validation_users)
+        known, source, drawn_by = parts.fitting, parts.asked.source, [*drawn_by, protocol]
+        texts = build.texts(known)
+        cut = Cut(
+            parts.test_day, build.by_time(parts.choosing, build.texts(parts.choosing)), build.by_time(known, texts)
+        )
+        training_set = build.with_newer(cut.fitting, parts.asked)
     else:
-        settings = settings or Settings.load()
-        described = [items[:-1] for items in train] if inputs.without_last else train
-        texts, origin = descriptions(source, described, settings.hidden_attributes), model_revision(settings.encoder)
-        encoder = partial(open_encoder, settings.encoder, settings.encoder_batch_size)
-        item_vectors, user_vectors = map(TextVectors(cache / "texts" / origin, encoder).encode, texts)
-    tail = tail or Tail()
-    training_set = TrainingSet(
-        item_ids=source.item_ids,
-        item_semantic=item_vectors,
-        item_neighbour=neighbour_means(source.item_ids, item_vectors, inputs.k, cache / "neighbours"),
-        popularity=num_users(train, len(source.item_ids)),
-        item_is_tail=tail_items(source, tail),
-        user_ids=source.user_ids,
-        user_semantic=user_vectors,
-        user_neighbour=neighbour_means(source.user_ids, user_vectors, inputs.k, cache / "neighbours"),
-        user_is_tail=np.array([len(items) - 1 < tail.items_before for items in source.sequences]),
-        sequences=source.sequences,
-        splits=splits,
-    )
-    files = [file_sha256(file) for file in source.files]
+        if protocol == "shuffled-ties":
+            source, drawn_by = with_shuffled_ties(source, order_seed), [*drawn_by, protocol, order_seed]
+        known = leave_one_out(source, validation_users)
+        texts = build.texts(known)
+        training_set = build.leave_one_out(known, texts)
     return BenchmarkData(
         name=source.name,
-        training_set=corrupt(training_set, inputs.corruption, seed),
+        training_set=training_set,
         categories=source.categories,
         has_texts=source.items is not None,
-        num_interactions=sum(map(len, source.sequences)),
-        checksum=digest([files, digest(texts), origin, validation_users, SPLIT_SEED]),
+        num_interactions=num_interactions,
+        checksum=digest([[file_sha256(file) for file in source.files], digest(texts), build.origin, *drawn_by]),
+        cut=cut,
     )
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds training sets from parts of a source, with the same kind of vectors."""
+
+    inputs: Inputs
+    seed: int
+    tail: Tail
+    cache: Path
+    settings: Settings | None  # None for data without texts
+    open_encoder: Callable[[Path, int], Encoder]
+
+    @property
+    def origin(self) -> str:
+        return model_revision(self.settings.encoder) if self.settings else "sequence vectors"
+
+    def texts(self, part: Part) -> list[list[str]]:
+        """The texts of items and users; none for data without texts."""
+        if self.settings is None:
+            return []
+        described = [items[:-1] for items in part.train] if self.inputs.without_last else part.train
+        return descriptions(part.source, described, self.settings.hidden_attributes)
+
+    def leave_one_out(self, part: Part, texts: list[list[str]]) -> TrainingSet:
+        num_before = np.array([len(items) - 1 for items in part.source.sequences])
+        return self._training_set(part, texts, tail_items(part.source, self.tail), num_before)
+
+    def by_time(self, part: Part, texts: list[list[str]]) -> TrainingSet:
+        """Head and tail are those before the cut."""
+        is_tail = num_users(part.train, len(part.source.item_ids)) < self.tail.users
+        num_before = np.array([len(items) for items in part.train])
+        return replace(self._training_set(part, texts, is_tail, num_before), history_excludes_day=True)
+
+    def _training_set(
+        self, part: Part, texts: list[list[str]], item_is_tail: np.ndarray, num_before: np.ndarray
+    ) -> TrainingSet:
+        source, train = part.source, part.train
+        item_vectors, user_vectors = (
+            map(self._encode, texts) if texts else sequence_vectors(train, len(source.item_ids))
+        )
+        training_set = TrainingSet(
+            item_ids=source.item_ids,
+            item_semantic=item_vectors,
+            item_neighbour=self._neighbour_means(source.item_ids, item_vectors),
+            popularity=num_users(train, len(source.item_ids)),
+            item_is_tail=item_is_tail,
+            user_ids=source.user_ids,
+            user_semantic=user_vectors,
+            user_neighbour=self._neighbour_means(source.user_ids, user_vectors),
+            user_is_tail=num_before < self.tail.items_before,
+            sequences=source.sequences,
+            splits=part.splits,
+            days=source.days,
+        )
+        return corrupt(training_set, self.inputs.corruption, self.seed)
+
+    def with_newer(self, fitting: TrainingSet, asked: Part) -> TrainingSet:
+        """The events that are asked for. Newer items have their text's vector; of newer users nothing is known."""
+        source = asked.source
+        semantic = self._encode(self.texts(asked)[0])
+        neighbour = self._neighbour_means(source.item_ids, semantic)
+        num_items = len(fitting.item_ids)
+        num_newer_items, num_newer_users = len(semantic) - num_items, len(source.user_ids) - len(fitting.user_ids)
+        nothing_US = np.zeros((num_newer_users, semantic.shape[1]), np.float32)
+        return replace(
+            fitting,
+            item_ids=source.item_ids,
+            item_semantic=np.concatenate([fitting.item_semantic, semantic[num_items:]]),
+            item_neighbour=np.concatenate([fitting.item_neighbour, neighbour[num_items:]]),
+            popularity=np.append(fitting.popularity, np.zeros(num_newer_items, np.int64)),
+            item_is_tail=np.append(fitting.item_is_tail, np.ones(num_newer_items, bool)),
+            user_ids=source.user_ids,
+            user_semantic=np.concatenate([fitting.user_semantic, nothing_US]),
+            user_neighbour=np.concatenate([fitting.user_neighbour, nothing_US]),
+            user_is_tail=np.append(fitting.user_is_tail, np.ones(num_newer_users, bool)),
+            sequences=source.sequences,
+            splits=asked.splits,
+            days=source.days,
+        )
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        assert self.settings is not None
+        encoder = partial(self.open_encoder, self.settings.encoder, self.settings.encoder_batch_size)
+        return TextVectors(self.cache / "texts" / self.origin, encoder).encode(texts)
+
+    def _neighbour_means(self, ids: list[str], vectors: np.ndarray) -> np.ndarray:
+        return neighbour_means(ids, vectors, self.inputs.k, self.cache / "neighbours")
 
 
 def descriptions(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[list[str]]:
     """The descriptions from facts of all items, and of all users by their `train` items."""
     return [item_texts(source.items or [], hidden), user_texts(source, train, hidden)]
-
-
-def training_items(sequences: Sequence[np.ndarray], splits: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The items of each user that models may read."""
-    return [items[part == "train"] for items, part in zip(sequences, splits, strict=True)]
-
-
-def split(sequences: list[np.ndarray], validation_users: int | None) -> list[np.ndarray]:
-    """Leave-one-out: the split of each item of each sequence."""
-    splits = [np.full(len(items), "train", dtype=object) for items in sequences]
-    eligible = np.array([user for user, items in enumerate(sequences) if len(items) >= MIN_ITEMS], np.int64)
-    drawn = eligible
-    if validation_users is not None and validation_users < len(eligible):
-        drawn = np.random.default_rng(SPLIT_SEED).choice(eligible, validation_users, replace=False)
-    for user in eligible:
-        splits[user][-1] = "test"
-    for user in drawn:
-        splits[user][-2] = "validation"
-    return splits
 
 
 def num_users(sequences: list[np.ndarray], num_items: int) -> np.ndarray:

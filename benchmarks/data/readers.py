@@ -5,6 +5,7 @@ The order is the data contract's (docs/data.md): by time, then by `row_number`, 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from spark_jobs.validation.clean_text import clean_text
 ID_FILES = ("inter.txt", "inter.txt.gz")
 MAX_NAME_CHARS = 60  # of a fact's name, as in ingestion
 MOST_CATEGORIES = 0.05  # distinct ones per item; more are brands
+SECONDS_OF_DAY = 24 * 60 * 60
 
 Facts = dict[str, Any]  # of a description: `title`, and `attributes` with a text for each name
 
@@ -41,6 +43,14 @@ class Source:
     user_ids: list[str]
     profiles: list[Facts]
     sequences: list[np.ndarray]  # items of each user, oldest first
+    times: list[np.ndarray] | None  # of each item in `sequences`, unix seconds; None for data without times
+
+    @cached_property
+    def days(self) -> list[np.ndarray]:
+        """The UTC day of each item in `sequences`, in days since 1970-01-01; 0 for data without times."""
+        if self.times is None:
+            return [np.zeros(len(items), np.int64) for items in self.sequences]
+        return [(times // SECONDS_OF_DAY).astype(np.int64) for times in self.times]
 
 
 def read(folder: Path) -> Source:
@@ -85,6 +95,7 @@ def _read_ids(file: Path) -> Source:
         list(sequences),
         [{} for _ in sequences],
         [np.array(items, np.int64) for items in sequences.values()],
+        None,
     )
 
 
@@ -94,7 +105,7 @@ def _read_contract(folder: Path) -> Source:
     facts, lists = _facts_of(items), _lists_of(items)
     profiles = _facts_of(users) if users else {}
     item_index = {item_id: index for index, item_id in enumerate(facts, start=1)}
-    sequences = _sequences(interactions, item_index)
+    sequences, times = _sequences(interactions, item_index)
     return Source(
         folder.name,
         tuple(file for table in (interactions, items, users) if table for file in table_files(table.path)),
@@ -104,6 +115,7 @@ def _read_contract(folder: Path) -> Source:
         list(sequences),
         [profiles.get(user_id, {}) for user_id in sequences],
         list(sequences.values()),
+        times,
     )
 
 
@@ -139,8 +151,8 @@ def main_categories(lists: Sequence[Sequence[str]]) -> list[str]:
     return [next((value for value in values if value in later), "") for values in lists]
 
 
-def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Items of each user in order. Equal rows (user, item and time) count once."""
+def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Items of each user in order, and their times. Equal rows (user, item and time) count once."""
     rows: dict[str, list[tuple[float, float, int]]] = {}
     num_left_out = 0
     for user_id, item_id, moment, place in _timed_rows(table):
@@ -150,7 +162,11 @@ def _sequences(table: SourceTable, item_index: Mapping[str, int]) -> dict[str, n
             num_left_out += 1
     if num_left_out:
         say(f"{table.path.name}: {num_left_out:,} interactions with items that are not among the items left out")
-    return {user_id: _in_order(of_user) for user_id, of_user in rows.items()}
+    ordered = {user_id: _in_order(of_user) for user_id, of_user in rows.items()}
+    return (
+        {user_id: np.array([item for _, item in of_user], np.int64) for user_id, of_user in ordered.items()},
+        [np.array([moment for moment, _ in of_user]) for of_user in ordered.values()],
+    )
 
 
 def _timed_rows(table: SourceTable) -> Iterator[tuple[str, str, float, float]]:
@@ -159,8 +175,5 @@ def _timed_rows(table: SourceTable) -> Iterator[tuple[str, str, float, float]]:
         yield str(row["user_id"]), str(row["item_id"]), float(str(row["timestamp"])), place
 
 
-def _in_order(rows: Sequence[tuple[float, float, int]]) -> np.ndarray:
-    seen: dict[tuple[float, int], None] = {}
-    for moment, _, item in sorted(rows, key=lambda row: row[:2]):
-        seen.setdefault((moment, item))
-    return np.array([item for _, item in seen], np.int64)
+def _in_order(rows: Sequence[tuple[float, float, int]]) -> list[tuple[float, int]]:
+    return list(dict.fromkeys((moment, item) for moment, _, item in sorted(rows, key=lambda row: row[:2])))

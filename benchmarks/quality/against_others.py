@@ -10,6 +10,7 @@ from benchmarks.core.report import Folded, Plot, Section, Table, with_interval
 from benchmarks.quality.comparison import (
     GRASP,
     GROUPS,
+    GROUPS_BY_TIME,
     KERNEL,
     LLM_ESR,
     NDCG,
@@ -56,12 +57,13 @@ def rival_section(results: Results, among: Sequence[System]) -> Section | None:
 
 
 def _against(results: Results, own: System, rival: System, group: str) -> list[str]:
-    found = [compare(results, own, rival, protocol, group=group) for protocol in (FILTERED, SAMPLED)]
+    found = [compare(results, own, rival, ranking, group=group) for ranking in (FILTERED, SAMPLED)]
     return [text for each in found for text in (each.cell, f"{each.ratio.mean:.3f}")]
 
 
 def _groups(results: Results) -> list[str]:
-    return [group for group in GROUPS if results.groups()[group].any()]
+    found = results.groups()
+    return [group for group in (*GROUPS, *GROUPS_BY_TIME) if group in found and found[group].any()]
 
 
 def backbone_section(results: Results, among: Sequence[System]) -> Section | None:

@@ -9,11 +9,21 @@ import numpy as np
 from benchmarks.core.report import with_interval
 from benchmarks.core.summary import Figure, Goal
 from benchmarks.quality.results import Results
-from benchmarks.quality.rows import FILTERED, OVERALL, SAMPLED, FinishedRow, Row
+from benchmarks.quality.rows import (
+    COLD_ITEMS,
+    COLD_USERS,
+    FILTERED,
+    KNOWN_USERS,
+    OVERALL,
+    SAMPLED,
+    FinishedRow,
+    Row,
+)
 from training.evaluation.metrics import Interval, bootstrap_interval
 
 NDCG, HR = "ndcg@10", "hr@10"
 GROUPS = ("tail items", "tail users", "head items", "head users")
+GROUPS_BY_TIME = (KNOWN_USERS, COLD_USERS, COLD_ITEMS)
 GRASP = "sasrec_grasp"
 KERNEL = "kernel"  # GRASP serves with this addition, and every rival is shown with it too
 LLM_ESR = "sasrec_llm_esr"
@@ -45,20 +55,20 @@ class System:
         """Trained on clean data, and not GRASP. A rival trained with a switch of GRASP's is one too."""
         return not self.row.corruption and bool(self.row.backbone) and self.row.enhancer != "grasp"
 
-    def values(self, protocol: str, metric: str, group: str = OVERALL) -> list[float]:
-        return [each.value(protocol, metric, group) for each in self.rows]
+    def values(self, ranking: str, metric: str, group: str = OVERALL) -> list[float]:
+        return [each.value(ranking, metric, group) for each in self.rows]
 
-    def mean(self, protocol: str, metric: str, group: str = OVERALL) -> float:
-        return float(np.mean(self.values(protocol, metric, group)))
+    def mean(self, ranking: str, metric: str, group: str = OVERALL) -> float:
+        return float(np.mean(self.values(ranking, metric, group)))
 
-    def deviation(self, protocol: str, metric: str, group: str = OVERALL) -> float | None:
+    def deviation(self, ranking: str, metric: str, group: str = OVERALL) -> float | None:
         """Standard deviation over seeds; None for a single seed."""
-        found = self.values(protocol, metric, group)
+        found = self.values(ranking, metric, group)
         return float(np.std(found, ddof=1)) if len(found) > 1 else None
 
-    def cell(self, protocol: str, metric: str, group: str = OVERALL) -> str:
+    def cell(self, ranking: str, metric: str, group: str = OVERALL) -> str:
         """Mean over seeds as a table shows it, with the standard deviation of several seeds."""
-        mean, deviation = self.mean(protocol, metric, group), self.deviation(protocol, metric, group)
+        mean, deviation = self.mean(ranking, metric, group), self.deviation(ranking, metric, group)
         if np.isnan(mean):
             return "–"
         return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
@@ -120,18 +130,18 @@ def best_rival(among: Sequence[System], addition: str = "none") -> System | None
     return max(rivals, key=lambda one: one.mean(FILTERED, NDCG), default=None)
 
 
-def per_event(results: Results, system: System, protocol: str, metric: str, group: str = OVERALL) -> np.ndarray:
+def per_event(results: Results, system: System, ranking: str, metric: str, group: str = OVERALL) -> np.ndarray:
     """A metric of each test event of a group, averaged over the system's seeds."""
-    values = np.mean([results.per_event(each.row.row_id, protocol, metric) for each in system.rows], axis=0)
+    values = np.mean([results.per_event(each.row.row_id, ranking, metric) for each in system.rows], axis=0)
     return values[results.groups()[group]]
 
 
 def compare(
-    results: Results, own: System, rival: System, protocol: str, *, metric: str = NDCG, group: str = OVERALL
+    results: Results, own: System, rival: System, ranking: str, *, metric: str = NDCG, group: str = OVERALL
 ) -> Comparison:
-    """Paired by user, who each have one test event."""
-    found = [per_event(results, each, protocol, metric, group) for each in (own, rival)]
-    difference = bootstrap_interval(found[0] - found[1], np.arange(len(found[0])))
+    """Paired by event; users are resampled, or items where they are the new ones."""
+    found = [per_event(results, each, ranking, metric, group) for each in (own, rival)]
+    difference = bootstrap_interval(found[0] - found[1], results.units(group))
     return Comparison(difference, float(found[1].mean()) if len(found[1]) else math.nan)
 
 
@@ -169,9 +179,9 @@ def like_for_like(among: Sequence[System]) -> dict[str, str]:
         ("LLM-ESR, sampled, tail items", _llm_esr, SAMPLED, "tail items"),
     ]
     found = {}
-    for name, rival_of, protocol, group in asked:
+    for name, rival_of, ranking, group in asked:
         ratios = [
-            _ratio(find(among, GRASP, addition), rival_of(among, addition), protocol, group)
+            _ratio(find(among, GRASP, addition), rival_of(among, addition), ranking, group)
             for addition in ("none", KERNEL)
         ]
         shown = [
@@ -190,10 +200,10 @@ def _mean(system: System | None, metric: str) -> float | None:
     return system.mean(FILTERED, metric) if system else None
 
 
-def _ratio(own: System | None, rival: System | None, protocol: str, group: str = OVERALL) -> float | None:
-    if own is None or rival is None or not rival.mean(protocol, NDCG, group):
+def _ratio(own: System | None, rival: System | None, ranking: str, group: str = OVERALL) -> float | None:
+    if own is None or rival is None or not rival.mean(ranking, NDCG, group):
         return None
-    return own.mean(protocol, NDCG, group) / rival.mean(protocol, NDCG, group)
+    return own.mean(ranking, NDCG, group) / rival.mean(ranking, NDCG, group)
 
 
 def _corruption_low(results: Results, among: Sequence[System]) -> float | None:

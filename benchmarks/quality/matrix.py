@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 from benchmarks.data.datasets import COMMON_INPUTS, Inputs
+from benchmarks.data.protocols import Protocol
 from benchmarks.quality.rows import Addition, Row
 from training.fitting.recipes import TrainConfig, recipe
 
@@ -71,10 +72,10 @@ class MatrixEntry:
         return [replace(self.row, addition=addition) for addition in self.additions]
 
 
-def matrix(data: str, num_seeds: int) -> list[MatrixEntry]:
+def matrix(data: str, num_seeds: int, protocol: Protocol = "published") -> list[MatrixEntry]:
     """All entries for a data set. `fashion` has no texts; an unknown folder is compared like `beauty`."""
     build = {"fashion": _ids_only, "movielens-100k": _with_profiles}.get(data, _texts)
-    return list(build(num_seeds))
+    return [replace(entry, row=replace(entry.row, protocol=protocol)) for entry in build(num_seeds)]
 
 
 def chosen_entries(entries: list[MatrixEntry], *, models: str = "all", sections: str = "all") -> list[MatrixEntry]:

@@ -5,8 +5,8 @@
 Reads:   a folder of the data contract, LLM-ESR's `inter.txt`, or `movielens` (downloaded)
 Writes:  trials/, results.jsonl, ranks/, report.md with plots and summary.json in --out; vectors in --cache
 
-Finished rows are never computed again. Everything is tuned on the validation targets; the test targets are scored here
-and nowhere else.
+`--protocol` says how events are split (`benchmarks/data/protocols.py`). Finished rows are never computed again.
+Everything is tuned on the validation targets; the test targets are scored here and nowhere else.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -25,6 +25,7 @@ from benchmarks.core.machine import commit, machine
 from benchmarks.core.store import write_about
 from benchmarks.data import datasets
 from benchmarks.data.datasets import COMMON_INPUTS, BenchmarkData, Inputs
+from benchmarks.data.protocols import NUM_VALIDATION_USERS, Protocol
 from benchmarks.data.readers import source_folder
 from benchmarks.quality import scorers
 from benchmarks.quality.matrix import TRIALS, MatrixEntry, chosen_entries, matrix, with_trial
@@ -39,8 +40,8 @@ from grasp.settings import Settings
 from grasp.versions import digest
 from training.evaluation.ranking import evaluation_events, ranker_scorer
 from training.fitting.kernel_calibration import KERNEL_WEIGHT_GRID
-from training.fitting.recipes import TrainConfig
-from training.fitting.training_loop import MAX_COMPARED_ITEMS, FittedRanker, fit
+from training.fitting.recipes import RECIPE_VERSION, TrainConfig
+from training.fitting.training_loop import MAX_COMPARED_ITEMS, FittedRanker, fit, refit
 from training.model.history_kernel import KINDS
 
 TRIALS_FOLDER = "trials"
@@ -55,15 +56,21 @@ class QualityBenchmark:
     def __init__(self, folder: Path, given: argparse.Namespace) -> None:
         self.folder, self.given = folder, given
         self.data = self.load()
-        self.results = Results(given.out, self.data.checksum)
+        self.results = Results(given.out, self.data.checksum, RECIPE_VERSION)
         self.protocol = load_protocol(self.data, given.cache)
-        self.validation = evaluation_events(self.data.training_set, "validation")
+        self.validation = evaluation_events(self.data.choosing, "validation")
         self._trials: dict[str, FittedRanker] = {}  # of the latest system: the best one is its row of the first seed
 
     def load(self, inputs: Inputs = COMMON_INPUTS, seed: int = 0) -> BenchmarkData:
         validation_users = self.given.validation_users or None
         return datasets.load(
-            self.folder, cache=self.given.cache, validation_users=validation_users, inputs=inputs, seed=seed
+            self.folder,
+            cache=self.given.cache,
+            validation_users=validation_users,
+            inputs=inputs,
+            seed=seed,
+            protocol=self.given.protocol,
+            order_seed=self.given.order_seed,
         )
 
     def rows(self, entry: MatrixEntry) -> list[Row]:
@@ -91,7 +98,7 @@ class QualityBenchmark:
         for number, (key, tried, settings) in enumerate(zip(keys, configs, TRIALS, strict=True), start=1):
             if not self._trial_file(key).exists():
                 say(f"{entry.tuned_as}: trial {number} of {len(TRIALS)}: {settings}")
-                fitted = fit(self.data.training_set, tried, TRIAL_SEED, self._progress(f"trial of {entry.tuned_as}"))
+                fitted = fit(self.data.choosing, tried, TRIAL_SEED, self._progress(f"trial of {entry.tuned_as}"))
                 self._trials[key] = fitted
                 trial = {
                     "model": entry.tuned_as,
@@ -105,13 +112,13 @@ class QualityBenchmark:
         return with_trial(self._limited(config), best["settings"])
 
     def _key(self, config: TrainConfig) -> str:
-        """A hash of data, seed and the recipe's differences from a default one: new settings change no old key.
+        """A hash of data, seed, recipe version and the recipe's differences from a default one.
 
-        The code is not part of it: after a change to a model, delete its trials.
+        New settings change no old key.
         """
         default = asdict(TrainConfig(config.name))
         switches = {name: value for name, value in asdict(config).items() if value != default[name]}
-        return digest([config.name, switches, self.data.checksum, TRIAL_SEED])[:16]
+        return digest([config.name, switches, self.data.checksum, TRIAL_SEED, RECIPE_VERSION])[:16]
 
     def _trial_file(self, key: str) -> Path:
         """One file for each trial, so that several processes do not overwrite each other's."""
@@ -135,8 +142,9 @@ class QualityBenchmark:
     def _trained(self, entry: MatrixEntry, config: TrainConfig) -> None:
         data = self.load(entry.inputs, entry.row.seed)
         is_trial = (entry.inputs, entry.row.seed) == (COMMON_INPUTS, TRIAL_SEED)
-        fitted = self._trials.get(self._key(config)) if is_trial else None
-        fitted = fitted or fit(data.training_set, config, entry.row.seed, self._progress(entry.row.row_id))
+        chosen = self._trials.get(self._key(config)) if is_trial else None
+        chosen = chosen or fit(data.choosing, config, entry.row.seed, self._progress(entry.row.row_id))
+        fitted = refit(data.cut.fitting, config, entry.row.seed, chosen) if data.cut else chosen
         cost = {
             "wall_seconds": fitted.wall_seconds,
             "cpu_seconds": fitted.cpu_seconds,
@@ -146,13 +154,17 @@ class QualityBenchmark:
             "validation_ndcg_at_10": fitted.metrics_without_kernel["ndcg@10"],
             "time_limit_seconds": 60 * config.max_minutes,
             "patience": config.patience,
-            "num_validation_users": len(self.validation),
+            "num_validation_users": len({event.user for event in self.validation}),
+            "recipe": asdict(config) | {"ranker": dict(config.ranker)},
+            "recipe_version": RECIPE_VERSION,
             "attention_mass": attention_mass(fitted.ranker, data, self.data, self.protocol.events),
         }
+        vocabulary = (data.cut.fitting if data.cut else data.training_set).item_ids
         with_kernel, base = (
-            ranker_scorer(fitted.ranker, data.training_set.item_ids, data.training_set, with_kernel=is_added)
+            ranker_scorer(fitted.ranker, vocabulary, data.training_set, with_kernel=is_added)
             for is_added in (True, False)
         )
+        validated = ranker_scorer(chosen.ranker, data.choosing.item_ids, data.choosing, with_kernel=False)
         for row in self.rows(entry):
             if self.results.finished(row.row_id):
                 continue
@@ -160,10 +172,10 @@ class QualityBenchmark:
                 weights = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
                 scorer = ChosenScorer(with_kernel, weights, NUM_KERNEL_CHOICES)
             else:
-                scorer = scorers.with_addition(base, row.addition, self.data, self.validation)
-            chosen = {"settings": dict(config.ranker), "added": scorer.settings}
+                scorer = scorers.with_addition(base, validated, row.addition, self.data, self.validation)
+            settings = {"settings": dict(config.ranker), "added": scorer.settings}
             num_trials = scorer.num_trials + (len(TRIALS) - 1 if entry.tuned_as else 0)
-            self._add(row, scorer, lambda: cost, num_trials=num_trials, chosen=chosen)
+            self._add(row, scorer, lambda: cost, num_trials=num_trials, chosen=settings)
 
     def _add(self, row: Row, scorer: ChosenScorer, cost_after_test: Callable[[], dict[str, Any]], **known: Any) -> None:
         """Test a scorer and store the row. The cost of a control includes its test."""
@@ -177,7 +189,7 @@ class QualityBenchmark:
             **cost_after_test(),
             **known,
         )
-        finished = self.results.add(row, found.rankings, self.protocol.groups, info)
+        finished = self.results.add(row, found.rankings, self.protocol.groups, info, self.protocol.units)
         say(
             f"{row.row_id}: filtered NDCG@10 {finished.value('filtered', 'ndcg@10'):.4f}, "
             f"HR@10 {finished.value('filtered', 'hr@10'):.4f}, {info.wall_seconds / 60:.1f} min"
@@ -194,7 +206,7 @@ class QualityBenchmark:
 def measure(given: argparse.Namespace, settings: Settings) -> None:
     torch.set_num_threads(given.threads)
     folder = source_folder(given.data, settings)
-    every = matrix(folder.name, given.seeds)  # a data set has the name of its folder
+    every = matrix(folder.name, given.seeds, given.protocol)  # a data set has the name of its folder
     entries = chosen_entries(every, models=given.models, sections=given.sections)  # refuses a wrong name at once
     benchmark = QualityBenchmark(folder, given)
     data = benchmark.data
@@ -221,6 +233,10 @@ def measure(given: argparse.Namespace, settings: Settings) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command.new_parser("benchmarks.quality", __doc__, has_data=True)
+    parser.add_argument(
+        "--protocol", choices=get_args(Protocol), default="published", help="docs/benchmarks.md tells them apart"
+    )
+    parser.add_argument("--order-seed", type=int, default=0, help="of shuffled ties, the same for all rows")
     parser.add_argument("--models", default="all", help="names separated by commas, or `all`")
     parser.add_argument("--sections", default="all", help="of the report, separated by commas: main, corruption ...")
     parser.add_argument("--seeds", type=int, default=3, help="of the systems that have several")
@@ -235,7 +251,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given = command.parse(parser, arguments, not_named={"cache", "minutes"})
     if given.validation_users is None:
         # Published results on Fashion hold out a validation item of every user.
-        given.validation_users = 0 if Path(given.data).name == "fashion" else datasets.NUM_VALIDATION_USERS
+        given.validation_users = 0 if Path(given.data).name == "fashion" else NUM_VALIDATION_USERS
     return given
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.data.datasets import BenchmarkData
+from benchmarks.data.datasets import BenchmarkData, Cut
+from benchmarks.quality.rows import COLD_ITEMS, COLD_USERS, DAYS, KNOWN_USERS
+from training.evaluation.baselines import distinct_user_popularity
 from training.evaluation.metrics import event_groups
 from training.evaluation.negatives import draw_negatives, load_negatives, save_negatives
 from training.evaluation.ranking import Event, Ranks, Scorer, evaluation_events, rank_events
@@ -20,6 +22,7 @@ from training.model.ranker import Ranker
 NUM_DRAWS = 3  # of sampled negatives, the same for every system
 NUM_TOP = 10
 NUM_MASS_EVENTS = 2000  # over which attention is averaged
+BIN_DAYS, LAST_DAYS = 10, 50  # events are grouped by days since the cut: ten of them, and all after the fiftieth
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,20 @@ class TestProtocol:
 
     @cached_property
     def groups(self) -> dict[str, np.ndarray]:
-        return event_groups(self.data.training_set, self.events)
+        found = event_groups(self.data.training_set, self.events)
+        return found | groups_by_time(self.data.cut, self.events) if self.data.cut else found
+
+    @cached_property
+    def units(self) -> dict[str, np.ndarray] | None:
+        """The user and the item of each event (E,); None where each event is of another user."""
+        if self.data.cut is None:
+            return None
+        pairs = np.array([(event.user, event.target) for event in self.events], np.int32)
+        return dict(zip(("user", "item"), pairs.T, strict=True))
 
     def test(self, score: Scorer) -> TestResult:
-        """Ranks in every protocol, and what the first ten recommendations cover."""
+        """Every ranking, and what the first ten recommendations cover."""
+        score = popular_for_new_users(score, distinct_user_popularity(self.data.training_set))
         ranking = rank_events(score, self.events, self.negatives, NUM_TOP)
         assert ranking.top is not None
         rankings = {"filtered": ranking.filtered, "unfiltered": ranking.unfiltered}
@@ -67,6 +80,34 @@ def load_protocol(data: BenchmarkData, cache: Path) -> TestProtocol:
             save_negatives(file, draw_negatives(events, len(data.training_set.item_ids), seed=draw), events)
         negatives.append(load_negatives(file, events))
     return TestProtocol(data, events, negatives)
+
+
+def popular_for_new_users(score: Scorer, popular: Scorer) -> Scorer:
+    """The scorer, but of users without a history what is popular, which serving answers them whatever the model."""
+
+    def scored(events: Sequence[Event]) -> np.ndarray:
+        is_known = np.array([len(event.history) > 0 for event in events])
+        if is_known.all():
+            return score(events)
+        scores = np.array(popular(events))
+        if is_known.any():
+            of_known = score([event for event in events if len(event.history)])
+            scores = scores.astype(of_known.dtype)
+            scores[is_known] = of_known
+        return scores
+
+    return scored
+
+
+def groups_by_time(cut: Cut, events: Sequence[Event]) -> dict[str, np.ndarray]:
+    """Masks (E,) of events of users and of items that were first seen after the cut, and of events by days since it."""
+    is_cold = np.array([event.user >= len(cut.fitting.user_ids) for event in events], bool)
+    is_newer = np.array([event.target > len(cut.fitting.item_ids) for event in events], bool)
+    days = np.array([event.day for event in events]) - cut.day
+    found = {KNOWN_USERS: ~is_cold, COLD_USERS: is_cold, COLD_ITEMS: is_newer}
+    for first in range(0, LAST_DAYS, BIN_DAYS):
+        found[f"{DAYS}{first + 1}-{first + BIN_DAYS}"] = days // BIN_DAYS == first // BIN_DAYS
+    return found | {f"{DAYS}from {LAST_DAYS + 1} on": days >= LAST_DAYS}
 
 
 def cross_category_share(top: np.ndarray, events: Sequence[Event], categories: Sequence[str]) -> float | None:
@@ -94,7 +135,7 @@ def attention_mass(
         return None
     corrupted = (data.training_set.item_semantic != clean.training_set.item_semantic).any(1)
     total, count = np.zeros(2), np.zeros(2)
-    for event in events[:NUM_MASS_EVENTS]:
+    for event in [each for each in events if len(each.history)][:NUM_MASS_EVENTS]:
         history = event.history[-ranker.config.max_length :]
         vectors = data.training_set.user_semantic, data.training_set.user_neighbour
         with torch.inference_mode():

@@ -13,16 +13,24 @@ import numpy as np
 from benchmarks.core import plots
 from benchmarks.core.report import Bullets, Folded, Origin, Part, Plot, Report, Section, Table, Writer, first_named
 from benchmarks.core.store import read_about
+from benchmarks.data.protocols import Protocol
 from benchmarks.quality.against_others import attention_section, backbone_section, corruption_section, rival_section
-from benchmarks.quality.comparison import GROUPS, NDCG, System, figures, find, like_for_like, systems
+from benchmarks.quality.comparison import GROUPS, GROUPS_BY_TIME, NDCG, System, figures, find, like_for_like, systems
 from benchmarks.quality.results import Results
-from benchmarks.quality.rows import FILTERED, OVERALL, SAMPLED, UNFILTERED
+from benchmarks.quality.rows import DAYS, FILTERED, KNOWN_USERS, OVERALL, SAMPLED, UNFILTERED
 from benchmarks.quality.switches import ablation_section, activation_section, neighbours_section
 from training.evaluation.metrics import CUTOFFS
 from training.evaluation.negatives import NUM_NEGATIVES
 
 MODULE = "benchmarks.quality"
-FIGURES_OF = "beauty"  # the data set whose figures have goals
+FIGURES_OF = ("beauty", "published")  # the data set and protocol whose figures have goals
+PROTOCOLS: dict[Protocol, str] = {
+    "published": "leave-one-out in the order of the file, one test event per user",
+    "shuffled-ties": "leave-one-out, a user's events of equal time in an order drawn once for all rows, one test event "
+    "per user",
+    "global-time": "chosen on the days between 80 % and 90 % of all events, made anew from all that was known at 90 %, "
+    "tested on all events of each user's first day after that; histories end before that day",
+}
 
 
 def build(folder: Path, command: str) -> Report:
@@ -30,9 +38,9 @@ def build(folder: Path, command: str) -> Report:
     if not results.rows():
         raise FileNotFoundError(f"no finished row in {results.file}: run python -m {MODULE} first")
     among, about = systems(results), read_about(folder)
-    found = figures(results) if about["data"] == FIGURES_OF else {}
+    found = figures(results) if (about["data"], results.protocol) == FIGURES_OF else {}
     return Report(
-        f"Quality on {about['data']}",
+        f"Quality on {about['data']}, {results.protocol}",
         Origin(about["machine"], about["command"] or command, results.commits()),
         facts=facts(results, about),
         figures=found,
@@ -48,16 +56,18 @@ def facts(results: Results, about: Mapping[str, Any]) -> list[str]:
     num_draws = sum(name.startswith(SAMPLED) for name in rows[0].metrics)
     cut_short = [f"`{each.row.row_id}`" for each in rows if each.row.backbone and each.info.is_cut_short]
     return [
+        f"Protocol: {results.protocol}, {PROTOCOLS[results.protocol]}.",
         "Data: {num_users:,} users, {num_items:,} items, {num_interactions:,} interactions; {num_events:,} test "
         "events.".format(**about),
         f"Rows: {len(rows)} finished, {len(missing)} of {len(wanted)} wanted ones missing{first_named(missing)}.",
         *_limits(results),
         *([f"Ended by a limit, not by patience: {', '.join(cut_short)}."] if cut_short else []),
-        "Protocol: leave-one-out, one test event per user. *Filtered*: full ranking without the user's history; "
+        "*Filtered*: full ranking without the user's history; "
         f"*unfiltered*: full ranking of everything; *sampled*: the target among {NUM_NEGATIVES} items drawn once for "
         f"all rows, mean of {num_draws} draws. Ties count at their expected value.",
         "Intervals: 95 %, paired bootstrap by user, each user's values averaged over a system's seeds first. They say "
-        "how far users, not seeds, could have come out differently; ± is the standard deviation over seeds.",
+        "how far users, not seeds, could have come out differently; ± is the standard deviation over seeds."
+        f"{' For cold items, items are resampled.' * (results.protocol == 'global-time')}",
     ]
 
 
@@ -117,8 +127,8 @@ def main_section(results: Results, among: Sequence[System]) -> Section | None:
 def system_table(main: Sequence[System], k: int, with_cost: bool = False) -> Table:
     """One line per system at cut-off k."""
     columns = [
-        (f"{protocol} {name}@{k}", protocol, f"{name.lower()}@{k}", OVERALL)
-        for protocol in (FILTERED, UNFILTERED, SAMPLED)
+        (f"{ranking} {name}@{k}", ranking, f"{name.lower()}@{k}", OVERALL)
+        for ranking in (FILTERED, UNFILTERED, SAMPLED)
         for name in ("NDCG", "HR")
     ]
     columns += [(group, FILTERED, f"ndcg@{k}", group) for group in GROUPS]
@@ -135,11 +145,35 @@ def group_tables(results: Results, main: Sequence[System]) -> list[Part]:
     sizes = {group: int(mask.sum()) for group, mask in results.groups().items() if mask.any()}
     return [
         Table(
-            [protocol, *(f"{group} ({size:,})" for group, size in sizes.items())],
-            [[one.label, *(one.cell(protocol, NDCG, group) for group in sizes)] for one in main],
+            [ranking, *(f"{group} ({size:,})" for group, size in sizes.items())],
+            [[one.label, *(one.cell(ranking, NDCG, group) for group in sizes)] for one in main],
         )
-        for protocol in (FILTERED, SAMPLED)
+        for ranking in (FILTERED, SAMPLED)
     ]
+
+
+def time_section(results: Results, among: Sequence[System]) -> Section | None:
+    """How fast all systems grow old, and what they know of those who are new."""
+    main, groups = [one for one in among if one.is_main], results.groups()
+    sizes = {
+        group: int(groups[group].sum())
+        for group in (OVERALL, *GROUPS_BY_TIME, *(name for name in groups if name.startswith(DAYS)))
+        if group in groups and groups[group].any()
+    }
+    if not main or KNOWN_USERS not in sizes:
+        return None
+    return Section(
+        "By days since the cut",
+        [
+            "Filtered NDCG@10; events in brackets. Cold users and items were first seen after the cut. Of the users "
+            "nothing is known, so every system answers what is popular; the items are scored by their texts, as newer "
+            "items are in serving. Nothing is refreshed after the cut.",
+            Table(
+                ["model", *(f"{group} ({size:,})" for group, size in sizes.items())],
+                [[one.label, *(one.cell(FILTERED, NDCG, group) for group in sizes)] for one in main],
+            ),
+        ],
+    )
 
 
 def cost_section(_: Results, among: Sequence[System]) -> Section | None:
@@ -176,6 +210,7 @@ def tail_section(results: Results, among: Sequence[System]) -> Section | None:
 SECTIONS: tuple[Callable[[Results, Sequence[System]], Section | None], ...] = (
     main_section,
     rival_section,
+    time_section,
     cost_section,
     tail_section,
     backbone_section,

@@ -1,17 +1,20 @@
-"""One row of a quality report, and the lines of results.jsonl that store it: one per protocol and group."""
+"""One row of a quality report, and the lines of results.jsonl that store it: one per ranking and group."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.data.protocols import Protocol
 from training.evaluation.metrics import event_metrics
 from training.evaluation.ranking import Ranks
 
 FILTERED, UNFILTERED, SAMPLED = "filtered", "unfiltered", "sampled"  # SAMPLED: the mean over sampled_0, sampled_1, ...
 OVERALL = "overall"
+COLD_ITEMS, COLD_USERS, KNOWN_USERS = "cold items", "cold users", "known users"  # cold: first seen after the cut
+DAYS = "days "  # since the cut, such as days 11-20
 NUM_DECIMALS = 6  # of a stored metric
 FILE_NAME_PART = re.compile(r"[A-Za-z0-9_.,=+-]*")
 
@@ -30,6 +33,7 @@ class Row:
     addition: Addition = "none"
     corruption: float = 0.0  # share of descriptions and neighbours that was swapped before training
     ablation: str = ""  # the switch that differs from the recipe, such as k=5
+    protocol: Protocol = "published"  # by which the events were split
 
     def __post_init__(self) -> None:
         for name in ("model", "addition", "ablation"):
@@ -45,6 +49,7 @@ class Row:
             f"+{self.addition}" if self.addition != "none" else "",
             self.ablation,
             f"corruption={self.corruption:g}" if self.corruption else "",
+            self.protocol if self.protocol != "published" else "",
             f"seed={self.seed}",
         ]
         return "__".join(part for part in parts if part)
@@ -71,6 +76,8 @@ class RowInfo:
     num_validation_users: int | None = None
     attention_mass: dict[str, float] | None = None  # mean mass by kind of input, such as clean and corrupted
     chosen: dict[str, Any] | None = None  # the settings that the trials chose
+    recipe: dict[str, Any] | None = None  # all fields of the `TrainConfig`
+    recipe_version: int | None = None  # None also for rows that were trained before versions were kept
 
     @property
     def is_cut_short(self) -> bool:
@@ -83,38 +90,38 @@ class FinishedRow:
     row: Row
     info: RowInfo
     num_events: dict[str, int]  # by group
-    metrics: dict[str, dict[str, dict[str, float]]]  # by protocol, group and metric
+    metrics: dict[str, dict[str, dict[str, float]]]  # by ranking, group and metric
 
-    def value(self, protocol: str, metric: str, group: str = OVERALL) -> float:
+    def value(self, ranking: str, metric: str, group: str = OVERALL) -> float:
         """Mean of a metric over the events of a group; NaN for a group without events."""
-        draws = of_protocol(self.metrics, protocol, self.row.row_id)
+        draws = of_ranking(self.metrics, ranking, self.row.row_id)
         return float(np.mean([found.get(group, {}).get(metric, np.nan) for found in draws]))
 
 
-def of_protocol(by_name: Mapping[str, Any], protocol: str, row_id: str) -> list[Any]:
-    """The entry of a protocol; for SAMPLED one for each draw. Raises `KeyError` when there is none."""
+def of_ranking(by_name: Mapping[str, Any], ranking: str, row_id: str) -> list[Any]:
+    """The entry of a ranking; for SAMPLED one for each draw. Raises `KeyError` when there is none."""
     is_draw = f"{SAMPLED}_"
     found = [
-        each for name, each in by_name.items() if name == protocol or (protocol == SAMPLED and name.startswith(is_draw))
+        each for name, each in by_name.items() if name == ranking or (ranking == SAMPLED and name.startswith(is_draw))
     ]
     if not found:
-        raise KeyError(f"{row_id} has no protocol {protocol}, only {', '.join(by_name)}")
+        raise KeyError(f"{row_id} has no ranking {ranking}, only {', '.join(by_name)}")
     return found
 
 
 def to_lines(
     row: Row, rankings: Mapping[str, Ranks], groups: Mapping[str, np.ndarray], info: RowInfo
 ) -> list[dict[str, Any]]:
-    """The lines of a row: one per protocol and group that has events."""
-    values = {protocol: event_metrics(ranks) for protocol, ranks in rankings.items()}
-    pairs = [(protocol, group) for protocol in rankings for group, mask in groups.items() if mask.any()]
+    """The lines of a row: one per ranking and group that has events. The recipe, which is long, is on the first one."""
+    values = {ranking: event_metrics(ranks) for ranking, ranks in rankings.items()}
+    pairs = [(ranking, group) for ranking in rankings for group, mask in groups.items() if mask.any()]
     return [
         {"row_id": row.row_id, "line": number, "num_lines": len(pairs)}
         | asdict(row)
-        | {"protocol": protocol, "group": group, "num_events": int(groups[group].sum())}
-        | {"metrics": {name: _mean(value[groups[group]]) for name, value in values[protocol].items()}}
-        | asdict(info)
-        for number, (protocol, group) in enumerate(pairs, start=1)
+        | {"ranking": ranking, "group": group, "num_events": int(groups[group].sum())}
+        | {"metrics": {name: _mean(value[groups[group]]) for name, value in values[ranking].items()}}
+        | asdict(info if number == 1 else replace(info, recipe=None))
+        for number, (ranking, group) in enumerate(pairs, start=1)
     ]
 
 
@@ -123,10 +130,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def from_lines(lines: Sequence[Mapping[str, Any]]) -> FinishedRow:
+    """A row from its lines. Lines from before there were other protocols call the ranking `protocol`."""
+    if "ranking" not in lines[0]:
+        lines = [{**line, "ranking": line["protocol"], "protocol": "published"} for line in lines]
     first = lines[0]
     found: dict[str, dict[str, dict[str, float]]] = {}
     for line in lines:
-        found.setdefault(line["protocol"], {})[line["group"]] = line["metrics"]
+        found.setdefault(line["ranking"], {})[line["group"]] = line["metrics"]
     row = Row(**{field.name: first[field.name] for field in fields(Row)})
     info = RowInfo(**{field.name: first[field.name] for field in fields(RowInfo) if field.name in first})
     return FinishedRow(row, info, {line["group"]: line["num_events"] for line in lines}, found)

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.data.datasets import BenchmarkData
 from benchmarks.quality.rows import Addition
-from training.data.training_set import known_sequences
+from training.data.training_set import TrainingSet, known_sequences
 from training.evaluation import baselines
 from training.evaluation.ranking import Event, Scorer
 
@@ -31,7 +31,8 @@ def control(model: str, data: BenchmarkData, validation: Sequence[Event]) -> Cho
     """A control for the test events."""
     if model == "star":
         settings = _star_settings(data, validation)
-        return ChosenScorer(star(data, settings, "test", mean=True), settings._asdict(), len(baselines.STAR_GRID))
+        score = star(data.training_set, settings, "test", mean=True)
+        return ChosenScorer(score, settings._asdict(), len(baselines.STAR_GRID))
     build: dict[str, Callable[[list[np.ndarray], int], Scorer]] = {
         "popularity": baselines.popularity,
         "repeat": baselines.repeat_popularity,
@@ -44,29 +45,32 @@ def control(model: str, data: BenchmarkData, validation: Sequence[Event]) -> Cho
     return ChosenScorer(build[model](known, len(data.training_set.item_ids)), None, 1)
 
 
-def with_addition(base: Scorer, addition: Addition, data: BenchmarkData, validation: Sequence[Event]) -> ChosenScorer:
-    """A ranker's scores with an addition, whose weight validation chooses; the kernel is not added here."""
+def with_addition(
+    base: Scorer, validated: Scorer, addition: Addition, data: BenchmarkData, validation: Sequence[Event]
+) -> ChosenScorer:
+    """A ranker's scores with an addition; the kernel is not added here.
+
+    Validation chooses its weight, with `validated`: the same ranker, fitted to what was known then.
+    """
     if addition == "max_cosine":
-        cosine = baselines.max_cosine(data.training_set.item_semantic)
-        weight = baselines.best_added_weight(base, cosine, validation, COSINE_WEIGHTS)
+        before, cosine = (baselines.max_cosine(each.item_semantic) for each in (data.choosing, data.training_set))
+        weight = baselines.best_added_weight(validated, before, validation, COSINE_WEIGHTS)
         return ChosenScorer(baselines.with_added_scores(base, cosine, weight), {"weight": weight}, len(COSINE_WEIGHTS))
     if addition != "star":
         return ChosenScorer(base, None, 1)
     settings = _star_settings(data, validation)
-    weight = baselines.best_added_weight(
-        base, star(data, settings, "validation", mean=False), validation, ADDED_WEIGHTS
-    )
-    score = baselines.with_added_scores(base, star(data, settings, "test", mean=False), weight)
+    before = star(data.choosing, settings, "validation", mean=False)
+    weight = baselines.best_added_weight(validated, before, validation, ADDED_WEIGHTS)
+    score = baselines.with_added_scores(base, star(data.training_set, settings, "test", mean=False), weight)
     return ChosenScorer(score, {"weight": weight, **settings._asdict()}, len(baselines.STAR_GRID) + len(ADDED_WEIGHTS))
 
 
 def _star_settings(data: BenchmarkData, validation: Sequence[Event]) -> baselines.StarSettings:
-    scorers = {settings: star(data, settings, "validation", mean=True) for settings in baselines.STAR_GRID}
+    scorers = {settings: star(data.choosing, settings, "validation", mean=True) for settings in baselines.STAR_GRID}
     return baselines.best_scorer(scorers, validation)
 
 
-def star(data: BenchmarkData, settings: baselines.StarSettings, known_for: str, *, mean: bool) -> Scorer:
+def star(training_set: TrainingSet, settings: baselines.StarSettings, known_for: str, *, mean: bool) -> Scorer:
     """STAR from what is known before the split `known_for`; the mean over the history, or the sum."""
-    known = known_sequences(data.training_set, known_for)
-    semantic = data.training_set.item_semantic
-    return baselines.star(known, semantic, **settings._asdict(), mean=mean)
+    known = known_sequences(training_set, known_for)
+    return baselines.star(known, training_set.item_semantic, **settings._asdict(), mean=mean)

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
 from benchmarks.core import plots
 from benchmarks.core.report import Bullets, Plot, Section, Table, with_interval
 from benchmarks.quality.comparison import GRASP, HR, NDCG, System, compare, find, per_event
 from benchmarks.quality.results import Results
-from benchmarks.quality.rows import FILTERED, SAMPLED
+from benchmarks.quality.rows import FILTERED, OVERALL, SAMPLED
 from training.evaluation.metrics import bootstrap_interval
 
 # The recipe's own values: where a table varies one of these, the row of the main table stands at this value.
@@ -122,7 +120,7 @@ def neighbours_section(results: Results, among: Sequence[System]) -> Section | N
         return None
     by_k = dict(sorted(({int(OWN["k"]): grasp} | {int(_settings(one)["k"]): one for one in varied}).items()))
     values = {k: per_event(results, one, FILTERED, NDCG) for k, one in by_k.items()}
-    found = {k: bootstrap_interval(each, np.arange(len(each))) for k, each in values.items()}
+    found = {k: bootstrap_interval(each, results.units(OVERALL)) for k, each in values.items()}
     line = plots.Line(GRASP, "grasp", found)
     rows = [
         [str(k), str(len(one.rows)), with_interval(found[k]), _difference(results, one, grasp)]

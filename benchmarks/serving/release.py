@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.data import readers
-from benchmarks.data.datasets import BenchmarkData, descriptions, training_items
+from benchmarks.data.datasets import BenchmarkData, descriptions
+from benchmarks.data.protocols import training_items
 from benchmarks.data.vectors import nearest
 from benchmarks.serving.load import mark_of
 from grasp import partitions, tables

@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from grasp import partitions, tables
-from grasp.days import day_argument, end_of
+from grasp.days import day_argument, day_number, end_of
 from grasp.environment import prepare
 from grasp.manifest import MANIFEST_FILE, Manifest, read_manifest, release_folder
 from grasp.preflight import require_feature_store
@@ -238,7 +238,8 @@ def _compare_scores(
             _add_example(skew, f"request {each.request_id}: its user or an item of its answer is not in the release")
             skew.num_scored += 1
             continue
-        scores_N = score([Event(user_of[each.user_id], np.array(history), 0)])[0]
+        event = Event(user_of[each.user_id], np.array(history), 0, day_number(each.feature_day) + 1)
+        scores_N = score([event])[0]
         replayed = scores_N[[item_of[item_id] - 1 for item_id in each.item_ids]]
         _count_differences(skew, each, replayed)
 
@@ -278,6 +279,7 @@ def _training_set(items: ItemSide, user_ids: list[str], rows: dict[str, dict[str
         user_is_tail=np.zeros(len(user_ids), dtype=bool),
         sequences=[np.zeros(0, np.int64)] * len(user_ids),
         splits=[np.zeros(0, str)] * len(user_ids),
+        days=[np.zeros(0, np.int64)] * len(user_ids),
     )
 
 

@@ -30,6 +30,7 @@ def split_last_two(sequences: list[list[int]]) -> BenchmarkData:
         user_is_tail=np.zeros(len(sequences), bool),
         sequences=[np.array(each) for each in sequences],
         splits=[np.array(["train"] * (len(each) - 2) + ["validation", "test"]) for each in sequences],
+        days=[np.arange(len(each)) for each in sequences],
     )
     return BenchmarkData("small", training_set, [""] * NUM_ITEMS, True, sum(map(len, sequences)), "checksum")
 

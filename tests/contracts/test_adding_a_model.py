@@ -51,6 +51,7 @@ def training_set() -> TrainingSet:
         user_is_tail=np.zeros(4, bool),
         sequences=[np.array(items) for items in SEQUENCES],
         splits=[np.array(["train"] * (len(items) - 1) + ["validation"]) for items in SEQUENCES],
+        days=[np.arange(len(items)) for items in SEQUENCES],
     )
 
 

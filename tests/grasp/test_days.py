@@ -8,6 +8,7 @@ import pytest
 from grasp.days import (
     DayNotOverError,
     day_argument,
+    day_number,
     end_of,
     has_ended,
     last_second,
@@ -29,6 +30,7 @@ def test_a_day_ends_just_before_the_next():
     assert end_of("1998-02-28").isoformat() == "1998-02-28T23:59:59.999999+00:00"
     assert last_second("1998-02-28").isoformat() == "1998-02-28T23:59:59+00:00"
     assert plus_days("1998-02-28", 1) == "1998-03-01"
+    assert (day_number("1970-01-01"), day_number("1998-02-28")) == (0, 10285)
 
 
 @pytest.mark.parametrize(

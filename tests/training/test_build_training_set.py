@@ -107,6 +107,7 @@ def test_users_and_items_are_numbered_and_sequences_cut(training_set):
     assert [sequence.tolist() for sequence in training_set.sequences] == [[1, 2, 3, 4, 5, 0, 6], [2, 3, 1], [4, 5]]
     assert training_set.splits[1].tolist() == ["train", "train", "validation"]
     assert training_set.item_semantic.shape == (6, 4)
+    assert [days.tolist() for days in training_set.days] == [[10285] * 5 + [10286] * 2, [10285] * 3, [10285] * 2]
 
 
 def test_what_is_written_is_loaded_and_says_its_cutoff(frames, tmp_path):

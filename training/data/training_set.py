@@ -69,6 +69,8 @@ class TrainingSet:
     user_is_tail: np.ndarray  # (U,)
     sequences: list[np.ndarray]  # items of each user, oldest first, all splits
     splits: list[np.ndarray]  # split of each item in `sequences`
+    days: list[np.ndarray]  # UTC day of each item in `sequences`, in days since 1970-01-01; 0 where no time is known
+    history_excludes_day: bool = False  # an event's history ends before its day, whose events are all asked for at once
 
 
 def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
@@ -123,7 +125,13 @@ def to_training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
         users["is_tail"].to_numpy(dtype=bool),
         np.split(item_index[order], ends),
         np.split(events["split"].to_numpy()[order], ends),
+        np.split(_days(events["event_time"])[order], ends),
     )
+
+
+def _days(event_time: pd.Series) -> np.ndarray:
+    days: np.ndarray = ((event_time - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(days=1)).to_numpy(np.int64)
+    return days
 
 
 def pad_left(sequences: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Negatives of the sampled protocol: items that a target is ranked against. Drawn once and shared by every model.
+"""Negatives of the sampled ranking: items that a target is ranked against. Drawn once and shared by every model.
 
 Shape suffixes:  E events  K negatives of an event
 """

@@ -36,6 +36,7 @@ class Event:
     user: int  # row of the training set
     history: np.ndarray  # item indices, oldest first, from 1
     target: int  # item index from 1; 0 for an item unknown at the cutoff
+    day: int = 0  # in days since 1970-01-01; what a scorer reads besides the history must be known before this day
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,17 @@ Scorer = Callable[[Sequence[Event]], np.ndarray]  # events -> scores (E, N), col
 
 def evaluation_events(training_set: TrainingSet, split: str) -> list[Event]:
     """The events of a split (`validation` or `test`), each with the history known at that moment."""
+    rows = zip(training_set.sequences, training_set.splits, training_set.days, strict=True)
     return [
-        Event(user, sequence[:place][sequence[:place] > 0], int(sequence[place]))
-        for user, (sequence, splits) in enumerate(zip(training_set.sequences, training_set.splits, strict=True))
+        Event(user, _history_before(training_set, sequence, days, int(place)), int(sequence[place]), int(days[place]))
+        for user, (sequence, splits, days) in enumerate(rows)
         for place in np.flatnonzero(splits == split)
     ]
+
+
+def _history_before(training_set: TrainingSet, sequence: np.ndarray, days: np.ndarray, place: int) -> np.ndarray:
+    end = np.searchsorted(days, days[place]) if training_set.history_excludes_day else place
+    return sequence[:end][sequence[:end] > 0]
 
 
 def rank_events(

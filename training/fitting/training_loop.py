@@ -4,7 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,24 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
         with_kernel = validate(ranker, training_set)
     seconds = time.monotonic() - started, time.process_time() - started_cpu
     return FittedRanker(ranker.eval(), best_epoch, epoch, with_kernel, best, *seconds)
+
+
+def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: FittedRanker) -> FittedRanker:
+    """Train anew, on later events, for as many epochs as `chosen` and with its kernel weights; nothing is validated.
+
+    The seconds are those of both trainings, the metrics those of `chosen`.
+    """
+    started, started_cpu = time.monotonic(), time.process_time()
+    with deterministic(seed) as random:
+        training = TrainingRun(training_set, config, random)
+        for _ in range(chosen.best_epoch):
+            training.run_epoch()
+    ranker = training.evaluated_ranker.eval()
+    if ranker.kernel is not None and chosen.ranker.kernel is not None:
+        ranker.kernel.weights_K.copy_(chosen.ranker.kernel.weights_K)
+    wall_seconds = chosen.wall_seconds + time.monotonic() - started
+    cpu_seconds = chosen.cpu_seconds + time.process_time() - started_cpu
+    return replace(chosen, ranker=ranker, wall_seconds=wall_seconds, cpu_seconds=cpu_seconds)
 
 
 def _with_kernel(ranker: Ranker, training_set: TrainingSet, without: dict[str, float]) -> float:

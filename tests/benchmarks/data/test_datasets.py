@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.data import datasets, readers, vectors
+from benchmarks.data import datasets, protocols, readers, vectors
 from benchmarks.data.datasets import BenchmarkData, Inputs, Tail
 from benchmarks.data.readers import main_categories
 from benchmarks.data.vectors import TextVectors, item_texts, neighbour_means, sequence_vectors, user_texts
@@ -18,6 +18,7 @@ from grasp.settings import Settings
 from spark_jobs.source.contract import SourceError
 from training.data.cooccurrence import item_cosine, transitions
 from training.data.training_set import TrainingSet, known_sequences, training_sequences
+from training.evaluation.ranking import evaluation_events
 
 ITEMS = [
     {"item_id": 11, "asin": "B1", "title": "Red Polish", "kinds": ["OPI", "Makeup", "Nails"]},
@@ -132,17 +133,47 @@ def test_lists_that_begin_with_few_values_begin_with_the_category():
 def test_the_last_two_items_are_targets_and_short_sequences_train():
     sequences = [np.arange(1, 1 + num) for num in (2, 3, 5)]
 
-    assert lists(datasets.split(sequences, None)) == [
+    assert lists(protocols.split(sequences, None)) == [
         ["train", "train"],
         ["train", "validation", "test"],
         ["train", "train", "train", "validation", "test"],
     ]
-    assert lists(datasets.split(sequences, 0))[1] == ["train", "train", "test"]
+    assert lists(protocols.split(sequences, 0))[1] == ["train", "train", "test"]
+
+
+def ties(rows: Sequence[tuple[str, int, int]]) -> readers.Source:
+    """Users' items with their times, without anything else."""
+    by_user: dict[str, list[tuple[int, int]]] = {}
+    for user, item, moment in rows:
+        by_user.setdefault(user, []).append((moment, item))
+    sequences, times = ([np.array([pair[place] for pair in pairs]) for pairs in by_user.values()] for place in (1, 0))
+    num = max(item for _, item, _ in rows)
+    ids = [str(item) for item in range(1, num + 1)]
+    return readers.Source("ties", (), ids, [{}] * num, [""] * num, list(by_user), [{}] * len(by_user), sequences, times)
+
+
+def test_ties_are_shuffled_within_their_time_and_always_alike():
+    rows = [(user, item, moment) for user in "abcdefgh" for item, moment in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 3))]
+
+    found = [lists(protocols.with_shuffled_ties(ties(rows), seed).sequences) for seed in (0, 0, 1)]
+
+    assert found[0] == found[1] != found[2]
+    assert len({tuple(items) for items in found[0]}) > 1
+    assert all((items[0], items[-1], sorted(items)) == (1, 5, [1, 2, 3, 4, 5]) for items in found[0])
+
+
+def test_the_order_of_a_users_ties_does_not_depend_on_later_events_or_on_others():
+    rows = [(user, item, 1) for user in "ab" for item in (1, 2, 3, 4, 5)]
+    more = [*rows[:5], ("a", 5, 2), ("a", 4, 3), *rows[5:]]
+
+    one, other = (lists(protocols.with_shuffled_ties(ties(each), 0).sequences) for each in (rows, more))
+
+    assert other == [[*one[0], 5, 4], one[1]]
 
 
 def test_users_drawn_for_validation_are_always_the_same():
     sequences = [np.arange(3) for _ in range(50)]
-    found = [[part[-2] for part in datasets.split(sequences, 20)] for _ in range(2)]
+    found = [[part[-2] for part in protocols.split(sequences, 20)] for _ in range(2)]
 
     assert found[0] == found[1]
     assert found[0].count("validation") == 20
@@ -290,14 +321,127 @@ def assert_same_inputs(one: TrainingSet, other: TrainingSet) -> None:
         assert (kernel(known, len(one.item_ids)) != kernel(others, len(other.item_ids))).nnz == 0
 
 
-def test_a_planted_future_item_changes_nothing_a_model_reads(load):
+@pytest.mark.parametrize("protocol", ["published", "shuffled-ties"])
+def test_a_planted_future_item_changes_nothing_a_model_reads(load, protocol):
     planted = [row for row in ROWS if row not in (("a", 13, 3), ("a", 14, 4), ("d", 16, 3))]
     planted += [("a", 15, 3), ("a", 16, 4), ("d", 15, 3)]
 
-    one, other = load(validation_users=None).training_set, load(planted, validation_users=None).training_set
+    one, other = (load(rows, validation_users=None, protocol=protocol).training_set for rows in (ROWS, planted))
 
     assert lists(one.sequences) != lists(other.sequences)
     assert_same_inputs(one, other)
+
+
+# Items of each user by day. The first cut is day 7, the second one day 9; item 16 and user e are first seen after both.
+TAKEN = {
+    "a": ((11, 0), (12, 1), (13, 2), (14, 3), (11, 7), (12, 7), (15, 8), (15, 9), (13, 9)),
+    "b": ((12, 0), (13, 2), (14, 4), (15, 6), (11, 8)),
+    "c": ((13, 1), (15, 3), (11, 5), (14, 6)),
+    "d": ((15, 1), (14, 2), (13, 3), (12, 4), (11, 5)),
+    "f": ((12, 1), (15, 2), (12, 3), (15, 4), (12, 5), (15, 6)),
+    "e": ((16, 10),),
+}
+DAYS = [(user, item, day) for user, taken in TAKEN.items() for item, day in taken]
+
+
+def seconds(rows: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    return [(user, item, day * 86_400 + 3_600) for user, item, day in rows]
+
+
+def test_by_global_time_models_are_chosen_at_one_cut_and_tested_at_the_next(load):
+    found = load(seconds(DAYS), validation_users=None, protocol="global-time")
+
+    choosing, fitting, asked = found.choosing, found.cut.fitting, found.training_set
+    assert found.cut.day == 9
+    assert choosing.item_ids == fitting.item_ids == ["11", "12", "13", "15", "14"]  # by the first day of each
+    assert choosing.user_ids == fitting.user_ids == list("abcdf")
+    assert (asked.item_ids, asked.user_ids) == ([*fitting.item_ids, "16"], [*fitting.user_ids, "e"])
+    assert [len(items) for items in training_sequences(choosing)] == [4, 4, 4, 5, 6]
+    assert [len(items) for items in training_sequences(fitting)] == [7, 5, 4, 5, 6]
+    assert lists(known_sequences(asked, "test")) == [*lists(training_sequences(fitting)), []]
+    chosen_on = [
+        (event.user, len(event.history), event.target, event.day) for event in evaluation_events(choosing, "validation")
+    ]
+    tested = [(event.user, len(event.history), event.target, event.day) for event in evaluation_events(asked, "test")]
+    assert chosen_on == [(0, 4, 1, 7), (0, 4, 2, 7), (1, 4, 1, 8)]
+    assert tested == [(0, 7, 4, 9), (0, 7, 3, 9), (5, 0, 6, 10)]
+
+
+def test_an_item_that_is_unknown_at_the_first_cut_chooses_nothing(load):
+    first_taken = [("a", 16, 7) if row == ("a", 12, 7) else row for row in DAYS]
+    choosing = load(seconds(first_taken), validation_users=None, protocol="global-time").choosing
+
+    found = [(event.user, event.target) for event in evaluation_events(choosing, "validation")]
+    assert found == [(0, 1), (1, 1)]
+    assert "16" not in choosing.item_ids
+
+
+def test_by_global_time_a_newer_item_has_its_text_and_a_newer_user_nothing(load):
+    found = load(seconds(DAYS), validation_users=None, protocol="global-time")
+
+    fitting, asked = found.cut.fitting, found.training_set
+    for name in ("item_semantic", "item_neighbour", "user_semantic", "user_neighbour", "popularity"):
+        one, other = getattr(asked, name), getattr(fitting, name)
+        assert (one[: len(other)] == other).all(), name
+    assert asked.item_semantic[-1].any()
+    assert asked.item_neighbour[-1].any()
+    assert not asked.user_semantic[-1].any()
+    assert (asked.popularity[-1], asked.item_is_tail[-1], asked.user_is_tail[-1]) == (0, True, True)
+
+
+@pytest.mark.parametrize(("cut", "name"), [(7, "choosing"), (9, "fitting")])
+def test_events_planted_after_a_cut_change_nothing_that_is_known_at_it(load, cut, name):
+    planted = [(user, item + (day >= cut), day) for user, item, day in DAYS[:-1]]
+    planted.append(("new", 16, 10))
+    found = [load(seconds(rows), validation_users=None, protocol="global-time") for rows in (DAYS, planted)]
+    one, other = (each.choosing if name == "choosing" else each.cut.fitting for each in found)
+
+    assert lists(found[0].training_set.sequences) != lists(found[1].training_set.sequences)
+    assert (one.item_ids, one.user_ids) == (other.item_ids, other.user_ids)
+    assert_same_inputs(one, other)
+    histories = [
+        {event.user: event.history.tolist() for event in evaluation_events(each.training_set, "test")} for each in found
+    ]
+    if name == "fitting":
+        assert histories[0] == histories[1]
+
+
+def test_by_global_time_an_event_before_a_cut_does_change_what_is_known(load):
+    changed = [("b", 11, 6) if row == ("b", 15, 6) else row for row in DAYS]
+    found = [load(seconds(rows), validation_users=None, protocol="global-time") for rows in (DAYS, changed)]
+
+    for one, other in ((found[0].choosing, found[1].choosing), (found[0].cut.fitting, found[1].cut.fitting)):
+        with pytest.raises(AssertionError):
+            assert_same_inputs(one, other)
+
+
+def test_known_items_keep_their_corruption_when_newer_ones_join(load):
+    found = load(seconds(DAYS), validation_users=None, protocol="global-time", inputs=Inputs(k=2, corruption=1.0))
+    clean = load(seconds(DAYS), validation_users=None, protocol="global-time")
+
+    num = len(found.cut.fitting.item_ids)
+    assert (found.training_set.item_semantic[:num] == found.cut.fitting.item_semantic).all()
+    assert (found.training_set.item_semantic[:num] != clean.training_set.item_semantic[:num]).any()
+
+
+def test_every_protocol_has_events_and_a_checksum_of_its_own(load):
+    options = [{}, {"protocol": "shuffled-ties"}, {"protocol": "shuffled-ties", "order_seed": 1}]
+    found = [load(seconds(DAYS), **each).checksum for each in (*options, {"protocol": "global-time"})]
+
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("protocol", ["shuffled-ties", "global-time"])
+def test_a_file_without_times_can_only_be_measured_as_published(tmp_path, protocol):
+    (tmp_path / "inter.txt").write_text("1 1\n1 2\n1 3\n")
+
+    with pytest.raises(SourceError, match="has no times: it can only be measured with --protocol published"):
+        datasets.load(tmp_path, cache=tmp_path, protocol=protocol)
+
+
+def test_data_of_one_day_cannot_be_cut(load):
+    with pytest.raises(ValueError, match="too few days to be cut"):
+        load(protocol="global-time")
 
 
 def test_a_planted_future_item_changes_no_vector_that_is_derived_from_sequences(tmp_path):
@@ -383,3 +527,13 @@ def test_counts_and_groups_are_those_of_the_specification(name, tail, counts, gr
     num_tail_targets = sum(is_tail[items[-1] - 1] for items in source.sequences)
     num_tail_users = sum(len(items) - 1 < tail.items_before for items in source.sequences)
     assert (num_tail_users, num_tail_targets) == groups
+
+
+@pytest.mark.integration
+def test_beauty_by_global_time_has_the_events_of_the_specification():
+    parts = protocols.by_time(real("beauty"), 2048)
+
+    num_targets = [int((splits == "test").sum()) for splits in parts.asked.splits]
+    assert (sum(num_targets), np.count_nonzero(num_targets)) == (12_090, 6_188)
+    assert np.count_nonzero(num_targets[: len(parts.fitting.source.user_ids)]) == 5_585  # who are known at the cut
+    assert sum((splits == "validation").any() for splits in parts.choosing.splits) == 2_048

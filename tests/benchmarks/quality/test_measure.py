@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from benchmarks.quality.matrix import ABLATIONS, AS_GRASP, TRIALS, chosen_entrie
 from benchmarks.quality.measure import main
 from benchmarks.quality.protocol import TestProtocol, cross_category_share
 from benchmarks.quality.results import Results
+from training.data.training_set import training_sequences
 from training.evaluation.ranking import Event
 from training.fitting.kernel_calibration import KERNEL_WEIGHT_GRID
-from training.fitting.recipes import recipe
+from training.fitting.recipes import RECIPE_VERSION, recipe
 from training.model.ranker import Ranker, RankerConfig
 
 
@@ -170,11 +172,11 @@ def two_trials(monkeypatch):
     monkeypatch.setattr(quality, "TRIALS", trials)
 
 
-def run(folder, tmp_path, models: str, num_seeds: int = 1) -> Results:
+def run(folder, tmp_path, models: str, num_seeds: int = 1, *more: str) -> Results:
     out = tmp_path / "out"
     options = ["--seeds", str(num_seeds), "--max-epochs", "1", "--threads", "1", "--validation-users", "30"]
     places = ["--data", str(folder), "--out", str(out), "--cache", str(tmp_path / "cache")]
-    main([*places, *options, "--models", models])
+    main([*places, *options, "--models", models, *more])
     return Results(out)
 
 
@@ -261,6 +263,88 @@ def test_what_differs_from_a_trial_is_trained_for_itself(folder, tmp_path, monke
         seen.append(len(num_trained))
 
     assert seen == [2, 3, 4, 5, 6]  # the first one is a trial
+
+
+SECONDS_OF_DAY = 86_400
+
+
+class FakeEncoder:
+    """A vector for each text."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        raw = np.stack([np.random.default_rng(list(text.encode())).normal(size=8) for text in texts])
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def dated_folder(tmp_path, settings, monkeypatch):
+    """The data contract's files: forty users with six of 140 items each, two of them at one time, and a late user."""
+    options = {"settings": settings, "open_encoder": lambda *_: FakeEncoder()}
+    monkeypatch.setattr(quality.datasets, "load", partial(quality.datasets.load, **options))
+    place = tmp_path / "dated"
+    place.mkdir()
+    lines = [
+        f"{user}\t{(user * 7 + step * 3) % 130 + 1}\t{SECONDS_OF_DAY * (user + 3 * (step // 2))}"
+        for user in range(1, 41)
+        for step in range(6)
+    ]
+    lines += [f"new\t{item}\t{SECONDS_OF_DAY * 46}" for item in (140, 3)]
+    (place / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *lines]) + "\n")
+    items = "".join(f"{json.dumps({'item_id': item, 'title': f'thing {item}'})}\n" for item in range(1, 141))
+    (place / "items.jsonl").write_text(items)
+    return place
+
+
+@pytest.mark.parametrize("protocol", ["shuffled-ties", "global-time"])
+def test_every_system_is_measured_by_the_protocol_that_is_named(dated_folder, tmp_path, two_trials, protocol):
+    models = "popularity,star,sasrec,sasrec_grasp"
+    results = run(dated_folder, tmp_path, models, 1, "--protocol", protocol, "--sections", "main")
+
+    rows = {row.row.row_id: row for row in results.rows()}
+    assert {f"popularity__{protocol}__seed=0", f"sasrec_grasp__+kernel__{protocol}__seed=0"} <= rows.keys()
+    assert f"sasrec__+star__{protocol}__seed=0" in rows
+    info = rows[f"sasrec__{protocol}__seed=0"].info
+    assert (info.recipe["name"], info.recipe_version) == ("sasrec", RECIPE_VERSION)
+    assert info.recipe["ranker"].items() >= info.chosen["settings"].items()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.startswith(f"# Quality on dated, {protocol}\n")
+    assert f"- Protocol: {protocol}, " in report
+    groups = {name: int(mask.sum()) for name, mask in results.groups().items()}
+    if protocol == "global-time":
+        assert (groups["cold users"], groups["cold items"]) == (4, 3)  # user 40 and the late one, two events each
+        assert "## By days since the cut" in report
+        assert len(set(results.units("overall"))) < groups["overall"]
+    else:
+        assert groups["overall"] == 40
+    with pytest.raises(SystemExit, match="holds rows of the data"):
+        run(dated_folder, tmp_path, "popularity")
+
+
+def test_by_global_time_a_model_is_chosen_at_one_cut_and_trained_anew_at_the_next(
+    dated_folder, tmp_path, monkeypatch, two_trials
+):
+    seen, fit, refit = [], quality.fit, quality.refit
+
+    def fitted(training_set, *given):
+        seen.append(("fit", sum(map(len, training_sequences(training_set)))))
+        return fit(training_set, *given)
+
+    def refitted(training_set, *given):
+        seen.append(("refit", sum(map(len, training_sequences(training_set)))))
+        return refit(training_set, *given)
+
+    monkeypatch.setattr(quality, "fit", fitted)
+    monkeypatch.setattr(quality, "refit", refitted)
+    run(dated_folder, tmp_path, "sasrec", 1, "--protocol", "global-time")
+
+    (_, before), _, (_, after) = seen
+    assert [name for name, _ in seen] == ["fit", "fit", "refit"]  # two trials; the best one is made anew
+    assert before < after
+
+
+def test_ids_without_times_have_no_other_protocol(folder, tmp_path):
+    with pytest.raises(SystemExit, match="has no times: it can only be measured with --protocol published"):
+        run(folder, tmp_path, "popularity", 1, "--protocol", "global-time")
 
 
 def test_other_data_in_the_same_report_is_refused(folder, tmp_path):

@@ -29,6 +29,7 @@ GROUPS = {
     "repeat": np.zeros(NUM, dtype=bool),
     "non-repeat": np.ones(NUM, dtype=bool),
 }
+RANKINGS = ("filtered", "unfiltered", "sampled_0", "sampled_1")
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
 
 
@@ -143,6 +144,66 @@ def written(filled):
     return (filled / "report.md").read_text()
 
 
+def fill_by_time(folder: Path) -> None:
+    """Two systems on 300 events of a hundred users: what is known of them is worth less each day."""
+    results, day = Results(folder), np.arange(NUM) % 20
+    groups = GROUPS | {
+        "known users": np.arange(NUM) % 5 > 0,
+        "cold users": np.arange(NUM) % 5 == 0,
+        "cold items": np.arange(NUM) % 10 == 0,
+        "days 1-10": day < 10,
+        "days 11-20": day >= 10,
+        "days from 51 on": np.zeros(NUM, bool),
+    }
+    units = {"user": np.arange(NUM, dtype=np.int32) // 3, "item": np.arange(NUM, dtype=np.int32) % 20}
+    for model, skill in (("sasrec", 0), ("sasrec_grasp", 1)):
+        for addition in ("none", "kernel"):
+            places = (day - skill).clip(0)
+            enhancer = model.removeprefix("sasrec").removeprefix("_") or "none"
+            row = trained(model, 0, enhancer, addition=addition, protocol="global-time")
+            results.add(row, dict.fromkeys(RANKINGS, Ranks(places, np.zeros(NUM, int))), groups, make_info(), units)
+    describe(folder, [each.row.row_id for each in results.rows()])
+
+
+def test_a_report_by_global_time_says_so_and_shows_who_is_new_and_how_models_age(tmp_path):
+    fill_by_time(tmp_path)
+    REPORT.write(tmp_path)
+    text = (tmp_path / "report.md").read_text()
+
+    assert text.startswith("# Quality on beauty, global-time\n")
+    assert "- Protocol: global-time, chosen on the days between 80 % and 90 %" in text
+    assert "For cold items, items are resampled." in text
+    assert json.loads((tmp_path / "summary.json").read_text())["figures"] == {}  # goals are those of the published one
+    aged = section(text, "By days since the cut")
+    assert cells(aged, "model")[1:] == [
+        "overall (300)",
+        "known users (240)",
+        "cold users (60)",
+        "cold items (30)",
+        "days 1-10 (150)",
+        "days 11-20 (150)",
+    ]
+    assert float(cells(aged, "sasrec_grasp")[5]) > float(cells(aged, "sasrec_grasp")[6])
+    against = section(text, "sasrec_grasp + kernel against every other system")
+    assert any(line.startswith("| sasrec | cold users |") for line in against)
+
+
+def test_an_interval_resamples_users_with_all_their_events(tmp_path):
+    fill_by_time(tmp_path)
+    results = Results(tmp_path)
+    own, rival = (find(systems(results), model) for model in ("sasrec_grasp", "sasrec"))
+    values = [
+        results.per_event(f"{model}__global-time__seed=0", "filtered", "ndcg@10")
+        for model in ("sasrec_grasp", "sasrec")
+    ]
+
+    found = compare(results, own, rival, FILTERED).difference
+    assert found == metrics.bootstrap_interval(values[0] - values[1], np.arange(NUM) // 3)
+    is_cold = np.arange(NUM) % 10 == 0
+    of_items = compare(results, own, rival, FILTERED, group="cold items").difference
+    assert of_items == metrics.bootstrap_interval((values[0] - values[1])[is_cold], np.arange(NUM)[is_cold] % 20)
+
+
 def section(text: str, title: str) -> list[str]:
     """The lines of a section."""
     return text.split(f"## {title}\n")[1].split("\n## ", maxsplit=1)[0].splitlines()
@@ -210,14 +271,14 @@ def test_figures_come_from_the_rows(filled):
     among = systems(results)
     found = figures(results)
 
-    def ndcg(model, protocol="filtered", addition="none", group="overall"):
-        return find(among, model, addition).mean(protocol, "ndcg@10", group)
+    def ndcg(model, ranking="filtered", addition="none", group="overall"):
+        return find(among, model, addition).mean(ranking, "ndcg@10", group)
 
     assert len(found) == 11
     assert all(figure.value is not None for figure in found.values())
 
-    def grasp_ndcg(protocol="filtered", group="overall"):
-        return ndcg("sasrec_grasp", protocol, "kernel", group)
+    def grasp_ndcg(ranking="filtered", group="overall"):
+        return ndcg("sasrec_grasp", ranking, "kernel", group)
 
     assert found["grasp_full_ndcg10"].value == pytest.approx(grasp_ndcg())
     assert found["grasp_full_hr10"].value == find(among, "sasrec_grasp", "kernel").mean("filtered", "hr@10")
@@ -254,6 +315,7 @@ def test_the_first_lines_say_what_was_measured(written):
         "Some CPU, 2 cores",
         "`python -m x --out DIR`",
         "abc1234",
+        "Protocol: published, leave-one-out in the order of the file",
     ):
         assert told in first
     assert "40 finished, 1 of 41 wanted ones missing (`sasrec_rlmrec_generative__seed=0`)" in first

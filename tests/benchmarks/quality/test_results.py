@@ -8,7 +8,7 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from benchmarks.quality.results import OtherDataError, Results
+from benchmarks.quality.results import OtherDataError, OtherRecipesError, Results
 from benchmarks.quality.rows import Row, RowInfo
 from training.evaluation.metrics import event_metrics
 from training.evaluation.ranking import MISSED, Ranks
@@ -53,6 +53,11 @@ def test_a_row_is_named_by_what_was_computed_not_by_the_table_that_asked():
     assert sasrec().row_id == "sasrec__seed=0"
 
 
+def test_a_row_is_named_by_its_protocol_unless_it_is_the_published_one():
+    assert replace(sasrec(), protocol="global-time").row_id == "sasrec__global-time__seed=0"
+    assert replace(sasrec(), protocol="published").row_id == sasrec().row_id
+
+
 @pytest.mark.parametrize("changed", [{"model": "a/b"}, {"ablation": "k=5__seed=1"}, {"ablation": "two words"}])
 def test_a_name_that_cannot_be_a_files_is_refused(changed):
     with pytest.raises(ValueError, match="must be usable in a file name"):
@@ -90,7 +95,7 @@ def test_sampled_is_the_mean_over_the_draws(tmp_path):
 
     assert results.per_event("sasrec__seed=0", "sampled", "hr@10").tolist() == [1, 0.5, 0.5, 0.5]
     assert results.rows()[0].value("sampled", "hr@10") == pytest.approx((1 + 0.25) / 2)
-    with pytest.raises(KeyError, match="no protocol unfiltered, only filtered, sampled_0, sampled_1"):
+    with pytest.raises(KeyError, match="no ranking unfiltered, only filtered, sampled_0, sampled_1"):
         results.rows()[0].value("unfiltered", "hr@10")
 
 
@@ -110,6 +115,58 @@ def test_a_finished_row_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="finished already"):
         Results(tmp_path).add(sasrec(), {"filtered": RANKINGS["sampled_0"]}, GROUPS, INFO)
     assert (tmp_path / "ranks" / "sasrec__seed=0.parquet").read_bytes() == before
+
+
+def test_lines_from_before_there_were_protocols_are_of_the_published_one(tmp_path):
+    file = tmp_path / "results.jsonl"
+    Results(tmp_path).add(sasrec(), RANKINGS, GROUPS, INFO)
+    now = Results(tmp_path).rows()
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        line["protocol"] = line.pop("ranking")
+        for name in ("recipe", "recipe_version"):
+            del line[name]
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    assert Results(tmp_path).rows() == now
+    assert Results(tmp_path).protocol == "published"
+
+
+def test_the_recipe_is_kept_once_a_row(tmp_path):
+    info = replace(INFO, recipe={"name": "sasrec", "ranker": {"width": 64}}, recipe_version=3)
+    Results(tmp_path).add(sasrec(), RANKINGS, GROUPS, info)
+
+    assert Results(tmp_path).rows()[0].info == info
+    assert (tmp_path / "results.jsonl").read_text().count('"width"') == 1
+
+
+def test_trained_rows_of_another_recipe_version_are_refused(tmp_path):
+    Results(tmp_path).add(Row("popularity", 0, "main"), RANKINGS, GROUPS, INFO)  # a control has no recipe
+    assert Results(tmp_path, "d1", 2).finished("popularity__seed=0")
+
+    Results(tmp_path).add(sasrec(), RANKINGS, GROUPS, replace(INFO, recipe_version=1))
+    assert Results(tmp_path, "d1", 1).finished("sasrec__seed=0")
+    with pytest.raises(OtherRecipesError, match="holds sasrec__seed=0 of recipe version 1, now it is 2"):
+        Results(tmp_path, "d1", 2)
+
+
+def test_users_are_resampled_and_items_where_they_are_new(tmp_path):
+    results, groups = Results(tmp_path), {**GROUPS, "cold items": np.array([False, True, True, True])}
+    units = {"user": np.array([7, 7, 8, 9], np.int32), "item": np.array([1, 2, 2, 3], np.int32)}
+    results.add(sasrec(), RANKINGS, groups, INFO, units)
+
+    assert results.groups().keys() == groups.keys()
+    assert results.units("overall").tolist() == [7, 7, 8, 9]
+    assert results.units("cold items").tolist() == [2, 2, 3]
+    with pytest.raises(ValueError, match="events or groups are not those"):
+        results.add(sasrec(1), RANKINGS, groups, INFO, units | {"user": np.array([7, 8, 8, 9], np.int32)})
+
+
+def test_without_units_every_event_is_of_another_user(tmp_path):
+    results = Results(tmp_path)
+    results.add(sasrec(), RANKINGS, GROUPS, INFO)
+
+    assert results.units("tail items").tolist() == [0, 3]
 
 
 @pytest.mark.parametrize("num_kept", [1, 2, 40, 700, 1500])

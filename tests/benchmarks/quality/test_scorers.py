@@ -1,5 +1,7 @@
 """What is known when a split is asked, and what validation may choose from it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -28,7 +30,7 @@ def test_star_knows_common_users_up_to_the_split_that_is_asked(data_of, sequence
     plain, planted = data_of(sequences), data_of(with_target(sequences, place, unused))
     events = [Event(event.user, event.history, 1) for event in evaluation_events(plain.training_set, "validation")]
 
-    scores = [scorers.star(data, SETTINGS, known_for, mean=True)(events) for data in (plain, planted)]
+    scores = [scorers.star(data.training_set, SETTINGS, known_for, mean=True)(events) for data in (plain, planted)]
 
     assert (scores[0] != scores[1]).any() == is_seen
 
@@ -40,7 +42,11 @@ def test_a_weight_is_chosen_by_validation_whatever_the_test_holds(data_of, seque
     def chosen(data: BenchmarkData) -> object:
         events = evaluation_events(data.training_set, "validation")
         base = baselines.popularity(data.training_set.sequences, num_items)
-        return scorers.with_addition(lambda asked: 0 * base(asked), addition, data, events).settings
+
+        def nothing(asked: Sequence[Event]) -> np.ndarray:
+            return 0 * base(asked)
+
+        return scorers.with_addition(nothing, nothing, addition, data, events).settings
 
     found = [chosen(data_of(with_target(sequences, -1, item))) for item in range(1, num_items + 1)]
 
@@ -62,4 +68,4 @@ def test_nothing_added_is_the_base_itself(data_of, sequences):
     data = data_of(sequences)
     base = baselines.popularity(data.training_set.sequences, len(data.training_set.item_ids))
 
-    assert scorers.with_addition(base, "none", data, []).score is base
+    assert scorers.with_addition(base, base, "none", data, []).score is base

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,6 +173,23 @@ def test_an_event_has_the_history_up_to_it(training_set):
         ([1, 2, 3, 4], 5),
         ([2, 3], 1),
     ]
+
+
+def test_an_event_knows_its_day(training_set):
+    assert [event.day for event in evaluation_events(training_set, "validation")] == [10285, 10285]  # 1998-02-28
+    assert [event.day for event in evaluation_events(training_set, "test")] == [10286, 10286]
+
+
+def test_the_history_of_a_day_that_is_asked_as_a_whole_ends_before_it(training_set):
+    by_day = replace(training_set, days=[np.array([1, 1, 2, 2, 3, 3, 3]), np.arange(3), np.arange(2)])
+
+    found = evaluation_events(replace(by_day, history_excludes_day=True), "test")
+
+    assert [(event.history.tolist(), event.target, event.day) for event in found] == [
+        ([1, 2, 3, 4], 0, 3),
+        ([1, 2, 3, 4], 6, 3),
+    ]
+    assert evaluation_events(by_day, "test")[0].history.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_popularity_ranks_items_by_number_of_users(training_set):

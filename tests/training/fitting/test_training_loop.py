@@ -15,6 +15,7 @@ from training.fitting.training_loop import (
     deterministic,
     fit,
     new_ranker,
+    refit,
     validate,
 )
 from training.model.config import MASK
@@ -102,6 +103,29 @@ def test_every_loss_fits_and_the_same_seed_gives_the_same_weights(training_set, 
     assert torch.equal(weights, again)
     assert not torch.equal(weights, others)
     assert first.metrics.keys() >= {"ndcg@1", "hr@20"}
+
+
+def test_a_second_training_takes_the_epochs_and_the_kernel_of_the_first(training_set, tiny):
+    config = tiny("sasrec", max_epochs=30, patience=3).with_switches(kernel_length=2)
+    chosen = fit(training_set, config, 0, lambda *_: None)
+    chosen.ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
+
+    again = refit(training_set, config, 0, chosen)
+
+    for key, weights in chosen.ranker.state_dict().items():
+        assert torch.equal(weights, again.ranker.state_dict()[key]), key  # on the same events it is the same training
+    assert (again.best_epoch, again.metrics) == (chosen.best_epoch, chosen.metrics)
+    assert again.wall_seconds > chosen.wall_seconds
+
+
+def test_a_second_training_needs_no_validation_target(frames, training_set, tiny):
+    chosen = fit(training_set, tiny("sasrec_grasp"), 0, lambda *_: None)
+    events = frames["events"].replace({"split": "validation"}, "train")
+    later = to_training_set(frames | {"events": events})
+
+    again = refit(later, tiny("sasrec_grasp"), 0, chosen)
+
+    assert not torch.equal(again.ranker.enhancer.item.weight, chosen.ranker.enhancer.item.weight)
 
 
 def test_the_loss_falls(training_set, tiny):

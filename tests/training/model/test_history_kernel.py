@@ -175,6 +175,7 @@ def wandering() -> TrainingSet:
         user_is_tail=np.zeros(60, bool),
         sequences=sequences,
         splits=[np.array(["train"] * 7 + ["validation", "test"], object)] * 60,
+        days=[np.arange(9)] * 60,
     )
 
 
