@@ -155,7 +155,8 @@ class Settings(BaseSettings):
         False, description="Whether GRASP_NOW may be later than the wall clock; a day published so blocks earlier ones."
     )
     now: Annotated[AwareDatetime | None, AfterValidator(_utc), AfterValidator(_not_later_than_now)] = Field(
-        None, description="The clock for ages and freshness; the wall clock when unset."
+        None,
+        description="The clock for ages and freshness, such as 1998-04-22T23:59:59Z; the wall clock when unset.",
     )
 
     llm: Path = Field(description="Folder of the language model: Hugging Face files or one GGUF file.")

@@ -110,10 +110,14 @@ def restore_day(
         (put_online or _materialise)(settings, day)
         put_in_force(settings.releases, manifest)
     say(f"release: {manifest.release_id} and the user features of {day} are in force again (was {before})")
+    _say_if_stale(settings, day)
+    return manifest
+
+
+def _say_if_stale(settings: Settings, day: str) -> None:
     hours = age_hours(day, settings.clock())
     if hours > settings.stale_after_hours:
         say(f"release: {settings.stale_message(day, hours)}; answers are marked stale_features")
-    return manifest
 
 
 def _name_of(manifest: Manifest | None) -> str:
@@ -217,7 +221,9 @@ def _run(settings: Settings, arguments: argparse.Namespace) -> None:
     elif arguments.command == "show":
         _show(settings, arguments.release)
     elif arguments.command == "status":
-        say(f"release: {_describe(settings, manifest_in_force(settings.releases))}")
+        manifest = manifest_in_force(settings.releases)
+        say(f"release: {_describe(settings, manifest)}")
+        _say_if_stale(settings, manifest.day)
     else:
         in_force = _name_of(current_or_none(settings.releases))
         manifests = releases_on_disk(settings.releases)

@@ -1,11 +1,12 @@
 """A wrong setting stops the run at its start and is named; every setting has a default."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from grasp.settings import ROOT, Settings, SettingsError
+from grasp.settings import DEFAULT_PARAMETERS, ROOT, Settings, SettingsError
 
 
 def test_nothing_has_to_be_set_and_everything_lies_under_the_home(tmp_path):
@@ -135,3 +136,13 @@ def test_the_example_file_names_and_describes_every_setting_and_no_other():
             described[line.removeprefix("# ").partition("=")[0]] = first
         first = (first or line.removeprefix("# ")) if line else ""
     assert described == {f"GRASP_{name.upper()}": field.description for name, field in Settings.model_fields.items()}
+
+
+def test_the_shell_reads_every_line_of_the_example_file(tmp_path):
+    lines = (Path(ROOT) / ".env.example").read_text().splitlines()
+    settings = [line.removeprefix("# ") for line in lines if re.match(r"(# )?GRASP_\w+=.", line)]
+    (tmp_path / ".env").write_text("\n".join(settings))
+    read = ["bash", "-ec", f"set -a; . {tmp_path}/.env; env -0"]
+    found = subprocess.run(read, env={}, capture_output=True, text=True, check=True).stdout
+    assert {f"GRASP_LLM_PARAMETERS={DEFAULT_PARAMETERS}"} <= set(found.split("\0"))
+    assert found.count("GRASP_") >= len(settings)

@@ -623,6 +623,9 @@ def test_the_command_line_publishes_and_lists(settings, write_day, environment):
     assert run("publish", "--day", DAY).returncode == 0
     manifest = manifest_in_force(settings.releases)
     assert f"* {manifest.release_id}" in run("list").stdout
+    assert "stale" not in run("status").stdout
+    environment.pop("GRASP_NOW")
+    assert "stale, 74 h is the limit" in run("status").stdout
 
 
 def test_the_command_line_shows_what_a_release_consists_of(settings, write_day, make_model, monkeypatch, capsys):
