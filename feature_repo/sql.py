@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -265,8 +266,8 @@ def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection", form: st
     import duckdb
 
     is_typed = sys.stdin.isatty()
-    statement, number = "", 1
-    while True:
+    statement, number, first_line = "", 1, 1
+    for line_number in count(1):
         try:
             line = input((CONTINUED if statement else PROMPT) if is_typed else "")
         except EOFError:
@@ -275,6 +276,7 @@ def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection", form: st
             line = ";"
         if not statement and _without_semicolon(line) in LEAVING:
             return
+        first_line = first_line if statement else line_number
         is_command = not statement and line.strip().startswith(".")
         statement = f"{statement}\n{line}" if statement else line
         if not statement.strip():
@@ -286,7 +288,7 @@ def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection", form: st
                     number += not is_command
             except duckdb.Error as error:
                 if not is_typed:
-                    sys.exit(f"error in statement {number}: {error}")
+                    sys.exit(f"error in line {first_line}, statement {number}: {error}")
                 _show(f"error: {error}")
             statement = ""
 

@@ -80,10 +80,10 @@ def test_a_wrong_query_says_what_is_wrong(two_days, environment):
 
 
 def test_a_pipe_ends_at_the_first_wrong_statement_and_names_it(two_days, environment):
-    typed = "SELECT 66; SELECT 67;\n.tables\nSELECT *\nFROM itms;\nSELECT 77;\n"
+    typed = "SELECT 66; SELECT 67;\n.tables\n\nSELECT *\nFROM itms;\nSELECT 77;\n"
     result = run(environment, typed=typed)
     assert result.returncode == 1
-    assert result.stderr.startswith("error in statement 3: ")
+    assert result.stderr.startswith("error in line 4, statement 3: ")
     assert "Table with name itms does not exist" in result.stderr
     assert result.stdout.count(tables.ITEMS.meaning) == 1, ".tables was asked for once"
     assert "67" in result.stdout
