@@ -9,9 +9,11 @@ Statements read files below the lake alone and write none. A table that cannot b
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,8 @@ NUM_TYPED_ROWS = 10_000  # of the latest day: their attributes decide the types
 EVERYTHING = 2**31 - 1
 BATCH = 1000  # rows of CSV written at once
 PROMPT, CONTINUED = "grasp> ", "  ...> "
-HELP = "SQL ends with a semicolon; .tables lists the tables, .quit leaves."
+HELP = "SQL ends with a semicolon; .tables lists the tables, .help shows this line, .quit leaves."
+LEAVING = {".quit", ".exit", "quit", "exit"}
 TABLE, CSV = "table", "csv"
 
 
@@ -214,10 +217,33 @@ def run(connection: "duckdb.DuckDBPyConnection", query: str) -> Iterator["duckdb
         yield connection.sql(statement)
 
 
-def show(result: "duckdb.DuckDBPyRelation | None", form: str) -> None:
+def answers(
+    settings: Settings, connection: "duckdb.DuckDBPyConnection", text: str
+) -> Iterator["duckdb.DuckDBPyRelation | str | None"]:
+    """The results of statements as `run` yields them, or what a command such as `.tables` says."""
+    import duckdb
+
+    command = _without_semicolon(text)
+    if not command.startswith("."):
+        yield from run(connection, text)
+    elif command == ".tables":
+        yield overview(settings)
+    elif command == ".help":
+        yield HELP
+    else:
+        raise duckdb.InvalidInputException(f"no command {command}. {HELP}")
+
+
+def _without_semicolon(text: str) -> str:
+    return text.strip().removesuffix(";").rstrip()
+
+
+def show(result: "duckdb.DuckDBPyRelation | str | None", form: str) -> None:
     """Write a result to standard output, as CSV or as a table. A terminal's table has the rows and columns that fit."""
     if result is None:
         _show("done")
+    elif isinstance(result, str):
+        _show(result)
     elif form == CSV:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(result.columns)
@@ -230,36 +256,39 @@ def show(result: "duckdb.DuckDBPyRelation | None", form: str) -> None:
 
 
 def prompt(settings: Settings, connection: "duckdb.DuckDBPyConnection", form: str) -> None:
-    """Read and answer statements until `.quit` or the end of the input; an error is shown and reading goes on.
+    """Read and answer statements until `.quit` or the end of the input.
 
-    With a pipe there is no prompt, and the last statement needs no semicolon.
+    A person sees an error and goes on. With a pipe there is no prompt, the last statement needs no semicolon, and the
+    first error ends the program.
     """
     import readline  # noqa: F401 - gives input() history and arrow keys
 
     import duckdb
 
     is_typed = sys.stdin.isatty()
-    statement = ""
-    while True:
+    statement, number, first_line = "", 1, 1
+    for line_number in count(1):
         try:
             line = input((CONTINUED if statement else PROMPT) if is_typed else "")
         except EOFError:
             if is_typed or not statement.strip():
                 return
             line = ";"
-        if not statement and line.strip() in {".quit", ".exit"}:
+        if not statement and _without_semicolon(line) in LEAVING:
             return
-        if not statement and line.strip() == ".tables":
-            _show(overview(settings))
-            continue
+        first_line = first_line if statement else line_number
+        is_command = not statement and line.strip().startswith(".")
         statement = f"{statement}\n{line}" if statement else line
         if not statement.strip():
             statement = ""
-        elif statement.rstrip().endswith(";"):
+        elif is_command or statement.rstrip().endswith(";"):
             try:
-                for result in run(connection, statement):
+                for result in answers(settings, connection, statement):
                     show(result, form)
+                    number += not is_command
             except duckdb.Error as error:
+                if not is_typed:
+                    sys.exit(f"error in line {first_line}, statement {number}: {error}")
                 _show(f"error: {error}")
             statement = ""
 
@@ -285,17 +314,20 @@ def main() -> None:
     import duckdb
 
     connection = connect(settings)
-    if arguments.query:
-        try:
-            for result in run(connection, arguments.query):
+    try:
+        if arguments.query:
+            for result in answers(settings, connection, arguments.query):
                 show(result, arguments.format)
-        except duckdb.Error as error:
-            sys.exit(f"error: {error}")
-        return
-    if sys.stdin.isatty():
-        _show(overview(settings))
-        _show(f"\n{HELP}")
-    prompt(settings, connection, arguments.format)
+        else:
+            if sys.stdin.isatty():
+                _show(overview(settings))
+                _show(f"\n{HELP}")
+            prompt(settings, connection, arguments.format)
+        sys.stdout.flush()
+    except duckdb.Error as error:
+        sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader, such as `head`, has enough; Python's own flush at the end must not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

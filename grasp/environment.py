@@ -120,7 +120,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     if len(sys.argv) < 2:
         sys.exit("usage: python -m grasp.environment COMMAND [ARGUMENT ...]")
-    os.execvpe(sys.argv[1], sys.argv[1:], environment)  # noqa: S606 - the command is the user's own
+    try:
+        os.execvpe(sys.argv[1], sys.argv[1:], environment)  # noqa: S606 - the command is the user's own
+    except FileNotFoundError:
+        sys.exit(f"error: no command {sys.argv[1]}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.sql import connect, overview
+from feature_repo.sql import HELP, connect, overview
 from feature_repo.sql import run as run_sql
 from grasp import tables
 from spark_jobs.storage.shards import Shards, ShardWriter
@@ -79,14 +79,47 @@ def test_a_wrong_query_says_what_is_wrong(two_days, environment):
     assert "Table with name itms does not exist" in result.stderr
 
 
-def test_statements_from_a_pipe_go_on_after_an_error(two_days, environment):
-    typed = "SELECT * FROM itms;\n.tables\nSELECT count(*)\nFROM items;\n.quit\nSELECT 77;\n"
+def test_a_pipe_ends_at_the_first_wrong_statement_and_names_it(two_days, environment):
+    typed = "SELECT 66; SELECT 67;\n.tables\n\nSELECT *\nFROM itms;\nSELECT 77;\n"
     result = run(environment, typed=typed)
-    assert result.returncode == 0
-    assert "Table with name itms does not exist" in result.stdout
+    assert result.returncode == 1
+    assert result.stderr.startswith("error in line 4, statement 3: ")
+    assert "Table with name itms does not exist" in result.stderr
     assert result.stdout.count(tables.ITEMS.meaning) == 1, ".tables was asked for once"
+    assert "67" in result.stdout
+    assert "77" not in result.stdout
+
+
+@pytest.mark.parametrize("leave", [".quit", ".exit", "quit", "exit", "exit;"])
+def test_statements_after_the_end_are_not_read(two_days, environment, leave):
+    result = run(environment, typed=f"SELECT count(*)\nFROM items;\n{leave}\nSELECT 77;\n")
+    assert result.returncode == 0
     assert "8" in result.stdout
     assert "77" not in result.stdout
+
+
+def test_a_command_is_an_argument_too(two_days, environment):
+    result = run(environment, ".tables")
+    assert result.returncode == 0
+    assert tables.ITEMS.meaning in result.stdout
+
+
+def test_an_unknown_command_is_answered_with_the_known_ones(two_days, environment):
+    result = run(environment, ".schema")
+    assert result.returncode == 1
+    assert result.stderr == f"error: no command .schema. {HELP}\n"
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+@pytest.mark.parametrize("num_rows", [3, 100_000])
+def test_a_reader_that_has_enough_ends_it_quietly(two_days, environment, form, num_rows):
+    """A few rows fail when Python flushes at the end, many while they are written."""
+    command = [sys.executable, "-m", "feature_repo.sql", f"FROM range({num_rows})", "--format", form]
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as closed:
+        result = subprocess.run(command, env=environment, stdout=closed, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_a_pipe_gets_answers_only_and_needs_no_last_semicolon(two_days, environment):
@@ -103,11 +136,13 @@ def test_a_person_gets_the_overview_and_a_prompt(two_days, environment):
     with os.fdopen(ours, "w") as terminal:
         process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=subprocess.PIPE, text=True)
         os.close(theirs)
-        terminal.write("SELECT 77;\n.quit\n")
+        terminal.write(".help\n.schema\nSELECT * FROM itms;\nSELECT 77;\nexit\n")
         terminal.flush()
         shown, _ = process.communicate(timeout=60)
     assert tables.ITEMS.meaning in shown
     assert "grasp> " in shown
+    assert shown.count(HELP) == 3, "at the start, asked for, and for an unknown command"
+    assert "itms does not exist" in shown, "an error does not end it"
     assert "77" in shown
 
 

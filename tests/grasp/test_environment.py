@@ -45,6 +45,12 @@ def test_a_wrong_setting_ends_before_the_command_starts(settings, environment):
     assert not (settings.home / "started").exists()
 
 
+def test_a_command_that_does_not_exist_is_one_line(environment):
+    command = [sys.executable, "-m", "grasp.environment", "no-such-command"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, "error: no command no-such-command\n")
+
+
 def test_spark_gets_our_options_before_the_users_own_and_only_once(settings, monkeypatch):
     monkeypatch.delenv("SPARK_CONF_DIR", raising=False)
     monkeypatch.setenv("SPARK_SUBMIT_OPTS", "-Xss4m")
