@@ -628,7 +628,7 @@ def test_an_unknown_category_is_named_with_the_closest_ones(publish_day, serve, 
     response = serve().post(path, json=user | {"categories": ["Drama", "comdy"]})
 
     assert response.status_code == 404
-    said = f"release {release_id} has no category 'comdy'; the closest are Comedy (/v1/categories lists all)"
+    said = f"release {release_id} has no category 'comdy'; the closest is Comedy (/v1/categories lists all)"
     assert response.json()["detail"] == said
 
 
