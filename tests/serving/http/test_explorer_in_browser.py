@@ -396,7 +396,7 @@ def test_a_search_without_anything_close_says_so(put, start, open_page):
 
     page.goto(f"{start()}#q=a+bridge")
 
-    expect(page.locator(".notice")).to_contain_text("Nothing close to “a bridge”")
+    expect(page.locator(".notice")).to_contain_text("Nothing very close to “a bridge”; the nearest:")
     expect(page.locator(".near li").first).to_be_visible()
 
 
