@@ -392,7 +392,9 @@ class SimilarUsersResponse(BaseModel):
 
 
 class FoundItem(SimilarItem):
-    is_close: bool = Field(description="Its similarity reaches GRASP_SEARCH_MIN_SIMILARITY.")
+    is_close: bool = Field(
+        description="Its similarity reaches GRASP_SEARCH_MIN_SIMILARITY, or its title or categories hold the query."
+    )
     snippet: str = Field(description="The beginning of its description.")
     categories: list[str]
 
@@ -416,7 +418,9 @@ class SearchResponse(BaseModel):
     )
 
     request_id: str
-    items: list[FoundItem] = Field(description="Nearest first, close or not; each title once.")
+    items: list[FoundItem] = Field(
+        description="Nearest first, close or not; of a query that is a category, its items first. Each title once."
+    )
     nothing_close: bool = Field(description="No item is close: the search found nothing about this.")
     release: str
     backend: SearchBackend = Field(description="Where the vectors were searched.")

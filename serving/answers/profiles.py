@@ -1,5 +1,6 @@
 """Show one item or one user with the features that the feature views hold."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -164,19 +165,30 @@ def as_similar_items(release: LoadedRelease, pairs: list[tuple[int, float]]) -> 
     ]
 
 
-def as_found_items(release: LoadedRelease, pairs: list[tuple[int, float]], min_similarity: float) -> list[FoundItem]:
+def as_found_items(
+    release: LoadedRelease, pairs: list[tuple[int, float]], query: str, min_similarity: float
+) -> list[FoundItem]:
     """Hits of a search with what tells a person whether they are right."""
     return [
         FoundItem(
             item_id=release.items.ids[row],
             title=release.items.title(row),
             similarity=similarity,
-            is_close=similarity >= min_similarity,
+            is_close=similarity >= min_similarity or _is_named(release, row, query),
             snippet=snippet(release.catalogue.text(row)[0]),
             categories=release.catalogue.categories(row),
         )
         for row, similarity in pairs
     ]
+
+
+def _is_named(release: LoadedRelease, row: int, query: str) -> bool:
+    """Whether the query is one of the item's categories or whole words of its title; case does not matter."""
+    wanted = query.strip().casefold()
+    if wanted in (category.casefold() for category in release.catalogue.categories(row)):
+        return True
+    title = release.items.title(row).casefold()
+    return wanted != "" and re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", title) is not None
 
 
 def snippet(text: str) -> str:

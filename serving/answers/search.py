@@ -6,7 +6,9 @@ open), the vectors of the release are searched in memory. A query is only encode
 A collection also holds texts of other releases and of days that are not published. A hit counts only if it is the text
 that the item has in the release, so a release finds the same items whatever the jobs have added since.
 
-Shape suffix:  S semantic size
+A query that is a category lists its items first. Only memory knows them, so Milvus is not asked.
+
+Shape suffixes:  N items of the release  R some of their rows  S semantic size
 """
 
 # ruff: noqa: N803 - the shape suffix above
@@ -16,7 +18,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 NUM_PROBED, MIN_COSINE = 3, 0.99  # the encoder must reproduce the vectors of so many descriptions, this closely
+ABOVE_ANY_COSINE = 3.0  # more than two cosines can differ by
 NUM_SPARE = 100  # hits beyond k, because some may not be texts of the release
 REPEATS_FACTOR = 10  # so many times as many hits are asked for, once, when titles repeat among them
 ENCODER_LOADED = "the search encoder is loaded"  # logged once per worker that is searched
@@ -224,8 +227,9 @@ class Search:
 
     def _find(self, release: LoadedRelease, query: str, k: int) -> SearchHits:
         vector_S = self._encoder_of(release).encode([query])[0]
-        if self._milvus is None:
-            return SearchHits(_in_memory(release, vector_S, k), "memory")
+        category_R = release.catalogue.rows_in(query.strip())
+        if self._milvus is None or len(category_R):
+            return SearchHits(_in_memory(release, vector_S, k, category_R), "memory")
         try:
             num_texts, found = _in_milvus(self._milvus, release, vector_S, k, k + NUM_SPARE)
             if len(found) < k <= num_texts:
@@ -285,7 +289,12 @@ def _of_release(release: LoadedRelease, hits: list[Hit]) -> list[tuple[int, floa
     ]
 
 
-def _in_memory(release: LoadedRelease, vector_S: np.ndarray, k: int) -> list[tuple[int, float]]:
+def _in_memory(
+    release: LoadedRelease, vector_S: np.ndarray, k: int, first_R: Sequence[int] | np.ndarray = ()
+) -> list[tuple[int, float]]:
+    """The k nearest items and their cosines; the rows of `first_R` before all others."""
     items = release.items
-    cosine_N = np.where(items.available_N, items.semantic_NS @ vector_S, -np.inf)
-    return items.once_each(lambda num: top(cosine_N, num), k)
+    cosine_N = items.semantic_NS @ vector_S
+    order_N = np.where(items.available_N, cosine_N, -np.inf)
+    order_N[np.asarray(first_R, np.int64)] += ABOVE_ANY_COSINE
+    return [(row, float(cosine_N[row])) for row, _ in items.once_each(lambda num: top(order_N, num), k)]

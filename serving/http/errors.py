@@ -47,9 +47,18 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     """Field and message of each mistake. The input is not repeated: it may be large, or not even text."""
     mistakes = error.errors() if isinstance(error, RequestValidationError) else []
-    detail = [{"field": ".".join(str(part) for part in each["loc"]), "message": str(each["msg"])} for each in mistakes]
+    detail = [_not_json(each["loc"]) if each["type"] == "json_invalid" else _mistake(each) for each in mistakes]
     text = [{key: value.encode(errors="replace").decode() for key, value in each.items()} for each in detail]
     return _answer(request, 422, text, None)
+
+
+def _mistake(each: dict[str, Any]) -> dict[str, str]:
+    return {"field": ".".join(str(part) for part in each["loc"]), "message": str(each["msg"])}
+
+
+def _not_json(loc: tuple[str | int, ...]) -> dict[str, str]:
+    """A body that cannot be parsed has no fields: its location ends with the place of the character."""
+    return {"field": "body", "message": f"the body is not JSON (character {loc[-1]})"}
 
 
 async def _internal_error(request: Request, _: Exception) -> JSONResponse:

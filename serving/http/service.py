@@ -134,7 +134,7 @@ class Service:
             raise HTTPException(503, str(error)) from error
         if hits.fallback:
             self.metrics.count_search_fallback(hits.fallback)
-        items = as_found_items(release, hits.pairs, self._settings.search_min_similarity)
+        items = as_found_items(release, hits.pairs, query, self._settings.search_min_similarity)
         return SearchResponse(
             request_id=request_id,
             items=items,

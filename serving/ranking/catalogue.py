@@ -67,6 +67,10 @@ class Catalogue:
         """Every category with its number of items, largest first."""
         return self._by_size
 
+    def rows_in(self, category: str) -> np.ndarray:
+        """The rows of a category, none of one that no item has; case does not matter."""
+        return self._rows_of.get(category.casefold(), np.empty(0, np.int64))
+
     def in_categories(self, categories: Iterable[str]) -> np.ndarray:
         """Which rows have at least one of the categories, (N,) of bool; case does not matter.
 
@@ -86,8 +90,9 @@ class Catalogue:
             return "none of its items has one"
         folded = {name.casefold(): name for name in largest}
         found = difflib.get_close_matches(category.casefold(), folded, NUM_CLOSEST, cutoff=0.5)
-        names = ", ".join(folded[each] for each in found) or ", ".join(largest[:NUM_CLOSEST])
-        return f"{'the closest are' if found else 'the largest are'} {names} (/v1/categories lists all)"
+        names = [folded[each] for each in found] or largest[:NUM_CLOSEST]
+        verb = "is" if len(names) == 1 else "are"
+        return f"the {'closest' if found else 'largest'} {verb} {', '.join(names)} (/v1/categories lists all)"
 
     def _value(self, row: int, column: str) -> Any:
         return self._features[column][self._position_of[self._items.ids[row]]].as_py()

@@ -48,6 +48,8 @@ def as_text(forecasts: Sequence[Forecast]) -> str:
         f"today in total: {total.num_keys:,} texts, {total.num_input_tokens + total.num_output_tokens:,} tokens, "
         f"cost {total.cost:,.2f}, {_or_unknown(total.hours, ',.2f')} hours, items and users in sequence"
     )
+    if total.num_keys and not total.cost:
+        lines.append("no price set: GRASP_LLM_INPUT_PRICE, GRASP_LLM_OUTPUT_PRICE")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ const NUM_ITEMS = 20;
 export async function searchView(state, signal) {
   const found = await search(signal, state.q, NUM_ITEMS);
   const close = found.items.filter((each) => each.is_close);
-  const nothing = `Nothing close to “${state.q}”`;
+  const nothing = `Nothing very close to “${state.q}”`;
   return {
     status: found.nothing_close ? nothing : `${close.length} items about “${state.q}”`,
     release: found.release,
@@ -19,7 +19,7 @@ export async function searchView(state, signal) {
         "found",
         "Nearest first",
         notice(found),
-        found.nothing_close && element("p", { class: "notice" }, `${nothing}. The nearest of all items:`),
+        found.nothing_close && element("p", { class: "notice" }, `${nothing}; the nearest:`),
         itemList(found.nothing_close ? found.items : close, facts),
       ),
     ],

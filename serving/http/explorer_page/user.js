@@ -25,7 +25,8 @@ export async function userView(state, signal) {
     status: inWords(state, answer, other),
     release: answer.value?.release ?? profile.value?.release,
     nodes: [
-      title(`User ${state.user}`),
+      title(`User ${quoted(state.user)}`),
+      profile.error?.status === 404 && correction(state),
       optionsForm(state, published.value?.releases ?? [], offered.value?.categories ?? []),
       element(
         "div",
@@ -34,7 +35,7 @@ export async function userView(state, signal) {
         other ? comparisonCard(answer, other) : recommendationCard(answer),
         ...(profile.value ? [historyCard(profile.value), neighbourCard(profile.value, state)] : []),
       ),
-    ],
+    ].filter(Boolean),
   };
 }
 
@@ -51,10 +52,22 @@ function request(state, release) {
 }
 
 function inWords(state, answer, other) {
-  if (answer.error) return `No recommendations for user ${state.user}: ${answer.error.message}`;
+  if (answer.error) return `No recommendations for user ${quoted(state.user)}: ${answer.error.message}`;
   const { items, fallback } = answer.value;
   const how = [fallback && `fallback ${fallback}`, other?.value && differences(answer.value, other.value)];
-  return [`${items.length} recommendations for user ${state.user}`, ...how.filter(Boolean)].join("; ");
+  return [`${items.length} recommendations for user ${quoted(state.user)}`, ...how.filter(Boolean)].join("; ");
+}
+
+/** The id, in quotes if it begins or ends with a blank, which nobody would see. */
+function quoted(id) {
+  return id === id.trim() ? id : `“${id}”`;
+}
+
+/** A link to the id without the blanks around it, which copying may have added. */
+function correction(state) {
+  const id = state.user.trim();
+  if (id === state.user || id === "") return null;
+  return element("p", { class: "notice" }, "Did you mean ", element("a", { href: address({ ...state, user: id }) }, id), "?");
 }
 
 function problem(error) {

@@ -102,7 +102,7 @@ def test_what_is_below_the_limit_is_not_close(find, encoder, is_server):
     milvus = FakeMilvus() if is_server else None
 
     def ask(limit):
-        return find(milvus, search_min_similarity=limit)("i4", 2).json()
+        return find(milvus, search_min_similarity=limit)("about i4", 2).json()
 
     best = ask(-1.0)["items"][0]["similarity"]
     assert (ask(best - 0.01)["nothing_close"], ask(best - 0.01)["items"][0]["is_close"]) == (False, True)
@@ -115,6 +115,28 @@ def ask_far(find, encoder):
     """A search whose query is like no description."""
     encoder.vectors["about nothing"] = np.zeros_like(encoder.vectors["about i4"])
     return find(search_min_similarity=0.3)("nothing").json()
+
+
+@pytest.mark.parametrize("is_server", [False, True])
+def test_a_query_that_is_a_category_lists_its_items_first_and_they_are_close(find, encoder, is_server):
+    encoder.vectors["about DRAMA"] = -encoder.vectors["about i4"]
+    answer = find(FakeMilvus() if is_server else None, search_min_similarity=1.0)(" DRAMA ", 8).json()
+
+    is_drama = ["Drama" in each["categories"] for each in answer["items"]]
+    assert is_drama == sorted(is_drama, reverse=True) and {True, False} == set(is_drama)
+    assert [each["is_close"] for each in answer["items"]] == is_drama
+    cosines = [each["similarity"] for each in answer["items"] if each["is_close"]]
+    assert cosines == sorted(cosines, reverse=True) and max(cosines) <= 1
+    assert (answer["backend"], answer["nothing_close"]) == ("memory", False)
+
+
+@pytest.mark.parametrize(("query", "is_close"), [("I4", True), ("TITLE I4", True), ("ITLE I4", False)])
+def test_an_item_whose_title_holds_the_query_as_whole_words_is_close(find, encoder, query, is_close):
+    encoder.vectors["about I4"] = encoder.vectors["about i4"] / 2
+
+    best = find(search_min_similarity=0.9)(query, 1).json()["items"][0]
+
+    assert (best["item_id"], best["is_close"]) == ("i4", is_close)
 
 
 @pytest.mark.parametrize("is_server", [False, True])

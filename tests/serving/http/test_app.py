@@ -312,6 +312,17 @@ def test_a_mistake_in_a_request_is_named_by_field(publish_day, serve, body, fiel
     assert [each["field"] for each in response.json()["detail"]] == [field]
 
 
+def test_a_truncated_body_is_no_json(publish_day, serve):
+    publish_day()
+
+    response = serve().post(
+        "/v1/recommendations", content='{"user_id": "u1", ', headers={"content-type": "application/json"}
+    )
+
+    assert response.status_code == 422
+    assert response.json()["detail"] == [{"field": "body", "message": "the body is not JSON (character 18)"}]
+
+
 @pytest.mark.parametrize(("k", "status"), [(2.0, 200), (2.5, 422), ("2", 422), (True, 422)])
 def test_a_float_without_a_fraction_is_an_integer_and_nothing_else_is(publish_day, serve, k, status):
     publish_day()
@@ -628,7 +639,7 @@ def test_an_unknown_category_is_named_with_the_closest_ones(publish_day, serve, 
     response = serve().post(path, json=user | {"categories": ["Drama", "comdy"]})
 
     assert response.status_code == 404
-    said = f"release {release_id} has no category 'comdy'; the closest are Comedy (/v1/categories lists all)"
+    said = f"release {release_id} has no category 'comdy'; the closest is Comedy (/v1/categories lists all)"
     assert response.json()["detail"] == said
 
 

@@ -128,7 +128,7 @@ def heading(page: Page):
 def look_up(page: Page, user_id: str) -> None:
     page.get_by_label("User", exact=True).fill(user_id)
     page.get_by_role("button", name="Show").click()
-    expect(heading(page)).to_have_text(f"User {user_id}")
+    expect(heading(page)).to_have_text(f"User {user_id}" if user_id == user_id.strip() else f"User “{user_id}”")
 
 
 def test_a_user_is_looked_up(put, start, open_page):
@@ -396,7 +396,7 @@ def test_a_search_without_anything_close_says_so(put, start, open_page):
 
     page.goto(f"{start()}#q=a+bridge")
 
-    expect(page.locator(".notice")).to_contain_text("Nothing close to “a bridge”")
+    expect(page.locator(".notice")).to_contain_text("Nothing very close to “a bridge”; the nearest:")
     expect(page.locator(".near li").first).to_be_visible()
 
 
@@ -532,6 +532,18 @@ def test_a_user_with_a_strange_id_is_looked_up(put, start, open_page, users, use
     look_up(page, user_id)
 
     expect(page.get_by_text("likes tests").first).to_be_visible()
+
+
+def test_an_unknown_id_with_blanks_around_it_is_quoted_and_corrected(put, start, open_page):
+    put()
+    page = open_page()
+
+    page.goto(f"{start()}#user=+u1+")
+    expect(heading(page)).to_have_text("User “ u1 ”")
+    page.get_by_role("link", name="u1", exact=True).click()
+
+    expect(heading(page)).to_have_text("User u1")
+    expect(page.get_by_text("Did you mean")).to_have_count(0)
 
 
 def test_the_page_of_the_api_keeps_its_policy_and_sends_requests(start, open_page):

@@ -34,7 +34,7 @@ def test_categories_are_ordered_once_the_largest_first():
     assert catalogue.all_categories() is catalogue.all_categories()
 
 
-@pytest.mark.parametrize(("num", "said"), [(3, "the closest are comedy"), (1, "the largest are brand 0, brand 1")])
+@pytest.mark.parametrize(("num", "said"), [(3, "the closest is comedy"), (1, "the largest are brand 0, brand 1")])
 def test_an_unknown_category_is_compared_with_the_largest_ones_alone(num, said):
     catalogue = catalogue_of({f"brand {number}": 2 for number in range(NUM_COMPARED)} | {"comedy": num})
 

@@ -135,6 +135,13 @@ def test_the_forecast_uses_the_caps_of_the_settings(run):
     assert found["item"]["num_days"] == 32_433
 
 
+def test_a_forecast_without_a_price_says_so(run):
+    no_price = "no price set: GRASP_LLM_INPUT_PRICE, GRASP_LLM_OUTPUT_PRICE"
+
+    assert run(*COMPANY).splitlines()[-1] == no_price
+    assert no_price not in run(*COMPANY, **PAID)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
