@@ -39,6 +39,7 @@ from grasp.progress import say
 from grasp.settings import ROOT, Settings
 from serving.releases.manage import rollback
 
+MIN_STEP_SECONDS = 5.0  # after an action: the service looks once a second what is in force
 SAMPLE_SECONDS = 5.0  # between two readings of the workers' memory, and between two searches
 RESTORE = ("-m", "feature_repo.materialise", "--day", DAY, "--rollback")  # the one command that brings features back
 QUERIES = ("something for dry skin", "a quiet evening", "a present for a friend")
@@ -148,7 +149,8 @@ def _observe(
                 actions[step.name]()
             allowed = Allowed(step.fallbacks, step.store_problems, _searches(step.name, has_milvus))
             phases.append(Phase(step.name, allowed, begins, time.monotonic()))
-            watch.until(running.start, end)
+            # On a busy machine an action may take longer than its step.
+            watch.until(running.start, max(end, time.monotonic() - running.start + MIN_STEP_SECONDS))
             readiness[step.name] = _readiness(service)
         return Observed(running.result(), phases, readiness, watch)
 
