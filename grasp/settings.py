@@ -65,6 +65,8 @@ def _complaint(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:  # of `_fill_places`, which names the variable itself
         return message
+    if error["type"].startswith(("datetime", "timezone")):  # pydantic's own words ask for the date that it refuses
+        message = "a time with its timezone is needed, such as 1998-04-22T23:59:59Z"
     name = str(error["loc"][0])
     got = f" (got {error['input']!r})" if name not in SECRETS else ""
     return f"{PREFIX}{name.upper()}: {message}{got}"

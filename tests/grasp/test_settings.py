@@ -23,6 +23,8 @@ def test_nothing_has_to_be_set_and_everything_lies_under_the_home(tmp_path):
         ({"GRASP_LLM_BUDGET": "many"}, "GRASP_LLM_BUDGET: .*integer.*'many'"),
         ({"GRASP_LLM_BUGDET": "5"}, "GRASP_LLM_BUGDET is not a setting; did you mean GRASP_LLM_BUDGET"),
         ({"GRASP_NOW": "1998-04-22T23:59:59"}, "GRASP_NOW: .*timezone"),
+        ({"GRASP_NOW": "1998-04-22"}, "GRASP_NOW: a time with its timezone .*T23:59:59Z"),
+        ({"GRASP_NOW": "yesterday"}, "GRASP_NOW: a time with its timezone .*T23:59:59Z"),
         ({"GRASP_PORT": "99999"}, "GRASP_PORT"),
         ({"GRASP_SEARCH": "maybe"}, "GRASP_SEARCH: .*boolean"),
         ({"GRASP_LLM_URL": "http://:99999/v1"}, "^GRASP_LLM_URL: .*https://models.example.com/v1"),
