@@ -242,6 +242,22 @@ class Settings(BaseSettings):
     )
     num_neighbours: int = Field(10, ge=1, le=1000, description="Neighbours averaged per user and item (k).")
 
+    moments: bool = Field(
+        True, description="Whether recent moments of similar users vote for what a user may take next (find_moments)."
+    )
+    moment_days: int = Field(30, ge=1, le=366, description="Days of moments that vote.")
+    moment_active_days: int = Field(90, ge=1, description="Users without an interaction for longer get no votes.")
+    moment_sharpness: float = Field(
+        20, ge=0, le=80, description="Weight of a vote: exp(sharpness * similarity); 0 counts all moments alike."
+    )
+    moment_text_share: float = Field(
+        0.7, ge=0, le=1, description="Share of the items' texts in the similarity of two moments; the rest are ids."
+    )
+    moment_min_voters: int = Field(3, ge=1, description="Fewest users whose moments must vote for an item.")
+    moment_exact_up_to: int = Field(
+        200_000, ge=1, description="Moments up to which all are compared; above it, Milvus proposes the nearest."
+    )
+
     late_days: int = Field(7, ge=0, description="How many days an event may arrive late and still be ingested.")
     min_day_interactions: int = Field(
         1, ge=0, description="Fewest interactions of a day for it to be published; 0 allows an empty day."

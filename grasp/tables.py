@@ -263,6 +263,37 @@ def _neighbour_features(entity: str) -> Table:
     )
 
 
+TAKER_DAYS = (1, 3, 7, 14, 30)  # windows in which an item's takers are counted
+MAX_NEIGHBOUR_ITEMS = 200
+AT_MOST = f"at most {MAX_NEIGHBOUR_ITEMS}"
+
+MOMENTS = Table(
+    "moments",
+    ("user_id", "event_time", "row_number"),
+    _columns(
+        ("user_id", "string", "who took the item"),
+        ("event_time", "timestamp", "when, UTC"),
+        ("row_number", "bigint", "position in the source; orders equal times"),
+        ("item_id", "string", "the item that was taken"),
+        ("history_item_ids", "array<string>", "the last items before it, at most 8, newest first"),
+    ),
+    "What users had taken before each interaction of the day, with the item taken next.",
+    delta=True,
+)
+
+USER_NEIGHBOUR_ITEMS = Table(
+    "user_neighbour_items",
+    ("user_id",),
+    _columns(
+        ("user_id", "string", "key"),
+        ("neighbour_item_ids", "array<string>", f"items that similar moments vote for, most votes first, {AT_MOST}"),
+        ("neighbour_item_weights", "array<float>", "share of all votes that each of them has, same order"),
+    ),
+    "What users with similar recent histories took lately; only users who were active lately have a row.",
+    versioned_by="feature",
+)
+
+
 def _features(entity: str, own: tuple[tuple[str, str, str], ...]) -> Table:
     return Table(
         f"{entity}_features",
@@ -299,6 +330,11 @@ ITEM_FEATURES = _features(
     (
         ("title", "string", "name shown to people"),
         ("popularity", "bigint", "distinct users up to the end of the day"),
+        *(
+            (f"takers_{days}d", "bigint", f"distinct users of the last {days} days, the day itself included")
+            for days in TAKER_DAYS
+        ),
+        ("first_seen_day", "string", "day of the first interaction; without one, first day in the catalogue"),
     ),
 )
 USER_FEATURES = _features(
@@ -316,6 +352,9 @@ USER_FEATURES = _features(
             "ids of the items before those of sequence, each once and not those of sequence; with sequence, all items",
         ),
         ("num_interactions", "bigint", "interactions up to the end of the day"),
+        ("gap_days", "bigint", "days from the last interaction to the day; 0 if it was on the day itself"),
+        ("neighbour_item_ids", "array<string>", f"what similar users took lately, most votes first, {AT_MOST}"),
+        ("neighbour_item_weights", "array<float>", "share of all votes that each of them has, same order"),
     ),
 )
 
@@ -381,6 +420,8 @@ ALL = (
     USER_NEIGHBOURS,
     ITEM_NEIGHBOUR_FEATURES,
     USER_NEIGHBOUR_FEATURES,
+    MOMENTS,
+    USER_NEIGHBOUR_ITEMS,
     ITEM_FEATURES,
     USER_FEATURES,
     SERVED_REQUESTS,

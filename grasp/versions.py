@@ -17,7 +17,7 @@ from grasp.file_hashes import remembered_hashes
 from grasp.settings import DEFAULT_PARAMETERS, Settings
 
 # Raise by hand when a feature changes: its columns, its units or how it is computed.
-FEATURE_DEFINITION = "3"
+FEATURE_DEFINITION = "4"
 # Raise by hand when a prompt, a facts template or a rule of the validator changes.
 PROMPT_VERSIONS = {"item": "item-3", "user": "user-3"}
 
@@ -112,7 +112,11 @@ class Versions:
     @cached_property
     def feature(self) -> str:
         """For example `v1_0a1b2c3d`; names the Feast project and the feature tables' partitions."""
-        meaning = [FEATURE_DEFINITION, self.embedding, self.settings.num_neighbours, "mean"]
+        settings = self.settings
+        votes = [settings.moment_days, settings.moment_active_days, settings.moment_sharpness]
+        votes += [settings.moment_text_share, settings.moment_min_voters]
+        meaning = [FEATURE_DEFINITION, self.embedding, settings.num_neighbours, "mean"]
+        meaning += [votes if settings.moments else None]
         return f"v{FEATURE_DEFINITION}_{digest(meaning)[:8]}"
 
     def of(self, versioned_by: str | None) -> str | None:
