@@ -1,0 +1,139 @@
+"""Recent similar moments: what a moment is, how alike two of them are, and how they vote for the next item.
+
+A *moment* is what a user had taken before an interaction, with the item taken next. Spark finds the moments of every
+day, training computes the same ones, serving makes one of a request's recent items: all of them use this file.
+
+    text(m)           = unit(sum over the last items, newest first, of 0.8^j * (vector of item j - mean of all items))
+    bag(m)            = unit(sum of 0.8^j * (unit vector of item j's id))
+    similarity(m, n)  = text_share * text(m) . text(n) + (1 - text_share) * bag(m) . bag(n)
+    vote(m, n)        = exp(sharpness * (similarity(m, n) - 1)), of moment n for its next item
+
+Only the nearest moments of *other* users vote. The weight of an item is its share of all votes.
+
+Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size
+                 N items, row 0 of vectors is no item  V nearest moments
+"""
+
+# ruff: noqa: N803, N815 - the shape suffixes above
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from grasp.settings import Settings
+from grasp.tables import MAX_NEIGHBOUR_ITEMS
+
+HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight of each relative to the next newer one
+NUM_NEAREST = 500  # moments that vote, at most
+WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
+BLOCK_NUMBERS = 8_000_000  # similarities computed at once
+
+
+@dataclass(frozen=True)
+class VoteRule:
+    """How moments vote (the settings `GRASP_MOMENT_*`)."""
+
+    sharpness: float = 20.0
+    text_share: float = 0.7
+    min_voters: int = 3  # users who must vote for an item, so that it reveals none of them
+
+    @classmethod
+    def of(cls, settings: Settings) -> "VoteRule":
+        return cls(settings.moment_sharpness, settings.moment_text_share, settings.moment_min_voters)
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """What the similarity of moments compares. A moment without a known item is like no other."""
+
+    text_QS: np.ndarray  # float32, unit rows or zeros
+    bag_QN: sparse.csr_matrix  # unit rows or zeros
+
+    def __len__(self) -> int:
+        return len(self.text_QS)
+
+    def rows(self, chosen: np.ndarray | slice) -> "Contexts":
+        return Contexts(self.text_QS[chosen], self.bag_QN[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """The items that one moment's neighbours vote for, most votes first, and their shares of all votes."""
+
+    items: np.ndarray  # rows of the item vectors
+    weights: np.ndarray  # float32
+
+
+def centred(vectors_NS: np.ndarray) -> np.ndarray:
+    """Item vectors without their mean, with a row of zeros for no item before them: (N + 1, S)."""
+    centred_NS = vectors_NS - vectors_NS.mean(0, dtype=np.float64).astype(np.float32)
+    return np.concatenate([np.zeros((1, vectors_NS.shape[1]), np.float32), centred_NS])
+
+
+def contexts(history_QH: np.ndarray, centred_NS: np.ndarray) -> Contexts:
+    """The contexts of histories, newest item first; 0 for none. `centred_NS` is as `centred` gives it."""
+    num, length = history_QH.shape
+    weight_QH = (HISTORY_DECAY ** np.arange(length) * (history_QH > 0)).astype(np.float32)
+    bag_QN = sparse.csr_matrix(
+        (weight_QH.ravel(), history_QH.ravel(), np.arange(num + 1) * length), shape=(num, len(centred_NS))
+    )
+    bag_QN.sum_duplicates()
+    bag_QN.eliminate_zeros()
+    text_QS = np.asarray(bag_QN @ centred_NS, np.float32)
+    length_Q = np.sqrt(np.asarray(bag_QN.multiply(bag_QN).sum(1)).ravel())
+    scale_QQ = sparse.diags(1 / np.where(length_Q > 0, length_Q, 1)).astype(np.float32)
+    norm_Q = np.linalg.norm(text_QS, axis=1)
+    return Contexts(text_QS / np.where(norm_Q > 0, norm_Q, 1)[:, None], (scale_QQ @ bag_QN).tocsr())
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Moments that may vote."""
+
+    contexts: Contexts
+    user_M: np.ndarray  # a number for each user
+    item_M: np.ndarray  # the item taken next, a row of the item vectors
+
+    def __len__(self) -> int:
+        return len(self.user_M)
+
+    def votes(self, asking: Contexts, user_Q: np.ndarray, rule: VoteRule) -> Iterator[Votes]:
+        """The votes for each asking moment, in order; `user_Q` is its user, -1 for nobody's. Compares all moments."""
+        step = max(1, BLOCK_NUMBERS // max(len(self), 1))
+        for start in range(0, len(asking), step):
+            block = slice(start, start + step)
+            similarity_QM = similarity(asking.rows(block), self.contexts, rule.text_share)
+            for user, similarity_M in zip(user_Q[block], similarity_QM, strict=True):
+                yield self.count(nearest(similarity_M), similarity_M, user, rule)
+
+    def count(self, chosen_V: np.ndarray, similarity_M: np.ndarray, user: int, rule: VoteRule) -> Votes:
+        """Count the votes of some moments; those of `user` have none."""
+        chosen_V = chosen_V[self.user_M[chosen_V] != user]
+        vote_V = np.exp(rule.sharpness * (similarity_M[chosen_V].astype(np.float64) - 1))
+        items, place_V = np.unique(self.item_M[chosen_V], return_inverse=True)
+        votes = np.bincount(place_V, vote_V, len(items))
+        pairs = np.unique(place_V * (self.user_M.max(initial=0) + 1) + self.user_M[chosen_V])
+        num_voters = np.bincount(pairs // (self.user_M.max(initial=0) + 1), minlength=len(items))
+        weights = np.round(votes / max(votes.sum(), np.finfo(np.float64).tiny), WEIGHT_DIGITS)
+        kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
+        kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
+        return Votes(items[kept], weights[kept].astype(np.float32))
+
+
+def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarray:
+    """The similarity of every asking moment to every known one, (Q, M)."""
+    of_text_QM = asking.text_QS @ known.text_QS.T
+    of_text_QM *= text_share
+    if text_share < 1:
+        of_ids_QM = (asking.bag_QN @ known.bag_QN.T).tocoo()
+        of_text_QM[of_ids_QM.row, of_ids_QM.col] += (1 - text_share) * of_ids_QM.data
+    return of_text_QM
+
+
+def nearest(similarity_M: np.ndarray) -> np.ndarray:
+    """The places of the nearest moments, at most `NUM_NEAREST`, ascending."""
+    if len(similarity_M) <= NUM_NEAREST:
+        return np.arange(len(similarity_M))
+    return np.sort(np.argpartition(-similarity_M, NUM_NEAREST - 1)[:NUM_NEAREST])
