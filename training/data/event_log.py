@@ -1,0 +1,64 @@
+"""What the daily refresh knows of any day: every interaction, and from them what was taken lately.
+
+Reads nothing: `training_set.py` makes a log, from the training events or from all interactions. A log is asked *as of* a
+day and answers with that day and earlier ones, as the features of that day do (`takers_1d` ... and the moments in
+`grasp/tables.py`). Who asks for an event asks as of the day before it.
+
+Shape suffixes:  E events of the log  W windows of `TAKER_DAYS`  N items; column i is item i + 1
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from grasp.moments import HISTORY_LENGTH
+from grasp.tables import TAKER_DAYS
+
+
+@dataclass(frozen=True, eq=False)
+class EventLog:
+    """Interactions in the order of their days. Items count from 1."""
+
+    user_E: np.ndarray
+    item_E: np.ndarray
+    day_E: np.ndarray  # days since 1970-01-01
+    history_EH: np.ndarray  # the items that the user took before, newest first; 0 for none
+
+    def between(self, first_day: int, last_day: int) -> slice:
+        """The events of these days, both included."""
+        begin, end = np.searchsorted(self.day_E, [first_day, last_day + 1])
+        return slice(int(begin), int(end))
+
+    def takers(self, day: int, num_items: int) -> np.ndarray:
+        """Distinct users who took each item in the last days, as of the end of `day`: (W, N)."""
+        recent = self.between(day - TAKER_DAYS[-1] + 1, day)
+        num_users = int(self.user_E.max(initial=0)) + 1
+        # Of each pair of item and user the latest event, which comes first when the order is turned round.
+        key, place = np.unique((self.item_E[recent] * num_users + self.user_E[recent])[::-1], return_index=True)
+        item, latest = key // num_users, self.day_E[recent][::-1][place]
+        return np.stack([np.bincount(item[latest > day - days], minlength=num_items + 1)[1:] for days in TAKER_DAYS])
+
+    @cached_property
+    def is_moment_E(self) -> np.ndarray:
+        """Whether something was taken before the event."""
+        is_moment: np.ndarray = self.history_EH[:, 0] > 0
+        return is_moment
+
+
+def event_log(sequences: Sequence[np.ndarray], days: Sequence[np.ndarray]) -> EventLog:
+    """The log of each user's items, oldest first, and their days. Items that are 0, which are unknown, are left out."""
+    known = [items > 0 for items in sequences]
+    sequences = [items[kept] for items, kept in zip(sequences, known, strict=True)]
+    user_E = np.repeat(np.arange(len(sequences)), [len(items) for items in sequences])
+    item_E, day_E = (
+        np.concatenate([np.zeros(0, np.int64), *each])
+        for each in (sequences, [of_user[kept] for of_user, kept in zip(days, known, strict=True)])
+    )
+    history_EH = np.zeros((len(item_E), HISTORY_LENGTH), np.int64)
+    for place in range(HISTORY_LENGTH):
+        is_same = user_E[place + 1 :] == user_E[: len(user_E) - place - 1]
+        history_EH[place + 1 :, place][is_same] = item_E[: len(item_E) - place - 1][is_same]
+    order = np.argsort(day_E, kind="stable")
+    return EventLog(user_E[order], item_E[order], day_E[order], history_EH[order])
