@@ -34,6 +34,7 @@ from training.data.training_set import (
 from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig
 
 if TYPE_CHECKING:
+    from training.fitting.fresh_calibration import FreshChoice
     from training.fitting.training_loop import FittedRanker, ProgressCallback
     from training.model.artefact import RankerMetadata
 
@@ -67,6 +68,16 @@ def save_model(fitted: "FittedRanker", training_set: TrainingSet, target: Path, 
         return staging.rename(target / name)
 
 
+def fresh_line(choice: "FreshChoice") -> str:
+    """What fresh features added on validation, on users that their weights were not fitted to."""
+    gains = [
+        f"{name} {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+        for name, gain in choice.gains.items()
+        if name != "none"
+    ]
+    return f"fresh features: {choice.chosen} chosen; validation NDCG@10 {', '.join(gains)}"
+
+
 def progress_lines(config: TrainConfig) -> "ProgressCallback":
     """A progress bar in a terminal, and a log line every few epochs."""
     from tqdm import tqdm
@@ -88,6 +99,7 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
     import mlflow
     import torch
 
+    from training.evaluation.fresh_features import MomentWindow
     from training.fitting.training_loop import fit
     from training.model.artefact import RankerMetadata
 
@@ -106,7 +118,8 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             show(epoch, metrics)
             mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in metrics.items()}, epoch)
 
-        fitted = fit(training_set, config, seed, progress)
+        fitted = fit(training_set, config, seed, progress, MomentWindow.of(settings))
+        say(fresh_line(fitted.fresh))
         metadata = RankerMetadata(
             name="",
             feature_service=feature_service(feature_version),
@@ -116,6 +129,7 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             cutoff=cutoff,
             seed=seed,
             metrics=fitted.metrics,
+            fresh={"chosen": fitted.fresh.chosen, "gains": {n: asdict(g) for n, g in fitted.fresh.gains.items()}},
         )
         folder = save_model(fitted, training_set, settings.home / "training" / day, metadata)
         mlflow.set_tags({"model": folder.name, "best_epoch": fitted.best_epoch})

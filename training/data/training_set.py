@@ -39,6 +39,7 @@ SCHEMAS = {
             "split": pa.string(),
         }
     ),
+    "log": pa.schema({"user_id": pa.string(), "item_id": pa.string(), "event_time": TIMESTAMP}),
 }
 
 
@@ -142,6 +143,21 @@ def to_training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
         np.split(item_index[order], ends),
         np.split(events["split"].to_numpy()[order], ends),
         np.split(_days(events["event_time"])[order], ends),
+        logs={"test": _log(frames)},
+    )
+
+
+def _log(frames: dict[str, pd.DataFrame]) -> EventLog:
+    """The log of all interactions; users without features are numbered after those with."""
+    log, known = frames["log"], pd.Index(frames["users"]["user_id"])
+    users = known.append(pd.Index(log["user_id"].unique()).difference(known))
+    user_index, item_index = (
+        index.get_indexer(log[f"{name}_id"])
+        for name, index in (("user", users), ("item", pd.Index(frames["items"]["item_id"])))
+    )
+    order, ends = np.argsort(user_index, kind="stable"), np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
+    return event_log(
+        *(np.split(each[order], ends) for each in (item_index + 1, _days(log["event_time"])))
     )
 
 

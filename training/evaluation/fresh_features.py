@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from grasp.moments import HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, centred, contexts
+from grasp.settings import Settings
 from training.data.event_log import EventLog
 from training.data.training_set import TrainingSet
 
@@ -32,6 +33,11 @@ class MomentWindow:
 
     num_days: int = 30
     rule: VoteRule = VoteRule()
+
+    @classmethod
+    def of(cls, settings: Settings) -> "MomentWindow":
+        """Without moments (`GRASP_MOMENTS=false`) the window is empty, and nobody votes."""
+        return cls(settings.moment_days if settings.moments else 0, VoteRule.of(settings))
 
 
 class FreshFeatures:
