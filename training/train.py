@@ -31,6 +31,7 @@ from training.data.training_set import (
     require_training_set,
     training_set_folder,
 )
+from training.evaluation.fresh_features import MomentWindow
 from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ CANDIDATE_FILE = "candidate.json"
 SAY_EVERY = 5  # epochs
 
 
-def inputs_fingerprint(source: Path, recipe: TrainConfig, seed: int, cutoff: str) -> str:
+def inputs_fingerprint(
+    source: Path, recipe: TrainConfig, seed: int, cutoff: str, window: MomentWindow
+) -> str:
     """SHA-256 of everything the weights depend on."""
     here = Path(__file__).parent
     code = {str(file.relative_to(here)): file_sha256(file) for file in sorted(here.rglob("*.py"))}
     data = {name: file_sha256(source / f"{name}.parquet") for name in SCHEMAS}
-    return digest([code, data, asdict(recipe), seed, cutoff])
+    return digest([code, data, asdict(recipe), seed, cutoff, asdict(window)])
 
 
 def save_model(fitted: "FittedRanker", training_set: TrainingSet, target: Path, metadata: "RankerMetadata") -> Path:
@@ -99,7 +102,6 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
     import mlflow
     import torch
 
-    from training.evaluation.fresh_features import MomentWindow
     from training.fitting.training_loop import fit
     from training.model.artefact import RankerMetadata
 
@@ -148,7 +150,8 @@ def main(arguments_given: Any = None) -> None:
         check_days(given.day, given.cutoff)
         require_training_set(training_set_folder(settings, given.day), given.cutoff)
         config, folder = RECIPES[given.recipe](), settings.home / "training" / given.day
-        inputs = inputs_fingerprint(training_set_folder(settings, given.day), config, given.seed, given.cutoff)
+        source, window = training_set_folder(settings, given.day), MomentWindow.of(settings)
+        inputs = inputs_fingerprint(source, config, given.seed, given.cutoff, window)
         ledger_file = folder / "trained.json"
         ledger = json.loads(ledger_file.read_text()) if ledger_file.exists() else {}
         name = ledger.get(inputs)
