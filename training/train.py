@@ -44,7 +44,7 @@ SAY_EVERY = 5  # epochs
 
 
 def inputs_fingerprint(
-    source: Path, recipe: TrainConfig, seed: int, cutoff: str, window: MomentWindow
+    source: Path, recipe: TrainConfig, seed: int, cutoff: str, window: MomentWindow = MomentWindow()
 ) -> str:
     """SHA-256 of everything the weights depend on."""
     here = Path(__file__).parent
