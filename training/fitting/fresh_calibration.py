@@ -61,22 +61,31 @@ def calibrate_fresh(
     fresh: FreshScore, score: Scorer, features: FreshFeatures, training_set: TrainingSet
 ) -> FreshChoice:
     """Choose which features are read and fit their weights to all validation targets. `score` is the ranker's own."""
-    events = [each for each in evaluation_events(training_set, "validation") if len(each.history)]
-    if len(events) > MAX_CALIBRATION_EVENTS:
-        drawn = np.random.default_rng(0).choice(len(events), MAX_CALIBRATION_EVENTS, replace=False)
-        events = [events[place] for place in sorted(drawn)]
-    candidates = candidates_of(score, features, events)
+    candidates = candidates_of(score, features, calibration_events(training_set))
     values = {name: _cross_fitted(candidates, num) for name, num in CHOICES.items()}
     chosen = "none"
     for name in CHOICES:
         gain = values[name] - values[chosen]
         if gain.mean() > LEAST_GAIN * _standard_error(gain, candidates.user_E):
             chosen = name
-    weights_F = fit_weights(candidates, CHOICES[chosen])
-    fresh.takers_weight_W.copy_(weights_F[:-1])
-    fresh.vote_weight.copy_(weights_F[-1])
+    set_weights(fresh, fit_weights(candidates, CHOICES[chosen]))
     gains = {name: bootstrap_interval(values[name] - values["none"], candidates.user_E) for name in CHOICES}
     return FreshChoice(chosen, gains)
+
+
+def calibration_events(training_set: TrainingSet) -> list[Event]:
+    """The validation targets that weights are fitted to: those with a history, of many a fixed random sample."""
+    events = [each for each in evaluation_events(training_set, "validation") if len(each.history)]
+    if len(events) > MAX_CALIBRATION_EVENTS:
+        drawn = np.random.default_rng(0).choice(len(events), MAX_CALIBRATION_EVENTS, replace=False)
+        events = [events[place] for place in sorted(drawn)]
+    return events
+
+
+def set_weights(fresh: FreshScore, weights_F: Tensor) -> None:
+    """Give a score the weights of all features."""
+    fresh.takers_weight_W.copy_(weights_F[:-1])
+    fresh.vote_weight.copy_(weights_F[-1])
 
 
 def candidates_of(score: Scorer, features: FreshFeatures, events: Sequence[Event]) -> Candidates:

@@ -91,6 +91,7 @@ class FittedRanker:
     fresh: FreshChoice  # which fresh features are read, and what they gained on validation
     wall_seconds: float
     cpu_seconds: float
+    fresh_seconds: float  # of the wall seconds, the choice of fresh features
 
 
 def fit(
@@ -129,10 +130,11 @@ def fit(
     if ranker.kernel is not None:
         calibrate_kernel(ranker, ranker.kernel, training_set)
         with_kernel = validate(ranker, training_set)
+    started_fresh = time.monotonic()
     score = ranker_scorer(ranker, training_set.item_ids, training_set)
     features = FreshFeatures(training_set, "validation", window)
     fresh = calibrate_fresh(ranker.fresh, score, features, training_set)
-    seconds = time.monotonic() - started, time.process_time() - started_cpu
+    seconds = time.monotonic() - started, time.process_time() - started_cpu, time.monotonic() - started_fresh
     return FittedRanker(ranker.eval(), best_epoch, epoch, with_kernel, best, fresh, *seconds)
 
 
@@ -142,17 +144,22 @@ def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: Fit
     Nothing is validated. The seconds are those of both trainings, the metrics those of `chosen`.
     """
     started, started_cpu = time.monotonic(), time.process_time()
-    with deterministic(seed) as random:
-        training = TrainingRun(training_set, config, random)
-        for _ in range(chosen.best_epoch):
-            training.run_epoch()
-    ranker = training.evaluated_ranker.eval()
+    ranker = train_epochs(training_set, config, seed, chosen.best_epoch)
     if ranker.kernel is not None and chosen.ranker.kernel is not None:
         ranker.kernel.weights_K.copy_(chosen.ranker.kernel.weights_K)
     ranker.fresh.load_state_dict(chosen.ranker.fresh.state_dict())
     wall_seconds = chosen.wall_seconds + time.monotonic() - started
     cpu_seconds = chosen.cpu_seconds + time.process_time() - started_cpu
     return replace(chosen, ranker=ranker, wall_seconds=wall_seconds, cpu_seconds=cpu_seconds)
+
+
+def train_epochs(training_set: TrainingSet, config: TrainConfig, seed: int, num_epochs: int) -> Ranker:
+    """Train for a number of epochs and validate nothing. The weights of kernel and fresh features stay zero."""
+    with deterministic(seed) as random:
+        training = TrainingRun(training_set, config, random)
+        for _ in range(num_epochs):
+            training.run_epoch()
+    return training.evaluated_ranker.eval()
 
 
 def _with_kernel(ranker: Ranker, training_set: TrainingSet, without: dict[str, float]) -> float:

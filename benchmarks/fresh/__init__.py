@@ -1,0 +1,1 @@
+"""What fresh features are worth: takers of the last days, and votes of recent similar moments."""
