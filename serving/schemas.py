@@ -350,6 +350,9 @@ class UserFeaturesResponse(BaseModel):
         source="llm",
         is_tail=False,
         num_interactions=39,
+        gap_days=2,
+        neighbour_item_ids=["172", "313"],
+        neighbour_item_weights=[0.08, 0.05],
         event_timestamp="1998-04-22T23:59:59Z",
         computed_at="1998-04-23T02:10:00Z",
     )
@@ -370,6 +373,11 @@ class UserFeaturesResponse(BaseModel):
     source: str = Field(description="Source of the description: llm or facts.")
     is_tail: bool
     num_interactions: int
+    gap_days: int | None = Field(
+        description="Days from the last interaction to the features' day; null if the features do not hold it."
+    )
+    neighbour_item_ids: list[str] = Field(description="What similar users took lately, most votes first.")
+    neighbour_item_weights: list[float] = Field(description="The share of all votes that each of them has.")
     event_timestamp: datetime = Field(description="End of the features' day.")
     computed_at: datetime = Field(description="When the row's content last changed.")
 

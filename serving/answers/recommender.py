@@ -248,6 +248,9 @@ def _row_from_recent_items(items: ItemSide, history: list[int], known_at: dateti
         source="recent_items",
         is_tail=True,
         num_interactions=0,
+        gap_days=None,
+        neighbour_item_ids=[],
+        neighbour_item_weights=np.zeros(0, np.float32),
         event_timestamp=known_at,
         computed_at=known_at,
     )

@@ -44,6 +44,8 @@ def item_table(
             "item_id": item_ids,
             "title": [(titles or {}).get(item_id, f"{mark} {item_id}") for item_id in item_ids],
             "popularity": pa.array(range(len(item_ids) * 10, 0, -10), pa.int64()),
+            **{f"takers_{days}d": pa.array([0] * len(item_ids), pa.int64()) for days in tables.TAKER_DAYS},
+            "first_seen_day": [DAY] * len(item_ids),
             "semantic_embedding": pa.array(list(vectors), pa.list_(pa.float32())),
             "neighbour_embedding": pa.array(list(np.roll(vectors, 1, 0)), pa.list_(pa.float32())),
             "neighbour_ids": [[item_ids[row - 1]] for row in range(len(item_ids))],
@@ -131,6 +133,9 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
         source="facts",
         is_tail=False,
         num_interactions=2,
+        gap_days=1,
+        neighbour_item_ids=["i7", "i8"],
+        neighbour_item_weights=np.array([0.5, 0.25], np.float32),
         event_timestamp=end_of(DAY),
         computed_at=datetime(1998, 3, 2, tzinfo=UTC),
     )

@@ -80,6 +80,7 @@ def write_users(settings: Settings, users: list[UserRow]) -> None:
             "semantic_embedding": pa.list_(pa.float32()),
             "neighbour_embedding": pa.list_(pa.float32()),
             "neighbour_similarities": pa.list_(pa.float32()),
+            "neighbour_item_weights": pa.list_(pa.float32()),
         }
     )
     rows = pa.Table.from_pylist([asdict(each) for each in users])
