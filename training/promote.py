@@ -28,6 +28,7 @@ from grasp.settings import Settings, SettingsError
 from training.command import arguments, check_days
 from training.data.training_set import TrainingSet, load_training_set, require_training_set, training_set_folder
 from training.evaluation.baselines import distinct_user_popularity
+from training.evaluation.fresh_features import FreshFeatures, MomentWindow
 from training.evaluation.metrics import Interval, bootstrap_interval, event_groups, event_metrics
 from training.evaluation.ranking import Event, evaluation_events, rank_events, ranker_scorer
 from training.model.artefact import ArtefactFormatError, LoadedRanker, load_ranker
@@ -78,12 +79,16 @@ def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedR
 
 
 def evaluate_models(
-    training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker]
+    training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker], window: MomentWindow
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Every metric of every event, for popularity and each ranker: {name: {metric: (E,)}}."""
+    """Every metric of every event, for popularity and each ranker: {name: {metric: (E,)}}.
+
+    Rankers read fresh features as of the day before each event.
+    """
     metrics = {POPULARITY: event_metrics(rank_events(distinct_user_popularity(training_set), events).filtered)}
+    features = FreshFeatures(training_set, "test", window)
     for each in rankers:
-        scorer = ranker_scorer(each.ranker, each.vocabulary, training_set)
+        scorer = ranker_scorer(each.ranker, each.vocabulary, training_set, fresh=features)
         metrics[each.metadata.name] = event_metrics(rank_events(scorer, events).filtered)
     return metrics
 
@@ -152,7 +157,8 @@ def promote(settings: Settings, day: str, cutoff: str) -> Decision:
             (home / report).unlink(missing_ok=True)  # left by an earlier run
         return Decision(None, False, f"no test events: no known user came back between {cutoff} and {day}")
     rival, remark = rival_in_force(settings, candidate)
-    metrics = evaluate_models(training_set, events, [candidate, *([rival] if rival else [])])
+    rankers = [candidate, *([rival] if rival else [])]
+    metrics = evaluate_models(training_set, events, rankers, MomentWindow.of(settings))
     users = np.array([event.user for event in events])
     own = metrics[candidate.metadata.name][METRIC]
     against = {

@@ -28,6 +28,7 @@ from grasp.settings import Settings
 from grasp.versions import digest, file_sha256, model_revision
 from spark_jobs.models.encoder import Encoder, load_encoder
 from training.data.cooccurrence import user_item_matrix
+from training.data.event_log import EventLog, event_log
 from training.data.training_set import TrainingSet
 
 
@@ -115,10 +116,11 @@ def load(
         parts = by_time(source, validation_users)
         known, source, drawn_by = parts.fitting, parts.asked.source, [*drawn_by, protocol]
         texts = build.texts(known)
-        cut = Cut(
-            parts.test_day, build.by_time(parts.choosing, build.texts(parts.choosing)), build.by_time(known, texts)
-        )
+        choosing = build.by_time(parts.choosing, build.texts(parts.choosing))
+        choosing = replace(choosing, logs={"validation": log_of(parts.every_event, len(choosing.item_ids))})
+        cut = Cut(parts.test_day, choosing, build.by_time(known, texts))
         training_set = build.with_newer(cut.fitting, parts.asked)
+        training_set = replace(training_set, logs={"test": log_of(parts.every_event, len(training_set.item_ids))})
     else:
         if protocol == "shuffled-ties":
             source, drawn_by = with_shuffled_ties(source, order_seed), [*drawn_by, protocol, order_seed]
@@ -222,6 +224,14 @@ class _Builder:
 
     def _neighbour_means(self, ids: list[str], vectors: np.ndarray) -> np.ndarray:
         return neighbour_means(ids, vectors, self.inputs.k, self.cache / "neighbours")
+
+
+def log_of(source: Source, num_items: int) -> EventLog:
+    """What a daily refresh comes to know of the first `num_items` items, whoever takes them."""
+    known = [items <= num_items for items in source.sequences]
+    return event_log(
+        *([each[kept] for each, kept in zip(rows, known, strict=True)] for rows in (source.sequences, source.days))
+    )
 
 
 def descriptions(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[list[str]]:

@@ -51,6 +51,7 @@ class PartsByTime:
     choosing: Part  # known at the first cut, with validation targets
     fitting: Part  # known at the second cut
     asked: Part  # all users and items, with test targets
+    every_event: Source  # what the daily refresh comes to know, day by day
     test_day: int  # the first one after the second cut
 
 
@@ -104,7 +105,11 @@ def by_time(source: Source, validation_users: int | None) -> PartsByTime:
     fitting = _splits(known[1], second_cut, second_cut, "test")
     asked = _splits(source, second_cut, int(every_day[-1]) + 1, "test")
     return PartsByTime(
-        _split_events(known[0], choosing), _split_events(known[1], fitting), _split_events(source, asked), second_cut
+        _split_events(known[0], choosing),
+        _split_events(known[1], fitting),
+        _split_events(source, asked),
+        source,
+        second_cut,
     )
 
 

@@ -4,7 +4,7 @@ Reads nothing: `training_set.py` makes a log, from the training events or from a
 day and answers with that day and earlier ones, as the features of that day do (`takers_1d` ... and the moments in
 `grasp/tables.py`). Who asks for an event asks as of the day before it.
 
-Shape suffixes:  E events of the log  W windows of `TAKER_DAYS`  N items; column i is item i + 1
+Shape suffixes:  E events of the log  W windows of `TAKER_DAYS`  A items that were taken lately
 """
 
 from collections.abc import Sequence
@@ -31,14 +31,18 @@ class EventLog:
         begin, end = np.searchsorted(self.day_E, [first_day, last_day + 1])
         return slice(int(begin), int(end))
 
-    def takers(self, day: int, num_items: int) -> np.ndarray:
-        """Distinct users who took each item in the last days, as of the end of `day`: (W, N)."""
-        recent = self.between(day - TAKER_DAYS[-1] + 1, day)
-        num_users = int(self.user_E.max(initial=0)) + 1
+    def takers(self, day: int) -> tuple[np.ndarray, np.ndarray]:
+        """The items that were taken in the last days, as of the end of `day`, ascending, and their takers: (A,), (W, A).
+
+        Takers are distinct users; `TAKER_DAYS` are the windows.
+        """
+        recent, num_users = self.between(day - TAKER_DAYS[-1] + 1, day), int(self.user_E.max(initial=0)) + 1
         # Of each pair of item and user the latest event, which comes first when the order is turned round.
-        key, place = np.unique((self.item_E[recent] * num_users + self.user_E[recent])[::-1], return_index=True)
-        item, latest = key // num_users, self.day_E[recent][::-1][place]
-        return np.stack([np.bincount(item[latest > day - days], minlength=num_items + 1)[1:] for days in TAKER_DAYS])
+        pair, place = np.unique((self.item_E[recent] * num_users + self.user_E[recent])[::-1], return_index=True)
+        latest = self.day_E[recent][::-1][place]
+        item_A, place = np.unique(pair // num_users, return_inverse=True)
+        takers_WA = [np.bincount(place[latest > day - days], minlength=len(item_A)) for days in TAKER_DAYS]
+        return item_A, np.stack(takers_WA)
 
     @cached_property
     def is_moment_E(self) -> np.ndarray:

@@ -13,10 +13,12 @@ import torch
 from grasp.progress import say
 from training.data.cooccurrence import item_counts
 from training.data.training_set import TrainingSet, training_sequences
+from training.evaluation.fresh_features import FreshFeatures, MomentWindow
 from training.evaluation.metrics import event_metrics
 from training.evaluation.negatives import draw_negatives
 from training.evaluation.ranking import evaluation_events, rank_events, ranker_scorer
 from training.fitting.batches import build_batch, cut_into_pieces, group_by_length
+from training.fitting.fresh_calibration import FreshChoice, calibrate_fresh
 from training.fitting.kernel_calibration import calibrate_kernel
 from training.fitting.losses import batch_loss
 from training.fitting.recipes import TrainConfig
@@ -84,16 +86,24 @@ class FittedRanker:
     ranker: Ranker
     best_epoch: int
     num_epochs: int
-    metrics: dict[str, float]  # with the history kernel, if there is one
+    metrics: dict[str, float]  # with the history kernel, if there is one, and without fresh features
     metrics_without_kernel: dict[str, float]
+    fresh: FreshChoice  # which fresh features are read, and what they gained on validation
     wall_seconds: float
     cpu_seconds: float
 
 
-def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: ProgressCallback) -> FittedRanker:
+def fit(
+    training_set: TrainingSet,
+    config: TrainConfig,
+    seed: int,
+    progress: ProgressCallback,
+    window: MomentWindow = MomentWindow(),
+) -> FittedRanker:
     """Train until the validation NDCG@10 named by `selection` has not improved for `patience` epochs.
 
     Also stops after `max_epochs`, and at the end of an epoch after `max_minutes`. Keeps the weights of the best epoch.
+    `window` says which recent moments vote.
     Raises `ValueError` if there are no validation targets or the loss is not finite.
     """
     started, started_cpu = time.monotonic(), time.process_time()
@@ -119,14 +129,17 @@ def fit(training_set: TrainingSet, config: TrainConfig, seed: int, progress: Pro
     if ranker.kernel is not None:
         calibrate_kernel(ranker, ranker.kernel, training_set)
         with_kernel = validate(ranker, training_set)
+    score = ranker_scorer(ranker, training_set.item_ids, training_set)
+    features = FreshFeatures(training_set, "validation", window)
+    fresh = calibrate_fresh(ranker.fresh, score, features, training_set)
     seconds = time.monotonic() - started, time.process_time() - started_cpu
-    return FittedRanker(ranker.eval(), best_epoch, epoch, with_kernel, best, *seconds)
+    return FittedRanker(ranker.eval(), best_epoch, epoch, with_kernel, best, fresh, *seconds)
 
 
 def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: FittedRanker) -> FittedRanker:
-    """Train anew, on later events, for as many epochs as `chosen` and with its kernel weights; nothing is validated.
+    """Train anew, on later events, for as many epochs as `chosen` and with its weights of the kernel and fresh features.
 
-    The seconds are those of both trainings, the metrics those of `chosen`.
+    Nothing is validated. The seconds are those of both trainings, the metrics those of `chosen`.
     """
     started, started_cpu = time.monotonic(), time.process_time()
     with deterministic(seed) as random:
@@ -136,6 +149,7 @@ def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: Fit
     ranker = training.evaluated_ranker.eval()
     if ranker.kernel is not None and chosen.ranker.kernel is not None:
         ranker.kernel.weights_K.copy_(chosen.ranker.kernel.weights_K)
+    ranker.fresh.load_state_dict(chosen.ranker.fresh.state_dict())
     wall_seconds = chosen.wall_seconds + time.monotonic() - started
     cpu_seconds = chosen.cpu_seconds + time.process_time() - started_cpu
     return replace(chosen, ranker=ranker, wall_seconds=wall_seconds, cpu_seconds=cpu_seconds)

@@ -33,7 +33,8 @@ class RankerMetadata:
     day: str
     cutoff: str  # last day whose interactions it was trained with
     seed: int
-    metrics: dict[str, float]  # on the validation targets
+    metrics: dict[str, float]  # on the validation targets, without fresh features
+    fresh: dict[str, Any]  # which fresh features are read, and what each choice gained on the validation targets
 
 
 @dataclass(frozen=True)
