@@ -419,8 +419,8 @@ def load_release_ranker(
 
 
 def _load_moments(folder: Path, manifest: Manifest, items: ItemSide) -> ReleaseMoments | None:
-    """The moments of a release; None if it has none, as when its model reads no votes."""
-    if manifest.vote_rule is None or not folder.is_dir():
+    """The moments of a release; None if it has none, as on the first days or when its model reads no votes."""
+    if manifest.vote_rule is None or not any(folder.glob("*.parquet")):
         return None
     rows = load_moments(folder, items)
     return ReleaseMoments(rows, items, VoteRule(**manifest.vote_rule)) if len(rows) else None
