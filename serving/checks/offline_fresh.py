@@ -56,7 +56,7 @@ class OfflineFresh:
         table = pq.read_table(self._place / "items", partitioning=None)
         if not self._fresh.reads_takers or not set(names) <= set(table.column_names):
             return np.zeros(len(self._item_ids), np.float32)
-        takers_of = dict(zip(table["item_id"].to_pylist(), zip(*(table[name].to_pylist() for name in names))))
+        takers_of = {row["item_id"]: [row[name] for name in names] for row in table.select(["item_id", *names]).to_pylist()}
         takers_WN = np.array([takers_of[item_id] for item_id in self._item_ids]).T
         with torch.inference_mode():
             of_takers_N: np.ndarray = self._fresh.of_takers(torch.from_numpy(np.ascontiguousarray(takers_WN))).numpy()
@@ -74,7 +74,7 @@ class OfflineFresh:
         """The same of a new moment among those of the release."""
         rule = VoteRule(**(self._manifest.vote_rule or {}))
         newest_H = np.asarray(history)[: -HISTORY_LENGTH - 1 : -1]
-        new = contexts(newest_H[None], centred(self._vectors_NS))
+        new = contexts(newest_H[None], self._centred_NS)
         similarity_M = similarity(new, self._voting.contexts, rule.text_share)[0]
         later_first = np.lexsort((-np.arange(len(similarity_M)), -similarity_M.round(SIMILARITY_DIGITS)))
         user = self._rows.number_of.get(user_id, -1)
@@ -86,7 +86,11 @@ class OfflineFresh:
         return load_moments(self._place / "moments", self._items)
 
     @cached_property
+    def _centred_NS(self) -> np.ndarray:
+        return centred(self._vectors_NS)
+
+    @cached_property
     def _voting(self) -> Moments:
         numbers_N = np.array([0, *(self._number_of.get(item_id, 0) for item_id in self._items.ids)])
-        of_moments = contexts(numbers_N[self._rows.history_MH], centred(self._vectors_NS))
+        of_moments = contexts(numbers_N[self._rows.history_MH], self._centred_NS)
         return Moments(of_moments, self._rows.user_M, numbers_N[self._rows.item_M])
