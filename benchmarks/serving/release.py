@@ -105,7 +105,7 @@ def train(settings: Settings, content: ReleaseContent, num_epochs: int = NUM_EPO
     torch.set_num_threads(settings.num_threads)
     fitted = fit(content.data.training_set, config, 0, progress_lines(config))
     service = feature_service(versions.feature)
-    metadata = RankerMetadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics)
+    metadata = RankerMetadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics, {})
     return save_model(fitted, content.data.training_set, target, metadata)
 
 

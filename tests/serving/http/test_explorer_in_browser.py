@@ -219,7 +219,7 @@ def test_a_fallback_is_named(put, start, open_page, user_id, changed, fallback):
     page.goto(f"{start(**changed)}#user={user_id}")
 
     notice = page.locator(".fallback")
-    said = {"unknown_user": "the items that most users have", "stale_features": "older than they should be"}
+    said = {"unknown_user": "the items that are popular now", "stale_features": "older than they should be"}
     expect(notice).to_contain_text(said[fallback])
     expect(notice.locator("code")).to_have_text(fallback)
     expect(page.get_by_role("status")).to_contain_text(f"fallback {fallback}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.ranking.candidates import NO_ADDITIONS, Candidates, Index, KernelAdditions, indexed_candidates
+from serving.ranking.candidates import NO_ADDITIONS, Candidates, Index, Additions, indexed_candidates
 from serving.ranking.items import top
 
 NUM, WIDTH, K = 6000, 16, 20
@@ -27,8 +27,8 @@ def index(table) -> Index:
     return Index(table.numpy())
 
 
-def added(rows: list[int], values: list[float]) -> KernelAdditions:
-    return KernelAdditions(torch.tensor(rows), torch.tensor(values))
+def added(rows: list[int], values: list[float]) -> Additions:
+    return Additions(torch.tensor(rows), torch.tensor(values))
 
 
 def by_sorting(table, state, additions, hidden, shown, k) -> list[tuple[int, float]]:
