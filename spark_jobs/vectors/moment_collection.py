@@ -124,12 +124,14 @@ def count_found(
 ) -> tuple[int, int]:
     """How many of the nearest moments were proposed, and how many there are.
 
-    Similarities are compared, not places, so an equally near moment counts as found.
+    Similarities are compared, not places, so an equally near moment counts as found. A moment without a known item does
+    not count: it is near to none.
     """
-    num_found = num_wanted = 0
+    num_found, num_wanted, is_known_M = 0, 0, voting.moments.contexts.is_known_Q
     for row, proposed_P in enumerate(proposed_QP):
         similarity_M = similarity(asking.rows(slice(row, row + 1)), voting.moments.contexts, text_share)[0]
         near = nearest(similarity_M)
+        near = near[is_known_M[near]]
         least = similarity_M[near].min(initial=np.inf)
         num_found += min(len(near), int((similarity_M[proposed_P[proposed_P >= 0]] >= least).sum()))
         num_wanted += len(near)
