@@ -1,0 +1,1 @@
+"""What the day of fresh features costs."""
