@@ -7,7 +7,7 @@ Writes:  measurements.jsonl in --out
 
 A made-up shop (`made_up_shop.py`) is brought up to the day before, with a state of `user_features` from before the
 window. Then all Spark jobs of the day run through their `main`, without a language model: descriptions from facts,
-made-up unit vectors in place of an encoder's, all neighbours compared, Milvus-Lite. CPU seconds are those of driver, JVM
+made-up unit vectors, all neighbours compared, Milvus-Lite. CPU seconds are those of driver, JVM
 and workers; one session runs all jobs, so its start counts for none of them.
 
 The measurement is one line of measurements.jsonl and is never made again: delete its line to measure again.
