@@ -25,13 +25,11 @@ import pyarrow.parquet as pq
 import torch
 from scipy import sparse
 
-from grasp.moments import HISTORY_LENGTH, NUM_NEAREST, Contexts, Moments, VoteRule, Votes, contexts
+from grasp.moments import HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, contexts, nearest
 from serving.ranking.items import ItemSide
 
 MAX_MOMENTS = 500_000  # the latest ones that a release carries and a worker holds, 100 bytes each
 BLOCK = 20_000  # moments that are prepared at once when a release is loaded
-SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
-NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 _COLUMNS = ("user_id", "event_time", "row_number", "item_id", "history_item_ids")
 
 
@@ -148,26 +146,3 @@ class ReleaseMoments:
     def _centred(self, rows: np.ndarray) -> np.ndarray:
         """Vectors of some rows without the mean of all, with a row of zeros for no item before them."""
         return np.concatenate([np.zeros((1, len(self._mean_S)), np.float32), self._vector_NS[rows] - self._mean_S])
-
-
-def nearest(similarity_M: np.ndarray) -> np.ndarray:
-    """The places of the nearest moments, at most `NUM_NEAREST`, ascending; of equally near ones the later."""
-    likely = _likely(similarity_M)
-    rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
-    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:NUM_NEAREST]])
-    return chosen
-
-
-def _likely(similarity_M: np.ndarray) -> np.ndarray:
-    """Places among which the nearest are, few of many: sorting all would take longer than comparing them."""
-    every = len(similarity_M) // NUM_SAMPLED
-    if every < 2:
-        return np.arange(len(similarity_M))
-    sample = similarity_M[::every]
-    rank = min(len(sample), 2 * NUM_NEAREST // every + 10)  # of the sample; about twice as many moments as are needed
-    least = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-    margin = 2 * 10.0**-SIMILARITY_DIGITS  # so that what rounds to the same number is found together
-    found = np.flatnonzero(similarity_M >= least - margin)
-    if np.count_nonzero(similarity_M[found] >= least) < NUM_NEAREST:
-        return np.arange(len(similarity_M))
-    return found

@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grasp.moments import HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, centred, contexts
+from grasp.moments import HISTORY_LENGTH, NO_VOTES, Contexts, Moments, VoteRule, Votes, centred, contexts
 from grasp.settings import Settings
 from training.data.event_log import EventLog
 from training.data.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from training.evaluation.ranking import Event
-
-NO_VOTES = Votes(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True)
