@@ -61,8 +61,9 @@ def event_log(sequences: Sequence[np.ndarray], days: Sequence[np.ndarray]) -> Ev
         for each in (sequences, [of_user[kept] for of_user, kept in zip(days, known, strict=True)])
     )
     history_EH = np.zeros((len(item_E), HISTORY_LENGTH), np.int64)
-    for place in range(HISTORY_LENGTH):
-        is_same = user_E[place + 1 :] == user_E[: len(user_E) - place - 1]
-        history_EH[place + 1 :, place][is_same] = item_E[: len(item_E) - place - 1][is_same]
+    for place in range(min(HISTORY_LENGTH, len(item_E) - 1)):
+        later, earlier = slice(place + 1, None), slice(0, len(item_E) - place - 1)
+        is_same = user_E[later] == user_E[earlier]
+        history_EH[later, place] = np.where(is_same, item_E[earlier], 0)
     order = np.argsort(day_E, kind="stable")
     return EventLog(user_E[order], item_E[order], day_E[order], history_EH[order])

@@ -86,7 +86,10 @@ class TrainingSet:
     def _training_log(self) -> EventLog:
         is_training = [splits == "train" for splits in self.splits]
         return event_log(
-            *([each[kept] for each, kept in zip(rows, is_training, strict=True)] for rows in (self.sequences, self.days))
+            *(
+                [each[kept] for each, kept in zip(rows, is_training, strict=True)]
+                for rows in (self.sequences, self.days)
+            )
         )
 
 
@@ -156,9 +159,7 @@ def _log(frames: dict[str, pd.DataFrame]) -> EventLog:
         for name, index in (("user", users), ("item", pd.Index(frames["items"]["item_id"])))
     )
     order, ends = np.argsort(user_index, kind="stable"), np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
-    return event_log(
-        *(np.split(each[order], ends) for each in (item_index + 1, _days(log["event_time"])))
-    )
+    return event_log(*(np.split(each[order], ends) for each in (item_index + 1, _days(log["event_time"]))))
 
 
 def _days(event_time: pd.Series) -> np.ndarray:

@@ -6,7 +6,7 @@ were refreshed. The definitions are those of the tables (`spark_jobs/build_featu
 Shape suffixes:  E events  N items; column i is item i + 1
 """
 
-# ruff: noqa: N803 - the shape suffixes above
+
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -38,11 +38,18 @@ class MomentWindow:
         return cls(settings.moment_days if settings.moments else 0, VoteRule.of(settings))
 
 
+DEFAULT_WINDOW = MomentWindow()
+
+
 class FreshFeatures:
     """The features of the events of one split. What was computed is kept: events of one day share most of it."""
 
     def __init__(
-        self, training_set: TrainingSet, split: str, window: MomentWindow = MomentWindow(), frozen_day: int | None = None
+        self,
+        training_set: TrainingSet,
+        split: str,
+        window: MomentWindow = DEFAULT_WINDOW,
+        frozen_day: int | None = None,
     ) -> None:
         """With a `frozen_day` nothing is known after it, as when the daily refresh stopped then."""
         self._log: EventLog = training_set.log(split)

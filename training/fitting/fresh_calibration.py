@@ -13,7 +13,7 @@ judged by users that it was not fitted to. Features that do not help there keep 
 Shape suffixes:  E events  C candidates of an event, 0 is none  F features (takers of each window, then the votes)
 """
 
-# ruff: noqa: N803 - the shape suffixes above
+
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,7 +150,10 @@ def fit_weights(candidates: Candidates, num_features: int, rows: np.ndarray | No
             for change in (step, -step):
                 tried_F = weights_F.clone()
                 tried_F[feature] = (tried_F[feature] + change).clamp(min=0)
-                if tried_F[feature] != weights_F[feature] and (found := chance(score_EC + feature_ECF @ tried_F)) > best:
+                if (
+                    tried_F[feature] != weights_F[feature]
+                    and (found := chance(score_EC + feature_ECF @ tried_F)) > best
+                ):
                     best, weights_F = found, tried_F
                     break
         if best == before:

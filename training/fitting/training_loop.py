@@ -13,7 +13,7 @@ import torch
 from grasp.progress import say
 from training.data.cooccurrence import item_counts
 from training.data.training_set import TrainingSet, training_sequences
-from training.evaluation.fresh_features import FreshFeatures, MomentWindow
+from training.evaluation.fresh_features import DEFAULT_WINDOW, FreshFeatures, MomentWindow
 from training.evaluation.metrics import event_metrics
 from training.evaluation.negatives import draw_negatives
 from training.evaluation.ranking import evaluation_events, rank_events, ranker_scorer
@@ -99,7 +99,7 @@ def fit(
     config: TrainConfig,
     seed: int,
     progress: ProgressCallback,
-    window: MomentWindow = MomentWindow(),
+    window: MomentWindow = DEFAULT_WINDOW,
 ) -> FittedRanker:
     """Train until the validation NDCG@10 named by `selection` has not improved for `patience` epochs.
 

@@ -31,9 +31,7 @@ def test_an_event_knows_the_day_before_it_and_nothing_of_its_own(training_set: T
     rows = [(1, 2, DAY - 1), (1, 3, DAY - 1)]
     later = [(2, 2, DAY), (2, 3, DAY), (3, 2, DAY + 1), (3, 4, DAY + 1)]
     event = Event(0, np.array([2]), 3, DAY)
-    known, planted = (
-        FreshFeatures(set_of(training_set, *each), "test", ANYBODY) for each in (rows, [*rows, *later])
-    )
+    known, planted = (FreshFeatures(set_of(training_set, *each), "test", ANYBODY) for each in (rows, [*rows, *later]))
 
     assert known.takers(event)[0].tolist() == [2, 3]
     for before, after in zip(known.takers(event), planted.takers(event), strict=True):
