@@ -5,8 +5,8 @@
 Reads:   the training set and the candidate of <home>/training/<day>, the model of the release in force
 Writes:  evaluation.json, evaluation.md and decision.json beside the candidate's folder
 
-All models are evaluated on the same test events. The candidate is promoted only if its NDCG@10 beats popularity, what was
-taken in the last days, and the model in force beyond noise: the 95 % interval of the paired difference, with users
+All models are evaluated on the same test events. The candidate is promoted only if its NDCG@10 beats popularity, what
+was taken in the last days, and the model in force beyond noise: the 95 % interval of the paired difference, with users
 resampled, lies above 0. A refusal is a result, not an error.
 """
 

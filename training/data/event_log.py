@@ -1,7 +1,7 @@
 """What the daily refresh knows of any day: every interaction, and from them what was taken lately.
 
-Reads nothing: `training_set.py` makes a log, from the training events or from all interactions. A log is asked *as of* a
-day and answers with that day and earlier ones, as the features of that day do (`takers_1d` ... and the moments in
+`training_set.py` makes a log, from the training events or from all interactions. A log is asked *as of* a day and
+answers with that day and earlier ones, as the features of that day do (`takers_1d` ... and the moments in
 `grasp/tables.py`). Who asks for an event asks as of the day before it.
 
 Shape suffixes:  E events of the log  W windows of `TAKER_DAYS`  A items that were taken lately
@@ -32,9 +32,9 @@ class EventLog:
         return slice(int(begin), int(end))
 
     def takers(self, day: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items that were taken in the last days, as of the end of `day`, ascending, and their takers: (A,), (W, A).
+        """The items that were taken in the last days, ascending, and their takers, as of the end of `day`.
 
-        Takers are distinct users; `TAKER_DAYS` are the windows.
+        (A,) and (W, A). Takers are distinct users; `TAKER_DAYS` are the windows.
         """
         recent, num_users = self.between(day - TAKER_DAYS[-1] + 1, day), int(self.user_E.max(initial=0)) + 1
         # Of each pair of item and user the latest event, which comes first when the order is turned round.
@@ -45,10 +45,10 @@ class EventLog:
         return item_A, np.stack(takers_WA)
 
     @cached_property
-    def is_moment_E(self) -> np.ndarray:
-        """Whether something was taken before the event."""
-        is_moment: np.ndarray = self.history_EH[:, 0] > 0
-        return is_moment
+    def is_moment(self) -> np.ndarray:
+        """Whether something was taken before each event, (E,)."""
+        has_history: np.ndarray = self.history_EH[:, 0] > 0
+        return has_history
 
 
 def event_log(sequences: Sequence[np.ndarray], days: Sequence[np.ndarray]) -> EventLog:

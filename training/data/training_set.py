@@ -80,7 +80,7 @@ class TrainingSet:
 
     def log(self, split: str) -> EventLog:
         """What may be known when events of `split` are asked for, each as of the day before."""
-        return self.logs[split] if split in self.logs else self._training_log
+        return self.logs.get(split) or self._training_log
 
     @cached_property
     def _training_log(self) -> EventLog:

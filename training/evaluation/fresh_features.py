@@ -10,7 +10,7 @@ Shape suffixes:  E events  N items; column i is item i + 1
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ class MomentWindow:
     """Which moments vote, and how (the settings `GRASP_MOMENT_*`)."""
 
     num_days: int = 30
-    rule: VoteRule = VoteRule()
+    rule: VoteRule = field(default_factory=VoteRule)
 
     @classmethod
     def of(cls, settings: Settings) -> "MomentWindow":
@@ -81,7 +81,7 @@ class FreshFeatures:
 
     def _votes_on(self, day: int, asking: "Mapping[tuple[int, int, int], Event]") -> dict[tuple[int, int, int], Votes]:
         log, recent = self._log, self._log.between(day - self._window.num_days + 1, day)
-        chosen = np.arange(len(log.day_E))[recent][log.is_moment_E[recent]]
+        chosen = np.arange(len(log.day_E))[recent][log.is_moment[recent]]
         if not len(chosen):
             return dict.fromkeys(asking, NO_VOTES)
         voting = Moments(self._contexts.rows(chosen), log.user_E[chosen], log.item_E[chosen])
@@ -90,17 +90,17 @@ class FreshFeatures:
             latest = event.history[: -HISTORY_LENGTH - 1 : -1]
             row[: len(latest)] = latest
         users = np.array([event.user for event in asking.values()])
-        found = voting.votes(contexts(history_EH, self._centred_NS), users, self._window.rule)
+        found = voting.votes(contexts(history_EH, self._centred), users, self._window.rule)
         return dict(zip(asking, found, strict=True))
 
     @cached_property
-    def _centred_NS(self) -> np.ndarray:
+    def _centred(self) -> np.ndarray:
         return centred(self._vectors_NS)
 
     @cached_property
     def _contexts(self) -> Contexts:
         """Of all events of the log."""
-        return contexts(self._log.history_EH, self._centred_NS)
+        return contexts(self._log.history_EH, self._centred)
 
 
 def _key(event: "Event") -> tuple[int, int, int]:

@@ -139,7 +139,7 @@ def fit(
 
 
 def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: FittedRanker) -> FittedRanker:
-    """Train anew, on later events, for as many epochs as `chosen` and with its weights of the kernel and fresh features.
+    """Train anew, on later events, for as many epochs as `chosen`, with its weights of kernel and fresh features.
 
     Nothing is validated. The seconds are those of both trainings, the metrics those of `chosen`.
     """
