@@ -33,7 +33,6 @@ from training.fitting.training_loop import train_epochs
 from training.model.history_kernel import KINDS
 from training.model.ranker import Ranker
 
-
 AT_CUT: tuple[Addition, ...] = ("kernel", "fresh")  # rows whose weights are kept
 SECONDS = ("wall_seconds", "cpu_seconds")
 

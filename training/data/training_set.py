@@ -107,6 +107,16 @@ def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
     return known_sequences(training_set, "validation")
 
 
+def training_steps(training_set: TrainingSet) -> list[np.ndarray]:
+    """Each user's training items with their days, (T, 2), oldest first."""
+    known = [
+        np.isin(splits, KNOWN_SPLITS["validation"]) & (items > 0)
+        for items, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+    rows = zip(training_set.sequences, training_set.days, known, strict=True)
+    return [np.stack([items, days], axis=1)[kept] for items, days, kept in rows]
+
+
 def require_training_set(target: Path, cutoff: str) -> None:
     """Raises `FileNotFoundError` if there is no training set and `ValueError` if it has another cutoff."""
     if not (target / INPUTS_FILE).is_file():
@@ -168,10 +178,10 @@ def _days(event_time: pd.Series) -> np.ndarray:
 
 
 def pad_left(sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Sequences as rows (B, T), zeros on the left."""
-    padded = np.zeros((len(sequences), max(len(items) for items in sequences)), np.int64)
-    for row, items in zip(padded, sequences, strict=True):
-        row[len(row) - len(items) :] = items
+    """Sequences as rows (B, T), zeros on the left; further dimensions stay as they are."""
+    padded = np.zeros((len(sequences), max(len(each) for each in sequences), *sequences[0].shape[1:]), np.int64)
+    for row, each in zip(padded, sequences, strict=True):
+        row[len(row) - len(each) :] = each
     return padded
 
 

@@ -6,8 +6,6 @@ were refreshed. The definitions are those of the tables (`spark_jobs/build_featu
 Shape suffixes:  E events  N items; column i is item i + 1
 """
 
-
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -13,8 +13,6 @@ judged by users that it was not fitted to. Features that do not help there keep 
 Shape suffixes:  E events  C candidates of an event, 0 is none  F features (takers of each window, then the votes)
 """
 
-
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
