@@ -160,7 +160,7 @@ def figures(folder: Path, measured: Sequence[Place]) -> dict[str, Figure]:
         "train_seconds_over_today": Figure(train_seconds_ratio(measured), Goal(1.5, "at most")),
         ONLINE[0]: Figure(online.get(ONLINE[0]), Goal(1.0, "at most")),
         ONLINE[1]: Figure(online.get(ONLINE[1]), Goal(3.0, "at most")),
-        MOMENTS_SHARE: Figure(_moments_job_share(folder), Goal(0.5, "at most")),
+        MOMENTS_SHARE: Figure(moments_job_share(folder), Goal(0.5, "at most")),
         "future_facts_seen": Figure(_future_facts(measured), Goal(0.0, "at most")),
     }
 
@@ -197,9 +197,11 @@ def read_online(folder: Path) -> Mapping[str, float | None]:
     return found
 
 
-def _moments_job_share(folder: Path) -> float | None:
+def moments_job_share(folder: Path) -> float | None:
+    """CPU seconds of finding moments over those of all jobs of a usual day."""
     found = Measurements(folder).of(MOMENTS_JOB)
-    return float(found[-1][MOMENTS_SHARE]) if found else None
+    seconds = found[-1]["cpu_seconds"] if found else {}
+    return float(seconds["find_moments"] / sum(seconds.values())) if seconds else None
 
 
 def _future_facts(measured: Sequence[Place]) -> float | None:

@@ -190,7 +190,8 @@ def test_future_facts_are_counted_where_the_check_would_have_seen_one(filled, me
 
 
 def test_the_share_of_the_moments_job_is_that_of_its_measurement(filled):
-    measure(filled, "moments_job", {"moments_job_share": 0.25})
+    seconds = {"ingest": 20.0, "find_moments": 10.0, "build_features": 10.0}
+    measure(filled, "moments_job", {"cpu_seconds": seconds})
 
     assert values(filled)["moments_job_share"] == 0.25
 
@@ -233,8 +234,8 @@ def test_the_report_shows_systems_days_weights_costs_and_what_is_missing(filled)
     assert not any("frozen" in line for line in weights if line.startswith("|"))
     assert any("takers and votes | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 | 0.750 |" in line for line in weights)
     costs = section(text, "Costs")
-    assert "- `added_online_p50_ms` (0.5): `benchmarks.serving`." in costs
-    assert "- `online_moment_search_ms` (not measured yet): `benchmarks.serving`." in costs
+    assert "- `added_online_p50_ms`, which `benchmarks.serving` measures: 0.5." in costs
+    assert "- `online_moment_search_ms`, which `benchmarks.serving` measures: not measured yet." in costs
     assert any("takes 1.250 times as long" in line for line in costs)
     assert any("Of 1,000 values" in line for line in section(text, "Future facts"))
     summary = json.loads((filled / "summary.json").read_text())
