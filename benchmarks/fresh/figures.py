@@ -2,7 +2,11 @@
 
 Gains are ratios of full filtered NDCG@10, of the same events and seeds on both sides. By global time they are those of
 users known at the cut: new users are answered with what is popular, whatever the ranker.
+
+Shape suffixes:  E test events
 """
+
+# ruff: noqa: N803 - names carry the shape suffixes above
 
 import math
 from collections.abc import Mapping, Sequence
@@ -64,9 +68,7 @@ GAINS: dict[str, Gain] = {
     "time_gain": Gain("beauty-global-time", grasp("takers"), grasp("kernel"), Goal(1.30)),
     "time_gain_frozen": Gain("beauty-global-time", grasp("takers_frozen"), grasp("kernel"), Goal(1.20)),
     "moments_gain": Gain("beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.08)),
-    "moments_gain_low": Gain(
-        "beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.0), is_low_end=True
-    ),
+    "moments_gain_low": Gain("beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.0), is_low_end=True),
     "moments_true_over_permuted_text": Gain("beauty-global-time", grasp("fresh"), grasp("fresh_permuted")),
     "recipe_over_llm_init_published": Gain("beauty-global-time", grasp("fresh"), AS_PUBLISHED, Goal(1.45)),
     "recipe_over_llm_init_published_leave_one_out": Gain("beauty-published", grasp("fresh"), AS_PUBLISHED),

@@ -45,17 +45,17 @@ OVER_TIME: tuple[tuple[str, str, Name], ...] = (
     ("fresh, trained weekly", "llm_esr", WEEKLY_WEIGHTS),
 )
 NOTE = (
-    "Gains are ratios of filtered NDCG@10 in the full ranking, GRASP's unless another system is named, with the history "
-    "kernel on both sides. `time_gain` is *takers* over *kernel*, `moments_gain` is *fresh* over *takers* (`_low`: the "
-    "lower end of its interval), `chosen_gain` is what validation chose over *kernel*. `recipe_over_llm_init_published` "
-    "sets *fresh* against LLMInit as its authors have it, without the kernel, by global time; `_leave_one_out` does so "
-    "in the order of the file. A figure without a goal is only reported; one that was not measured yet has no value and "
-    "meets no goal."
+    "Gains are ratios of filtered NDCG@10 in the full ranking, GRASP's unless another system is named, with the "
+    "history kernel on both sides. `time_gain` is *takers* over *kernel*, `moments_gain` is *fresh* over *takers* "
+    "(`_low`: the lower end of its interval), `chosen_gain` is what validation chose over *kernel*. "
+    "`recipe_over_llm_init_published` sets *fresh* against LLMInit as its authors have it, without the kernel, by "
+    "global time; `_leave_one_out` does so in the order of the file. A figure without a goal is only reported; one "
+    "that was not measured yet has no value and meets no goal."
 )
 TESTS = (
     "Training rows and this benchmark read the same features. Tests plant such events for the others: the day's tables "
-    "(`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and the answers of the service "
-    "(`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
+    "(`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and the answers of the "
+    "service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
 )
 
 

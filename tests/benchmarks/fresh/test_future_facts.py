@@ -43,6 +43,8 @@ def test_planted_events_come_after_those_of_their_user_on_the_same_day():
 
     found = with_events(log, np.array([0, 1, 0]), np.array([7, 8, 9]), np.array([11, 9, 12]))
 
-    wanted = event_log([np.array([3, 4, 7, 9]), np.array([8, 5, 6])], [np.array([10, 11, 11, 12]), np.array([9, 10, 12])])
+    wanted = event_log(
+        [np.array([3, 4, 7, 9]), np.array([8, 5, 6])], [np.array([10, 11, 11, 12]), np.array([9, 10, 12])]
+    )
     for name in ("user_E", "item_E", "day_E", "history_EH"):
         assert getattr(found, name).tolist() == getattr(wanted, name).tolist(), name

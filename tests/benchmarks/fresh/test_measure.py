@@ -12,6 +12,7 @@ from benchmarks.fresh.entries import entries_of
 from benchmarks.fresh.measure import main, online_figures
 from benchmarks.fresh.weekly import blocks_of
 from benchmarks.quality import measure as quality
+from benchmarks.quality.matrix import AS_GRASP
 from benchmarks.quality.protocol import TestProtocol
 from benchmarks.quality.results import Results
 from training.data.training_set import training_sequences
@@ -54,7 +55,8 @@ def test_by_global_time_grasp_and_its_rivals_are_shown_with_fresh_features(shop)
         for addition in ("kernel", "takers", "fresh")
     }
     assert rows_of(out, "beauty-global-time") == grasp | rivals | {"sasrec_llm_init__global-time__seed=0"}
-    rows = {each.row.addition: each.info for each in Results(out / "beauty-global-time").rows() if each.row.row_id in grasp}
+    every = Results(out / "beauty-global-time").rows()
+    rows = {each.row.addition: each.info for each in every if each.row.row_id in grasp}
     takers, fresh, frozen, permuted, chosen = (
         rows[name].chosen["added"] for name in ("takers", "fresh", "takers_frozen", "fresh_permuted", "fresh_chosen")
     )
@@ -81,7 +83,8 @@ def test_when_one_is_left_out_only_what_the_table_needs_is_trained(shop):
     out = run(shop, "shuffled-ties,published")
 
     assert rows_of(out, "beauty-shuffled-ties") == {
-        f"sasrec_grasp__+{addition}__shuffled-ties__seed=0" for addition in ("kernel", "takers", "fresh", "fresh_chosen")
+        f"sasrec_grasp__+{addition}__shuffled-ties__seed=0"
+        for addition in ("kernel", "takers", "fresh", "fresh_chosen")
     }
     assert rows_of(out, "beauty-published") == {
         "sasrec_grasp__+kernel__seed=0",
@@ -137,7 +140,7 @@ def test_rivals_differ_from_grasp_in_nothing_but_the_enhancer():
     grasp = every["sasrec_grasp", ""].config
     for model in ("sasrec", "sasrec_llm_init"):
         rival = every[model, "as_grasp"].config
-        for name in ("averaging", "num_targets", "target_decay", "selection", "batch_size", "num_negatives", "backbone"):
+        for name in (*AS_GRASP, "batch_size", "num_negatives", "backbone"):
             assert getattr(rival, name) == getattr(grasp, name), name
         own, others = dict(grasp.ranker), dict(rival.ranker)
         assert others == {name: own[name] for name in ("width", "dropout", "kernel_length")}

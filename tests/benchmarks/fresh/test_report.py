@@ -24,7 +24,7 @@ GROUPS = {
     "overall": np.ones(NUM, bool),
     "known users": IS_KNOWN,
     "cold users": ~IS_KNOWN,
-    **{f"days {first}-{first + 9}": DAY // 10 == first // 10 for first in range(1, 51, 10)},
+    **{f"days {first}-{first + 9}": first // 10 == DAY // 10 for first in range(1, 51, 10)},
     "days from 51 on": DAY >= 50,
 }
 UNITS = {"user": np.arange(NUM, dtype=np.int32) // 2, "item": np.arange(NUM, dtype=np.int32) % 20}
@@ -93,7 +93,8 @@ def fill_by_time(folder: Path, num_seeds: int = 2) -> None:
     for model, skill in (("sasrec", 0.3), ("sasrec_llm_init", 0.35)):
         enhancer = model.removeprefix("sasrec").removeprefix("_") or "none"
         for addition, more in (("kernel", 0.0), ("takers", 0.2), ("fresh", 0.3)):
-            add(folder, Row(model, 0, "fresh", "sasrec", enhancer, addition, 0.0, "as_grasp", "global-time"), skill + more)
+            row = Row(model, 0, "fresh", "sasrec", enhancer, addition, 0.0, "as_grasp", "global-time")
+            add(folder, row, skill + more)
     add(folder, Row("sasrec_llm_init", 0, "fresh", "sasrec", "llm_init", protocol="global-time"), 0.3)
     describe(folder, "sasrec_grasp__+kernel__global-time__seed=2")
 
@@ -181,7 +182,9 @@ def test_the_best_width_stands_for_llm_init_as_published_where_it_was_tried(fill
     assert values(filled)["recipe_over_llm_init_published"] < before
 
 
-@pytest.mark.parametrize(("measured", "value"), [([(0, 7), (0, 9)], 0), ([(0, 7), (3, 9)], 3), ([(0, 7), (0, 0)], None)])
+@pytest.mark.parametrize(
+    ("measured", "value"), [([(0, 7), (0, 9)], 0), ([(0, 7), (3, 9)], 3), ([(0, 7), (0, 0)], None)]
+)
 def test_future_facts_are_counted_where_the_check_would_have_seen_one(filled, measured, value):
     for place, counts in zip(places(filled), measured, strict=True):
         measure(place.folder, "future_facts", future_facts(*counts))
@@ -197,7 +200,7 @@ def test_the_share_of_the_moments_job_is_that_of_its_measurement(filled):
 
 
 def section(text: str, title: str) -> list[str]:
-    return text.split(f"\n## {title}\n")[1].split("\n## ")[0].splitlines()
+    return text.split(f"\n## {title}\n")[1].split("\n## ", maxsplit=1)[0].splitlines()
 
 
 def cells(lines: list[str], first: str) -> list[str]:
@@ -244,5 +247,5 @@ def test_the_report_shows_systems_days_weights_costs_and_what_is_missing(filled)
 
 
 def test_a_folder_without_rows_says_what_makes_them(tmp_path):
-    with pytest.raises(SystemExit, match="run python -m benchmarks.fresh first"):
+    with pytest.raises(SystemExit, match=r"run python -m benchmarks\.fresh first"):
         REPORT.main([str(tmp_path)])

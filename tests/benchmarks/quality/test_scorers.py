@@ -115,8 +115,8 @@ def test_weights_of_fresh_features_are_fitted_to_validation_whatever_the_test_ho
 def test_what_training_chose_is_neither_fitted_nor_chosen_anew(data_of):
     found = fresh_scorers(data_of(WAVES)).with_addition("fresh_chosen")
 
-    assert (found.settings["choice"], found.settings["takers"], found.settings["votes"]) == ("takers", [0.5, 0, 0, 0, 0], 0)
-    assert found.settings["gains"] == {"none": {"mean": 0, "low": 0, "high": 0}}
+    gains = {"none": {"mean": 0, "low": 0, "high": 0}}
+    assert found.settings == {"choice": "takers", "gains": gains, "takers": [0.5, 0, 0, 0, 0], "votes": 0}
     assert found.num_trials == 3
 
 
