@@ -62,7 +62,7 @@ def event_log(sequences: Sequence[np.ndarray], days: Sequence[np.ndarray]) -> Ev
     )
     history_EH = np.zeros((len(item_E), HISTORY_LENGTH), np.int64)
     for place in range(HISTORY_LENGTH):
-        is_same = user_E[place + 1 :] == user_E[: len(user_E) - place - 1]
-        history_EH[place + 1 :, place][is_same] = item_E[: len(item_E) - place - 1][is_same]
+        is_same = user_E[place + 1 :] == user_E[: -place - 1]
+        history_EH[place + 1 :, place][is_same] = item_E[: -place - 1][is_same]
     order = np.argsort(day_E, kind="stable")
     return EventLog(user_E[order], item_E[order], day_E[order], history_EH[order])

@@ -163,7 +163,11 @@ def test_the_test_is_cut_into_weeks_from_the_cut():
 
 
 def trained_on(monkeypatch) -> list[tuple[int, int]]:
-    """The number of training events and the epochs of every weekly training, filled as they come."""
+    """The number of training events and the epochs of every weekly training, filled as they come.
+
+    The tiny test part lasts a week, so a block is two days here.
+    """
+    monkeypatch.setattr(weekly, "BLOCK_DAYS", 2)
     seen, train_epochs = [], weekly.train_epochs
 
     def train(training_set, config, seed, num_epochs):

@@ -1,6 +1,7 @@
 """Planted rows and measurements: the report must find their effects, and never call met what was not measured."""
 
 import json
+import shutil
 from pathlib import Path
 from zlib import crc32
 
@@ -108,15 +109,22 @@ def future_facts(num_different: int, num_later: int = 7) -> dict[str, object]:
     return counts | {"num_different": num_different, "num_different_later": num_later}
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Path:
-    fill_by_time(tmp_path / "beauty-global-time")
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fresh")
+    fill_by_time(folder / "beauty-global-time")
     for number, addition in enumerate(("kernel", "takers", "fresh", "fresh_chosen")):
         row = Row("sasrec_grasp", 0, "fresh", "sasrec", "grasp", addition, protocol="shuffled-ties")
-        add(tmp_path / "movielens-shuffled-ties", row, 0.4 + number / 20)
-    describe(tmp_path / "movielens-shuffled-ties", command="python -m benchmarks.fresh --data movielens --out DIR")
-    write_about(tmp_path, {"online": {"added_online_p50_ms": 0.5, "online_moment_search_ms": None}})
-    return tmp_path
+        add(folder / "movielens-shuffled-ties", row, 0.4 + number / 20)
+    describe(folder / "movielens-shuffled-ties", command="python -m benchmarks.fresh --data movielens --out DIR")
+    write_about(folder, {"online": {"added_online_p50_ms": 0.5, "online_moment_search_ms": None}})
+    return folder
+
+
+@pytest.fixture
+def filled(planted: Path, tmp_path: Path) -> Path:
+    """A copy, for measurements of its own."""
+    return shutil.copytree(planted, tmp_path / "fresh")
 
 
 def values(folder: Path) -> dict[str, float | None]:
