@@ -3,7 +3,11 @@
 For several days events are planted in the log, on the day itself and on the days after it: of many users, half of them
 with the very items that are asked for. Takers and votes of that day's events must be what they were. The same events
 asked a few days later must see what was planted; otherwise the check could not fail.
+
+Shape suffixes:  P planted events
 """
+
+# ruff: noqa: N803 - names carry the shape suffixes above
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -12,17 +12,16 @@ import numpy as np
 from benchmarks.core import plots
 from benchmarks.core.machine import describe
 from benchmarks.core.report import Bullets, Folded, Origin, Plot, Report, Section, Table, Writer, first_named
-from benchmarks.core.store import Measurements
 from benchmarks.fresh.entries import BEST_WIDTH, BLOCK_DAYS, SETTINGS, TRAINED_AS_GRASP, WEEKLY
 from benchmarks.fresh.figures import (
     FUTURE_FACTS,
-    MOMENTS_JOB,
     MOMENTS_SHARE,
     ONLINE,
     Name,
     Place,
     figures,
     grasp,
+    moments_job_share,
     place_train_seconds,
     places,
     read_online,
@@ -46,16 +45,17 @@ OVER_TIME: tuple[tuple[str, str, Name], ...] = (
     ("fresh, trained weekly", "llm_esr", WEEKLY_WEIGHTS),
 )
 NOTE = (
-    "Gains are ratios of filtered NDCG@10 in the full ranking, GRASP's unless another system is named, with the history "
-    "kernel on both sides. `time_gain` is *takers* over *kernel*, `moments_gain` is *fresh* over *takers* (`_low`: the "
-    "lower end of its interval), `chosen_gain` is what validation chose over *kernel*. `recipe_over_llm_init_published` "
-    "sets *fresh* against LLMInit as its authors have it, without the kernel, by global time; `_leave_one_out` does so "
-    "in the order of the file. A figure without a goal is only reported; one that was not measured yet has no value and "
-    "meets no goal."
+    "Gains are ratios of filtered NDCG@10 in the full ranking, GRASP's unless another system is named, with the "
+    "history kernel on both sides. `time_gain` is *takers* over *kernel*, `moments_gain` is *fresh* over *takers* "
+    "(`_low`: the lower end of its interval), `chosen_gain` is what validation chose over *kernel*. "
+    "`recipe_over_llm_init_published` sets *fresh* against LLMInit as its authors have it, without the kernel, by "
+    "global time; `_leave_one_out` does so in the order of the file. A figure without a goal is only reported; one "
+    "that was not measured yet has no value and meets no goal."
 )
 TESTS = (
-    "Training rows and this benchmark read the same features. That the day's tables and the answers of the service know "
-    "nothing later either is tested: `tests/spark_jobs/features`, `tests/serving/lookup`."
+    "Training rows and this benchmark read the same features. Tests plant such events for the others: the day's tables "
+    "(`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and the answers of the "
+    "service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
 )
 
 
@@ -230,12 +230,12 @@ def cost_section(folder: Path, measured: Sequence[Place]) -> Section:
         if (ratio := place_train_seconds(place))
     ]
     online = read_online(folder)
-    for name in ONLINE:
-        value = online.get(name)
-        lines.append(f"`{name}` ({'not measured yet' if value is None else f'{value:.3g}'}): `benchmarks.serving`.")
-    jobs = Measurements(folder).of(MOMENTS_JOB)
-    share = f"{jobs[-1][MOMENTS_SHARE]:.3g}" if jobs else "not measured yet"
-    lines.append(f"`{MOMENTS_SHARE}` ({share}): CPU seconds of the daily job over those of all other jobs of a day.")
+    elsewhere = {name: (online.get(name), "benchmarks.serving") for name in ONLINE}
+    elsewhere[MOMENTS_SHARE] = (moments_job_share(folder), "benchmarks.fresh.moments_job")
+    lines += [
+        f"`{name}`, which `{module}` measures: {'not measured yet' if value is None else f'{value:.3g}'}."
+        for name, (value, module) in elsewhere.items()
+    ]
     return Section("Costs", [Bullets(lines)])
 
 

@@ -101,8 +101,8 @@ class WeeklyRetraining:
 
     def _store(self, parts: Sequence[Mapping[str, np.ndarray]], rows: Sequence[np.ndarray]) -> None:
         found = self._benchmark.protocol.result(from_arrays(parts, rows))
-        seconds = {name: sum(float(part[name]) for part in parts) for name in SECONDS}
-        known = asdict(replace(self._at_cut.info, fresh_seconds=None, **seconds))
+        known = asdict(self._at_cut.info) | {"fresh_seconds": None}
+        known |= {name: sum(float(part[name]) for part in parts) for name in SECONDS}
         for of_test in ("num_threads", "commit", "data_checksum", "coverage_at_10", "cross_category_share_at_10"):
             del known[of_test]
         self._benchmark.store(self.row, found, **known)

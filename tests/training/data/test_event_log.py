@@ -69,6 +69,13 @@ def test_the_history_of_an_event_is_what_its_user_took_before_newest_first():
     assert log.history_EH[log.user_E == 1].tolist() == [[0] * 8, [5, *[0] * 7]]
 
 
+@pytest.mark.parametrize("num_events", range(11))
+def test_a_log_may_have_few_events(num_events: int):
+    log = event_log([np.arange(1, num_events + 1)], [np.arange(num_events)])
+
+    assert (log.history_EH > 0).sum(1).tolist() == [min(place, 8) for place in range(num_events)]
+
+
 def test_unknown_items_are_left_out():
     log = event_log([np.array([1, 0, 2])], [np.array([DAY, DAY, DAY + 1])])
 
