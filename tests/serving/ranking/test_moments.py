@@ -70,6 +70,21 @@ def test_votes_are_those_of_the_definition(text_share, num, history):
     assert len(found.items) and found.weights.sum() <= 1 + 1e-4
 
 
+@pytest.mark.parametrize("share_of_axes", [1.0, 0.5])
+def test_axes_propose_where_moments_name_many_items(monkeypatch, share_of_axes):
+    """With all axes the votes are those of the definition; with half of them nearly all of the votes are."""
+    monkeypatch.setattr(release_moments, "MAX_NUMBERS", 10)
+    monkeypatch.setattr(release_moments, "NUM_AXES", int(SIZE * share_of_axes))
+    rule, items, rows = VoteRule(min_voters=1), item_side(), made_up(20_500)
+
+    found = ReleaseMoments(rows, items, rule).votes("u3", [7, 9, 3])
+
+    expected = by_comparing_all(rows, items, 3, [7, 9, 3], rule)
+    weights = dict(zip(expected.items - 1, expected.weights, strict=True))
+    shared = sum(min(weight, weights.get(item, 0)) for item, weight in zip(found.items, found.weights, strict=True))
+    assert shared > (0.9999 if share_of_axes == 1 else 0.9)
+
+
 def rows_of(*moments: tuple[int, int, list[int]]) -> MomentRows:
     """Moments of users u0, u1, ... : the user, the item's row, the rows before it, newest first."""
     history_MH = np.array([[*(row + 1 for row in before), *([0] * (8 - len(before)))] for _, _, before in moments])
