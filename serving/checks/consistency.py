@@ -246,9 +246,9 @@ def _compare_scores(
         offline.place,
         offline.manifest,
         offline.items,
-        training_set.item_ids,
-        training_set.item_semantic,
         ranker.fresh,
+        item_ids=training_set.item_ids,
+        vectors_NS=training_set.item_semantic,
     )
     user_of = {user_id: number for number, user_id in enumerate(users)}
     item_of = {item_id: number for number, item_id in enumerate(training_set.item_ids, 1)}

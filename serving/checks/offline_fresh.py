@@ -7,7 +7,7 @@ Shape suffixes:  W windows of `TAKER_DAYS`  N items, counted from 1 where they a
                  M moments of the release  H items of a history, newest first
 """
 
-# ruff: noqa: N803 - the shape suffixes above
+# ruff: noqa: N802, N803 - the shape suffixes above
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -34,9 +34,10 @@ class OfflineFresh:
         place: Path,
         manifest: Manifest,
         items: ItemSide,
+        fresh: FreshScore,
+        *,
         item_ids: Sequence[str],
         vectors_NS: np.ndarray,
-        fresh: FreshScore,
     ) -> None:
         self._place, self._manifest, self._items, self._fresh = place, manifest, items, fresh
         self._item_ids, self._vectors_NS = item_ids, vectors_NS
@@ -61,7 +62,9 @@ class OfflineFresh:
         table = pq.read_table(self._place / "items", partitioning=None)
         if not self._fresh.reads_takers or not set(names) <= set(table.column_names):
             return np.zeros(len(self._item_ids), np.float32)
-        takers_of = {row["item_id"]: [row[name] for name in names] for row in table.select(["item_id", *names]).to_pylist()}
+        takers_of = {
+            row["item_id"]: [row[name] for name in names] for row in table.select(["item_id", *names]).to_pylist()
+        }
         takers_WN = np.array([takers_of[item_id] for item_id in self._item_ids]).T
         with torch.inference_mode():
             of_takers_N: np.ndarray = self._fresh.of_takers(torch.from_numpy(np.ascontiguousarray(takers_WN))).numpy()

@@ -1,6 +1,6 @@
 """The moments of a release in memory: what its users took lately, and had taken before.
 
-A request's recent items make a new moment, which is compared with all of them. `grasp/moments.py` says what a moment is,
+A request's recent items make a new moment, which is compared with them. `grasp/moments.py` says what a moment is,
 when two are alike and how they vote. No vector is kept per moment, because the text of a moment is a weighted sum of
 vectors of items:
 
@@ -55,7 +55,7 @@ class MomentRows:
 
 
 def load_moments(folder: Path, items: ItemSide) -> MomentRows:
-    """Read the moments of a release folder. Raises `ValueError` naming a folder that does not hold any table of them."""
+    """Read the moments of a release folder. Raises `ValueError` naming a folder that holds no table of them."""
     files = sorted(folder.glob("*.parquet"))
     try:
         parts = [pq.ParquetFile(file).read(columns=list(_COLUMNS)) for file in files]

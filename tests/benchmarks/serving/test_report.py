@@ -36,7 +36,11 @@ FOUND = {
         "length": 100,
         "rounds": 9,
         "requests": 200,
-        **{f"{name}_p{percent}": 0.5 for name in ("backbone", "added", "added_by_fresh", "search") for percent in (50, 99)},
+        **{
+            f"{name}_p{percent}": 0.5
+            for name in ("backbone", "added", "added_by_fresh", "search")
+            for percent in (50, 99)
+        },
     },
     "recommend": LOAD | {"num_items": 12_101, "stage_milliseconds": {"lookup": TIMES}},
     "open_loop": LOAD | {"rate": 250.0, "num_workers": 2},

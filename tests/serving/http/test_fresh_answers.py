@@ -39,7 +39,7 @@ def test_an_answer_says_where_its_votes_came_from_and_why_an_item_is_in_it(clien
     assert (stored["votes_from"], recent["votes_from"]) == ("stored", "recent_items")
     assert (stored["votes_fallback"], recent["votes_fallback"]) == (None, None)
     of_stored, of_recent = ({each["item_id"]: each for each in one["items"]} for one in (stored, recent))
-    assert list(of_recent)[0] == "i6"
+    assert next(iter(of_recent)) == "i6"
     assert of_recent["i6"]["fresh"]["takers_7d"] == 6
     assert of_recent["i6"]["fresh"]["votes"] == pytest.approx(3 * np.log1p(1000), abs=1e-3)
     assert of_recent["i6"]["reason"].endswith(f"{OF_VOTES}; taken often this week, by 6 people")

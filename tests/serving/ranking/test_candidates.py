@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.ranking.candidates import NO_ADDITIONS, Candidates, Index, Additions, indexed_candidates
+from serving.ranking.candidates import NO_ADDITIONS, Additions, Candidates, Index, indexed_candidates
 from serving.ranking.items import top
 
 NUM, WIDTH, K = 6000, 16, 20

@@ -107,9 +107,7 @@ def test_hot_and_voted_items_are_found_with_an_index_and_without(load, user, ind
     plain = load(model="plain", item_ids=item_ids, width=16)
     worst = ids(plain.recommend(user, 300, exclude_seen=False))[::-1]
     takers = {worst[0]: (9, 9, 9, 9, 9), worst[1]: (4, 4, 4, 4, 4)}
-    ranker = load(
-        item_ids=item_ids, width=16, takers=takers, takers_weights=(0, 0, 30.0, 0, 0), vote_weight=10.0
-    )
+    ranker = load(item_ids=item_ids, width=16, takers=takers, takers_weights=(0, 0, 30.0, 0, 0), vote_weight=10.0)
     ranker = ReleaseRanker(ranker.manifest, ranker.items, ranker.model, index_from=index_from)
     voted = replace(user, neighbour_item_ids=[worst[2]], neighbour_item_weights=np.array([1.0], np.float32))
 
@@ -120,7 +118,7 @@ def test_hot_and_voted_items_are_found_with_an_index_and_without(load, user, ind
 
 
 def test_withdrawn_seen_and_masked_items_are_never_shown_however_hot_or_voted(load, user):
-    hot = {item_id: (9,) * 5 for item_id in ("i1", "i3", "i4")}
+    hot = dict.fromkeys(("i1", "i3", "i4"), (9,) * 5)
     ranker = load(takers=hot, withdrawn=("i1", "i8"), takers_weights=(9.0,) * 5, vote_weight=9.0)
     mask_N = np.array(ranker.items.ids) != "i4"
 

@@ -40,9 +40,7 @@ def made_up(num: int, num_users: int = 40, seed: int = 1) -> MomentRows:
     history_MH = random.integers(1, NUM_ITEMS + 1, (num, 8))
     history_MH[np.arange(8) >= random.integers(3, 9, num)[:, None]] = 0
     users = {f"u{number}": number for number in range(num_users)}
-    return MomentRows(
-        random.integers(0, num_users, num), random.integers(1, NUM_ITEMS + 1, num), history_MH, users
-    )
+    return MomentRows(random.integers(0, num_users, num), random.integers(1, NUM_ITEMS + 1, num), history_MH, users)
 
 
 def by_comparing_all(rows: MomentRows, items: ItemSide, user: int, history: Sequence[int], rule: VoteRule) -> Votes:
@@ -169,7 +167,9 @@ def test_the_moments_of_a_folder_are_read_oldest_first(tmp_path: Path, moment_ro
 
 def test_of_too_many_moments_the_latest_are_kept(tmp_path: Path, moment_rows, monkeypatch):
     monkeypatch.setattr(release_moments, "MAX_MOMENTS", 2)
-    folder = moment_rows({"1998-03-01": [("u1", "i1", ["i0"]), ("u1", "i2", ["i0"])], "1998-03-02": [("u1", "i3", ["i0"])]})
+    folder = moment_rows(
+        {"1998-03-01": [("u1", "i1", ["i0"]), ("u1", "i2", ["i0"])], "1998-03-02": [("u1", "i3", ["i0"])]}
+    )
 
     assert load_moments(folder, item_side()).item_M.tolist() == [3, 4]
 

@@ -122,7 +122,13 @@ def test_replacing_a_day_in_the_lake_does_not_change_the_release(settings, write
     assert len(load(settings, manifest)) == 4
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: replace_content(file)])
+def replace_content(file: Path) -> None:
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content + b" ")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, replace_content])
 def test_a_missing_or_damaged_file_of_moments_is_refused(settings, write_moments, put, damage):
     write_moments(0)
     manifest = put(settings)
@@ -132,12 +138,6 @@ def test_a_missing_or_damaged_file_of_moments_is_refused(settings, write_moments
 
     with pytest.raises(ValueError, match=name):
         verify(settings)
-
-
-def replace_content(file: Path) -> None:
-    content = file.read_bytes()
-    file.unlink()
-    file.write_bytes(content + b" ")
 
 
 def test_a_file_that_two_releases_share_and_that_was_changed_is_named_with_its_day(settings, write_moments, put):
@@ -156,7 +156,9 @@ def test_a_file_that_two_releases_share_and_that_was_changed_is_named_with_its_d
 def test_a_day_whose_moments_are_no_table_is_not_published(settings, write_moments, put):
     write_moments(0)
     place = partitions.partition_path(settings.lake, tables.MOMENTS, None, DAY)
-    pq.write_table(pq.read_table(place / "part-0.parquet", partitioning=None).drop_columns(["item_id"]), place / "part-0.parquet")
+    pq.write_table(
+        pq.read_table(place / "part-0.parquet", partitioning=None).drop_columns(["item_id"]), place / "part-0.parquet"
+    )
 
     with pytest.raises(ValueError, match="moments lacks the columns item_id"):
         put(settings)
