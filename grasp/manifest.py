@@ -7,8 +7,8 @@
     <releases>/<release id>/items/     the item side: parquet of `item_features`, complete, never changed
     <releases>/<release id>/withdrawn/ items that are never recommended; missing in old releases
     <releases>/<release id>/catalogue/ the attributes: parquet of `items`; missing in old releases
-    <releases>/<release id>/moments/   what users took lately and had taken before: parquet of `moments`, its day in each
-                                       file's name; only for a model that reads votes
+    <releases>/<release id>/moments/   what users took lately, and before it: parquet of `moments`, the day in each
+                                       name; only for a model that reads votes
     <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; missing for `popular`
 """
 
@@ -16,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from grasp.days import parse_day
 from grasp.versions import digest
@@ -39,7 +40,7 @@ class Manifest:
     published_at: str = ""  # by `Settings.clock`; not part of the identity
     # How moments voted for the users of the release, and vote for its requests (`grasp.moments.VoteRule`). None if its
     # model reads no votes; then it is not part of the identity, so that earlier releases keep theirs.
-    vote_rule: dict[str, float] | None = None
+    vote_rule: dict[str, Any] | None = None
 
     @cached_property  # every answer of the service reads it
     def release_id(self) -> str:

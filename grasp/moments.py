@@ -174,25 +174,25 @@ def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarr
     return of_text_QM
 
 
-def nearest(similarity_M: np.ndarray) -> np.ndarray:
-    """The places of the nearest moments, at most `NUM_NEAREST`, ascending; of equally near ones the later."""
-    likely = _likely(similarity_M)
+def nearest(similarity_M: np.ndarray, num: int = NUM_NEAREST) -> np.ndarray:
+    """The places of the `num` nearest moments at most, ascending; of equally near ones the later."""
+    likely = _likely(similarity_M, num)
     rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
-    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:NUM_NEAREST]])
+    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:num]])
     return chosen
 
 
-def _likely(similarity_M: np.ndarray) -> np.ndarray:
+def _likely(similarity_M: np.ndarray, num: int) -> np.ndarray:
     """Places among which the nearest are, few of many: sorting all would take longer than comparing them."""
     every = len(similarity_M) // NUM_SAMPLED
     if every < 2:
         return np.arange(len(similarity_M))
     sample = similarity_M[::every]
-    rank = min(len(sample), 2 * NUM_NEAREST // every + 10)  # of the sample; about twice as many moments as are needed
+    rank = min(len(sample), 2 * num // every + 10)  # of the sample; about twice as many moments as are needed
     least = np.partition(sample, len(sample) - rank)[len(sample) - rank]
     margin = 2 * 10.0**-SIMILARITY_DIGITS  # so that what rounds to the same number is found together
     found = np.flatnonzero(similarity_M >= least - margin)
-    if np.count_nonzero(similarity_M[found] >= least) < NUM_NEAREST:
+    if np.count_nonzero(similarity_M[found] >= least) < num:
         return np.arange(len(similarity_M))
     return found
 

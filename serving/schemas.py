@@ -204,11 +204,11 @@ class Answer(BaseModel):
     fallback: Fallback | None = Field(description="Why this is not the usual answer (docs/serving.md); null if it is.")
     store_problem: StoreProblem | None = Field(description="Set if the online store failed, whatever the fallback.")
     votes_from: VotesFrom | None = Field(
-        description="Whether users similar to the user's features (stored) or to the recent items voted for items; null "
-        "if no votes count."
+        description="Whether users similar by the features (stored) or by the recent items voted for items; null if "
+        "no votes count."
     )
     votes_fallback: VotesFallback | None = Field(
-        description="Why the stored votes stand in for those of the recent items; moments_error: the search failed, and "
+        description="Why stored votes stand in for those of the recent items; moments_error: the search failed, and "
         "the log says why."
     )
 

@@ -1,12 +1,10 @@
-"""What takers, votes and moments cost in serving's process. Everything is made up, because times depend on shapes alone.
+"""What takers, votes and moments cost in serving's process. All is made up, because times depend on shapes alone.
 
 One thread. Sides take turns request by request, so that a busy machine slows all of them; a figure is the median over
 rounds of what a round's requests say.
 
 Shape suffixes:  T sequence length  N items  W windows of `TAKER_DAYS`  M moments  H items of a history
 """
-
-# ruff: noqa: N803 - the shape suffixes above
 
 import time
 from collections.abc import Callable
@@ -47,7 +45,9 @@ def fresh_costs(rounds: int = ROUNDS, requests: int = REQUESTS, num_moments: int
     return added | search | sizes | {"rounds": rounds, "requests": requests}
 
 
-def _medians(turn: Callable[[], tuple[float, ...]], rounds: int, requests: int, names: tuple[str, ...]) -> dict[str, Any]:
+def _medians(
+    turn: Callable[[], tuple[float, ...]], rounds: int, requests: int, names: tuple[str, ...]
+) -> dict[str, Any]:
     """p50 and p99 of each part of a turn, medians over rounds."""
     _ = [turn() for _ in range(NUM_WARM_UP)]
     times = np.array([[turn() for _ in range(requests)] for _ in range(rounds)])
@@ -59,7 +59,7 @@ def _medians(turn: Callable[[], tuple[float, ...]], rounds: int, requests: int, 
 
 
 def _turns(items: ItemSide, random: np.random.Generator) -> Callable[[], tuple[float, float, float]]:
-    """A function that times one history: the backbone, what GRASP with all its additions takes beyond, fresh ones alone."""
+    """A function that times one history: the backbone, what GRASP takes beyond it, and fresh features alone."""
     backbone, grasp = (InferenceRanker(_untrained(name, items)) for name in ("sasrec", DEFAULT))
     fresh = _untrained(DEFAULT, items).fresh
     fresh.load_state_dict({name: torch.ones_like(each) for name, each in fresh.state_dict().items()})

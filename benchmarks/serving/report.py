@@ -124,9 +124,9 @@ def added(found: Found) -> list[Part]:
 def fresh(found: Found) -> list[Part]:
     text = (
         "In one process on one thread, all made up; milliseconds. A history of {length} items, of {num_items:,}, width "
-        "{width}; 200 stored votes. GRASP adds what its attention, its kernel and fresh features take beyond the backbone. A "
-        "search compares a new moment with {num_moments:,} moments of eight items. Medians of {rounds} rounds of {requests} "
-        "requests."
+        "{width}; 200 stored votes. GRASP adds what its attention, its kernel and fresh features take beyond it. A "
+        "search compares a new moment with {num_moments:,} moments of eight items. Medians of {rounds} rounds of "
+        "{requests} requests."
     )
     names = {
         "backbone": "backbone",

@@ -242,7 +242,14 @@ def _compare_scores(
     training_set = _training_set(offline.items, users, rows)
     ranker = offline.loaded.ranker
     score = ranker_scorer(ranker, offline.loaded.vocabulary, training_set)
-    fresh = OfflineFresh(offline.place, offline.manifest, offline.items, training_set, ranker.fresh)
+    fresh = OfflineFresh(
+        offline.place,
+        offline.manifest,
+        offline.items,
+        ranker.fresh,
+        item_ids=training_set.item_ids,
+        vectors_NS=training_set.item_semantic,
+    )
     user_of = {user_id: number for number, user_id in enumerate(users)}
     item_of = {item_id: number for number, item_id in enumerate(training_set.item_ids, 1)}
     for each in requests:

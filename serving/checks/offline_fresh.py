@@ -3,11 +3,11 @@
 Nothing of serving's own computation is used: the counts are read from the item table, all items have an addition, and a
 new moment is compared with the text vectors of all moments.
 
-Shape suffixes:  W windows of `TAKER_DAYS`  N items of the training set, counted from 1 where they are numbers
+Shape suffixes:  W windows of `TAKER_DAYS`  N items, counted from 1 where they are numbers  S semantic size
                  M moments of the release  H items of a history, newest first
 """
 
-# ruff: noqa: N803 - the shape suffixes above
+# ruff: noqa: N802, N803 - the shape suffixes above
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -23,19 +23,25 @@ from grasp.moments import HISTORY_LENGTH, NUM_NEAREST, Moments, VoteRule, centre
 from grasp.tables import TAKER_DAYS
 from serving.ranking.items import ItemSide
 from serving.ranking.moments import SIMILARITY_DIGITS, MomentRows, load_moments
-from training.data.training_set import TrainingSet
 from training.model.fresh_score import FreshScore
 
 
 class OfflineFresh:
-    """The additions of one release, for items in the order of a training set."""
+    """The additions of one release, for items in a given order with their vectors."""
 
     def __init__(
-        self, place: Path, manifest: Manifest, items: ItemSide, training_set: TrainingSet, fresh: FreshScore
+        self,
+        place: Path,
+        manifest: Manifest,
+        items: ItemSide,
+        fresh: FreshScore,
+        *,
+        item_ids: Sequence[str],
+        vectors_NS: np.ndarray,
     ) -> None:
         self._place, self._manifest, self._items, self._fresh = place, manifest, items, fresh
-        self._item_ids, self._vectors_NS = training_set.item_ids, training_set.item_semantic
-        self._number_of = {item_id: number for number, item_id in enumerate(training_set.item_ids, 1)}
+        self._item_ids, self._vectors_NS = item_ids, vectors_NS
+        self._number_of = {item_id: number for number, item_id in enumerate(item_ids, 1)}
 
     def added(
         self, user_id: str, row: Mapping[str, Any], history: Sequence[int] | np.ndarray, votes_from: str | None
@@ -56,7 +62,9 @@ class OfflineFresh:
         table = pq.read_table(self._place / "items", partitioning=None)
         if not self._fresh.reads_takers or not set(names) <= set(table.column_names):
             return np.zeros(len(self._item_ids), np.float32)
-        takers_of = {row["item_id"]: [row[name] for name in names] for row in table.select(["item_id", *names]).to_pylist()}
+        takers_of = {
+            row["item_id"]: [row[name] for name in names] for row in table.select(["item_id", *names]).to_pylist()
+        }
         takers_WN = np.array([takers_of[item_id] for item_id in self._item_ids]).T
         with torch.inference_mode():
             of_takers_N: np.ndarray = self._fresh.of_takers(torch.from_numpy(np.ascontiguousarray(takers_WN))).numpy()

@@ -4,7 +4,7 @@ Shape suffixes:  N items of the release   S semantic size   R rows that may be a
                  W windows of `TAKER_DAYS`
 """
 
-# ruff: noqa: N803, N815 - the shape suffixes above
+# ruff: noqa: N802, N803, N815 - the shape suffixes above
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence

@@ -1,7 +1,7 @@
 """Reasons from what was taken lately. They name nobody, and none rests on fewer than `MIN_PEOPLE` people.
 
-    votes    without what the votes of similar users add to its score, the item would stand lower in the answer
-    takers   the item is among the most taken of the last 7 days, and this adds to its score
+votes    without what the votes of similar users add to its score, the item would stand lower in the answer
+takers   the item is among the most taken of the last 7 days, and this adds to its score
 """
 
 from collections.abc import Sequence

@@ -166,6 +166,7 @@ class ReleaseRanker:
         recent_item_ids: Sequence[str] = (),
         exclude_seen: bool = True,
         mask_N: np.ndarray | None = None,
+        *,
         votes: UserVotes | None = None,
     ) -> list[Recommendation]:
         """The k best items for a user, each title once.

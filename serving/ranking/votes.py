@@ -3,7 +3,7 @@
 Shape suffix:  V voted items
 """
 
-# ruff: noqa: N803, N815 - the shape suffix above
+# ruff: noqa: N815 - the shape suffix above
 
 from dataclasses import dataclass
 from typing import Literal

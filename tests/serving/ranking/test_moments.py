@@ -40,9 +40,7 @@ def made_up(num: int, num_users: int = 40, seed: int = 1) -> MomentRows:
     history_MH = random.integers(1, NUM_ITEMS + 1, (num, 8))
     history_MH[np.arange(8) >= random.integers(3, 9, num)[:, None]] = 0
     users = {f"u{number}": number for number in range(num_users)}
-    return MomentRows(
-        random.integers(0, num_users, num), random.integers(1, NUM_ITEMS + 1, num), history_MH, users
-    )
+    return MomentRows(random.integers(0, num_users, num), random.integers(1, NUM_ITEMS + 1, num), history_MH, users)
 
 
 def by_comparing_all(rows: MomentRows, items: ItemSide, user: int, history: Sequence[int], rule: VoteRule) -> Votes:
@@ -68,6 +66,21 @@ def test_votes_are_those_of_the_definition(text_share, num, history):
         weights = dict(zip(expected.items - 1, expected.weights, strict=True))
         assert dict(zip(found.items, found.weights, strict=True)) == pytest.approx(weights, abs=2e-6)
     assert len(found.items) and found.weights.sum() <= 1 + 1e-4
+
+
+@pytest.mark.parametrize("share_of_axes", [1.0, 0.5])
+def test_axes_propose_where_moments_name_many_items(monkeypatch, share_of_axes):
+    """With all axes the votes are those of the definition; with half of them nearly all of the votes are."""
+    monkeypatch.setattr(release_moments, "MAX_NUMBERS", 10)
+    monkeypatch.setattr(release_moments, "NUM_AXES", int(SIZE * share_of_axes))
+    rule, items, rows = VoteRule(min_voters=1), item_side(), made_up(20_500)
+
+    found = ReleaseMoments(rows, items, rule).votes("u3", [7, 9, 3])
+
+    expected = by_comparing_all(rows, items, 3, [7, 9, 3], rule)
+    weights = dict(zip(expected.items - 1, expected.weights, strict=True))
+    shared = sum(min(weight, weights.get(item, 0)) for item, weight in zip(found.items, found.weights, strict=True))
+    assert shared > (0.9999 if share_of_axes == 1 else 0.9)
 
 
 def rows_of(*moments: tuple[int, int, list[int]]) -> MomentRows:
@@ -144,7 +157,9 @@ def test_the_moments_of_a_folder_are_read_oldest_first(tmp_path: Path, moment_ro
 
 def test_of_too_many_moments_the_latest_are_kept(tmp_path: Path, moment_rows, monkeypatch):
     monkeypatch.setattr(release_moments, "MAX_MOMENTS", 2)
-    folder = moment_rows({"1998-03-01": [("u1", "i1", ["i0"]), ("u1", "i2", ["i0"])], "1998-03-02": [("u1", "i3", ["i0"])]})
+    folder = moment_rows(
+        {"1998-03-01": [("u1", "i1", ["i0"]), ("u1", "i2", ["i0"])], "1998-03-02": [("u1", "i3", ["i0"])]}
+    )
 
     assert load_moments(folder, item_side()).item_M.tolist() == [3, 4]
 
