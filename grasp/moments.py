@@ -15,7 +15,7 @@ Shape suffixes:  Q asking moments  M voting moments  H items of a history  S sem
                  N items, row 0 of vectors is no item  V nearest moments  P proposed moments  K places of ids
 """
 
-# ruff: noqa: N803, N815 - the shape suffixes above
+# ruff: noqa: N802, N803, N815 - the shape suffixes above
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
