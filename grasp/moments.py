@@ -15,11 +15,12 @@ Shape suffixes:  Q asking moments  M voting moments  H items of a history  S sem
                  N items, row 0 of vectors is no item  V nearest moments  P proposed moments  K places of ids
 """
 
-# ruff: noqa: N803, N815 - the shape suffixes above
+# ruff: noqa: N802, N803, N815 - the shape suffixes above
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -63,6 +64,11 @@ class Contexts:
     def is_known_Q(self) -> np.ndarray:
         """Whether a moment has a known item."""
         return np.diff(self.bag_QN.indptr) > 0
+
+    @cached_property
+    def bag_NQ(self) -> sparse.csr_matrix:
+        """The bags by item: a search reads those of its own items alone. Made at the first search."""
+        return self.bag_QN.T.tocsr()
 
     def rows(self, chosen: np.ndarray | slice) -> "Contexts":
         return Contexts(self.text_QS[chosen], self.bag_QN[chosen])
@@ -169,7 +175,7 @@ def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarr
     of_text_QM = asking.text_QS @ known.text_QS.T
     of_text_QM *= text_share
     if text_share < 1:
-        of_ids_QM = (asking.bag_QN @ known.bag_QN.T).tocoo()
+        of_ids_QM = (asking.bag_QN @ known.bag_NQ).tocoo()
         of_text_QM[of_ids_QM.row, of_ids_QM.col] += (1 - text_share) * of_ids_QM.data
     return of_text_QM
 

@@ -172,10 +172,7 @@ def main(lake: Lake, day: str) -> None:
     files, is_exact = files_of_window(lake, day), num_moments <= lake.settings.moment_exact_up_to
     with cached(asking_moments(past, read_active(lake, day))) as asking:
         num_asking = asking.count()
-        if is_exact:
-            votes = vote_exactly(lake, asking, num_asking, files)
-        else:
-            votes = vote_by_milvus(lake, asking, files, day)
+        votes = vote_exactly(lake, asking, num_asking, files) if is_exact else vote_by_milvus(lake, asking, files, day)
         changed = lake.write(tables.USER_NEIGHBOUR_ITEMS, votes, day)
     if is_exact and is_server(lake.settings):
         with open_vector_store(lake.settings) as store:

@@ -30,7 +30,7 @@ from benchmarks.core import command
 from benchmarks.core.machine import machine
 from benchmarks.core.spark import local_spark
 from benchmarks.core.store import Conditions, Measurements, PlannedMeasurement
-from benchmarks.core.summary import FigureOf, Goal
+from benchmarks.core.summary import FigureOf, Found, Goal
 from benchmarks.fresh.made_up_shop import Size, write_day, write_items
 from grasp import tables
 from grasp.days import plus_days
@@ -62,7 +62,7 @@ def make_encoder() -> MadeUpEncoder:
     return MadeUpEncoder()
 
 
-def share_of_moments(found: dict[str, Any]) -> float:
+def share_of_moments(found: Found) -> float:
     seconds = found["cpu_seconds"]
     return float(seconds["find_moments"] / sum(seconds.values()))
 

@@ -147,23 +147,26 @@ class VectorStore:
             found += [[(_text(hit["entity"]), float(hit["distance"])) for hit in hits] for hits in answer]
         return found
 
-    def propose(self, name: str, vectors: np.ndarray, num: int, place_of: Callable[[Text], int | None]) -> np.ndarray:
-        """Places of the nearest rows of each vector, nearest first, int64 [num_vectors, num]; -1 where none are left.
 
-        `place_of` is the place of a row that is the reader's own, and None for any other row, which is passed over.
-        """
-        found = np.full((len(vectors), num), -1, dtype=np.int64)
-        pending, limit = np.arange(len(vectors)), num
-        while pending.size:
-            too_few = []
-            answer = self.search(name, vectors[pending], limit)
-            for row, hits in zip(pending.tolist(), answer, strict=True):
-                places = [place for text, _ in hits if (place := place_of(text)) is not None][:num]
-                found[row, : len(places)] = places
-                if len(places) < num and len(hits) == limit < MAX_ROWS:
-                    too_few.append(row)
-            pending, limit = np.array(too_few, dtype=np.int64), min(limit * 4, MAX_ROWS)
-        return found
+def propose(
+    store: VectorStore, name: str, vectors: np.ndarray, num: int, place_of: Callable[[Text], int | None]
+) -> np.ndarray:
+    """Places of the nearest rows of each vector, nearest first, int64 [num_vectors, num]; -1 where none are left.
+
+    `place_of` is the place of a row that is the reader's own, and None for any other row, which is passed over.
+    """
+    found = np.full((len(vectors), num), -1, dtype=np.int64)
+    pending, limit = np.arange(len(vectors)), num
+    while pending.size:
+        too_few = []
+        answer = store.search(name, vectors[pending], limit)
+        for row, hits in zip(pending.tolist(), answer, strict=True):
+            places = [place for text, _ in hits if (place := place_of(text)) is not None][:num]
+            found[row, : len(places)] = places
+            if len(places) < num and len(hits) == limit < MAX_ROWS:
+                too_few.append(row)
+        pending, limit = np.array(too_few, dtype=np.int64), min(limit * 4, MAX_ROWS)
+    return found
 
 
 @contextmanager

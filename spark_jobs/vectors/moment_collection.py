@@ -28,7 +28,7 @@ from grasp.progress import say
 from grasp.versions import collection, description_hash
 from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import read_embeddings
-from spark_jobs.vectors.milvus import WRITE_BATCH, Text, VectorStore
+from spark_jobs.vectors.milvus import WRITE_BATCH, Text, VectorStore, propose
 from spark_jobs.vectors.milvus_collection import Rows, rows_of_releases, update_collection
 from spark_jobs.vectors.moment_table import MomentFiles, VotingMoments, files_of_window, load_moments
 
@@ -77,7 +77,7 @@ class MomentCollection:
     def _dense(self, of: Contexts) -> tuple[np.ndarray, np.ndarray]:
         """The vector of each moment, and whether it has one: a moment without a known item has zeros."""
         vectors = dense_vectors(of, self._hashed_NK, self._rule.text_share)
-        return vectors, vectors.any(axis=1)
+        return vectors, np.asarray(vectors.any(axis=1))
 
     def _rows_to_keep(self, day: str) -> set[Text] | None:
         """Moments that others than this day's job need; None if a release cannot be read."""
@@ -101,7 +101,7 @@ class MomentCollection:
         """Places of moments that are near each asking one, int64 [num_asking, NUM_PROPOSED]; -1 for none."""
         vectors, is_known = self._dense(asking)
         proposed_QP = np.full((len(asking), NUM_PROPOSED), -1, np.int64)
-        proposed_QP[is_known] = self._store.propose(self.name, vectors[is_known], NUM_PROPOSED, self._place.get)
+        proposed_QP[is_known] = propose(self._store, self.name, vectors[is_known], NUM_PROPOSED, self._place.get)
         return proposed_QP
 
     def require_recall(self, asking: pa.Table) -> None:
@@ -119,9 +119,7 @@ class MomentCollection:
         say(f"Milvus {self.name}: recall {recall:.3f} of the nearest moments, measured on {len(contexts)} users")
 
 
-def count_found(
-    voting: VotingMoments, asking: Contexts, proposed_QP: np.ndarray, text_share: float
-) -> tuple[int, int]:
+def count_found(voting: VotingMoments, asking: Contexts, proposed_QP: np.ndarray, text_share: float) -> tuple[int, int]:
     """How many of the nearest moments were proposed, and how many there are.
 
     Similarities are compared, not places, so an equally near moment counts as found. A moment without a known item does

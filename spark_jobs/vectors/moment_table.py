@@ -6,7 +6,7 @@ have. Moments are ordered by time, user and row number, so that every process co
 Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size  N items  P proposed moments
 """
 
-# ruff: noqa: N803 - the shape suffixes above
+# ruff: noqa: N803, N815 - the shape suffixes above
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -124,9 +124,7 @@ def load_moments(files: MomentFiles) -> VotingMoments:
     return VotingMoments(moments, centred_NS, item_ids, users.dictionary)
 
 
-def vote_in_blocks(
-    batches: Iterator[pa.RecordBatch], files: MomentFiles, rule: VoteRule
-) -> Iterator[pa.RecordBatch]:
+def vote_in_blocks(batches: Iterator[pa.RecordBatch], files: MomentFiles, rule: VoteRule) -> Iterator[pa.RecordBatch]:
     """Runs in a Spark worker: the votes for rows of `ASKING_COLUMNS` and `block`.
 
     Blocks are counted one by one and in order, because the last digits of a similarity depend on what is computed

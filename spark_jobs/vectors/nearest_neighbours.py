@@ -20,7 +20,7 @@ import numpy as np
 
 from grasp.tables import Table
 from spark_jobs.vectors.embedding_table import read_embeddings
-from spark_jobs.vectors.milvus import MAX_ROWS, Text, VectorStore
+from spark_jobs.vectors.milvus import MAX_ROWS, Text, VectorStore, propose
 
 SIMILARITY_DIGITS = 6
 SEARCH_ERROR = 2e-6  # bound for the error of a backend's float32 similarity, rounding included
@@ -97,12 +97,12 @@ class MilvusBackend:
         self._store, self._collection, self._vector_set, self._hash_of = store, collection, vector_set, hash_of
 
     def search(self, ids: Sequence[str], vectors: np.ndarray, k: int) -> tuple[list[list[str]], list[list[float]]]:
-        def propose(queries: np.ndarray, num: int) -> np.ndarray:
-            return self._store.propose(self._collection, queries, num, self._position_of)
+        def from_store(queries: np.ndarray, num: int) -> np.ndarray:
+            return propose(self._store, self._collection, queries, num, self._position_of)
 
         # If more entities tie than Milvus can return at once, Milvus decides which are cut off.
         most = min(len(self._vector_set.ids), MAX_ROWS)
-        return _search_until_certain(self._vector_set, propose, ids, vectors, k=k, most=most)
+        return _search_until_certain(self._vector_set, from_store, ids, vectors, k=k, most=most)
 
     def _position_of(self, text: Text) -> int | None:
         """The position of a text of the vector set; None for any other text."""
