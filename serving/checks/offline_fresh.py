@@ -19,10 +19,20 @@ import pyarrow.parquet as pq
 import torch
 
 from grasp.manifest import Manifest
-from grasp.moments import HISTORY_LENGTH, NUM_NEAREST, Moments, VoteRule, centred, contexts, similarity
+from grasp.moments import (
+    HISTORY_LENGTH,
+    NUM_NEAREST,
+    SIMILARITY_DIGITS,
+    MomentRows,
+    Moments,
+    VoteRule,
+    centred,
+    contexts,
+    load_moments,
+    similarity,
+)
 from grasp.tables import TAKER_DAYS
 from serving.ranking.items import ItemSide
-from serving.ranking.moments import SIMILARITY_DIGITS, MomentRows, load_moments
 from training.model.fresh_score import FreshScore
 
 
