@@ -23,16 +23,15 @@ from grasp.moments import (
     HISTORY_LENGTH,
     NUM_NEAREST,
     SIMILARITY_DIGITS,
-    MomentRows,
     Moments,
     VoteRule,
     centred,
     contexts,
-    load_moments,
     similarity,
 )
 from grasp.tables import TAKER_DAYS
 from serving.ranking.items import ItemSide
+from serving.ranking.moments import MomentRows, load_moments
 from training.model.fresh_score import FreshScore
 
 
