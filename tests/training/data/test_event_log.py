@@ -24,7 +24,7 @@ def takers(log: EventLog, day: int) -> dict[int, list[int]]:
 
 
 def test_takers_are_distinct_users_of_the_last_days_the_day_itself_included():
-    log = log_of((0, 1, DAY - 2), (0, 1, DAY), (1, 1, DAY - 6), (2, 1, DAY - 29), (2, 2, DAY - 30))
+    log = log_of((0, 1, DAY - 2), (0, 1, DAY), (1, 1, DAY - 6), (2, 2, DAY - 30), (2, 1, DAY - 29))
 
     assert takers(log, DAY) == {1: [1, 1, 2, 2, 3]}
     assert takers(log, DAY - 1) == {1: [0, 1, 2, 2, 3], 2: [0, 0, 0, 0, 1]}
