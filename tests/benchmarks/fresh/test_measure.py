@@ -179,7 +179,13 @@ def trained_on(monkeypatch) -> list[tuple[int, int]]:
 
 
 def test_every_week_is_answered_by_weights_that_know_all_before_it(shop, monkeypatch):
-    seen = trained_on(monkeypatch)
+    seen, answering, ranker_scorer = trained_on(monkeypatch), [], weekly.ranker_scorer
+
+    def scorer(ranker, *given, **named):
+        answering.append((ranker.fresh.takers_weight_W.tolist(), ranker.kernel.weights_K.tolist()))
+        return ranker_scorer(ranker, *given, **named)
+
+    monkeypatch.setattr(weekly, "ranker_scorer", scorer)
     out = run(shop, "global-time,weekly")
 
     results = Results(out / "beauty-global-time")
@@ -191,6 +197,8 @@ def test_every_week_is_answered_by_weights_that_know_all_before_it(shop, monkeyp
     assert num_events == sorted(set(num_events))  # each week knows more than the one before
     assert {num_epochs for _, num_epochs in seen} == {at_cut.info.best_epoch}
     assert row.info.chosen == at_cut.info.chosen
+    kernel = rows["sasrec_grasp__+kernel__global-time__seed=0"].info.chosen["added"]
+    assert answering == [(at_cut.info.chosen["added"]["takers"], list(kernel.values()))] * len(seen)
     # In the first week both know the same and have the same weights.
     data = datasets.load(shop, cache=shop.parent / "cache", protocol="global-time", validation_users=30)
     blocks = blocks_of(evaluation_events(data.training_set, "test"), data.cut.day)
