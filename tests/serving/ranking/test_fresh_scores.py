@@ -136,7 +136,7 @@ def test_a_hot_title_with_several_ids_is_shown_once(load, user):
 
 
 def test_recent_items_make_a_moment_whose_votes_replace_the_stored_ones(load, user):
-    ranker = load(moments=[*voting("i6", "i1"), *voting("i7", "i8", "xyz")], vote_weight=1.0)
+    ranker = load(moments=[*voting("i6", "i1", "abcd"), *voting("i7", "i1", "xyz")], vote_weight=1.0)
 
     recent, stored = ranker.votes(user, ["i1"]), ranker.votes(user, ["an unknown item"])
 
