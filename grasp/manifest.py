@@ -7,6 +7,8 @@
     <releases>/<release id>/items/     the item side: parquet of `item_features`, complete, never changed
     <releases>/<release id>/withdrawn/ items that are never recommended; missing in old releases
     <releases>/<release id>/catalogue/ the attributes: parquet of `items`; missing in old releases
+    <releases>/<release id>/moments/   what users took lately, and before it: parquet of `moments`, the day in each
+                                       name; only for a model that reads votes
     <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; missing for `popular`
 """
 
@@ -14,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from grasp.days import parse_day
 from grasp.versions import digest
@@ -35,12 +38,17 @@ class Manifest:
     model: str | None  # name of the trained model, for example "sasrec-grasp-1998-04-22-1a2b3c4d"
     checksums: dict[str, str] = field(default_factory=dict)  # file below the release folder -> sha256
     published_at: str = ""  # by `Settings.clock`; not part of the identity
+    # How moments voted for the users of the release, and vote for its requests (`grasp.moments.VoteRule`). None if its
+    # model reads no votes; then it is not part of the identity, so that earlier releases keep theirs.
+    vote_rule: dict[str, Any] | None = None
 
     @cached_property  # every answer of the service reads it
     def release_id(self) -> str:
         """Day and content hash. The same content is the same release, whenever it is published."""
         content = asdict(self)
         content.pop("published_at")
+        if self.vote_rule is None:
+            content.pop("vote_rule")
         return f"{self.day}-{digest(content)[:10]}"
 
 

@@ -31,6 +31,8 @@ from grasp.tables import MAX_NEIGHBOUR_ITEMS
 HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight of each relative to the next newer one
 NUM_NEAREST = 500  # moments that vote, at most
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
+SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
+NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
 NUM_ID_PLACES = 128  # of a dense vector, into which the ids of a bag are hashed
 
@@ -112,7 +114,7 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Moments that may vote."""
+    """Moments that may vote, oldest first."""
 
     contexts: Contexts
     user_M: np.ndarray  # a number for each user
@@ -178,11 +180,27 @@ def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarr
     return of_text_QM
 
 
-def nearest(similarity_M: np.ndarray) -> np.ndarray:
-    """The places of the nearest moments, at most `NUM_NEAREST`, ascending."""
-    if len(similarity_M) <= NUM_NEAREST:
+def nearest(similarity_M: np.ndarray, num: int = NUM_NEAREST) -> np.ndarray:
+    """The places of the `num` nearest moments at most, ascending; of equally near ones the later."""
+    likely = _likely(similarity_M, num)
+    rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
+    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:num]])
+    return chosen
+
+
+def _likely(similarity_M: np.ndarray, num: int) -> np.ndarray:
+    """Places among which the nearest are, few of many: sorting all would take longer than comparing them."""
+    every = len(similarity_M) // NUM_SAMPLED
+    if every < 2:
         return np.arange(len(similarity_M))
-    return np.sort(np.argpartition(-similarity_M, NUM_NEAREST - 1)[:NUM_NEAREST])
+    sample = similarity_M[::every]
+    rank = min(len(sample), 2 * num // every + 10)  # of the sample; about twice as many moments as are needed
+    least = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+    margin = 2 * 10.0**-SIMILARITY_DIGITS  # so that what rounds to the same number is found together
+    found = np.flatnonzero(similarity_M >= least - margin)
+    if np.count_nonzero(similarity_M[found] >= least) < num:
+        return np.arange(len(similarity_M))
+    return found
 
 
 def hashed_ids(item_ids: Sequence[str]) -> sparse.csr_matrix:

@@ -315,6 +315,10 @@ class Settings(BaseSettings):
         ge=100,
         description="Items from which a catalogue is searched by an index instead of scored as a whole.",
     )
+    online_moments: bool = Field(
+        True,
+        description="Whether recent items of a request are compared with the moments of the release for new votes.",
+    )
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(
         500, gt=0, description="A search that Milvus does not answer in this time is done in memory."

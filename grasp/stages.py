@@ -121,8 +121,11 @@ STAGES = {
                 tables.USER_EMBEDDING,
                 tables.ITEM_NEIGHBOUR_FEATURES,
                 tables.USER_NEIGHBOUR_FEATURES,
+                tables.USER_NEIGHBOUR_ITEMS,  # not there where moments are off
             ),
             writes=(tables.ITEM_FEATURES, tables.USER_FEATURES),
+            # Earlier item features are not listed: a day first seen changes only with the interactions.
+            settings=("moments",),
             uses=("feature",),
         ),
         Stage(

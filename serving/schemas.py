@@ -8,7 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from grasp.tables import MAX_ID_BYTES
 from serving.lookup.user_lookup import StoreProblem
+from serving.ranking.reasons import OF_VOTES, FreshReason
 from serving.ranking.release_ranker import Evidence, Recommendation
+from serving.ranking.votes import VotesFallback, VotesFrom
 from serving.releases.buckets import Bucket
 from serving.telemetry.requests_log import LogProblem
 
@@ -62,9 +64,12 @@ ANSWER: dict[str, Any] = {
     "is_stale": False,
     "fallback": None,
     "store_problem": None,
+    "votes_from": "stored",
+    "votes_fallback": None,
 }
 EVIDENCE = Evidence("181", "Return of the Jedi", 0.42, 0.83, is_neighbour=True, shared_categories=["Action"])
-REASON = "similar to Return of the Jedi in your history (Action)"
+FRESH = FreshReason(takers_7d=12, votes=0.31)
+REASON = f"similar to Return of the Jedi in your history (Action); {OF_VOTES}; taken often this week, by 12 people"
 SIMILAR_USER = {
     "user_id": "186",
     "similarity": 0.91,
@@ -72,7 +77,7 @@ SIMILAR_USER = {
     "num_interactions": 92,
     "num_shared_items": 11,
 }
-ITEM = asdict(Recommendation("172", "Empire Strikes Back", 7.31, REASON, [EVIDENCE]))
+ITEM = asdict(Recommendation("172", "Empire Strikes Back", 7.31, REASON, [EVIDENCE], FRESH))
 
 
 def _example(**content: Any) -> ConfigDict:
@@ -171,6 +176,7 @@ class Impression(BaseModel):
     feature_age_hours: FiniteFloat
     fallback: Fallback | None
     store_problem: StoreProblem | None
+    votes_from: VotesFrom | None = None
     items: list[ShownItem] = Field(max_length=MAX_ITEMS, description="The items that are seen, in their order.")
     recent_item_ids: list[Key] = Field([], max_length=MAX_RECENT, description="Those of the request.")
 
@@ -197,6 +203,14 @@ class Answer(BaseModel):
     is_stale: bool = Field(description="The features are older than GRASP_MAX_FEATURE_AGE_HOURS allows.")
     fallback: Fallback | None = Field(description="Why this is not the usual answer (docs/serving.md); null if it is.")
     store_problem: StoreProblem | None = Field(description="Set if the online store failed, whatever the fallback.")
+    votes_from: VotesFrom | None = Field(
+        description="Whether users similar by the features (stored) or by the recent items voted for items; null if "
+        "no votes count."
+    )
+    votes_fallback: VotesFallback | None = Field(
+        description="Why stored votes stand in for those of the recent items; moments_error: the search failed, and "
+        "the log says why."
+    )
 
 
 class RecommendationResponse(Answer):
@@ -218,7 +232,8 @@ class BatchResponse(BaseModel):
 class ItemScore(BaseModel):
     item_id: str
     score: float | None = Field(
-        description="From the model or, in a fallback, the number of users; null: not in release."
+        description="From the model or, in a fallback, the takers of the last 7 days with a fraction that orders equal "
+        "numbers; null: not in release."
     )
 
 
@@ -350,6 +365,9 @@ class UserFeaturesResponse(BaseModel):
         source="llm",
         is_tail=False,
         num_interactions=39,
+        gap_days=2,
+        neighbour_item_ids=["172", "313"],
+        neighbour_item_weights=[0.08, 0.05],
         event_timestamp="1998-04-22T23:59:59Z",
         computed_at="1998-04-23T02:10:00Z",
     )
@@ -370,6 +388,11 @@ class UserFeaturesResponse(BaseModel):
     source: str = Field(description="Source of the description: llm or facts.")
     is_tail: bool
     num_interactions: int
+    gap_days: int | None = Field(
+        description="Days from the last interaction to the features' day; null if the features do not hold it."
+    )
+    neighbour_item_ids: list[str] = Field(description="What similar users took lately, most votes first.")
+    neighbour_item_weights: list[float] = Field(description="The share of all votes that each of them has.")
     event_timestamp: datetime = Field(description="End of the features' day.")
     computed_at: datetime = Field(description="When the row's content last changed.")
 

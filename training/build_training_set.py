@@ -3,9 +3,11 @@
     python -m training.build_training_set --day 1998-04-22 --cutoff 1998-02-28
 
 Reads:   interactions up to `day`; user and item features as of the end of `cutoff`, through Feast
-Writes:  <home>/training/<day>/training_set/{users,items,events}.parquet
+Writes:  <home>/training/<day>/training_set/{users,items,events,log}.parquet
 
-Training and validation targets lie before the cutoff, test events after it. One known leak remains: a user's
+Training and validation targets lie before the cutoff, test events after it. The log holds every interaction: what was
+taken lately is read from it as of the day before each test event, as the daily refresh would know it; training and
+validation read it from the training events alone. One known leak remains: a user's
 description was written from interactions that include the training targets and the validation target, which chooses
 the epoch. `GRASP_USER_HISTORY_HOLDOUT=1` leaves the last interaction, the validation target, out of the description. A
 recipe with `user_text="mean_of_prefix_items"` reads no user descriptions. Test events never leak.
@@ -123,8 +125,9 @@ def _read_partition(settings: Settings, table: tables.Table, day: str) -> pa.Tab
 
 
 def build_tables(settings: Settings, day: str, cutoff: str) -> dict[str, pd.DataFrame]:
-    """The tables `users`, `items` and `events` of the training set."""
-    events = assign_splits(read_interactions(settings, day), end_of(cutoff))
+    """The tables `users`, `items`, `events` and `log` of the training set."""
+    interactions = read_interactions(settings, day)
+    events = assign_splits(interactions, end_of(cutoff))
     user_ids = sorted(events.loc[events["split"] != "test", "user_id"].unique())
     if not user_ids:
         raise ValueError(f"no interactions up to {cutoff}: choose a later cutoff")
@@ -135,7 +138,8 @@ def build_tables(settings: Settings, day: str, cutoff: str) -> dict[str, pd.Data
         raise ValueError(
             f"{len(unknown)} items of interactions up to {cutoff} are not in the catalogue, such as {min(unknown)!r}"
         )
-    return {"users": users, "items": items, "events": events}
+    log = interactions.sort_values(["user_id", "event_time", "row_number"], ignore_index=True)
+    return {"users": users, "items": items, "events": events, "log": log}
 
 
 def fingerprint(settings: Settings, day: str, cutoff: str) -> str:

@@ -31,9 +31,11 @@ from training.data.training_set import (
     require_training_set,
     training_set_folder,
 )
+from training.evaluation.fresh_features import DEFAULT_WINDOW, MomentWindow
 from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig
 
 if TYPE_CHECKING:
+    from training.fitting.fresh_calibration import FreshChoice
     from training.fitting.training_loop import FittedRanker, ProgressCallback
     from training.model.artefact import RankerMetadata
 
@@ -41,12 +43,14 @@ CANDIDATE_FILE = "candidate.json"
 SAY_EVERY = 5  # epochs
 
 
-def inputs_fingerprint(source: Path, recipe: TrainConfig, seed: int, cutoff: str) -> str:
+def inputs_fingerprint(
+    source: Path, recipe: TrainConfig, seed: int, cutoff: str, window: MomentWindow = DEFAULT_WINDOW
+) -> str:
     """SHA-256 of everything the weights depend on."""
     here = Path(__file__).parent
     code = {str(file.relative_to(here)): file_sha256(file) for file in sorted(here.rglob("*.py"))}
     data = {name: file_sha256(source / f"{name}.parquet") for name in SCHEMAS}
-    return digest([code, data, asdict(recipe), seed, cutoff])
+    return digest([code, data, asdict(recipe), seed, cutoff, asdict(window)])
 
 
 def save_model(fitted: "FittedRanker", training_set: TrainingSet, target: Path, metadata: "RankerMetadata") -> Path:
@@ -65,6 +69,16 @@ def save_model(fitted: "FittedRanker", training_set: TrainingSet, target: Path, 
         save_ranker(staging, fitted.ranker, training_set.item_ids, replace(metadata, name=name))
         shutil.rmtree(target / name, ignore_errors=True)
         return staging.rename(target / name)
+
+
+def fresh_line(choice: "FreshChoice") -> str:
+    """What fresh features added on validation, on users that their weights were not fitted to."""
+    gains = [
+        f"{name} {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
+        for name, gain in choice.gains.items()
+        if name != "none"
+    ]
+    return f"fresh features: {choice.chosen} chosen; validation NDCG@10 {', '.join(gains)}"
 
 
 def progress_lines(config: TrainConfig) -> "ProgressCallback":
@@ -106,7 +120,8 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             show(epoch, metrics)
             mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in metrics.items()}, epoch)
 
-        fitted = fit(training_set, config, seed, progress)
+        fitted = fit(training_set, config, seed, progress, MomentWindow.of(settings))
+        say(fresh_line(fitted.fresh))
         metadata = RankerMetadata(
             name="",
             feature_service=feature_service(feature_version),
@@ -116,6 +131,7 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             cutoff=cutoff,
             seed=seed,
             metrics=fitted.metrics,
+            fresh={"chosen": fitted.fresh.chosen, "gains": {n: asdict(g) for n, g in fitted.fresh.gains.items()}},
         )
         folder = save_model(fitted, training_set, settings.home / "training" / day, metadata)
         mlflow.set_tags({"model": folder.name, "best_epoch": fitted.best_epoch})
@@ -134,7 +150,8 @@ def main(arguments_given: Any = None) -> None:
         check_days(given.day, given.cutoff)
         require_training_set(training_set_folder(settings, given.day), given.cutoff)
         config, folder = RECIPES[given.recipe](), settings.home / "training" / given.day
-        inputs = inputs_fingerprint(training_set_folder(settings, given.day), config, given.seed, given.cutoff)
+        source, window = training_set_folder(settings, given.day), MomentWindow.of(settings)
+        inputs = inputs_fingerprint(source, config, given.seed, given.cutoff, window)
         ledger_file = folder / "trained.json"
         ledger = json.loads(ledger_file.read_text()) if ledger_file.exists() else {}
         name = ledger.get(inputs)

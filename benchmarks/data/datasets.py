@@ -28,6 +28,7 @@ from grasp.settings import Settings
 from grasp.versions import digest, file_sha256, model_revision
 from spark_jobs.models.encoder import Encoder, load_encoder
 from training.data.cooccurrence import user_item_matrix
+from training.data.event_log import EventLog, event_log
 from training.data.training_set import TrainingSet
 
 
@@ -64,7 +65,7 @@ class Cut:
 
     day: int  # the first one of the test, in days since 1970-01-01
     choosing: TrainingSet  # known at the earlier cut, with the validation targets
-    fitting: TrainingSet  # known at the cut of the test; its users and items are the first ones of all
+    fitting: TrainingSet  # known at the cut of the test, or later; its users and items are the first ones of all
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,15 @@ def load(
     tail: Tail | None = None,
     protocol: Protocol = "published",
     order_seed: int = 0,
+    fitting_day: int | None = None,
     settings: Settings | None = None,
     open_encoder: Callable[[Path, int], Encoder] = load_encoder,
 ) -> BenchmarkData:
     """Read a folder of the data contract, or one with LLM-ESR's `inter.txt`, and build its training set.
 
     `validation_users` is how many users are drawn for validation, None takes all. `seed` is that of a corruption,
-    `order_seed` that of shuffled ties. By default `tail` is LLM-ESR's for a file without texts, and Beauty's for all
+    `order_seed` that of shuffled ties. By global time `fitting_day` may be a day after the cut: `Cut.fitting` is then
+    all that is known before it. By default `tail` is LLM-ESR's for a file without texts, and Beauty's for all
     others. The encoder of the settings (by default those of the environment) encodes each text once; `cache` keeps the
     vectors and their neighbours. Raises `SourceError` for a protocol that needs times and data without them.
     """
@@ -112,13 +115,14 @@ def load(
     build = _Builder(inputs, seed, tail, cache, settings, open_encoder)
     cut, drawn_by = None, list[object]([validation_users, SPLIT_SEED])
     if protocol == "global-time":
-        parts = by_time(source, validation_users)
+        parts = by_time(source, validation_users, fitting_day)
         known, source, drawn_by = parts.fitting, parts.asked.source, [*drawn_by, protocol]
         texts = build.texts(known)
-        cut = Cut(
-            parts.test_day, build.by_time(parts.choosing, build.texts(parts.choosing)), build.by_time(known, texts)
-        )
+        choosing = build.by_time(parts.choosing, build.texts(parts.choosing))
+        choosing = replace(choosing, logs={"validation": log_of(parts.every_event, len(choosing.item_ids))})
+        cut = Cut(parts.test_day, choosing, build.by_time(known, texts))
         training_set = build.with_newer(cut.fitting, parts.asked)
+        training_set = replace(training_set, logs={"test": log_of(parts.every_event, len(training_set.item_ids))})
     else:
         if protocol == "shuffled-ties":
             source, drawn_by = with_shuffled_ties(source, order_seed), [*drawn_by, protocol, order_seed]
@@ -222,6 +226,14 @@ class _Builder:
 
     def _neighbour_means(self, ids: list[str], vectors: np.ndarray) -> np.ndarray:
         return neighbour_means(ids, vectors, self.inputs.k, self.cache / "neighbours")
+
+
+def log_of(source: Source, num_items: int) -> EventLog:
+    """What a daily refresh comes to know of the first `num_items` items, whoever takes them."""
+    known = [items <= num_items for items in source.sequences]
+    return event_log(
+        *([each[kept] for each, kept in zip(rows, known, strict=True)] for rows in (source.sequences, source.days))
+    )
 
 
 def descriptions(source: Source, train: Sequence[np.ndarray], hidden: Collection[str]) -> list[list[str]]:

@@ -29,6 +29,7 @@ from benchmarks.data import datasets
 from benchmarks.data.datasets import BenchmarkData
 from benchmarks.data.readers import source_folder
 from benchmarks.serving import milvus_server, rates, release
+from benchmarks.serving.fresh_costs import fresh_costs
 from benchmarks.serving.load import bodies_of, require_wrk
 from benchmarks.serving.report import KINDS, REPORT
 from benchmarks.serving.running_service import (
@@ -44,6 +45,7 @@ from grasp.settings import Settings
 from spark_jobs.models.encoder import Encoder, load_encoder
 
 NUM_ASKED_USERS = 4000  # more than the rows that a worker keeps for a store that fails
+WITHOUT_WRK = {"fresh"}  # kinds of measurements that ask no running service
 
 
 class ServiceBenchmark:
@@ -117,6 +119,7 @@ def planned(
     """In this order: the soak needs the highest rate."""
     soak_rate = partial(rate_of_soak, measurements, given.soak_rate)
     listed: list[tuple[str, str, Callable[[], dict[str, Any]]]] = [
+        ("what takers, votes and moments cost", "fresh", fresh_costs),
         (f"recommend, {given.closed_seconds:g} s", "recommend", benchmark.recommend),
         (f"{given.rate:g} a second for {given.open_seconds:g} s", "open_loop", benchmark.open_loop),
         (f"highest rate, {given.rate_seconds:g} s each", "highest_rate", benchmark.highest_rate),
@@ -145,7 +148,7 @@ def measure(
     given: argparse.Namespace, settings: Settings, open_encoder: Callable[[Path, int], Encoder] = load_encoder
 ) -> None:
     """Make the wanted measurements that are missing, and write the report."""
-    if given.only:
+    if set(given.only) - WITHOUT_WRK:
         require_wrk()
     given.data = source_folder(given.data, settings)
     data = datasets.load(given.data, cache=given.cache, settings=settings, open_encoder=open_encoder)

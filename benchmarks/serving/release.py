@@ -27,7 +27,7 @@ from grasp.manifest import Manifest
 from grasp.partitions import Content
 from grasp.progress import say
 from grasp.settings import Settings
-from grasp.tables import MAX_SEQUENCE_LENGTH, Table
+from grasp.tables import MAX_NEIGHBOUR_ITEMS, MAX_SEQUENCE_LENGTH, TAKER_DAYS, Table
 from grasp.versions import Versions, digest, feature_service, file_sha256
 from serving.releases.publication import choose_model, publish
 from training.fitting.recipes import DEFAULT, RECIPES
@@ -49,6 +49,7 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "map<string,string>": pa.map_(pa.string(), pa.string()),
 }
 SECONDS_BETWEEN = 600  # a user's interactions: benchmark data has an order but no times, so times are made up
+DAYS_OF_TAKERS = 365  # made up as well: an item's users took it evenly over a year
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def train(settings: Settings, content: ReleaseContent, num_epochs: int = NUM_EPO
     torch.set_num_threads(settings.num_threads)
     fitted = fit(content.data.training_set, config, 0, progress_lines(config))
     service = feature_service(versions.feature)
-    metadata = RankerMetadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics)
+    metadata = RankerMetadata("", service, versions.feature, config.name, DAY, DAY, 0, fitted.metrics, {})
     return save_model(fitted, content.data.training_set, target, metadata)
 
 
@@ -149,6 +150,8 @@ def _items(settings: Settings, content: ReleaseContent, number: int) -> dict[str
         "item_id": data.item_ids,
         "title": [f"{mark_of(number)}|{each['title']}" for each in content.item_facts],
         "popularity": data.popularity.tolist(),
+        **{f"takers_{days}d": (data.popularity * days // DAYS_OF_TAKERS).tolist() for days in TAKER_DAYS},
+        "first_seen_day": [DAY] * len(data.item_ids),
         "is_tail": data.item_is_tail.astype(int).tolist(),
         **_shared(settings, "item", content.item_texts),
         **_vectors(data.item_ids, data.item_semantic, data.item_neighbour, content.neighbours),
@@ -168,10 +171,19 @@ def _users(settings: Settings, content: ReleaseContent) -> dict[str, Any]:
             sorted({data.item_ids[item - 1] for item in items[:-MAX_SEQUENCE_LENGTH]}) for items in data.sequences
         ],
         "num_interactions": [len(items) for items in data.sequences],
+        "gap_days": [0] * len(data.user_ids),
+        **_neighbour_items(data.item_ids, len(data.user_ids)),
         "is_tail": data.user_is_tail.astype(int).tolist(),
         **_shared(settings, "user", content.user_texts),
         **_vectors(data.user_ids, data.user_semantic, data.user_neighbour, content.neighbours),
     }
+
+
+def _neighbour_items(item_ids: Sequence[str], num_users: int) -> dict[str, Any]:
+    """As many as a row may hold, equal weights: the time of a lookup depends on their number."""
+    num = min(MAX_NEIGHBOUR_ITEMS, len(item_ids))
+    of_user = [[item_ids[(user + place) % len(item_ids)] for place in range(num)] for user in range(num_users)]
+    return {"neighbour_item_ids": of_user, "neighbour_item_weights": [[1 / num] * num] * num_users}
 
 
 def _shared(settings: Settings, entity: str, texts: Sequence[str]) -> dict[str, Any]:

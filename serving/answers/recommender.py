@@ -21,6 +21,7 @@ from serving.lookup.user_lookup import LookupResult, StoreProblem, UserLookup
 from serving.ranking.catalogue import UnknownCategoryError
 from serving.ranking.items import ItemSide
 from serving.ranking.release_ranker import ReleaseRanker
+from serving.ranking.votes import NO_VOTES, UserVotes
 from serving.releases.buckets import Bucket
 from serving.rollout.follower import LoadedRelease, LoadedReleases, ReleaseFollower
 from serving.schemas import (
@@ -35,6 +36,8 @@ from serving.schemas import (
     ScoresResponse,
 )
 from serving.telemetry.metrics import Metrics
+
+SCORED = (None, "last_good", "stale_features", "recent_items_only")  # fallbacks with which the model scores the items
 
 log = logging.getLogger("grasp.serving")
 
@@ -59,11 +62,12 @@ class AnswerInputs:
     is_stale: bool
     fallback: Fallback | None
     store_problem: StoreProblem | None
+    votes: UserVotes
 
     @property
     def is_scored(self) -> bool:
         """Whether the model scores the items; otherwise popularity does."""
-        return self.fallback in (None, "last_good", "stale_features", "recent_items_only")
+        return self.fallback in SCORED
 
 
 class Recommender:
@@ -96,13 +100,15 @@ class Recommender:
 
     async def scores(self, request: ScoresRequest, request_id: str) -> ScoresResponse:
         choice = self._choose(self.loaded(), request.user_id, request.release)
-        inputs = self._inputs(choice, await self._look_up(choice, request.user_id), request.recent_item_ids)
+        result = await self._look_up(choice, request.user_id)
+        inputs = self._inputs(choice, result, request.user_id, request.recent_item_ids)
         if inputs.is_scored and inputs.user:
-            scores = choice.release.ranker.scores_of(inputs.user, request.item_ids, request.recent_item_ids)
+            ranker = choice.release.ranker
+            scores = ranker.scores_of(inputs.user, request.item_ids, request.recent_item_ids, inputs.votes)
         else:
             items = choice.release.items
             rows = [items.row_of.get(item_id) for item_id in request.item_ids]
-            scores = [None if row is None else float(items.popularity_N[row]) for row in rows]
+            scores = [None if row is None else float(items.hotness_N[row]) for row in rows]
         pairs = zip(request.item_ids, scores, strict=True)
         return ScoresResponse(
             **_answer_fields(inputs, request.user_id, request_id),
@@ -140,14 +146,17 @@ class Recommender:
     def _answer(
         self, choice: ReleaseChoice, result: LookupResult, request: RecommendationRequest, request_id: str
     ) -> RecommendationResponse:
-        inputs = self._inputs(choice, result, request.recent_item_ids)
+        inputs = self._inputs(choice, result, request.user_id, request.recent_item_ids)
         ranker, recent = choice.release.ranker, request.recent_item_ids
         mask_N = self._allowed(choice.release, request)
         if inputs.is_scored:
-            items = ranker.recommend(inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N)
+            items = ranker.recommend(
+                inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N, votes=inputs.votes
+            )
         else:
             hidden = ranker.taken(inputs.user, recent) if request.exclude_seen else []
-            items = ranker.popular(request.k, hidden, mask_N=mask_N)
+            first_R = _of_their_categories(choice.release, recent)
+            items = ranker.popular(request.k, hidden, mask_N=mask_N, first_R=first_R)
         return RecommendationResponse(
             **_answer_fields(inputs, request.user_id, request_id),
             items=items,
@@ -161,7 +170,9 @@ class Recommender:
         with self._metrics.stage("post"):
             return _allowed(release, filters)
 
-    def _inputs(self, choice: ReleaseChoice, result: LookupResult, recent_item_ids: Sequence[str]) -> AnswerInputs:
+    def _inputs(
+        self, choice: ReleaseChoice, result: LookupResult, user_id: str, recent_item_ids: Sequence[str]
+    ) -> AnswerInputs:
         ranker, manifest = choice.release.ranker, choice.release.manifest
         user, problem = result.row, result.problem
         if user and not ranker.fits(user):
@@ -174,9 +185,12 @@ class Recommender:
         history = ranker.history(user, recent_item_ids)
         fallback = self._fallback(ranker, user, problem, history)
         if fallback == "recent_items_only":
-            user = _row_from_recent_items(ranker.items, history, known_at)
+            user = _row_from_recent_items(ranker.items, history, known_at, user_id)
+        votes = ranker.votes(user, recent_item_ids) if fallback in SCORED else NO_VOTES
+        if votes.fallback:
+            self._metrics.count_votes_fallback(votes.fallback)
         self._metrics.count_answer(manifest.release_id, choice.bucket, fallback, age_hours)
-        return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem)
+        return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem, votes)
 
     def _fallback(
         self, ranker: ReleaseRanker, user: UserRow | None, problem: StoreProblem | None, history: list[int]
@@ -209,6 +223,8 @@ def _answer_fields(inputs: AnswerInputs, user_id: str, request_id: str) -> dict[
         "is_stale": inputs.is_stale,
         "fallback": inputs.fallback,
         "store_problem": inputs.store_problem,
+        "votes_from": inputs.votes.source,
+        "votes_fallback": inputs.votes.fallback,
     }
 
 
@@ -232,11 +248,18 @@ def _allowed(release: LoadedRelease, filters: Filters) -> np.ndarray:
     return mask_N
 
 
-def _row_from_recent_items(items: ItemSide, history: list[int], known_at: datetime) -> UserRow:
+def _of_their_categories(release: LoadedRelease, item_ids: Sequence[str]) -> np.ndarray:
+    """The rows of all categories that the items have."""
+    rows = release.ranker.rows_of(item_ids)
+    names = {category for row in rows for category in release.catalogue.categories(row)}
+    return np.concatenate([np.zeros(0, np.int64), *(release.catalogue.rows_in(name) for name in names)])
+
+
+def _row_from_recent_items(items: ItemSide, history: list[int], known_at: datetime, user_id: str) -> UserRow:
     """A row for a user without features: the mean vectors of the recent items replace those of a description."""
     own_S, near_S = items.semantic_NS[history].mean(0), items.neighbour_NS[history].mean(0)
     return UserRow(
-        user_id="",
+        user_id=user_id,
         sequence=[],
         sequence_times=[],
         earlier_item_ids=[],
@@ -248,6 +271,9 @@ def _row_from_recent_items(items: ItemSide, history: list[int], known_at: dateti
         source="recent_items",
         is_tail=True,
         num_interactions=0,
+        gap_days=None,
+        neighbour_item_ids=[],
+        neighbour_item_weights=np.zeros(0, np.float32),
         event_timestamp=known_at,
         computed_at=known_at,
     )

@@ -8,8 +8,9 @@ Writes:  nothing; prints the differences. Exits with 1 if there are more than th
 
 * Features: the online row of a user against the row in the lake, for the day that was served. A user whose online row
   has moved on to another day is counted, not compared.
-* Scores: the served scores against those of `training.evaluation.ranking`, which evaluated the model, for the offline
-  features.
+* Scores: the served scores against those of `training.evaluation.ranking`, which evaluated the model, and what takers
+  and votes add (`offline_fresh.py`), for the offline features. Votes for recent items are searched again among the
+  moments of the release.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from grasp.preflight import require_feature_store
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import MAX_SEQUENCE_LENGTH
+from serving.checks.offline_fresh import OfflineFresh
 from serving.lookup.online_store import FeastUserStore, StoreError, UserRow, UserStore
 from serving.ranking.items import ItemSide, load_items
 from serving.ranking.release_ranker import check_files
@@ -54,10 +56,12 @@ LOG_COLUMNS = (
     "fallback",
     "served_at",
 )
+LATER_LOG_COLUMNS = ("votes_from",)  # missing in logs of earlier programs
 SCORED = (None, "last_good", "stale_features")  # with these fallbacks the model scored the user's complete row
 DEFAULT_SAMPLE = 1000
 NOTHING_COMPARED = 3  # exit status; argparse uses 2
 MAX_SCORE_DIFFERENCE = 1e-4
+MAX_SEARCHED_DIFFERENCE = 1e-2  # with searched votes: their weights have six digits, and one may be rounded otherwise
 MAX_FEATURE_DIFFERENCE = 1e-6  # both sides hold float32
 COMPARED_FEATURES = tuple(
     each.name
@@ -88,6 +92,12 @@ class ServedRequest:
     scores: list[float]
     fallback: str | None
     served_at: datetime
+    votes_from: str | None = None
+
+    @property
+    def max_difference(self) -> float:
+        """Of two scores that count as equal."""
+        return MAX_SEARCHED_DIFFERENCE if self.votes_from == "recent_items" else MAX_SCORE_DIFFERENCE
 
 
 @dataclass
@@ -98,7 +108,7 @@ class Skew:
     num_fallbacks: int = 0  # requests answered without the user's features, so not comparable
     num_gone: int = 0  # requests whose release or offline features no longer exist
     num_scored: int = 0  # requests scored again
-    num_score_differences: int = 0  # requests with a score off by more than MAX_SCORE_DIFFERENCE
+    num_score_differences: int = 0  # requests with a score off by more than `max_difference`
     max_score_difference: float = 0.0
     num_order_differences: int = 0  # requests whose items have another order offline
     num_users: int = 0  # users whose online row is of the day that was served
@@ -158,7 +168,7 @@ def read_requests(place: Path, day: str) -> list[ServedRequest]:
         missing = set(LOG_COLUMNS) - set(pq.read_schema(file).names)
         if missing:
             raise ValueError(f"{file} is not a log of served requests: it lacks {', '.join(sorted(missing))}")
-        rows = pq.ParquetFile(file).read(columns=list(LOG_COLUMNS)).to_pylist()
+        rows = pq.ParquetFile(file).read(columns=[*LOG_COLUMNS, *LATER_LOG_COLUMNS]).to_pylist()
         requests += [ServedRequest(**{**row, "recent_item_ids": row["recent_item_ids"] or []}) for row in rows]
     return requests
 
@@ -200,6 +210,8 @@ def compare(
 class _OfflineRelease:
     """A release as training reads it: its items, and its ranker with no items attached yet."""
 
+    manifest: Manifest
+    place: Path
     items: ItemSide
     loaded: LoadedRanker
 
@@ -208,7 +220,8 @@ def _load(settings: Settings, manifest: Manifest) -> _OfflineRelease:
     place = release_folder(settings.releases, manifest)
     check_files(place, manifest)
     loaded = load_ranker(place / "model")
-    return _OfflineRelease(load_items(place / "items", manifest.feature_version, loaded.vocabulary), loaded)
+    items = load_items(place / "items", manifest.feature_version, loaded.vocabulary)
+    return _OfflineRelease(manifest, place, items, loaded)
 
 
 def _offline_rows(settings: Settings, manifest: Manifest, day: str, user_ids: set[str]) -> dict[str, dict[str, Any]]:
@@ -227,7 +240,16 @@ def _compare_scores(
     """Score the requests as training does, and compare the score and place of every served item."""
     users = sorted({each.user_id for each in requests})
     training_set = _training_set(offline.items, users, rows)
-    score = ranker_scorer(offline.loaded.ranker, offline.loaded.vocabulary, training_set)
+    ranker = offline.loaded.ranker
+    score = ranker_scorer(ranker, offline.loaded.vocabulary, training_set)
+    fresh = OfflineFresh(
+        offline.place,
+        offline.manifest,
+        offline.items,
+        ranker.fresh,
+        item_ids=training_set.item_ids,
+        vectors_NS=training_set.item_semantic,
+    )
     user_of = {user_id: number for number, user_id in enumerate(users)}
     item_of = {item_id: number for number, item_id in enumerate(training_set.item_ids, 1)}
     for each in requests:
@@ -239,7 +261,7 @@ def _compare_scores(
             skew.num_scored += 1
             continue
         event = Event(user_of[each.user_id], np.array(history), 0, day_number(each.feature_day) + 1)
-        scores_N = score([event])[0]
+        scores_N = score([event])[0] + fresh.added(each.user_id, rows[each.user_id], history, each.votes_from)
         replayed = scores_N[[item_of[item_id] - 1 for item_id in each.item_ids]]
         _count_differences(skew, each, replayed)
 
@@ -250,12 +272,12 @@ def _count_differences(skew: Skew, request: ServedRequest, replayed: np.ndarray)
     rises = float(np.diff(replayed).max(initial=0.0))
     skew.num_scored += 1
     skew.max_score_difference = max(skew.max_score_difference, difference)
-    if not difference <= MAX_SCORE_DIFFERENCE:
+    if not difference <= request.max_difference:
         skew.num_score_differences += 1
         _add_example(
             skew, f"request {request.request_id} of user {request.user_id}: a score is off by {difference:.2g}"
         )
-    if not rises <= MAX_SCORE_DIFFERENCE:
+    if not rises <= request.max_difference:
         skew.num_order_differences += 1
         _add_example(skew, f"request {request.request_id} of user {request.user_id}: the offline order differs")
 

@@ -196,21 +196,22 @@ class Service:
 
     def _load(self, manifest: Manifest) -> LoadedRelease:
         """Load the files first: a refused release, which is tried again and again, then opens no store."""
-        place = release_folder(self._settings.releases, manifest)
-        ranker = load_release_ranker(place, manifest, self._settings.index_from_items)
+        settings = self._settings
+        place = release_folder(settings.releases, manifest)
+        ranker = load_release_ranker(place, manifest, settings.index_from_items, settings.online_moments)
         ranker.stage = self.metrics.stage
-        catalogue = load_catalogue(place, ranker.items, self._settings.hidden_attributes)
+        catalogue = load_catalogue(place, ranker.items, settings.hidden_attributes)
         ranker.categories_of = catalogue.categories
-        users = self._open_user_store(self._settings, manifest)
+        users = self._open_user_store(settings, manifest)
         version = manifest.feature_version
-        self._lookup.know(version, some_users(self._settings.lake, version, manifest.day))
+        self._lookup.know(version, some_users(settings.lake, version, manifest.day))
         try:
             users.get(PROBE_USER)  # the first lookup is the slowest, so it is not left to a request
         except StoreError as error:
             log.warning("%s", error)
         hours = self.recommender.age_hours(end_of(manifest.day))
-        if hours > self._settings.stale_after_hours:
-            log.warning("%s", self._settings.stale_message(manifest.day, hours))
+        if hours > settings.stale_after_hours:
+            log.warning("%s", settings.stale_message(manifest.day, hours))
         return LoadedRelease(ranker, catalogue, users)
 
     def _release_infos(self, loaded: LoadedReleases) -> list[ReleaseInfo]:

@@ -35,6 +35,9 @@ class UserRow:
     source: str
     is_tail: bool
     num_interactions: int
+    gap_days: int | None  # from the last interaction to the row's day; None up to feature definition 3
+    neighbour_item_ids: list[str]  # most votes first; empty up to feature definition 3
+    neighbour_item_weights: np.ndarray  # float32, the share of all votes that each of them has
     event_timestamp: datetime  # end of the row's day, UTC
     computed_at: datetime
 
@@ -67,7 +70,13 @@ _REQUIRED = (
     "computed_at",
 )
 # Missing in earlier feature definitions, whose releases can still be served.
-_OPTIONAL = ("sequence_times", "earlier_item_ids")
+_OPTIONAL = ("sequence_times", "earlier_item_ids", "gap_days", "neighbour_item_ids", "neighbour_item_weights")
+# Lists of equal length.
+_PAIRS = (
+    ("sequence", "sequence_times"),
+    ("neighbour_ids", "neighbour_similarities"),
+    ("neighbour_item_ids", "neighbour_item_weights"),
+)
 COLUMNS = (*_REQUIRED, *_OPTIONAL)
 
 # Seconds. By default redis-py waits without limit and tries three times, seconds apart.
@@ -192,8 +201,8 @@ def _row(
         return None
     if absent or moment is None:
         return StoreError(f"an online row lacks {', '.join(absent)}: materialise its day with --rollback")
-    for name, other in (("sequence", "sequence_times"), ("neighbour_ids", "neighbour_similarities")):
-        if other in row and len(row[name]) != len(row[other]):
+    for name, other in _PAIRS:
+        if name in row and other in row and len(row[name]) != len(row[other]):
             return StoreError(
                 f"{name} and {other} of an online row differ in length: materialise its day with --rollback"
             )
@@ -201,9 +210,9 @@ def _row(
         return StoreError("an online row holds numbers that are not finite: materialise its day with --rollback")
     row["is_tail"] = bool(row["is_tail"])
     row["computed_at"] = _utc(row["computed_at"])
-    return UserRow(
-        user_id=user_id, event_timestamp=_utc(moment), **{"sequence_times": [], "earlier_item_ids": [], **row}
-    )
+    earlier: dict[str, Any] = {name: [] for name in _OPTIONAL}
+    earlier |= {"gap_days": None, "neighbour_item_weights": np.zeros(0, np.float32)}
+    return UserRow(user_id=user_id, event_timestamp=_utc(moment), **{**earlier, **row})
 
 
 def _python_value(value: Any) -> Any:

@@ -1,12 +1,12 @@
 """Find the best items for a state: score every item, or search a large catalogue with an index.
 
-score(x) = state . candidate_x + what the history kernel adds to x
+score(x) = state . candidate_x + what the history kernel and votes add to x + what its recent takers add to x
 
-The kernel adds to a few hundred items only. These are always scored, so the index only has to find the items near the
-state.
+The kernel and votes add to a few hundred items only. These are always scored, and so are the items to which takers add
+most, so the index only has to find the items near the state.
 
-Shape suffixes:  N items   D width of a state   L kernel additions (an item may have several)   R rows to score
-                 Q sampled states
+Shape suffixes:  N items   D width of a state   L additions of kernel and votes (an item may have several)
+                 R rows to score   Q sampled states
 """
 
 # ruff: noqa: N803, N815 - the shape suffixes above
@@ -23,6 +23,7 @@ from torch import Tensor
 from serving.ranking.items import top
 
 NUM_INDEX_ROWS = 4000  # the index rounds, so it returns many rows, which are then scored exactly
+NUM_HOT_ROWS = 2000  # rows to which recent takers add most, scored whatever the index finds
 MIN_SPARE = 2  # score every item when fewer than this times k of the index's rows may be shown
 MIN_RECALL, RECALL_AT = 0.98, 100
 NUM_TRAINING_ROWS = 16_384  # rows that the index's code book is trained on
@@ -32,14 +33,18 @@ log = logging.getLogger("grasp.serving")
 
 
 @dataclass(frozen=True)
-class KernelAdditions:
-    """What the history kernel adds to the scores of some rows. A row that occurs twice gets both values."""
+class Additions:
+    """What is added to the scores of some rows. A row that occurs twice gets both values."""
 
     row_L: Tensor
     value_L: Tensor
 
+    def __add__(self, other: "Additions") -> "Additions":
+        pairs = (self.row_L, other.row_L), (self.value_L, other.value_L)
+        return Additions(*(torch.cat(pair) for pair in pairs))
 
-NO_ADDITIONS = KernelAdditions(torch.zeros(0, dtype=torch.long), torch.zeros(0))
+
+NO_ADDITIONS = Additions(torch.zeros(0, dtype=torch.long), torch.zeros(0))
 
 
 class Index:
@@ -72,25 +77,36 @@ class Index:
 class Candidates:
     """The item vectors that a state is multiplied with. All methods are safe to call from several threads."""
 
-    def __init__(self, candidate_ND: Tensor, index: Index | None = None) -> None:
+    def __init__(self, candidate_ND: Tensor, index: Index | None = None, takers_N: Tensor | None = None) -> None:
+        """`takers_N` is what recent takers add to each row; None adds nothing."""
         self.candidate_ND = candidate_ND
         self.index = index
+        self.takers_N = takers_N
+        self._hot_R = np.zeros(0, np.int64)
+        if index is not None and takers_N is not None:
+            best = takers_N.topk(min(NUM_HOT_ROWS, len(takers_N)))
+            self._hot_R = best.indices[best.values > 0].numpy()
 
-    def scores(self, state_D: Tensor, added: KernelAdditions = NO_ADDITIONS) -> np.ndarray:
+    def scores(self, state_D: Tensor, added: Additions = NO_ADDITIONS) -> np.ndarray:
         """Scores of all items, (N,)."""
-        score_N = torch.mv(self.candidate_ND, state_D).index_add_(0, added.row_L, added.value_L)
-        return score_N.numpy()
+        score_N = torch.mv(self.candidate_ND, state_D)
+        if self.takers_N is not None:
+            score_N += self.takers_N
+        return score_N.index_add_(0, added.row_L, added.value_L).numpy()
 
-    def scores_of(self, row_R: np.ndarray, state_D: Tensor, added: KernelAdditions = NO_ADDITIONS) -> np.ndarray:
+    def scores_of(self, row_R: np.ndarray, state_D: Tensor, added: Additions = NO_ADDITIONS) -> np.ndarray:
         """Scores of some rows, (R,). The rows must be ascending and distinct."""
-        score_R = torch.mv(self.candidate_ND[torch.from_numpy(row_R)], state_D)
+        rows = torch.from_numpy(row_R)
+        score_R = torch.mv(self.candidate_ND[rows], state_D)
+        if self.takers_N is not None:
+            score_R += self.takers_N[rows]
         place_L = np.searchsorted(row_R, added.row_L.numpy())
         is_scored_L = np.append(row_R, -1)[place_L] == added.row_L.numpy()
         score_R.index_add_(0, torch.from_numpy(place_L[is_scored_L]), added.value_L[torch.from_numpy(is_scored_L)])
         return score_R.numpy()
 
     def best(
-        self, k: int, state_D: Tensor, added: KernelAdditions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
+        self, k: int, state_D: Tensor, added: Additions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
     ) -> list[tuple[int, float]]:
         """The k best rows with their scores, ties by row.
 
@@ -106,7 +122,7 @@ class Candidates:
         return top(score_N, k)
 
     def _rows_to_score(
-        self, k: int, state_D: Tensor, added: KernelAdditions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
+        self, k: int, state_D: Tensor, added: Additions, hidden_rows: Sequence[int], shown_N: np.ndarray | None
     ) -> np.ndarray | None:
         """The rows to score, ascending and distinct; None for all rows."""
         if shown_N is not None and np.count_nonzero(shown_N) * GATHER_DIVISOR < len(shown_N):
@@ -116,7 +132,8 @@ class Candidates:
         found = _visible(self.index.search(state_D.numpy(), NUM_INDEX_ROWS), hidden_rows, shown_N)
         if len(found) < MIN_SPARE * k:
             return None
-        return np.union1d(found, _visible(added.row_L.numpy(), hidden_rows, shown_N))
+        others = np.concatenate([added.row_L.numpy(), self._hot_R])
+        return np.union1d(found, _visible(others, hidden_rows, shown_N))
 
 
 def _visible(rows: np.ndarray, hidden_rows: Sequence[int], shown_N: np.ndarray | None) -> np.ndarray:
@@ -124,11 +141,16 @@ def _visible(rows: np.ndarray, hidden_rows: Sequence[int], shown_N: np.ndarray |
     return np.setdiff1d(rows if shown_N is None else rows[shown_N[rows]], hidden_rows)
 
 
-def indexed_candidates(candidate_ND: Tensor, state_QD: Tensor) -> Candidates:
-    """Candidates with an index, or without one when its recall on these states is below `MIN_RECALL`."""
+def indexed_candidates(candidate_ND: Tensor, state_QD: Tensor, takers_N: Tensor | None = None) -> Candidates:
+    """Candidates with an index, or without one when its recall on these states is below `MIN_RECALL`.
+
+    The recall is of what is served: with the additions of takers.
+    """
     started = time.perf_counter()
     index = Index(candidate_ND.numpy())
-    seconds, exact, searched = time.perf_counter() - started, Candidates(candidate_ND), Candidates(candidate_ND, index)
+    seconds = time.perf_counter() - started
+    exact = Candidates(candidate_ND, takers_N=takers_N)
+    searched = Candidates(candidate_ND, index, takers_N)
     found = recall(exact, searched, state_QD)
     summary = f"index of {len(candidate_ND):,} items built in {seconds:.1f} s, recall@{RECALL_AT} {found:.4f}"
     if found < MIN_RECALL:

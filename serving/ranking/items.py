@@ -1,19 +1,23 @@
-"""The item side of a release in memory: title, popularity and frozen vectors of every item.
+"""The item side of a release in memory: title, popularity, recent takers and frozen vectors of every item.
 
 Shape suffixes:  N items of the release   S semantic size   R rows that may be among the top k
+                 W windows of `TAKER_DAYS`
 """
 
-# ruff: noqa: N803, N815 - the shape suffixes above
+# ruff: noqa: N802, N803, N815 - the shape suffixes above
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from grasp.tables import TAKER_DAYS
 
 _COLUMNS = [
     "item_id",
@@ -24,6 +28,7 @@ _COLUMNS = [
     "neighbour_ids",
     "feature_version",
 ]
+_TAKERS = [f"takers_{days}d" for days in TAKER_DAYS]  # missing in earlier feature definitions
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,33 @@ class ItemSide:
     available_N: np.ndarray
     row_of: dict[str, int]  # of the items that the release has
     copies_of: dict[int, list[int]]  # all rows of one title, for each row whose title another row has too
+    takers_WN: np.ndarray | None = None  # distinct users of the last days; None in earlier feature definitions
 
     def title(self, row: int) -> str:
         """The title, or the id where the source has no title."""
         return self.titles[row] or f"item {self.ids[row]}"
+
+    @cached_property
+    def takers_7d_N(self) -> np.ndarray:
+        return self._takers_N(7)
+
+    @cached_property
+    def hotness_N(self) -> np.ndarray:
+        """What orders popular items: takers of the last 7 days, then those of 30 days, then all users.
+
+        It is the number of takers of the last 7 days plus a fraction below 1 that orders equal numbers. If nobody took
+        anything in 30 days, or the release does not count takers, it is the number of all users.
+        """
+        month_N = self._takers_N(30)
+        if not month_N.any():
+            return self.popularity_N.astype(np.float64)
+        pairs_N = month_N.astype(np.int64) * (int(self.popularity_N.max()) + 1) + self.popularity_N.astype(np.int64)
+        _, place_N = np.unique(pairs_N, return_inverse=True)
+        hotness_N: np.ndarray = self.takers_7d_N + place_N / (place_N.max() + 1)
+        return hotness_N
+
+    def _takers_N(self, days: int) -> np.ndarray:
+        return np.zeros(len(self.ids)) if self.takers_WN is None else self.takers_WN[TAKER_DAYS.index(days)]
 
     def similarities(self, row: int) -> np.ndarray:
         """Cosine of one item's semantic embedding with that of every item, (N,)."""
@@ -74,10 +102,17 @@ class ItemSide:
         scores_N[self.with_copies([row])] = -np.inf
         return self.once_each(lambda num: top(scores_N, num), k)
 
-    def popular(self, k: int, excluded: np.ndarray) -> list[tuple[int, float]]:
-        """The k items with the most users, each title once. `excluded` marks rows that must not be shown."""
-        users_N = np.where(excluded | ~self.available_N, -np.inf, self.popularity_N.astype(np.float64))
-        return self.once_each(lambda num: top(users_N, num), k)
+    def popular(
+        self, k: int, excluded: np.ndarray, first_R: Sequence[int] | np.ndarray = ()
+    ) -> list[tuple[int, float]]:
+        """The k hottest items with their hotness, each title once; the rows of `first_R` before all others.
+
+        `excluded` marks rows that must not be shown.
+        """
+        order_N = np.where(excluded | ~self.available_N, -np.inf, self.hotness_N)
+        order_N[np.asarray(first_R, np.int64)] += self.hotness_N.max() + 1
+        best = self.once_each(lambda num: top(order_N, num), k)
+        return [(row, float(self.hotness_N[row])) for row, _ in best]
 
 
 def top(scores_N: np.ndarray, k: int) -> list[tuple[int, float]]:
@@ -104,7 +139,8 @@ def load_items(
     if not files:
         raise ValueError(f"{folder} holds no parquet file: the release has no item side")
     try:
-        table = pa.concat_tables([pq.ParquetFile(file).read(columns=_COLUMNS) for file in files]).combine_chunks()
+        parts = [pq.ParquetFile(file).read(columns=[*_COLUMNS, *_TAKERS]) for file in files]
+        table = pa.concat_tables(parts).combine_chunks()
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{folder} cannot be read as item features: {error}") from error
     missing = set(_COLUMNS) - set(table.column_names)
@@ -147,7 +183,18 @@ def _in_model_order(
         available_N=there_N & ~np.array([item_id in withdrawn for item_id in ids]),
         row_of={item_id: row for row, item_id in enumerate(ids) if there_N[row]},
         copies_of=_copies(title_of_row),
+        takers_WN=_takers(folder, table, source_N),
     )
+
+
+def _takers(folder: Path, table: pa.Table, source_N: np.ndarray) -> np.ndarray | None:
+    """`ItemSide.takers_WN`; an item that the release lacks has no takers. Raises `ValueError` for a missing number."""
+    if not set(_TAKERS) <= set(table.column_names):
+        return None
+    for name in _TAKERS:
+        if table[name].null_count:
+            raise ValueError(f"{folder}: {name} lacks a number")
+    return np.stack([np.where(source_N >= 0, table[name].to_numpy()[source_N], 0) for name in _TAKERS])
 
 
 def _copies(titles: Sequence[str]) -> dict[int, list[int]]:

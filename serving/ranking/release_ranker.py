@@ -8,6 +8,7 @@ Shape suffixes:  N items   T sequence length   D width of a state   S semantic s
 
 # ruff: noqa: N803, N815 - the shape suffixes above
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,11 +18,15 @@ import numpy as np
 import torch
 
 from grasp.manifest import Manifest
+from grasp.moments import VoteRule
 from grasp.tables import MAX_SEQUENCE_LENGTH
 from grasp.versions import file_sha256
 from serving.lookup.online_store import UserRow
-from serving.ranking.candidates import NO_ADDITIONS, Candidates, KernelAdditions, indexed_candidates
+from serving.ranking.candidates import NO_ADDITIONS, Additions, Candidates, indexed_candidates
 from serving.ranking.items import ItemSide, load_items, withdrawn_items
+from serving.ranking.moments import ReleaseMoments, load_moments
+from serving.ranking.reasons import MIN_PEOPLE, NOT_FRESH, FreshReason, lifted_by, often, popular_reason
+from serving.ranking.votes import NO_VOTES, UserVotes, stored_votes
 from training.model.artefact import LoadedRanker, load_ranker
 from training.model.enhancers.id_embeddings import UserVectors
 from training.model.inference import InferenceRanker
@@ -35,6 +40,8 @@ NUM_CATEGORIES = 3  # that a reason names
 SIMILAR_QUANTILE, NUM_COMPARED = 0.95, 1000  # a reason needs a similarity that this share of pairs does not reach
 CLEARLY_MORE = 0.5  # standard deviations by which its item's loss exceeds the mean of the history's items
 NUM_SAMPLED = 64  # states that an index is checked with before it is used
+
+log = logging.getLogger("grasp.serving")
 
 
 def untimed(name: str) -> AbstractContextManager[None]:  # noqa: ARG001 - a `StageTimer`
@@ -61,9 +68,10 @@ class Evidence:
 class Recommendation:
     item_id: str
     title: str
-    score: float  # from the model; for a popular item its number of users
+    score: float  # from the model; for a popular item its number of users (`ItemSide.hotness_N`)
     reason: str
     evidence: list[Evidence] = field(default_factory=list)
+    fresh: FreshReason = NOT_FRESH
 
 
 @dataclass(frozen=True)
@@ -73,27 +81,39 @@ class _EncodedHistory:
     items_T: torch.Tensor  # the latest items of the history, as many as the model reads; item = row + 1
     state_D: torch.Tensor
     without_TD: torch.Tensor | None  # estimate of the state without each item; None if not asked for or not given
-    added: KernelAdditions
+    added: Additions  # by the history kernel
 
 
 class ReleaseRanker:
     """Ranks the items of one release. All methods are safe to call from several threads."""
 
     def __init__(
-        self, manifest: Manifest, items: ItemSide, model: Ranker | None, index_from: int | None = None
+        self,
+        manifest: Manifest,
+        items: ItemSide,
+        model: Ranker | None,
+        index_from: int | None = None,
+        moments: ReleaseMoments | None = None,
     ) -> None:
+        """Without `moments` the stored votes count, whatever recent items a request names."""
         self.manifest = manifest
         self.items = items
         self.model = model
         self.stage: StageTimer = untimed
         self.categories_of: Callable[[int], Sequence[str]] = no_categories
+        self._moments = moments
+        self._often = often(items)
+        self._names_votes = (manifest.vote_rule or {}).get("min_voters", 0) >= MIN_PEOPLE
         if model:
             model.attach_items(torch.from_numpy(items.semantic_NS), torch.from_numpy(items.neighbour_NS))
             self._frozen = InferenceRanker(model)
             candidate_ND = self._frozen.candidate_ND[1:]
+            takers_N = _takers_scores(items, model)
             is_large = index_from is not None and len(candidate_ND) >= index_from
             self._candidates = (
-                indexed_candidates(candidate_ND, self._sampled_states()) if is_large else Candidates(candidate_ND)
+                indexed_candidates(candidate_ND, self._sampled_states(), takers_N)
+                if is_large
+                else Candidates(candidate_ND, takers_N=takers_N)
             )
         self._shown_N = None if items.available_N.all() else items.available_N  # None: all rows may be shown
         self._average_item_S = items.semantic_NS[items.available_N].mean(0)
@@ -121,6 +141,24 @@ class ReleaseRanker:
         """The latest seen rows, at most as many as a training sequence has."""
         return self.seen(user, recent_item_ids)[-MAX_SEQUENCE_LENGTH:]
 
+    def votes(self, user: UserRow | None, recent_item_ids: Sequence[str] = ()) -> UserVotes:
+        """The votes of users with similar recent choices.
+
+        Recent items make a new moment of the user, which is compared with those of the release. Without them, without
+        moments and after a failure the stored votes count.
+        """
+        if user is None or self.model is None or not self.model.fresh.reads_votes:
+            return NO_VOTES
+        if self._moments is None or not self.rows_of(recent_item_ids):
+            return stored_votes(user, self.items)
+        try:
+            with self.stage("moments"):
+                found = self._moments.votes(user.user_id, self.history(user, recent_item_ids))
+        except Exception:
+            log.exception("the moments of %s could not be searched: the stored votes count", self.manifest.release_id)
+            return stored_votes(user, self.items, "moments_error")
+        return UserVotes(found.items, found.weights, "recent_items")
+
     def recommend(
         self,
         user: UserRow | None,
@@ -128,71 +166,106 @@ class ReleaseRanker:
         recent_item_ids: Sequence[str] = (),
         exclude_seen: bool = True,
         mask_N: np.ndarray | None = None,
+        *,
+        votes: UserVotes | None = None,
     ) -> list[Recommendation]:
         """The k best items for a user, each title once.
 
         Popular items without a user, without a history or without a model. `mask_N` marks the rows that may be shown,
-        None means all.
+        None means all. `votes` are those that `votes` gave; they are looked for when they are not given.
         """
         history = self.history(user, recent_item_ids)
         hidden = self.taken(user, recent_item_ids) if exclude_seen else []
         if user is None or not history or self.model is None:
             return self.popular(k, hidden, mask_N)
         encoded = self._encode(history, user, is_explained=True)
+        voted = self._voted(votes or self.votes(user, recent_item_ids))
+        added = encoded.added + voted
         shown_N = self._shown_N if mask_N is None else mask_N & self.items.available_N
 
         def find(num: int) -> list[tuple[int, float]]:
-            return self._candidates.best(num, encoded.state_D, encoded.added, hidden, shown_N)
+            return self._candidates.best(num, encoded.state_D, added, hidden, shown_N)
 
         with self.stage("scoring"):
-            best = self.items.once_each(find, k)
+            best = self.items.once_each(find, k + bool(len(voted.row_L)))  # the next one says what votes lifted
         with self.stage("post"):
-            return self._with_reasons(best, encoded)
+            return self._with_reasons(best[:k], encoded, self._fresh_reasons(best, k, voted))
 
-    def _with_reasons(self, best: list[tuple[int, float]], encoded: _EncodedHistory) -> list[Recommendation]:
+    def _with_reasons(
+        self, best: list[tuple[int, float]], encoded: _EncodedHistory, fresh: Sequence[FreshReason]
+    ) -> list[Recommendation]:
         evidence = self._evidence([row for row, _ in best], encoded)
         return [
-            Recommendation(self.items.ids[row], self.items.title(row), score, _reason(found), found)
-            for (row, score), found in zip(best, evidence, strict=True)
+            Recommendation(self.items.ids[row], self.items.title(row), score, _reason(found, lately), found, lately)
+            for (row, score), found, lately in zip(best, evidence, fresh, strict=True)
         ]
 
+    def _fresh_reasons(self, best: list[tuple[int, float]], k: int, voted: Additions) -> list[FreshReason]:
+        """Of the first k of `best`, the reasons from what was taken lately."""
+        value_of = dict(zip(voted.row_L.tolist(), voted.value_L.tolist(), strict=True)) if self._names_votes else {}
+        lifts = lifted_by([value_of.get(row, 0.0) for row, _ in best[:k]], [score for _, score in best])
+        return [FreshReason(self._often_taken(row), lift) for (row, _), lift in zip(best, lifts, strict=False)]
+
+    def _often_taken(self, row: int) -> int | None:
+        """The takers of the last 7 days if they are many and add to the score."""
+        takers_N, takers = self._candidates.takers_N, int(self.items.takers_7d_N[row])
+        return takers if takers_N is not None and takers >= self._often and takers_N[row] > 0 else None
+
     def scores_of(
-        self, user: UserRow, item_ids: Sequence[str], recent_item_ids: Sequence[str] = ()
+        self,
+        user: UserRow,
+        item_ids: Sequence[str],
+        recent_item_ids: Sequence[str] = (),
+        votes: UserVotes | None = None,
     ) -> list[float | None]:
         """The model's scores of the items, in order; None for an item that the release lacks.
 
         Raises `ValueError` without a model or a history.
         """
         encoded = self._encode(self.history(user, recent_item_ids), user)
+        added = encoded.added + self._voted(votes or self.votes(user, recent_item_ids))
         with self.stage("scoring"):
             row_R = np.unique(np.array(self.rows_of(item_ids), dtype=np.int64))
-            score_R = self._candidates.scores_of(row_R, encoded.state_D, encoded.added)
+            score_R = self._candidates.scores_of(row_R, encoded.state_D, added)
             score_of = dict(zip(row_R.tolist(), score_R.tolist(), strict=True))
             return [score_of.get(self.items.row_of.get(item_id, -1)) for item_id in item_ids]
 
-    def popular(self, k: int, excluded: Sequence[int] = (), mask_N: np.ndarray | None = None) -> list[Recommendation]:
-        """The k items with the most users, without the excluded rows; `mask_N` marks the rows that may be shown."""
+    def popular(
+        self,
+        k: int,
+        excluded: Sequence[int] = (),
+        mask_N: np.ndarray | None = None,
+        first_R: Sequence[int] | np.ndarray = (),
+    ) -> list[Recommendation]:
+        """The k items that most users took lately, without the excluded rows; the rows of `first_R` come first.
+
+        `mask_N` marks the rows that may be shown.
+        """
         excluded_N = np.zeros(len(self.items.ids), dtype=bool) if mask_N is None else ~mask_N
         excluded_N[list(excluded)] = True
         return [
-            Recommendation(self.items.ids[row], self.items.title(row), users, f"popular: {users:.0f} users")
-            for row, users in self.items.popular(k, excluded_N)
+            Recommendation(self.items.ids[row], self.items.title(row), hotness, popular_reason(self.items, row))
+            for row, hotness in self.items.popular(k, excluded_N, first_R)
         ]
 
     def score(self, user: UserRow, history: Sequence[int]) -> np.ndarray:
-        """Scores of all items, (N,), equal to the model's offline scores for the same inputs.
+        """Scores of all items, (N,), equal to the model's offline scores for the same inputs; stored votes count.
 
         Raises `ValueError` without a model or a history.
         """
         encoded = self._encode(history, user)
+        added = encoded.added + self._voted(self.votes(user))
         with self.stage("scoring"):
-            return self._candidates.scores(encoded.state_D, encoded.added)
+            return self._candidates.scores(encoded.state_D, added)
 
     def warm_up(self) -> None:
         """Pay first-call costs before the first request. Raises `ValueError` when scores are not finite."""
+        history = list(self.items.row_of.values())[:MAX_SEQUENCE_LENGTH]
+        if self._moments is not None:
+            self._moments.votes("", history)
+        self.items.popular(1, np.zeros(len(self.items.ids), dtype=bool))
         if self.model is None:
             return
-        history = list(self.items.row_of.values())[:MAX_SEQUENCE_LENGTH]
         encoded = self._encode_vectors(history, self._average_item_S, self._average_item_S)
         if not np.isfinite(self._candidates.scores(encoded.state_D, encoded.added)).all():
             raise ValueError(f"model {self.manifest.model} gives scores that are not finite: do not serve it")
@@ -220,11 +293,19 @@ class ReleaseRanker:
                 state_D, without_TD = self._frozen.state(view_VTD), None
         return _EncodedHistory(items_T, state_D, without_TD, added)
 
-    def _added(self, items_T: torch.Tensor) -> KernelAdditions:
+    def _added(self, items_T: torch.Tensor) -> Additions:
         if self._frozen.kernel is None:
             return NO_ADDITIONS
         item_L, value_L = self._frozen.kernel.sparse_scores(items_T)
-        return KernelAdditions(item_L - 1, value_L)
+        return Additions(item_L - 1, value_L)
+
+    @torch.inference_mode()
+    def _voted(self, votes: UserVotes) -> Additions:
+        """What votes add to the scores of the voted rows."""
+        if self.model is None or not len(votes.row_V):
+            return NO_ADDITIONS
+        value_V = self.model.fresh.of_votes(torch.from_numpy(votes.weight_V))
+        return Additions(torch.from_numpy(votes.row_V), value_V)
 
     def _sampled_states(self) -> torch.Tensor:
         """States (Q, D) of made-up users, each with a random item and, before it, that item's neighbours."""
@@ -291,6 +372,15 @@ class ReleaseRanker:
         )
 
 
+@torch.no_grad()
+def _takers_scores(items: ItemSide, model: Ranker) -> torch.Tensor | None:
+    """What recent takers add to the score of each item, (N,), once for all requests; None where it is nothing."""
+    if items.takers_WN is None or not model.fresh.reads_takers:
+        return None
+    scores_N: torch.Tensor = model.fresh.of_takers(torch.from_numpy(items.takers_WN))
+    return scores_N
+
+
 def _least_similarity(items: ItemSide) -> float:
     """The cosine that a reason needs, from a sample of pairs of items."""
     rows = np.random.default_rng(0).permutation(np.flatnonzero(items.available_N))[:NUM_COMPARED]
@@ -299,27 +389,42 @@ def _least_similarity(items: ItemSide) -> float:
     return float(np.quantile(cosines, SIMILAR_QUANTILE)) if len(cosines) else 1.0
 
 
-def _reason(evidence: Sequence[Evidence]) -> str:
-    if not evidence:
-        return "ranked by your whole history"
+def _reason(evidence: Sequence[Evidence], fresh: FreshReason) -> str:
+    texts = [*([_of_history(evidence)] if evidence else []), *fresh.texts()]
+    return "; ".join(texts) if texts else "ranked by your whole history"
+
+
+def _of_history(evidence: Sequence[Evidence]) -> str:
     shared = list(dict.fromkeys(category for each in evidence for category in each.shared_categories))[:NUM_CATEGORIES]
     named = f" ({', '.join(shared)})" if shared else ""
     return f"similar to {' and '.join(each.title for each in evidence)} in your history{named}"
 
 
-def load_release_ranker(folder: Path, manifest: Manifest, index_from: int | None = None) -> ReleaseRanker:
+def load_release_ranker(
+    folder: Path, manifest: Manifest, index_from: int | None = None, online_moments: bool = True
+) -> ReleaseRanker:
     """Check a release folder and load its ranker. Raises `ValueError` naming the file or version that does not fit.
 
     From `index_from` items on, an index searches the catalogue if its recall is high enough; None means no index.
+    Without `online_moments` the moments of the release are not loaded, so only stored votes count.
     """
     torch.set_num_threads(1)  # more threads make one small request slower, and many requests much slower
     check_files(folder, manifest)
     loaded = _load_model(folder / "model", manifest) if manifest.model else None
     vocabulary = loaded.vocabulary if loaded else ()
     items = load_items(folder / "items", manifest.feature_version, vocabulary, withdrawn_items(folder / "withdrawn"))
-    ranker = ReleaseRanker(manifest, items, loaded.ranker if loaded else None, index_from)
+    moments = _load_moments(folder / "moments", manifest, items) if online_moments else None
+    ranker = ReleaseRanker(manifest, items, loaded.ranker if loaded else None, index_from, moments)
     ranker.warm_up()
     return ranker
+
+
+def _load_moments(folder: Path, manifest: Manifest, items: ItemSide) -> ReleaseMoments | None:
+    """The moments of a release; None if it has none, as on the first days or when its model reads no votes."""
+    if manifest.vote_rule is None or not any(folder.glob("*.parquet")):
+        return None
+    rows = load_moments(folder, items)
+    return ReleaseMoments(rows, items, VoteRule(**manifest.vote_rule)) if len(rows) else None
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ from grasp.moments import (
     dense_vectors,
     hashed_ids,
     moment_hash,
+    nearest,
     similarity,
 )
 from grasp.tables import MAX_NEIGHBOUR_ITEMS
@@ -215,3 +216,13 @@ def test_a_moment_of_another_vector_has_another_name(changed):
     }
     assert moment_hash(**same) == moment_hash(**same)
     assert moment_hash(**same) != moment_hash(**(same | changed))
+
+
+@pytest.mark.parametrize("num_values", [3, 100_000])
+def test_the_nearest_of_many_are_those_that_sorting_finds_and_the_later_of_equal_ones(num_values):
+    similarity_M = np.random.default_rng(2).integers(0, num_values, 50_000).astype(np.float32) / num_values
+
+    by_sorting = sorted(range(50_000), key=lambda place: (-round(float(similarity_M[place]), 5), -place))[:NUM_NEAREST]
+
+    assert nearest(similarity_M).tolist() == sorted(by_sorting)
+    assert nearest(similarity_M[:20]).tolist() == list(range(20))

@@ -116,6 +116,25 @@ def test_every_spark_stage_has_its_job():
             assert (Path(ROOT) / "spark_jobs" / f"{stage.name}.py").exists()
 
 
+def test_other_votes_of_similar_moments_make_features_be_built_again(settings):
+    for table in stages.STAGES["build_features"].reads:
+        put(settings, table, DAY, "input")
+    run_stage(settings, "build_features", DAY)
+    assert stages.is_current(settings, "build_features", DAY)
+    put(settings, tables.USER_NEIGHBOUR_ITEMS, DAY, "other votes")
+    assert not stages.is_current(settings, "build_features", DAY)
+
+
+def test_without_moments_features_need_no_votes(settings_with):
+    off = settings_with(moments=False)
+    for table in stages.STAGES["build_features"].reads:
+        if table is not tables.USER_NEIGHBOUR_ITEMS:
+            put(off, table, DAY, "input")
+    run_stage(off, "build_features", DAY)
+    assert stages.is_current(off, "build_features", DAY)
+    assert not stages.is_current(settings_with(moments=True), "build_features", DAY)
+
+
 def test_days_of_moments_that_a_later_day_removed_undo_no_stamp(settings):
     for table in stages.STAGES["find_moments"].reads:
         put(settings, table, DAY, "input")

@@ -3,9 +3,9 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from grasp import partitions, tables
-from grasp.days import end_of
+from grasp.days import end_of, start_of
 from grasp.partitions import Content
 from grasp.settings import Settings
 from grasp.versions import Versions, feature_service
@@ -44,6 +44,8 @@ def item_table(
             "item_id": item_ids,
             "title": [(titles or {}).get(item_id, f"{mark} {item_id}") for item_id in item_ids],
             "popularity": pa.array(range(len(item_ids) * 10, 0, -10), pa.int64()),
+            **{f"takers_{days}d": pa.array([0] * len(item_ids), pa.int64()) for days in tables.TAKER_DAYS},
+            "first_seen_day": [DAY] * len(item_ids),
             "semantic_embedding": pa.array(list(vectors), pa.list_(pa.float32())),
             "neighbour_embedding": pa.array(list(np.roll(vectors, 1, 0)), pa.list_(pa.float32())),
             "neighbour_ids": [[item_ids[row - 1]] for row in range(len(item_ids))],
@@ -54,6 +56,36 @@ def item_table(
             "feature_version": [version] * len(item_ids),
         }
     )
+
+
+def with_takers(items: pa.Table, takers: Mapping[str, Sequence[int]]) -> pa.Table:
+    """The takers of the last 1, 3, 7, 14 and 30 days, by item; 0 for the others."""
+    for place, days in enumerate(tables.TAKER_DAYS):
+        counted = [takers[each][place] if each in takers else 0 for each in items["item_id"].to_pylist()]
+        column = items.column_names.index(f"takers_{days}d")
+        items = items.set_column(column, f"takers_{days}d", pa.array(counted, pa.int64()))
+    return items
+
+
+def moments_of(day: str, moments: Sequence[tuple[str, str, Sequence[str]]]) -> pa.Table:
+    """Moments of a day, a second apart: who, the item taken, the items before it, newest first."""
+    user_ids, item_ids, histories = zip(*moments, strict=True) if moments else ((), (), ())
+    times = [start_of(day) + timedelta(seconds=place) for place in range(len(moments))]
+    return pa.table(
+        {
+            "user_id": pa.array(user_ids, pa.string()),
+            "event_time": pa.array(times, pa.timestamp("us", "UTC")),
+            "row_number": pa.array(range(len(moments)), pa.int64()),
+            "item_id": pa.array(item_ids, pa.string()),
+            "history_item_ids": pa.array([list(each) for each in histories], pa.list_(pa.string())),
+        }
+    )
+
+
+@pytest.fixture
+def moment_table() -> Callable[..., pa.Table]:
+    """`moment_table(DAY, [("u1", "i3", ["i1"])])`: a day's rows of `moments`."""
+    return moments_of
 
 
 def write_partition(settings: Settings, table: Any, day: str, rows: pa.Table) -> None:
@@ -76,9 +108,13 @@ def write_day() -> Callable[..., None]:
         mark: str = "Title",
         withdrawn: Sequence[str] = (),
         titles: dict[str, str] | None = None,
+        takers: Mapping[str, Sequence[int]] | None = None,
+        moments: Sequence[tuple[str, str, Sequence[str]]] | None = None,
     ) -> None:
-        items = item_table(item_ids, Versions(settings).feature, size, mark, titles)
+        items = with_takers(item_table(item_ids, Versions(settings).feature, size, mark, titles), takers or {})
         write_partition(settings, tables.ITEM_FEATURES, day, items)
+        if moments is not None:
+            write_partition(settings, tables.MOMENTS, day, moments_of(day, moments))
         genres = [[("genre", "Drama" if row % 2 else "Comedy, War"), ("year", "1994")] for row in range(len(item_ids))]
         attributes = pa.array(genres, pa.map_(pa.string(), pa.string()))
         listed = items.select(["item_id", "title"]).append_column("attributes", attributes)
@@ -104,12 +140,17 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         name: str = "tiny-ranker",
         item_ids: list[str] = ITEM_IDS,
         version: str | None = None,
+        takers_weights: Sequence[float] = (0, 0, 0, 0, 0),
+        vote_weight: float = 0.0,
         **config: Any,
     ) -> Path:
+        """The weights are those of `FreshScore`."""
         version = version or Versions(settings).feature
         torch.manual_seed(1)
         ranker = Ranker(RankerConfig(**({"num_items": len(item_ids), "semantic_size": SIZE, "width": 8} | config)))
-        metadata = RankerMetadata(name, feature_service(version), version, "tiny", DAY, DAY, 1, {})
+        ranker.fresh.takers_weight_W.copy_(torch.tensor(takers_weights))
+        ranker.fresh.vote_weight.fill_(vote_weight)
+        metadata = RankerMetadata(name, feature_service(version), version, "tiny", DAY, DAY, 1, {}, {})
         save_ranker(tmp_path / "models-trained" / name, ranker, item_ids, metadata)
         return tmp_path / "models-trained" / name
 
@@ -131,6 +172,9 @@ def make_user(user_id: str = "u1", size: int = SIZE) -> UserRow:
         source="facts",
         is_tail=False,
         num_interactions=2,
+        gap_days=1,
+        neighbour_item_ids=["i7", "i8"],
+        neighbour_item_weights=np.array([0.5, 0.25], np.float32),
         event_timestamp=end_of(DAY),
         computed_at=datetime(1998, 3, 2, tzinfo=UTC),
     )
@@ -171,10 +215,14 @@ def publish_day(settings: Settings, write_day, make_model) -> Callable[..., str]
         model: str | None = "tiny-ranker",
         mark: str = "Title",
         titles: dict[str, str] | None = None,
+        takers: Mapping[str, Sequence[int]] | None = None,
+        moments: Sequence[tuple[str, str, Sequence[str]]] | None = None,
+        withdrawn: Sequence[str] = (),
+        item_ids: list[str] = ITEM_IDS,
         **changed: object,
     ) -> str:
-        write_day(settings, day, mark=mark, titles=titles)
-        source = make_model(settings, name=model, **changed) if model else None
+        write_day(settings, day, item_ids, SIZE, mark, withdrawn, titles, takers, moments)
+        source = make_model(settings, name=model, item_ids=item_ids, **changed) if model else None
         return publish(settings, day, choose_model(settings, source, None)).release_id
 
     return put

@@ -4,8 +4,9 @@
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.parquet
 
 from grasp.files import write_json
 from grasp.settings import Settings
+from training.data.event_log import EventLog, event_log
 
 INPUTS_FILE = "inputs.json"
 KNOWN_SPLITS = {
@@ -37,6 +39,7 @@ SCHEMAS = {
             "split": pa.string(),
         }
     ),
+    "log": pa.schema({"user_id": pa.string(), "item_id": pa.string(), "event_time": TIMESTAMP}),
 }
 
 
@@ -71,6 +74,23 @@ class TrainingSet:
     splits: list[np.ndarray]  # split of each item in `sequences`
     days: list[np.ndarray]  # UTC day of each item in `sequences`, in days since 1970-01-01; 0 where no time is known
     history_excludes_day: bool = False  # an event's history ends before its day, whose events are all asked for at once
+    # By evaluated split: all that the daily refresh comes to know, users in the rows of `user_ids`, newer ones after
+    # them. Of a split without a log only the training events are known: nobody's held-out target is read.
+    logs: Mapping[str, EventLog] = field(default_factory=dict)
+
+    def log(self, split: str) -> EventLog:
+        """What may be known when events of `split` are asked for, each as of the day before."""
+        return self.logs.get(split) or self._training_log
+
+    @cached_property
+    def _training_log(self) -> EventLog:
+        is_training = [splits == "train" for splits in self.splits]
+        return event_log(
+            *(
+                [each[kept] for each, kept in zip(rows, is_training, strict=True)]
+                for rows in (self.sequences, self.days)
+            )
+        )
 
 
 def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
@@ -85,6 +105,16 @@ def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
 def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
     """Each user's items of the training split, oldest first: what is known before validation."""
     return known_sequences(training_set, "validation")
+
+
+def training_steps(training_set: TrainingSet) -> list[np.ndarray]:
+    """Each user's training items with their days, (T, 2), oldest first."""
+    known = [
+        np.isin(splits, KNOWN_SPLITS["validation"]) & (items > 0)
+        for items, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+    rows = zip(training_set.sequences, training_set.days, known, strict=True)
+    return [np.stack([items, days], axis=1)[kept] for items, days, kept in rows]
 
 
 def require_training_set(target: Path, cutoff: str) -> None:
@@ -126,7 +156,20 @@ def to_training_set(frames: dict[str, pd.DataFrame]) -> TrainingSet:
         np.split(item_index[order], ends),
         np.split(events["split"].to_numpy()[order], ends),
         np.split(_days(events["event_time"])[order], ends),
+        logs={"test": _log(frames)},
     )
+
+
+def _log(frames: dict[str, pd.DataFrame]) -> EventLog:
+    """The log of all interactions; users without features are numbered after those with."""
+    log, known = frames["log"], pd.Index(frames["users"]["user_id"])
+    users = known.append(pd.Index(log["user_id"].unique()).difference(known))
+    user_index, item_index = (
+        index.get_indexer(log[f"{name}_id"])
+        for name, index in (("user", users), ("item", pd.Index(frames["items"]["item_id"])))
+    )
+    order, ends = np.argsort(user_index, kind="stable"), np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
+    return event_log(*(np.split(each[order], ends) for each in (item_index + 1, _days(log["event_time"]))))
 
 
 def _days(event_time: pd.Series) -> np.ndarray:
@@ -135,10 +178,10 @@ def _days(event_time: pd.Series) -> np.ndarray:
 
 
 def pad_left(sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Sequences as rows (B, T), zeros on the left."""
-    padded = np.zeros((len(sequences), max(len(items) for items in sequences)), np.int64)
-    for row, items in zip(padded, sequences, strict=True):
-        row[len(row) - len(items) :] = items
+    """Sequences as rows (B, T), zeros on the left; further dimensions stay as they are."""
+    padded = np.zeros((len(sequences), max(len(each) for each in sequences), *sequences[0].shape[1:]), np.int64)
+    for row, each in zip(padded, sequences, strict=True):
+        row[len(row) - len(each) :] = each
     return padded
 
 

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from training.data.training_set import TrainingSet, pad_left
+from training.evaluation.fresh_features import FreshFeatures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from training.model.fresh_score import FreshScore
     from training.model.ranker import Ranker
 
 MISSED = np.iinfo(np.int64).max  # rank of a target unknown at the cutoff
@@ -167,9 +169,17 @@ def _batches(events: Sequence[Event]) -> list[np.ndarray]:
 
 
 def ranker_scorer(
-    ranker: "Ranker", vocabulary: Sequence[str], training_set: TrainingSet, *, with_kernel: bool = True
+    ranker: "Ranker",
+    vocabulary: Sequence[str],
+    training_set: TrainingSet,
+    *,
+    with_kernel: bool = True,
+    fresh: FreshFeatures | None = None,
 ) -> Scorer:
-    """Scores of a ranker as in serving: items newer than the ranker are attached after its vocabulary."""
+    """Scores of a ranker as in serving: items newer than the ranker are attached after its vocabulary.
+
+    Without `fresh`, the features of the events' days, only what the sequence says counts.
+    """
     import torch
 
     places = {item_id: place for place, item_id in enumerate(vocabulary)}
@@ -196,4 +206,24 @@ def ranker_scorer(
             )
             return scores[:, column_N].numpy()
 
-    return score
+    return score if fresh is None else with_fresh(score, ranker.fresh, fresh)
+
+
+def with_fresh(score: Scorer, weights: "FreshScore", features: FreshFeatures) -> Scorer:
+    """The scorer with what fresh features add to it."""
+    if not (weights.reads_takers or weights.reads_votes):
+        return score
+    import torch
+
+    def scored(events: Sequence[Event]) -> np.ndarray:
+        score_EN = np.require(score(events), requirements=["C", "W"])
+        if weights.reads_takers:
+            for score_N, event in zip(score_EN, events, strict=True):
+                item_A, takers_WA = features.takers(event)
+                score_N[item_A - 1] += weights.of_takers(torch.from_numpy(takers_WA)).numpy()
+        if weights.reads_votes:
+            for score_N, voted in zip(score_EN, features.votes(events), strict=True):
+                score_N[voted.items - 1] += weights.of_votes(torch.from_numpy(voted.weights)).numpy()
+        return score_EN
+
+    return scored

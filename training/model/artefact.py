@@ -1,7 +1,7 @@
 """A trained ranker on disk: weights, config, vocabulary, metadata, and checksums of these files."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from training.model.ranker import Ranker
 
 CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE = "config.json", "vocabulary.json", "model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
-FORMAT = 3  # increased when names or shapes of weights change; older rankers must then be trained again
+FORMAT = 4  # increased when names or shapes of weights change; older rankers must then be trained again
 
 
 class ArtefactFormatError(ValueError):
@@ -33,7 +33,8 @@ class RankerMetadata:
     day: str
     cutoff: str  # last day whose interactions it was trained with
     seed: int
-    metrics: dict[str, float]  # on the validation targets
+    metrics: dict[str, float]  # on the validation targets, without fresh features
+    fresh: dict[str, Any] = field(default_factory=dict)  # the fresh features that are read, and what each choice gained
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""The ranker: an enhancer, a backbone and a history kernel.
+"""The ranker: an enhancer, a backbone, a history kernel and the score of fresh features.
 
-    views = enhancer(items, users)         inputs of the backbone: one or two versions of the sequence
-    state = backbone(views)                one state per step
-    score = state . candidate + kernel     score of every item as the next one
+    views = enhancer(items, users)                 inputs of the backbone: one or two versions of the sequence
+    state = backbone(views)                        one state per step
+    score = state . candidate + kernel + fresh     score of every item as the next one
 
-Backbones are in `backbones.py`, enhancers in `enhancers/`, GRASP's attention in `attention.py`.
+Backbones are in `backbones.py`, enhancers in `enhancers/`, GRASP's attention in `attention.py`. The caller adds what
+`fresh` says, because it reads features of a day (`fresh_score.py`).
 
 Shape suffixes:  B batch  T sequence length, oldest first  S semantic size  D state width
                  N items, row 0 is padding
@@ -19,6 +20,7 @@ from training.model.config import MASK, PADDING, RankerConfig
 from training.model.enhancers import ENHANCERS
 from training.model.enhancers.grasp import Grasp
 from training.model.enhancers.id_embeddings import UserVectors
+from training.model.fresh_score import FreshScore
 from training.model.history_kernel import HistoryKernel
 from training.model.llm_esr_backbones import initialise_legacy
 
@@ -39,6 +41,7 @@ class Ranker(nn.Module):
         self.backbone = new_backbone(config)
         self.mask = nn.Parameter(torch.zeros(config.width))
         self.kernel = HistoryKernel(config) if config.kernel_length else None
+        self.fresh = FreshScore()
         if config.variant == "legacy":
             initialise_legacy(self, self.enhancer.item)
         self.register_load_state_dict_post_hook(lambda ranker, _: ranker.enhancer.clear_cache())

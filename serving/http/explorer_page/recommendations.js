@@ -4,7 +4,7 @@ import { bar } from "./charts.js";
 import { element } from "./dom.js";
 import { address } from "./location.js";
 
-const POPULAR = "these are the items that most users have.";
+const POPULAR = "these are the items that are popular now.";
 
 // Why an answer is not the usual one. The first three are still computed for this user.
 const FALLBACKS = {
@@ -27,6 +27,7 @@ export function recommendationList(answer, moves = null) {
 }
 
 function entry(each, move) {
+  const badges = lately(each.fresh);
   return element(
     "li",
     { "data-item": each.item_id },
@@ -36,13 +37,23 @@ function entry(each, move) {
       element("a", { href: address({ item: each.item_id }) }, each.title),
       move && element("span", { class: `move ${move.kind}` }, move.text),
     ),
-    why(each),
+    badges.length > 0 && element("p", { class: "badges" }, ...badges),
+    why(each, badges.length > 0),
   );
 }
 
-/** The items that the reason names, each with its similarity; the reason as text if it names none. */
-function why(each) {
-  if (each.evidence.length === 0) return element("p", { class: "reason" }, each.reason);
+/** A badge for each reason that rests on what was taken lately. */
+function lately({ takers_7d: takers, votes }) {
+  const texts = [
+    votes !== null && "people with similar recent choices took this in the last days",
+    takers !== null && `taken often this week: ${takers} people`,
+  ];
+  return texts.filter(Boolean).map((text) => element("span", { class: "badge" }, text));
+}
+
+/** The items that the reason names, each with its similarity; without any the reason as text, unless badges say it. */
+function why(each, hasBadges) {
+  if (each.evidence.length === 0) return hasBadges ? null : element("p", { class: "reason" }, each.reason);
   return element("ul", { class: "evidence", "aria-label": each.reason }, ...each.evidence.map(reason));
 }
 

@@ -127,7 +127,8 @@ function listOf(answer, moves = null) {
 
 function origin(answer) {
   const experiment = answer.experiment && `experiment ${answer.experiment}, ${answer.bucket}`;
-  return [`Release ${answer.release}`, answer.model ? `model ${answer.model}` : "no model", experiment]
+  const votes = answer.votes_from === "recent_items" && "similar people found by the recent items";
+  return [`Release ${answer.release}`, answer.model ? `model ${answer.model}` : "no model", experiment, votes]
     .filter(Boolean)
     .join("; ");
 }

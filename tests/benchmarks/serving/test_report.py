@@ -29,6 +29,19 @@ ADDED = {
 }
 FOUND = {
     "added": ADDED | {"as_served": ADDED | {"width": 128}},
+    "fresh": {
+        "num_items": 12_000,
+        "num_moments": 200_000,
+        "width": 64,
+        "length": 100,
+        "rounds": 9,
+        "requests": 200,
+        **{
+            f"{name}_p{percent}": 0.5
+            for name in ("backbone", "added", "added_by_fresh", "search")
+            for percent in (50, 99)
+        },
+    },
     "recommend": LOAD | {"num_items": 12_101, "stage_milliseconds": {"lookup": TIMES}},
     "open_loop": LOAD | {"rate": 250.0, "num_workers": 2},
     "highest_rate": {
@@ -102,6 +115,8 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
     ("kind", "changed"),
     [
         ("added", {"width": 128}),
+        ("fresh", {"width": 128}),
+        ("fresh", {"num_moments": 1000}),
         ("open_loop", {"rate": 100.0}),
         ("open_loop", {"seconds": 59.0}),
         ("open_loop", {"num_workers": 1}),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -80,6 +81,7 @@ def write_users(settings: Settings, users: list[UserRow]) -> None:
             "semantic_embedding": pa.list_(pa.float32()),
             "neighbour_embedding": pa.list_(pa.float32()),
             "neighbour_similarities": pa.list_(pa.float32()),
+            "neighbour_item_weights": pa.list_(pa.float32()),
         }
     )
     rows = pa.Table.from_pylist([asdict(each) for each in users])
@@ -88,6 +90,75 @@ def write_users(settings: Settings, users: list[UserRow]) -> None:
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     pq.write_table(rows, place / "part-0.parquet")
     partitions.write_content(place, Content(rows.num_rows, "users"))
+
+
+@pytest.fixture
+def serve_fresh(settings, write_day, make_model, users) -> Callable[..., ServedDay]:
+    """`serve_fresh(vote_weight=2.0)`: the same with takers, stored votes and moments."""
+
+    def start(**weights: Any) -> ServedDay:
+        takers = {"i1": (1, 2, 3, 4, 5), "i6": (0, 0, 9, 9, 9)}
+        moments = [(user_id, item, ["i7"]) for item in ("i2", "i8") for user_id in ("a", "b", "c", "u2")]
+        write_day(settings, DAY, takers=takers, moments=[*moments, ("d", "i4", ["i1", "gone"])])
+        known = users.users["u1"]
+        for number, user_id in enumerate(USERS):
+            votes = np.array([0.5, 0.25 * number, 0.01], np.float32)
+            users.users[user_id] = replace(
+                known, user_id=user_id, neighbour_item_ids=["i4", "i8", "gone"], neighbour_item_weights=votes
+            )
+        write_users(settings, list(users.users.values()))
+        model = make_model(settings, **({"takers_weights": (0.5, 0, 1.0, 0, -0.2), "vote_weight": 0.7} | weights))
+        return ServedDay(settings, users, publish(settings, DAY, choose_model(settings, model, None)))
+
+    return start
+
+
+def test_takers_and_votes_are_replayed(serve_fresh):
+    served = serve_fresh()
+    for user_id in USERS:
+        served.answer(user_id, votes_from="stored")
+        served.answer(user_id, ("i7", "an item nobody has"), votes_from="recent_items")
+    assert served.rows[0]["scores"] != served.rows[2]["scores"] != served.rows[3]["scores"]
+
+    skew = served.check()
+
+    assert (skew.num_scored, skew.num_users) == (6, 3)
+    assert (skew.num_score_differences, skew.num_order_differences, dict(skew.feature_differences)) == (0, 0, {})
+    assert skew.max_score_difference < 1e-4
+
+
+def test_a_log_from_before_there_were_votes_is_replayed(serve_fresh):
+    served = serve_fresh(vote_weight=0.0)
+    served.answer("u1")  # without the column
+
+    assert served.check().max_score_difference < 1e-5
+
+
+def test_scores_with_other_votes_than_the_log_says_differ(serve_fresh):
+    served = serve_fresh()
+    served.answer("u1", ("i7",), votes_from="stored")
+
+    assert served.check(limit=1.0).num_score_differences == 1
+
+
+def test_takers_that_serving_reads_otherwise_are_found(serve_fresh):
+    served = serve_fresh()
+    served.release._candidates.takers_N[0] += 0.5
+    served.answer("u1", votes_from="stored")
+
+    assert served.check(limit=1.0).num_score_differences == 1
+
+
+def test_votes_that_differ_online_are_found_in_features_and_scores(serve_fresh):
+    served = serve_fresh()
+    weights = served.users.users["u2"].neighbour_item_weights * 2
+    served.users.users["u2"] = replace(served.users.users["u2"], neighbour_item_weights=weights)
+    served.answer("u2", votes_from="stored")
+
+    skew = served.check(limit=1.0)
+
+    assert dict(skew.feature_differences) == {"neighbour_item_weights": 1}
+    assert skew.num_score_differences == 1
 
 
 def test_served_scores_equal_those_of_training(served):

@@ -192,6 +192,20 @@ def test_pointing_at_a_reason_shows_it_in_the_history(put, start, open_page, by)
     assert page.locator(".evidence .bar .value").first.bounding_box()["width"] > 0
 
 
+def test_what_was_taken_lately_is_a_badge(settings, write_day, make_model, start, open_page):
+    write_day(settings, DAY, item_ids=ITEM_IDS, takers={"i6": (0, 0, 7, 7, 7)})
+    model = make_model(settings, item_ids=ITEM_IDS, takers_weights=(0, 0, 3.0, 0, 0), vote_weight=3.0)
+    publish(settings, DAY, choose_model(settings, model, None))
+    page = open_page()
+
+    page.goto(f"{start()}#user=u1")
+
+    badges = {item: page.locator(f'.recommendations > li[data-item="{item}"] > .badges') for item in ("i6", "i8", "i1")}
+    expect(badges["i6"]).to_have_text("taken often this week: 7 people")
+    expect(badges["i8"]).to_have_text("people with similar recent choices took this in the last days")
+    expect(badges["i1"]).to_have_count(0)
+
+
 def test_a_neighbour_is_one_click_away_and_back_leads_back(put, start, open_page):
     put()
     page = open_page()
@@ -219,7 +233,7 @@ def test_a_fallback_is_named(put, start, open_page, user_id, changed, fallback):
     page.goto(f"{start(**changed)}#user={user_id}")
 
     notice = page.locator(".fallback")
-    said = {"unknown_user": "the items that most users have", "stale_features": "older than they should be"}
+    said = {"unknown_user": "the items that are popular now", "stale_features": "older than they should be"}
     expect(notice).to_contain_text(said[fallback])
     expect(notice.locator("code")).to_have_text(fallback)
     expect(page.get_by_role("status")).to_contain_text(f"fallback {fallback}")

@@ -63,6 +63,9 @@ def row_of(user_id: str, version: str, size: int) -> dict[str, object]:
         "sequence_times": [888_700_000, 888_800_000],
         "earlier_item_ids": ["i9"],
         "num_interactions": 2,
+        "gap_days": 3,
+        "neighbour_item_ids": ["i7", "i8"],
+        "neighbour_item_weights": [0.5, 0.25],
         "is_tail": 1,
         "semantic_embedding": [0.5] * size,
         "neighbour_embedding": [0.25] * size,
@@ -90,6 +93,7 @@ def test_a_known_user_has_a_complete_row_and_an_unknown_one_none(materialised, s
     assert row.sequence_times == [888_700_000, 888_800_000]
     assert (row.semantic_embedding.tolist(), row.neighbour_embedding.tolist()) == ([0.5] * size, [0.25] * size)
     assert (row.neighbour_ids, row.neighbour_similarities.tolist()) == (["u2", "u3"], [0.75, 0.5])
+    assert (row.gap_days, row.neighbour_item_ids, row.neighbour_item_weights.tolist()) == (3, ["i7", "i8"], [0.5, 0.25])
     assert (row.description, row.source, row.computed_at) == ("likes tests", "facts", COMPUTED_AT)
     assert (end_of(DAY) - row.event_timestamp).total_seconds() < 1
     assert users.get("stranger") is None
@@ -148,6 +152,30 @@ def test_features_without_times_are_still_served(settings):
     assert (row.sequence, row.sequence_times) == (["i2", "i1"], [])
 
 
+def test_features_of_definition_3_are_still_served(settings):
+    service, feast = service_without(settings, "gap_days", "neighbour_item_ids", "neighbour_item_weights")
+    feast.write_to_online_store("user_features", pd.DataFrame([row_of("u1", Versions(settings).feature, 4)]))
+
+    row = FeastUserStore(settings, replace(manifest_of(settings), feature_service=service)).get("u1")
+
+    assert row is not None
+    assert (row.gap_days, row.neighbour_item_ids, row.neighbour_item_weights.tolist()) == (None, [], [])
+
+
+def test_a_user_for_whom_no_moment_votes_has_empty_lists(settings):
+    from feature_repo.materialise import open_for_writing
+
+    version = Versions(settings).feature
+    store = open_for_writing(settings, version, apply=True)
+    nothing = {"gap_days": 0, "neighbour_item_ids": [], "neighbour_item_weights": []}
+    store.write_to_online_store("user_features", pd.DataFrame([row_of("u1", version, 4) | nothing]))
+
+    row = FeastUserStore(settings, manifest_of(settings)).get("u1")
+
+    assert row is not None
+    assert (row.gap_days, row.neighbour_item_ids, row.neighbour_item_weights.tolist()) == (0, [], [])
+
+
 def test_a_feature_service_without_a_needed_column_is_refused(settings):
     service, _ = service_without(settings, "neighbour_embedding")
 
@@ -155,8 +183,8 @@ def test_a_feature_service_without_a_needed_column_is_refused(settings):
         FeastUserStore(settings, replace(manifest_of(settings), feature_service=service))
 
 
-def service_without(settings, column):
-    """Name of a registered feature service that lacks a column, and the store it is registered in."""
+def service_without(settings, *columns):
+    """Name of a registered feature service that lacks some columns, and the store it is registered in."""
     from feast import FeatureService
 
     from feature_repo.features import RANKER_FEATURES
@@ -164,7 +192,7 @@ def service_without(settings, column):
 
     feast = open_for_writing(settings, Versions(settings).feature, apply=True)
     view = feast.get_feature_view("user_features")
-    kept = [name for name in RANKER_FEATURES if name != column]
+    kept = [name for name in RANKER_FEATURES if name not in columns]
     feast.apply([FeatureService(name="other", features=[view[kept]])])
     return "other", feast
 
@@ -292,6 +320,11 @@ def test_a_store_that_loses_its_tables_is_a_store_error(materialised):
         ({"sequence_times": [888_700_000]}, "sequence and sequence_times of an online row differ in length"),
         ({"semantic_embedding": [0.5, 0.5, 0.5, float("nan")]}, "an online row holds numbers that are not finite"),
         ({"neighbour_ids": ["u2"]}, "neighbour_ids and neighbour_similarities of an online row differ in length"),
+        ({"gap_days": None}, "an online row lacks gap_days"),
+        (
+            {"neighbour_item_weights": [0.5]},
+            "neighbour_item_ids and neighbour_item_weights of an online row differ in length",
+        ),
     ],
 )
 def test_a_damaged_row_is_a_store_error_and_no_log_names_its_user(settings, caplog, changed, message):

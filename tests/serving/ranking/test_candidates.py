@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from serving.ranking.candidates import NO_ADDITIONS, Candidates, Index, KernelAdditions, indexed_candidates
+from serving.ranking.candidates import NO_ADDITIONS, Additions, Candidates, Index, indexed_candidates
 from serving.ranking.items import top
 
 NUM, WIDTH, K = 6000, 16, 20
@@ -27,14 +27,16 @@ def index(table) -> Index:
     return Index(table.numpy())
 
 
-def added(rows: list[int], values: list[float]) -> KernelAdditions:
-    return KernelAdditions(torch.tensor(rows), torch.tensor(values))
+def added(rows: list[int], values: list[float]) -> Additions:
+    return Additions(torch.tensor(rows), torch.tensor(values))
 
 
-def by_sorting(table, state, additions, hidden, shown, k) -> list[tuple[int, float]]:
+def by_sorting(table, state, additions, hidden, shown, k, takers=None) -> list[tuple[int, float]]:
     scores = (table @ state).numpy().astype(np.float64)
     for row, value in zip(additions.row_L.tolist(), additions.value_L.tolist(), strict=True):
         scores[row] += value
+    if takers is not None:
+        scores += takers.numpy()
     allowed = [row for row in range(NUM) if row not in hidden and (shown is None or shown[row])]
     return [(row, scores[row]) for row in sorted(allowed, key=lambda row: (-scores[row], row))[:k]]
 
@@ -55,6 +57,49 @@ def test_best_equals_sorting_all_scores(table, states, index, with_index, share_
         expected = by_sorting(table, state, additions, set(hidden), shown, K)
         assert [row for row, _ in best] == [row for row, _ in expected]
         assert [score for _, score in best] == pytest.approx([score for _, score in expected], abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def takers(table, states) -> torch.Tensor:
+    """Most items have none; some that no index finds for any state have most."""
+    random = np.random.default_rng(4)
+    values = np.where(random.random(NUM) < 0.1, random.exponential(2, NUM), 0).astype(np.float32)
+    far = torch.argsort((table @ states.T).max(1).values)[:20].numpy()
+    values[far] = 40.0
+    return torch.from_numpy(values)
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+@pytest.mark.parametrize("share_shown", [None, 0.9, 0.01])
+def test_what_takers_add_counts_for_every_item(table, states, index, takers, with_index, share_shown):
+    random = np.random.default_rng(5)
+    shown = None if share_shown is None else random.random(NUM) < share_shown
+    candidates = Candidates(table, index if with_index else None, takers)
+    for state in states:
+        voted = int((table @ state).argmin())
+        additions = added([voted, 7], [80.0, 0.5])
+        hidden = [int(takers.argmax())]
+
+        best = candidates.best(K, state, additions, hidden, shown)
+
+        expected = by_sorting(table, state, additions, set(hidden), shown, K, takers)
+        assert [row for row, _ in best] == [row for row, _ in expected]
+        assert [score for _, score in best] == pytest.approx([score for _, score in expected], abs=1e-4)
+        rows = np.array([0, 7, NUM - 1])
+        all_scores = candidates.scores(state, additions)
+        np.testing.assert_allclose(candidates.scores_of(rows, state, additions), all_scores[rows], atol=1e-5)
+
+
+def test_takers_that_an_index_cannot_serve_leave_it_out(table, states, monkeypatch):
+    """The recall is that of the scores that are served."""
+    monkeypatch.setattr("serving.ranking.candidates.NUM_INDEX_ROWS", 1000)
+    monkeypatch.setattr("serving.ranking.candidates.NUM_HOT_ROWS", 10)
+    random = np.random.default_rng(6)
+    takers = torch.from_numpy((random.random(NUM) * 60).astype(np.float32))
+
+    assert indexed_candidates(table, states).index is not None
+    assert indexed_candidates(table, states, takers).index is None
+    assert indexed_candidates(table, states, torch.zeros(NUM)).index is not None
 
 
 def test_every_item_is_scored_when_most_of_what_the_index_finds_is_hidden(table, states, index):

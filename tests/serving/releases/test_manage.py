@@ -21,6 +21,7 @@ from grasp.versions import Versions, feast_project
 from serving.releases.in_force import HISTORY_FILE, Checkpoint, ReleaseError, releases_on_disk, rollback_targets
 from serving.releases.manage import main, restore_day, rollback, verify, verify_all
 from serving.releases.publication import NUM_KEPT, choose_model, publish
+from training.model.artefact import FORMAT
 
 DAY, NEXT_DAY, FAR_DAY = "1998-03-01", "1998-03-02", "2998-12-31"
 STEPS = [
@@ -137,7 +138,7 @@ def test_a_model_in_an_old_format_is_replaced_by_popular_items(settings, write_d
     for day in (DAY, NEXT_DAY):
         write_day(settings, day)
     put(settings, model=make_model(settings, name="old"))
-    monkeypatch.setattr("training.model.artefact.FORMAT", 4)
+    monkeypatch.setattr("training.model.artefact.FORMAT", FORMAT + 1)
 
     manifest = put(settings, NEXT_DAY)
 
