@@ -36,7 +36,7 @@ COMMANDS = (
     Command("sql", "feature_repo.sql", TRY, "DuckDB on every table and feature view."),
     Command("refresh", "cli.refresh", DAILY, "Run the DAG daily_refresh for a day."),
     Command("retrain", "cli.retrain", DAILY, "Run the DAG retrain for a day."),
-    Command("forecast", "spark_jobs.commands.forecast", DAILY, "What describing a day will cost, before it costs it."),
+    Command("forecast", "spark_jobs.commands.forecast", DAILY, "What a day will cost, before it costs it."),
     Command("dead-letters", "spark_jobs.commands.dead_letters", DAILY, "List refused texts, or replay them."),
     Command("quality", "feature_repo.quality", DAILY, "Check a day's features against their expectations."),
     Command("materialise", "feature_repo.materialise", DAILY, "Put a day's features online."),

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from cli.visitors import num_outcomes, num_visits
 from grasp import partitions, tables
-from grasp.manifest import manifest_in_force
+from grasp.manifest import manifest_in_force, release_folder
 from grasp.progress import say
 from grasp.settings import PREFIX, ROOT, Settings
 
@@ -21,7 +21,7 @@ MAKE_FILE = "demo.mk"  # in GRASP_HOME; `make serve`, `sql` and `airflow` read i
 
 
 def summarise(settings: Settings, cutoff: str, latest: str, user_id: str, home: Path) -> None:
-    """Print ten lines. Leave the settings in `home` for `make`; the Explorer's address shows the user."""
+    """Print eleven lines. Leave the settings in `home` for `make`; the Explorer's address shows the user."""
     (home / MAKE_FILE).write_text(make_variables(settings))
     say("--- summary")
     for name, text in (*_done(settings, cutoff, latest), *_next(settings, user_id, make_command(home, Path.cwd()))):
@@ -29,7 +29,7 @@ def summarise(settings: Settings, cutoff: str, latest: str, user_id: str, home: 
 
 
 def _done(settings: Settings, cutoff: str, latest: str) -> Iterator[tuple[str, str]]:
-    """What was done, by name: data, texts, model, release, requests, quality report."""
+    """What was done, by name: data, texts, model, fresh features, release, requests, quality report."""
     manifest = manifest_in_force(settings.releases)
     yield "data", _data(settings, latest)
     yield "texts", texts_line(settings, *_num_texts(settings))
@@ -37,6 +37,8 @@ def _done(settings: Settings, cutoff: str, latest: str) -> Iterator[tuple[str, s
     evaluation = settings.home / "training" / latest / "evaluation.json"  # absent when there was nothing to judge by
     judged = json.loads(evaluation.read_text()) if evaluation.exists() else None
     yield "model", f"trained up to {cutoff}, {model_line(decision, judged)}"
+    if manifest.model:
+        yield "fresh", fresh_line(release_folder(settings.releases, manifest) / "model" / "config.json")
     yield "release", f"{manifest.release_id}, model {manifest.model or 'none: what is popular'}, in {settings.releases}"
     yield "requests", f"{num_visits(settings)} and {num_outcomes(settings)} clicks and purchases by the demo's visitors"
     yield "quality", str(settings.data_docs / "index.html")
@@ -88,6 +90,17 @@ def model_line(decision: dict[str, Any], evaluation: dict[str, Any] | None) -> s
         return f"promoted: {_figures(evaluation)}"
     figures = f"; {_figures(evaluation)}" if evaluation else ""
     return f"{'promoted' if decision['promoted'] else 'NOT promoted'}: {decision['reason']}{figures}"
+
+
+def fresh_line(config_file: Path) -> str:
+    """Which fresh features the model in force reads, and what they gained on validation."""
+    found = json.loads(config_file.read_text())["metadata"]["fresh"]
+    gains = [
+        f"{name} {gain['mean']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
+        for name, gain in found["gains"].items()
+        if name != "none"
+    ]
+    return f"{found['chosen']} chosen; validation NDCG@10 {', '.join(gains)}"
 
 
 def _figures(evaluation: dict[str, Any]) -> str:

@@ -118,6 +118,7 @@ def daily_refresh() -> None:
         job("embed_descriptions"),
         job("find_neighbours"),
         job("aggregate_neighbours"),
+        *([job("find_moments")] if SETTINGS.moments else []),
         job("build_features"),
         module("feature_repo.quality", "check_quality", ["--day", DAY], stage="check_quality"),
         is_fresh(DAY),

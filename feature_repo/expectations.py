@@ -5,6 +5,7 @@ expectation stops the day. A failed *warning* is logged and the day goes on.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import great_expectations as gx
@@ -14,10 +15,11 @@ from feature_repo.measured_table import HISTORY, VECTOR_SUFFIX
 from grasp import tables
 from grasp.days import end_of, start_of
 from grasp.settings import Settings
-from grasp.tables import MAX_SEQUENCE_LENGTH, Column, Table
+from grasp.tables import MAX_NEIGHBOUR_ITEMS, MAX_SEQUENCE_LENGTH, TAKER_DAYS, Column, Table
 from grasp.versions import Versions
 
 NORM_TOLERANCE = 1e-3  # float32 of several hundred dimensions
+WEIGHTS_TOLERANCE = 1e-3  # of the sum of two hundred rounded weights
 USUAL_FALLBACK_SHARE = 0.99  # above it the model wrote almost no text
 LEAST_SHARE_OF_PREVIOUS_DAY = 0.5  # a state table that loses half its rows has lost its source
 USUAL_STATE_GROWTH = (0.95, 2.0)
@@ -45,6 +47,17 @@ def between(
 ) -> gxe.ExpectColumnValuesToBeBetween:
     return gxe.ExpectColumnValuesToBeBetween(
         column=column, min_value=low, max_value=high, description=meaning, severity=severity
+    )
+
+
+def equal(column: str, other: str, meaning: str) -> gxe.ExpectColumnPairValuesToBeEqual:
+    return gxe.ExpectColumnPairValuesToBeEqual(column_A=column, column_B=other, description=meaning, severity=CRITICAL)
+
+
+def not_above(column: str, limit: str, meaning: str) -> gxe.ExpectColumnPairValuesAToBeGreaterThanB:
+    """A rule that one column's number is at most the other's."""
+    return gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+        column_A=limit, column_B=column, or_equal=True, description=meaning, severity=CRITICAL
     )
 
 
@@ -224,18 +237,8 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
         *vector("semantic_embedding", UNIT_NORM, "every semantic embedding has length one"),
         *vector("neighbour_embedding", (0, UNIT_NORM[1]), "a mean of unit vectors is no longer than one"),
         between("neighbour_ids_length", 0, settings.num_neighbours, "at most GRASP_NUM_NEIGHBOURS neighbours"),
-        gxe.ExpectColumnPairValuesToBeEqual(
-            column_A="neighbour_ids_length",
-            column_B="neighbour_similarities_length",
-            description="each neighbour has a similarity",
-            severity=CRITICAL,
-        ),
-        gxe.ExpectColumnPairValuesToBeEqual(
-            column_A="semantic_embedding_dimension",
-            column_B="neighbour_embedding_dimension",
-            description="both vectors have one dimension",
-            severity=CRITICAL,
-        ),
+        equal("neighbour_ids_length", "neighbour_similarities_length", "each neighbour has a similarity"),
+        equal("semantic_embedding_dimension", "neighbour_embedding_dimension", "both vectors have one dimension"),
         *_own_features(table),
     ]
     summary = [
@@ -248,16 +251,26 @@ def features(settings: Settings, table: Table, entities: Table) -> SuitePair:
 
 def _own_features(table: Table) -> Expectations:
     if table is tables.ITEM_FEATURES:
-        return [between("popularity", 0, None, "popularity is a count")]
+        windows = [f"takers_{days}d" for days in TAKER_DAYS]
+        return [
+            between("popularity", 0, None, "popularity is a count"),
+            between(windows[0], 0, None, "takers are a count"),
+            *(
+                not_above(shorter, longer, f"{shorter} counts nobody whom {longer} does not count")
+                for shorter, longer in pairwise([*windows, "popularity"])
+            ),
+            between("days_since_first_seen", 0, None, "no item was first seen after the day"),
+            *present("days_since_first_seen"),
+        ]
     return [
         between("sequence_length", 1, MAX_SEQUENCE_LENGTH, "a sequence holds 1 to 100 items"),
-        gxe.ExpectColumnPairValuesToBeEqual(
-            column_A="sequence_length",
-            column_B="sequence_times_length",
-            description="each item of a sequence has a time",
-            severity=CRITICAL,
-        ),
+        equal("sequence_length", "sequence_times_length", "each item of a sequence has a time"),
         between("num_interactions", 1, None, "every user has interacted"),
+        between("gap_days", 0, None, "nobody interacted after the day"),
+        between("neighbour_item_ids_length", 0, MAX_NEIGHBOUR_ITEMS, "at most 200 neighbour items"),
+        equal("neighbour_item_ids_length", "neighbour_item_weights_length", "each neighbour item has a weight"),
+        is_true("neighbour_item_weights_are_positive", "every neighbour item has votes"),
+        between("neighbour_item_weights_sum", 0, 1 + WEIGHTS_TOLERANCE, "weights are shares of all votes"),
     ]
 
 

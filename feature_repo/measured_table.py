@@ -1,8 +1,8 @@
 """A table as the quality checks see it: its rows with measured vectors, and one summary row.
 
 Great Expectations cannot check vectors, and every cell costs it time. So each vector becomes three numbers (norm,
-whether finite, dimension) and each list becomes its length, which is null for a missing list. The summary row holds
-what is true of the whole table: counts, shares, comparisons with other tables.
+whether finite, dimension) and each list becomes its length, which is null for a missing list. A list of weights has its
+sum as well. The summary row holds what is true of the whole table: counts, shares, comparisons with other tables.
 """
 
 from collections.abc import Collection
@@ -27,6 +27,7 @@ SPARK_TYPES = {
     pa.float64(): "double",
 }
 VECTOR_SUFFIX = "_embedding"
+WEIGHTS_SUFFIX = "_weights"
 SHARE_SUFFIX = "_share"
 HISTORY = "_history_"
 GENERATION_SHARES = ["refused_share", "unanswered_share", "failed_call_share"]
@@ -62,6 +63,9 @@ def measure(name: str, rows: pa.Table) -> MeasuredTable:
             }
         elif pa.types.is_list(field.type):
             columns[f"{field.name}_length"] = pc.list_value_length(column).to_pandas()
+            if field.name.endswith(WEIGHTS_SUFFIX):
+                sums, are_positive = measure_weights(column)
+                columns |= {f"{field.name}_sum": sums, f"{field.name}_are_positive": are_positive}
         elif not pa.types.is_map(field.type):
             columns[field.name] = column.to_pandas()
     return MeasuredTable(name, pd.DataFrame(columns), pd.DataFrame([summary]))
@@ -69,12 +73,24 @@ def measure(name: str, rows: pa.Table) -> MeasuredTable:
 
 def measure_vectors(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Norm, finiteness and dimension of each vector; a missing vector has dimension 0."""
-    dimensions = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
-    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-    row_of = np.repeat(np.arange(len(dimensions)), dimensions)
+    dimensions, values, row_of = _flat(column)
     are_finite = np.bincount(row_of, ~np.isfinite(values), len(dimensions)) == 0
     norms = np.sqrt(np.bincount(row_of, np.where(np.isfinite(values), values, 0.0) ** 2, len(dimensions)))
     return norms, are_finite & (dimensions > 0), dimensions
+
+
+def measure_weights(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of each list, and whether all of its numbers are finite and above zero; a missing list has the sum 0."""
+    lengths, values, row_of = _flat(column)
+    are_positive = np.bincount(row_of, ~(np.isfinite(values) & (values > 0)), len(lengths)) == 0
+    return np.bincount(row_of, np.where(np.isfinite(values), values, 0.0), len(lengths)), are_positive
+
+
+def _flat(column: pa.ListArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Length of each list (0 if it is missing), all values one after another, and the row of each value."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+    return lengths, values, np.repeat(np.arange(len(lengths)), lengths)
 
 
 def schema_of(schema: pa.Schema) -> str:
@@ -115,6 +131,13 @@ def add_ages(measured: MeasuredTable, day: str, now: datetime) -> None:
         moments = pd.to_datetime(measured.rows["event_timestamp"], utc=True)
         measured.rows["age_hours"] = (now - moments).dt.total_seconds() / 3600
         measured.rows["seconds_from_end_of_day"] = (moments - end_of(day)).dt.total_seconds()
+
+
+def add_days_since_first_seen(measured: MeasuredTable, day: str) -> None:
+    """Add to each row the days from `first_seen_day` to the day; null where it names no day."""
+    if "first_seen_day" in measured.rows:
+        first = pd.to_datetime(measured.rows["first_seen_day"], format="%Y-%m-%d", errors="coerce")
+        measured.rows["days_since_first_seen"] = (pd.Timestamp(day) - first).dt.days
 
 
 def add_fallback_share(descriptions: MeasuredTable) -> None:

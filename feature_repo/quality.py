@@ -91,6 +91,7 @@ def measure_day(settings: Settings, day: str) -> dict[str, "MeasuredTable"]:
         measured = measured_table.measure(table.name, measured_table.read_rows(folder))
         measured_table.compare_volume(measured, _num_rows_before(settings, table, day))
         measured_table.add_ages(measured, day, settings.clock())
+        measured_table.add_days_since_first_seen(measured, day)
         return measured
 
     generation = measured_table.measure_generation(_generation_metrics(settings, day))

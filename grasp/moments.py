@@ -8,16 +8,19 @@ day, training computes the same ones, serving makes one of a request's recent it
     similarity(m, n)  = text_share * text(m) . text(n) + (1 - text_share) * bag(m) . bag(n)
     vote(m, n)        = exp(sharpness * (similarity(m, n) - 1)), of moment n for its next item
 
-Only the nearest moments of *other* users vote. The weight of an item is its share of all votes.
+Only the nearest moments of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
+moment without a known item: it is like no other.
 
 Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size
-                 N items, row 0 of vectors is no item  V nearest moments
+                 N items, row 0 of vectors is no item  V nearest moments  P proposed moments  K places of ids
 """
 
-# ruff: noqa: N803, N815 - the shape suffixes above
+# ruff: noqa: N802, N803, N815 - the shape suffixes above
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -28,7 +31,10 @@ from grasp.tables import MAX_NEIGHBOUR_ITEMS
 HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight of each relative to the next newer one
 NUM_NEAREST = 500  # moments that vote, at most
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
+SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
+NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
+NUM_ID_PLACES = 128  # of a dense vector, into which the ids of a bag are hashed
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,16 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.text_QS)
 
+    @property
+    def is_known_Q(self) -> np.ndarray:
+        """Whether a moment has a known item."""
+        return np.diff(self.bag_QN.indptr) > 0
+
+    @cached_property
+    def bag_NQ(self) -> sparse.csr_matrix:
+        """The bags by item: a search reads those of its own items alone. Made at the first search."""
+        return self.bag_QN.T.tocsr()
+
     def rows(self, chosen: np.ndarray | slice) -> "Contexts":
         return Contexts(self.text_QS[chosen], self.bag_QN[chosen])
 
@@ -64,6 +80,9 @@ class Votes:
 
     items: np.ndarray  # rows of the item vectors
     weights: np.ndarray  # float32
+
+
+NO_VOTES = Votes(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 def centred(vectors_NS: np.ndarray) -> np.ndarray:
@@ -84,13 +103,18 @@ def contexts(history_QH: np.ndarray, centred_NS: np.ndarray) -> Contexts:
     text_QS = np.asarray(bag_QN @ centred_NS, np.float32)
     length_Q = np.sqrt(np.asarray(bag_QN.multiply(bag_QN).sum(1)).ravel())
     scale_QQ = sparse.diags(1 / np.where(length_Q > 0, length_Q, 1)).astype(np.float32)
-    norm_Q = np.linalg.norm(text_QS, axis=1)
-    return Contexts(text_QS / np.where(norm_Q > 0, norm_Q, 1)[:, None], (scale_QQ @ bag_QN).tocsr())
+    return Contexts(_unit(text_QS), (scale_QQ @ bag_QN).tocsr())
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    """Each row scaled to length 1; a row of zeros stays."""
+    norm = np.linalg.norm(rows, axis=1)
+    return rows / np.where(norm > 0, norm, 1)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Moments that may vote."""
+    """Moments that may vote, oldest first."""
 
     contexts: Contexts
     user_M: np.ndarray  # a number for each user
@@ -101,21 +125,45 @@ class Moments:
 
     def votes(self, asking: Contexts, user_Q: np.ndarray, rule: VoteRule) -> Iterator[Votes]:
         """The votes for each asking moment, in order; `user_Q` is its user, -1 for nobody's. Compares all moments."""
+        is_known_Q = asking.is_known_Q
         step = max(1, BLOCK_NUMBERS // max(len(self), 1))
         for start in range(0, len(asking), step):
             block = slice(start, start + step)
             similarity_QM = similarity(asking.rows(block), self.contexts, rule.text_share)
-            for user, similarity_M in zip(user_Q[block], similarity_QM, strict=True):
-                yield self.count(nearest(similarity_M), similarity_M, user, rule)
+            for is_known, user, similarity_M in zip(is_known_Q[block], user_Q[block], similarity_QM, strict=True):
+                yield self.count(nearest(similarity_M), similarity_M, user, rule) if is_known else NO_VOTES
+
+    def votes_of_proposed(
+        self, asking: Contexts, user_Q: np.ndarray, proposed_QP: np.ndarray, rule: VoteRule
+    ) -> Iterator[Votes]:
+        """Like `votes`, but compares only the moments that an index proposes for each asking moment; -1 is none.
+
+        Each moment is proposed at most once.
+        """
+        is_known_Q = asking.is_known_Q
+        for row, (user, proposed_P) in enumerate(zip(user_Q, proposed_QP, strict=True)):
+            if not is_known_Q[row]:
+                yield NO_VOTES
+                continue
+            own = slice(row, row + 1)
+            chosen_V = np.sort(proposed_P[proposed_P >= 0])
+            similarity_V = similarity(asking.rows(own), self.contexts.rows(chosen_V), rule.text_share)[0]
+            near_V = nearest(similarity_V)
+            yield self._count(chosen_V[near_V], similarity_V[near_V], user, rule)
 
     def count(self, chosen_V: np.ndarray, similarity_M: np.ndarray, user: int, rule: VoteRule) -> Votes:
         """Count the votes of some moments; those of `user` have none."""
-        chosen_V = chosen_V[self.user_M[chosen_V] != user]
-        vote_V = np.exp(rule.sharpness * (similarity_M[chosen_V].astype(np.float64) - 1))
+        return self._count(chosen_V, similarity_M[chosen_V], user, rule)
+
+    def _count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
+        is_other_V = self.user_M[chosen_V] != user
+        chosen_V, similarity_V = chosen_V[is_other_V], similarity_V[is_other_V]
+        vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
         items, place_V = np.unique(self.item_M[chosen_V], return_inverse=True)
         votes = np.bincount(place_V, vote_V, len(items))
-        pairs = np.unique(place_V * (self.user_M.max(initial=0) + 1) + self.user_M[chosen_V])
-        num_voters = np.bincount(pairs // (self.user_M.max(initial=0) + 1), minlength=len(items))
+        num_users = self.user_M.max(initial=0) + 1
+        pairs = np.unique(place_V * num_users + self.user_M[chosen_V])
+        num_voters = np.bincount(pairs // num_users, minlength=len(items))
         weights = np.round(votes / max(votes.sum(), np.finfo(np.float64).tiny), WEIGHT_DIGITS)
         kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
         kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
@@ -127,13 +175,67 @@ def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarr
     of_text_QM = asking.text_QS @ known.text_QS.T
     of_text_QM *= text_share
     if text_share < 1:
-        of_ids_QM = (asking.bag_QN @ known.bag_QN.T).tocoo()
+        of_ids_QM = (asking.bag_QN @ known.bag_NQ).tocoo()
         of_text_QM[of_ids_QM.row, of_ids_QM.col] += (1 - text_share) * of_ids_QM.data
     return of_text_QM
 
 
-def nearest(similarity_M: np.ndarray) -> np.ndarray:
-    """The places of the nearest moments, at most `NUM_NEAREST`, ascending."""
-    if len(similarity_M) <= NUM_NEAREST:
+def nearest(similarity_M: np.ndarray, num: int = NUM_NEAREST) -> np.ndarray:
+    """The places of the `num` nearest moments at most, ascending; of equally near ones the later."""
+    likely = _likely(similarity_M, num)
+    rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
+    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:num]])
+    return chosen
+
+
+def _likely(similarity_M: np.ndarray, num: int) -> np.ndarray:
+    """Places among which the nearest are, few of many: sorting all would take longer than comparing them."""
+    every = len(similarity_M) // NUM_SAMPLED
+    if every < 2:
         return np.arange(len(similarity_M))
-    return np.sort(np.argpartition(-similarity_M, NUM_NEAREST - 1)[:NUM_NEAREST])
+    sample = similarity_M[::every]
+    rank = min(len(sample), 2 * num // every + 10)  # of the sample; about twice as many moments as are needed
+    least = np.partition(sample, len(sample) - rank)[len(sample) - rank]
+    margin = 2 * 10.0**-SIMILARITY_DIGITS  # so that what rounds to the same number is found together
+    found = np.flatnonzero(similarity_M >= least - margin)
+    if np.count_nonzero(similarity_M[found] >= least) < num:
+        return np.arange(len(similarity_M))
+    return found
+
+
+def hashed_ids(item_ids: Sequence[str]) -> sparse.csr_matrix:
+    """Where an index keeps each id: plus or minus one at one of `NUM_ID_PLACES` places, (N + 1, NUM_ID_PLACES).
+
+    It follows from the id alone, so it is the same on every day. Row 0 is no item.
+    """
+    digests = [hashlib.blake2b(each.encode(), digest_size=8).digest() for each in item_ids]
+    number_N = np.array([int.from_bytes(each) for each in digests], np.uint64)
+    sign_N = np.where(number_N >> np.uint64(63), 1, -1).astype(np.float32)
+    place_N = (number_N % np.uint64(NUM_ID_PLACES)).astype(np.int64)
+    return sparse.csr_matrix(
+        (sign_N, place_N, np.concatenate([[0], np.arange(len(item_ids) + 1)])), shape=(len(item_ids) + 1, NUM_ID_PLACES)
+    )
+
+
+def dense_vectors(of: Contexts, hashed_NK: sparse.csr_matrix, text_share: float) -> np.ndarray:
+    """Moments as an index keeps them, (Q, S + NUM_ID_PLACES): their inner product is about the similarity.
+
+    Each is [sqrt(text_share) * text, sqrt(1 - text_share) * bag], the ids of the bag hashed by `hashed_ids`. All have
+    length 1, but a moment without a known item has zeros.
+    """
+    bag_QK = np.asarray((of.bag_QN @ hashed_NK).toarray(), np.float32)
+    parts = [np.sqrt(text_share) * of.text_QS, np.sqrt(1 - text_share) * _unit(bag_QK)]
+    return _unit(np.concatenate(parts, axis=1)).astype(np.float32)
+
+
+def moment_hash(
+    user_id: str, microseconds: int, row_number: int, history: Iterable[tuple[str, str]], text_share: float
+) -> str:
+    """The name of a moment in an index: it changes with whatever its dense vector is made of.
+
+    `microseconds` is the time of the interaction since 1970 UTC. `history` has the id of each item, newest first, and
+    the hash of its description. Only the mean of all items is left out: it moves a little every day.
+    """
+    steps = [part for step in history for part in step]
+    parts = [user_id, str(microseconds), str(row_number), repr(text_share), *steps]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

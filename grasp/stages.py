@@ -99,6 +99,16 @@ STAGES = {
             uses=("feature",),
         ),
         Stage(
+            "find_moments",
+            "spark_jobs",
+            # The state of user_features before the window is not an input: it says what the interactions say.
+            reads=(tables.INTERACTIONS, tables.ITEM_EMBEDDING),
+            # `moments` is not an output: later days remove its old days, which would undo the stamps of earlier ones.
+            writes=(tables.USER_NEIGHBOUR_ITEMS,),
+            settings=("late_days", "milvus_uri", "moment_exact_up_to"),
+            uses=("feature",),  # with every setting that says who asks, who votes and how
+        ),
+        Stage(
             "build_features",
             "spark_jobs",
             reads=(
@@ -111,8 +121,11 @@ STAGES = {
                 tables.USER_EMBEDDING,
                 tables.ITEM_NEIGHBOUR_FEATURES,
                 tables.USER_NEIGHBOUR_FEATURES,
+                tables.USER_NEIGHBOUR_ITEMS,  # not there where moments are off
             ),
             writes=(tables.ITEM_FEATURES, tables.USER_FEATURES),
+            # Earlier item features are not listed: a day first seen changes only with the interactions.
+            settings=("moments",),
             uses=("feature",),
         ),
         Stage(

@@ -136,8 +136,8 @@ def feature_service(feature_version: str) -> str:
 
 
 def collection(entity: str, embedding_version: str) -> str:
-    """Name of the Milvus collection that holds the vectors of one entity's texts, of one version."""
-    return f"{entity}_texts_{embedding_version}"
+    """Name of the Milvus collection of one version: of the texts of `item` or `user`, or of `moments`."""
+    return f"moments_{embedding_version}" if entity == "moments" else f"{entity}_texts_{embedding_version}"
 
 
 def description_hash(text: str) -> str:

@@ -14,7 +14,6 @@ every release on disk, and a search passes over all others. A text that no relea
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +33,13 @@ from spark_jobs.models.encoder_http import EncoderServer, load_server_encoder
 from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import embedding_batches
 from spark_jobs.vectors.milvus import READ_BACK_TOLERANCE, WRITE_BATCH, Text, VectorStore, open_vector_store
+from spark_jobs.vectors.milvus_collection import rows_of_releases, update_collection
 from spark_jobs.vectors.text_embeddings import EncoderFactory, TextEmbeddings
 
 ENTITIES = {
     "item": (tables.ITEM_DESCRIPTION, tables.ITEM_EMBEDDING),
     "user": (tables.USER_DESCRIPTION, tables.USER_EMBEDDING),
 }
-NUM_READ_BACK = 16
 NUM_PROBED, MIN_RECALL = 10, 0.95  # neighbours per vector read back; the job fails below this recall
 
 
@@ -83,37 +82,17 @@ def encoder_factory(settings: Settings) -> EncoderFactory:
     return partial(load_encoder, settings.encoder, settings.encoder_batch_size)
 
 
-def update_collection(
-    store: VectorStore, name: str, partition: Path, table: Table, kept: AbstractSet[Text] | None
-) -> int:
+def update_texts(store: VectorStore, name: str, partition: Path, table: Table, kept: AbstractSet[Text] | None) -> int:
     """Add a day's texts to a collection; delete those that are neither of the day nor in `kept` (None deletes nothing).
 
     Returns the number of vectors written.
     """
     batches = embedding_batches(partition, table, WRITE_BATCH)
-    first = next(batches, None)
-    if first is None:
-        say(f"Milvus {name}: unchanged, because the day has no vectors")
-        return 0
-    store.ensure_collection(name, first.vectors.shape[1])
-    held, of_day, num_added = store.texts(name), set[Text](), 0
-    sample: dict[Text, np.ndarray] = {}
-    for batch in chain([first], batches):
-        texts = list(map(Text, batch.ids, batch.hashes))
-        new = [i for i, each in enumerate(texts) if each not in held]
-        store.add(name, [texts[i] for i in new], batch.vectors[new])
-        of_day.update(texts)
-        num_added += len(new)
-        if len(sample) < NUM_READ_BACK:
-            sample |= {texts[i]: batch.vectors[i] for i in (new[-2:] or [0])}
-    gone: AbstractSet[Text] = frozenset() if kept is None else held - of_day - kept
-    store.delete(name, sorted(gone))
-    num_held = len((held | of_day) - gone)
-    store.require_equal(name, num_held, sample)
-    if num_added:
-        require_recall(store, name, partition, table, sample)
-    say(f"Milvus {name}: {num_added} vectors added, {len(gone)} deleted, {num_held} held")
-    return num_added
+    rows = ((list(map(Text, batch.ids, batch.hashes)), batch.vectors) for batch in batches)
+    update = update_collection(store, name, rows, kept)
+    if update.num_added:
+        require_recall(store, name, partition, table, update.sample)
+    return update.num_added
 
 
 def require_recall(
@@ -163,10 +142,8 @@ def texts_to_keep(lake: Lake, name: str, table: Table, day: str) -> set[Text] | 
 
     None if a release cannot be read, because then nothing may be deleted.
     """
-    try:
-        kept = released_texts(lake.settings.releases, name)
-    except (OSError, ValueError, KeyError) as error:
-        say(f"Milvus {name}: nothing is deleted, because a release cannot be read: {error}")
+    kept = rows_of_releases(name, partial(released_texts, lake.settings.releases, name))
+    if kept is None:
         return None
     latest = lake.days(table)[-1]
     if latest > day:
@@ -190,7 +167,7 @@ def embed_day(lake: Lake, day: str, make_encoder: EncoderFactory | None = None) 
         for entity, (_, table) in ENTITIES.items():
             name = collection(entity, version)
             partition = partitions.require_partition(lake.root, table, version, day)
-            num_added += update_collection(store, name, partition, table, texts_to_keep(lake, name, table, day))
+            num_added += update_texts(store, name, partition, table, texts_to_keep(lake, name, table, day))
     return num_added
 
 

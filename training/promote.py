@@ -5,9 +5,9 @@
 Reads:   the training set and the candidate of <home>/training/<day>, the model of the release in force
 Writes:  evaluation.json, evaluation.md and decision.json beside the candidate's folder
 
-All models are evaluated on the same test events. The candidate is promoted only if its NDCG@10 beats that of popularity
-and that of the model in force beyond noise: the 95 % interval of the paired difference, with users resampled, lies
-above 0. A refusal is a result, not an error.
+All models are evaluated on the same test events. The candidate is promoted only if its NDCG@10 beats popularity, what
+was taken in the last days, and the model in force beyond noise: the 95 % interval of the paired difference, with users
+resampled, lies above 0. A refusal is a result, not an error.
 """
 
 import json
@@ -27,7 +27,7 @@ from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from training.command import arguments, check_days
 from training.data.training_set import TrainingSet, load_training_set, require_training_set, training_set_folder
-from training.evaluation.baselines import distinct_user_popularity
+from training.evaluation.baselines import distinct_user_popularity, popular_lately
 from training.evaluation.fresh_features import FreshFeatures, MomentWindow
 from training.evaluation.metrics import Interval, bootstrap_interval, event_groups, event_metrics
 from training.evaluation.ranking import Event, evaluation_events, rank_events, ranker_scorer
@@ -36,7 +36,7 @@ from training.train import CANDIDATE_FILE
 
 DECISION_FILE = "decision.json"
 METRIC = "ndcg@10"
-POPULARITY = "popularity"
+POPULARITY, POPULAR_LATELY = "popularity", "popular lately"
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,20 @@ def rival_in_force(settings: Settings, candidate: LoadedRanker) -> tuple[LoadedR
 def evaluate_models(
     training_set: TrainingSet, events: Sequence[Event], rankers: Sequence[LoadedRanker], window: MomentWindow
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Every metric of every event, for popularity and each ranker: {name: {metric: (E,)}}.
+    """Every metric of every event, for what is popular, ever and lately, and each ranker: {name: {metric: (E,)}}.
 
     Rankers read fresh features as of the day before each event.
     """
-    metrics = {POPULARITY: event_metrics(rank_events(distinct_user_popularity(training_set), events).filtered)}
     features = FreshFeatures(training_set, "test", window)
-    for each in rankers:
-        scorer = ranker_scorer(each.ranker, each.vocabulary, training_set, fresh=features)
-        metrics[each.metadata.name] = event_metrics(rank_events(scorer, events).filtered)
-    return metrics
+    scorers = {
+        POPULARITY: distinct_user_popularity(training_set),
+        POPULAR_LATELY: popular_lately(training_set, features),
+        **{
+            each.metadata.name: ranker_scorer(each.ranker, each.vocabulary, training_set, fresh=features)
+            for each in rankers
+        },
+    }
+    return {name: event_metrics(rank_events(score, events).filtered) for name, score in scorers.items()}
 
 
 def summarise(

@@ -31,7 +31,7 @@ from training.data.training_set import (
     require_training_set,
     training_set_folder,
 )
-from training.evaluation.fresh_features import MomentWindow
+from training.evaluation.fresh_features import DEFAULT_WINDOW, MomentWindow
 from training.fitting.recipes import DEFAULT, RECIPES, TrainConfig
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ SAY_EVERY = 5  # epochs
 
 
 def inputs_fingerprint(
-    source: Path, recipe: TrainConfig, seed: int, cutoff: str, window: MomentWindow
+    source: Path, recipe: TrainConfig, seed: int, cutoff: str, window: MomentWindow = DEFAULT_WINDOW
 ) -> str:
     """SHA-256 of everything the weights depend on."""
     here = Path(__file__).parent

@@ -167,13 +167,14 @@ def _lines(parts: Iterable[Part], folder: Path) -> Iterator[str]:
 
 
 def goals(figures: Mapping[str, Figure]) -> Table:
-    """Figures beside their goals. A figure that was not measured does not meet its goal."""
+    """Figures beside their goals, where they have one. A figure that was not measured does not meet its goal."""
+    shown = {True: "yes", False: "no", None: "–"}
     rows = [
         [
             name,
             "–" if figure.value is None else number(figure.value),
-            f"{figure.goal.direction} {figure.goal.bound:g}",
-            "yes" if figure.goal.is_met(figure.value) else "no",
+            f"{figure.goal.direction} {figure.goal.bound:g}" if figure.goal else "–",
+            shown[figure.is_met],
         ]
         for name, figure in figures.items()
     ]

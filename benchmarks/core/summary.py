@@ -37,10 +37,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` is None or not finite when it was not measured yet."""
+    """`value` is None or not finite when it was not measured yet. Without a goal it is only reported."""
 
     value: float | None
-    goal: Goal
+    goal: Goal | None = None
+
+    @property
+    def is_met(self) -> bool | None:
+        return self.goal.is_met(self.value) if self.goal else None
 
 
 Found = Mapping[str, Any]  # what one measurement found
@@ -77,7 +81,8 @@ def _as_json(figure: Figure) -> dict[str, Any]:
     value = figure.value if is_measured else None
     # Judged before it is rounded: 0.04996 is shown as 0.05 and does not reach 0.05.
     shown = None if value is None else float(f"{value:.{DIGITS}g}")
-    return {"value": shown, "goal": figure.goal.bound, "met": figure.goal.is_met(value)}
+    bound = figure.goal.bound if figure.goal else None
+    return {"value": shown, "goal": bound, "met": figure.is_met}
 
 
 def table(reports: Path) -> str:
@@ -92,7 +97,8 @@ def table(reports: Path) -> str:
     lines = [("report", "figure", "value", "goal", "met"), *rows]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, f"{sum(row[-1] == 'yes' for row in rows)} of {len(rows)} goals met"])
+    met = [row[-1] == "yes" for row in rows if row[-1] != "-"]
+    return "\n".join([*text, f"{sum(met)} of {len(met)} goals met"])
 
 
 def _shown(value: float | bool | None) -> str:

@@ -65,7 +65,7 @@ class Cut:
 
     day: int  # the first one of the test, in days since 1970-01-01
     choosing: TrainingSet  # known at the earlier cut, with the validation targets
-    fitting: TrainingSet  # known at the cut of the test; its users and items are the first ones of all
+    fitting: TrainingSet  # known at the cut of the test, or later; its users and items are the first ones of all
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,15 @@ def load(
     tail: Tail | None = None,
     protocol: Protocol = "published",
     order_seed: int = 0,
+    fitting_day: int | None = None,
     settings: Settings | None = None,
     open_encoder: Callable[[Path, int], Encoder] = load_encoder,
 ) -> BenchmarkData:
     """Read a folder of the data contract, or one with LLM-ESR's `inter.txt`, and build its training set.
 
     `validation_users` is how many users are drawn for validation, None takes all. `seed` is that of a corruption,
-    `order_seed` that of shuffled ties. By default `tail` is LLM-ESR's for a file without texts, and Beauty's for all
+    `order_seed` that of shuffled ties. By global time `fitting_day` may be a day after the cut: `Cut.fitting` is then
+    all that is known before it. By default `tail` is LLM-ESR's for a file without texts, and Beauty's for all
     others. The encoder of the settings (by default those of the environment) encodes each text once; `cache` keeps the
     vectors and their neighbours. Raises `SourceError` for a protocol that needs times and data without them.
     """
@@ -113,7 +115,7 @@ def load(
     build = _Builder(inputs, seed, tail, cache, settings, open_encoder)
     cut, drawn_by = None, list[object]([validation_users, SPLIT_SEED])
     if protocol == "global-time":
-        parts = by_time(source, validation_users)
+        parts = by_time(source, validation_users, fitting_day)
         known, source, drawn_by = parts.fitting, parts.asked.source, [*drawn_by, protocol]
         texts = build.texts(known)
         choosing = build.by_time(parts.choosing, build.texts(parts.choosing))

@@ -10,6 +10,8 @@
 
 By global time everything is chosen at the first cut, and then made anew at the second from all that is known by then,
 as a shop retrains. With the weights of the first cut, the test would ask models that are weeks old.
+For any later day, too, everything can be made anew from what is known before it (`known_before`): the same test events
+then show what retraining is worth.
 
 The random order is drawn once for a whole report (`order_seed`), not for each row: all systems and seeds then have the
 same events, and differences stay paired by user. As each user's order is a draw of its own, resampling users also
@@ -49,7 +51,7 @@ class PartsByTime:
     """Users and items are numbered by their first day, so that those known at a cut are the first ones of all."""
 
     choosing: Part  # known at the first cut, with validation targets
-    fitting: Part  # known at the second cut
+    fitting: Part  # known at the second cut, or before a later day
     asked: Part  # all users and items, with test targets
     every_event: Source  # what the daily refresh comes to know, day by day
     test_day: int  # the first one after the second cut
@@ -91,26 +93,38 @@ def with_shuffled_ties(source: Source, order_seed: int) -> Source:
     return replace(source, sequences=sequences)
 
 
-def by_time(source: Source, validation_users: int | None) -> PartsByTime:
-    """Cut the events at two days. Raises `ValueError` when there are too few days for that."""
+def by_time(source: Source, validation_users: int | None, fitting_day: int | None = None) -> PartsByTime:
+    """Cut the events at two days. Raises `ValueError` when there are too few days for that.
+
+    `fitting` is what is known before `fitting_day`, by default before the second cut. The day changes nothing else.
+    Raises `ValueError` for a day before the second cut.
+    """
     _times(source)
     source = _numbered_by_first_day(source)
     every_day = np.sort(np.concatenate(source.days))
     first_cut, second_cut = (int(every_day[int(share * len(every_day))]) for share in SHARES_BEFORE_CUTS)
     if not every_day[0] < first_cut < second_cut:
         raise ValueError(f"{source.name} has too few days to be cut at two of them: give another --protocol")
-    known = [_known(source, cut) for cut in (first_cut, second_cut)]
-    choosing = _splits(known[0], first_cut, second_cut, "validation")
-    _keep_targets(known[0], choosing, validation_users)
-    fitting = _splits(known[1], second_cut, second_cut, "test")
+    fitting_day = second_cut if fitting_day is None else fitting_day
+    if fitting_day < second_cut:
+        raise ValueError(f"fitting_day {fitting_day} is before the second cut, {second_cut}")
+    known = _known(source, first_cut)
+    choosing = _splits(known, first_cut, second_cut, "validation")
+    _keep_targets(known, choosing, validation_users)
     asked = _splits(source, second_cut, int(every_day[-1]) + 1, "test")
     return PartsByTime(
-        _split_events(known[0], choosing),
-        _split_events(known[1], fitting),
+        _split_events(known, choosing),
+        known_before(source, fitting_day),
         _split_events(source, asked),
         source,
         second_cut,
     )
+
+
+def known_before(source: Source, day: int) -> Part:
+    """All that is known before a day, as training events. Users and items are numbered by their first day."""
+    known = _known(source, day)
+    return _split_events(known, _splits(known, day, day, "test"))
 
 
 def _times(source: Source) -> list[np.ndarray]:

@@ -66,6 +66,7 @@ class MatrixEntry:
     tuned_as: str = ""  # the system whose trials choose the settings; empty for settings as published
     inputs: Inputs = COMMON_INPUTS
     additions: tuple[Addition, ...] = ("none",)
+    trials: tuple[dict[str, object], ...] = ()  # settings of its own that are tried, instead of those of `tuned_as`
 
     @property
     def rows(self) -> list[Row]:
@@ -110,10 +111,9 @@ def _texts(num_seeds: int) -> Iterator[MatrixEntry]:
         switches={"user_text": "described"},
         inputs=Inputs(without_last=True),
     )
-    as_grasp = {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
     additions: tuple[Addition, ...] = ("none", "kernel")
     for model in ("sasrec_llm_init", "sasrec_alphafuse"):
-        yield trained_entry(model, 0, "ablations", ablation="as_grasp", switches=as_grasp, additions=additions)
+        yield trained_entry(model, 0, "ablations", ablation="as_grasp", switches=as_grasp(), additions=additions)
     for corruption in (0.0, *SHARES):
         for seed in range(num_seeds):
             inputs = Inputs(corruption=corruption)
@@ -148,6 +148,11 @@ def _controls(has_texts: bool = True) -> Iterator[MatrixEntry]:
     for model in CONTROLS:
         if has_texts or model != "star":
             yield MatrixEntry(Row(model, 0, "main"))
+
+
+def as_grasp() -> dict[str, object]:
+    """The switches by which another system is trained in GRASP's way."""
+    return {name: getattr(recipe("sasrec_grasp"), name) for name in AS_GRASP}
 
 
 def trained_entry(

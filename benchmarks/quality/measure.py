@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,7 +30,7 @@ from benchmarks.data.protocols import NUM_VALIDATION_USERS, Protocol
 from benchmarks.data.readers import source_folder
 from benchmarks.quality import scorers
 from benchmarks.quality.matrix import TRIALS, MatrixEntry, chosen_entries, matrix, with_trial
-from benchmarks.quality.protocol import attention_mass, load_protocol
+from benchmarks.quality.protocol import TestResult, attention_mass, load_protocol
 from benchmarks.quality.report import REPORT
 from benchmarks.quality.results import Results
 from benchmarks.quality.rows import Row, RowInfo
@@ -61,7 +62,11 @@ class QualityBenchmark:
         self.validation = evaluation_events(self.data.choosing, "validation")
         self._trials: dict[str, FittedRanker] = {}  # of the latest system: the best one is its row of the first seed
 
-    def load(self, inputs: Inputs = COMMON_INPUTS, seed: int = 0) -> BenchmarkData:
+    @cached_property
+    def features(self) -> scorers.SharedFeatures:
+        return scorers.SharedFeatures(self.data)
+
+    def load(self, inputs: Inputs = COMMON_INPUTS, seed: int = 0, fitting_day: int | None = None) -> BenchmarkData:
         validation_users = self.given.validation_users or None
         return datasets.load(
             self.folder,
@@ -71,7 +76,22 @@ class QualityBenchmark:
             seed=seed,
             protocol=self.given.protocol,
             order_seed=self.given.order_seed,
+            fitting_day=fitting_day,
         )
+
+    def describe(self, wanted: Sequence[Row]) -> None:
+        """Store what the report says of the data, and the rows that are planned."""
+        about = {
+            "data": self.data.name,
+            "num_users": len(self.data.training_set.user_ids),
+            "num_items": len(self.data.training_set.item_ids),
+            "num_interactions": self.data.num_interactions,
+            "num_events": len(self.protocol.events),
+            "command": self.given.command,
+            "machine": machine(),
+            "wanted": [row.row_id for row in wanted],
+        }
+        write_about(self.given.out, about)
 
     def rows(self, entry: MatrixEntry) -> list[Row]:
         """The entry's rows. A catalogue that is too large for a history kernel has none with it."""
@@ -89,19 +109,22 @@ class QualityBenchmark:
 
     def settle(self, entry: MatrixEntry, config: TrainConfig, every: Sequence[MatrixEntry]) -> TrainConfig:
         """The entry's recipe with the settings of its best trial. Missing trials are run now, on clean data."""
-        if not entry.tuned_as:
+        if not entry.tuned_as and not entry.trials:
             return self._limited(config)
-        tuned = next(each.config for each in every if each.row.model == entry.tuned_as and each.config)
-        configs = [with_trial(self._limited(tuned), settings) for settings in TRIALS]
+        name, trials_of = entry.tuned_as or entry.row.model, entry.trials or TRIALS
+        tuned = config
+        if entry.tuned_as:
+            tuned = next(each.config for each in every if each.row.model == entry.tuned_as and each.config)
+        configs = [with_trial(self._limited(tuned), settings) for settings in trials_of]
         keys = [self._key(each) for each in configs]
         self._trials = {key: fitted for key, fitted in self._trials.items() if key in keys}
-        for number, (key, tried, settings) in enumerate(zip(keys, configs, TRIALS, strict=True), start=1):
+        for number, (key, tried, settings) in enumerate(zip(keys, configs, trials_of, strict=True), start=1):
             if not self._trial_file(key).exists():
-                say(f"{entry.tuned_as}: trial {number} of {len(TRIALS)}: {settings}")
-                fitted = fit(self.data.choosing, tried, TRIAL_SEED, self._progress(f"trial of {entry.tuned_as}"))
+                say(f"{name}: trial {number} of {len(trials_of)}: {settings}")
+                fitted = fit(self.data.choosing, tried, TRIAL_SEED, self._progress(f"trial of {name}"))
                 self._trials[key] = fitted
                 trial = {
-                    "model": entry.tuned_as,
+                    "model": name,
                     "settings": settings,
                     "validation_ndcg_at_10": fitted.metrics_without_kernel["ndcg@10"],
                     "wall_seconds": round(fitted.wall_seconds, 1),
@@ -145,9 +168,40 @@ class QualityBenchmark:
         chosen = self._trials.get(self._key(config)) if is_trial else None
         chosen = chosen or fit(data.choosing, config, entry.row.seed, self._progress(entry.row.row_id))
         fitted = refit(data.cut.fitting, config, entry.row.seed, chosen) if data.cut else chosen
-        cost = {
+        cost = self._cost(config, data, fitted)
+        vocabulary = (data.cut.fitting if data.cut else data.training_set).item_ids
+        with_kernel, base = (
+            ranker_scorer(fitted.ranker, vocabulary, data.training_set, with_kernel=is_added)
+            for is_added in (True, False)
+        )
+        validated_with_kernel, validated = (
+            ranker_scorer(chosen.ranker, data.choosing.item_ids, data.choosing, with_kernel=is_added)
+            for is_added in (True, False)
+        )
+        chosen_fresh = chosen.ranker.fresh, chosen.fresh
+        fresh = scorers.FreshScorers(with_kernel, validated_with_kernel, chosen_fresh, self.features)
+        for row in self.rows(entry):
+            if self.results.finished(row.row_id):
+                continue
+            if row.addition == "kernel" and fitted.ranker.kernel:
+                weights = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
+                scorer = ChosenScorer(with_kernel, weights, NUM_KERNEL_CHOICES)
+            elif row.addition in scorers.FRESH_ADDITIONS:
+                scorer = fresh.with_addition(row.addition)
+            else:
+                scorer = scorers.with_addition(base, validated, row.addition, self.data, self.validation)
+            settings = {"settings": dict(config.ranker), "added": scorer.settings}
+            num_trials = scorer.num_trials
+            if entry.tuned_as or entry.trials:
+                num_trials += len(entry.trials or TRIALS) - 1
+            self._add(row, scorer, lambda: cost, num_trials=num_trials, chosen=settings)
+
+    def _cost(self, config: TrainConfig, data: BenchmarkData, fitted: FittedRanker) -> dict[str, Any]:
+        """What a training tells of itself in each of its rows."""
+        return {
             "wall_seconds": fitted.wall_seconds,
             "cpu_seconds": fitted.cpu_seconds,
+            "fresh_seconds": fitted.fresh_seconds,
             "num_parameters": sum(weights.numel() for weights in fitted.ranker.parameters()),
             "num_epochs": fitted.num_epochs,
             "best_epoch": fitted.best_epoch,
@@ -159,34 +213,20 @@ class QualityBenchmark:
             "recipe_version": RECIPE_VERSION,
             "attention_mass": attention_mass(fitted.ranker, data, self.data, self.protocol.events),
         }
-        vocabulary = (data.cut.fitting if data.cut else data.training_set).item_ids
-        with_kernel, base = (
-            ranker_scorer(fitted.ranker, vocabulary, data.training_set, with_kernel=is_added)
-            for is_added in (True, False)
-        )
-        validated = ranker_scorer(chosen.ranker, data.choosing.item_ids, data.choosing, with_kernel=False)
-        for row in self.rows(entry):
-            if self.results.finished(row.row_id):
-                continue
-            if row.addition == "kernel" and fitted.ranker.kernel:
-                weights = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
-                scorer = ChosenScorer(with_kernel, weights, NUM_KERNEL_CHOICES)
-            else:
-                scorer = scorers.with_addition(base, validated, row.addition, self.data, self.validation)
-            settings = {"settings": dict(config.ranker), "added": scorer.settings}
-            num_trials = scorer.num_trials + (len(TRIALS) - 1 if entry.tuned_as else 0)
-            self._add(row, scorer, lambda: cost, num_trials=num_trials, chosen=settings)
 
     def _add(self, row: Row, scorer: ChosenScorer, cost_after_test: Callable[[], dict[str, Any]], **known: Any) -> None:
         """Test a scorer and store the row. The cost of a control includes its test."""
         found = self.protocol.test(scorer.score)
+        self.store(row, found, **cost_after_test(), **known)
+
+    def store(self, row: Row, found: TestResult, **known: Any) -> None:
+        """Store a row; `known` are the fields of `RowInfo` that neither the test nor the benchmark tells."""
         info = RowInfo(
             num_threads=torch.get_num_threads(),
             commit=commit(),
             data_checksum=self.data.checksum,
             coverage_at_10=found.coverage,
             cross_category_share_at_10=found.cross_category_share,
-            **cost_after_test(),
             **known,
         )
         finished = self.results.add(row, found.rankings, self.protocol.groups, info, self.protocol.units)
@@ -209,18 +249,7 @@ def measure(given: argparse.Namespace, settings: Settings) -> None:
     every = matrix(folder.name, given.seeds, given.protocol)  # a data set has the name of its folder
     entries = chosen_entries(every, models=given.models, sections=given.sections)  # refuses a wrong name at once
     benchmark = QualityBenchmark(folder, given)
-    data = benchmark.data
-    about = {
-        "data": data.name,
-        "num_users": len(data.training_set.user_ids),
-        "num_items": len(data.training_set.item_ids),
-        "num_interactions": data.num_interactions,
-        "num_events": len(benchmark.protocol.events),
-        "command": given.command,
-        "machine": machine(),
-        "wanted": [row.row_id for entry in every for row in benchmark.rows(entry)],
-    }
-    write_about(given.out, about)
+    benchmark.describe([row for entry in every for row in benchmark.rows(entry)])
     end = time.monotonic() + 60 * given.minutes
     for number, entry in enumerate(entries, start=1):
         if time.monotonic() > end:
@@ -236,9 +265,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--protocol", choices=get_args(Protocol), default="published", help="docs/benchmarks.md tells them apart"
     )
-    parser.add_argument("--order-seed", type=int, default=0, help="of shuffled ties, the same for all rows")
     parser.add_argument("--models", default="all", help="names separated by commas, or `all`")
     parser.add_argument("--sections", default="all", help="of the report, separated by commas: main, corruption ...")
+    add_training_options(parser)
+    given = command.parse(parser, arguments, not_named={"cache", "minutes"})
+    set_validation_users(given)
+    return given
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark that trains and tests systems takes."""
+    parser.add_argument("--order-seed", type=int, default=0, help="of shuffled ties, the same for all rows")
     parser.add_argument("--seeds", type=int, default=3, help="of the systems that have several")
     parser.add_argument("--minutes", type=float, default=1e9, help="after which no further system is started")
     parser.add_argument("--minutes-per-model", type=float, default=15.0, help="of training, for every system")
@@ -248,11 +285,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--validation-users", type=int, help="users with a validation target, 0 for all (default 2048; fashion: all)"
     )
     parser.add_argument("--threads", type=int, default=2)
-    given = command.parse(parser, arguments, not_named={"cache", "minutes"})
+
+
+def set_validation_users(given: argparse.Namespace) -> None:
+    """Published results on Fashion hold out a validation item of every user."""
     if given.validation_users is None:
-        # Published results on Fashion hold out a validation item of every user.
         given.validation_users = 0 if Path(given.data).name == "fashion" else NUM_VALIDATION_USERS
-    return given
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,7 +16,7 @@ from benchmarks.quality.rows import COLD_ITEMS, COLD_USERS, DAYS, KNOWN_USERS
 from training.evaluation.baselines import distinct_user_popularity
 from training.evaluation.metrics import event_groups
 from training.evaluation.negatives import draw_negatives, load_negatives, save_negatives
-from training.evaluation.ranking import Event, Ranks, Scorer, evaluation_events, rank_events
+from training.evaluation.ranking import Event, RankingResult, Ranks, Scorer, evaluation_events, rank_events
 from training.model.ranker import Ranker
 
 NUM_DRAWS = 3  # of sampled negatives, the same for every system
@@ -61,8 +61,16 @@ class TestProtocol:
 
     def test(self, score: Scorer) -> TestResult:
         """Every ranking, and what the first ten recommendations cover."""
+        return self.result(self.rank(score, np.arange(len(self.events))))
+
+    def rank(self, score: Scorer, rows: np.ndarray) -> RankingResult:
+        """Rank the targets of some events, which are given by their rows."""
         score = popular_for_new_users(score, distinct_user_popularity(self.data.training_set))
-        ranking = rank_events(score, self.events, self.negatives, NUM_TOP)
+        events, negatives = [self.events[row] for row in rows], [draw[rows] for draw in self.negatives]
+        return rank_events(score, events, negatives, NUM_TOP)
+
+    def result(self, ranking: RankingResult) -> TestResult:
+        """The test from the ranks of all events."""
         assert ranking.top is not None
         rankings = {"filtered": ranking.filtered, "unfiltered": ranking.unfiltered}
         rankings |= {f"sampled_{draw}": ranks for draw, ranks in enumerate(ranking.sampled)}

@@ -18,7 +18,21 @@ DAYS = "days "  # since the cut, such as days 11-20
 NUM_DECIMALS = 6  # of a stored metric
 FILE_NAME_PART = re.compile(r"[A-Za-z0-9_.,=+-]*")
 
-Addition = Literal["none", "kernel", "max_cosine", "star"]  # added to the scores
+# Added to the scores. From `takers` on, it is the kernel with fresh features: takers of the last days, and with `fresh`
+# the votes of recent similar moments too. `_frozen`: nothing is known after the day before the cut. `_permuted`: the
+# item vectors that moments are compared by are permuted. `_chosen`: the features that validation chooses.
+Addition = Literal[
+    "none",
+    "kernel",
+    "max_cosine",
+    "star",
+    "takers",
+    "fresh",
+    "takers_frozen",
+    "fresh_frozen",
+    "fresh_permuted",
+    "fresh_chosen",
+]
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class RowInfo:
 
     wall_seconds: float
     cpu_seconds: float
+    fresh_seconds: float | None = None  # of the wall seconds, the choice of fresh features; None where none is made
     num_parameters: int = 0
     num_epochs: int = 0
     best_epoch: int = 0

@@ -4,18 +4,52 @@ Their settings are chosen on the validation events.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.data.datasets import BenchmarkData
 from benchmarks.quality.rows import Addition
 from training.data.training_set import TrainingSet, known_sequences
 from training.evaluation import baselines
-from training.evaluation.ranking import Event, Scorer
+from training.evaluation.fresh_features import FreshFeatures
+from training.evaluation.ranking import Event, Scorer, with_fresh
+from training.fitting.fresh_calibration import (
+    CHOICES,
+    Candidates,
+    FreshChoice,
+    calibration_events,
+    candidates_of,
+    fit_weights,
+    set_weights,
+)
+from training.model.fresh_score import FreshScore
 
 ADDED_WEIGHTS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # of STAR; 0 leaves it out
 COSINE_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+TAKERS, VOTES = "takers", "votes"  # the weights of fresh features in a row's settings
+
+
+@dataclass(frozen=True)
+class FreshAddition:
+    """What a row with fresh features reads."""
+
+    choice: str | None  # a key of CHOICES; None: what the training has chosen
+    is_frozen: bool = False  # nothing is known after the day before the cut
+    is_permuted: bool = False  # the item vectors that moments are compared by are permuted among items
+
+
+FRESH_ADDITIONS: Mapping[Addition, FreshAddition] = {
+    "takers": FreshAddition("takers"),
+    "fresh": FreshAddition("takers and votes"),
+    "takers_frozen": FreshAddition("takers", is_frozen=True),
+    "fresh_frozen": FreshAddition("takers and votes", is_frozen=True),
+    "fresh_permuted": FreshAddition("takers and votes", is_permuted=True),
+    "fresh_chosen": FreshAddition(None),
+}
 
 
 @dataclass(frozen=True)
@@ -74,3 +108,70 @@ def star(training_set: TrainingSet, settings: baselines.StarSettings, known_for:
     """STAR from what is known before the split `known_for`; the mean over the history, or the sum."""
     known = known_sequences(training_set, known_for)
     return baselines.star(known, training_set.item_semantic, **settings._asdict(), mean=mean)
+
+
+class SharedFeatures:
+    """The fresh features of a data set's events. They depend on no ranker, so all rows share them."""
+
+    def __init__(self, data: BenchmarkData) -> None:
+        self.data = data
+        self._known: dict[tuple[str, bool, bool], FreshFeatures] = {}
+
+    def of(self, split: str, *, is_frozen: bool = False, is_permuted: bool = False) -> FreshFeatures:
+        """The features of `validation` or `test` events. Raises `ValueError` when there is no cut to freeze them at."""
+        key = (split, is_frozen, is_permuted)
+        if key not in self._known:
+            training_set = self.data.choosing if split == "validation" else self.data.training_set
+            if is_permuted:
+                training_set = with_permuted_vectors(training_set)
+            frozen_day = self._day_before_cut() if is_frozen else None
+            self._known[key] = FreshFeatures(training_set, split, frozen_day=frozen_day)
+        return self._known[key]
+
+    def _day_before_cut(self) -> int:
+        if self.data.cut is None:
+            raise ValueError("only by global time is there a cut at which features can be frozen")
+        return self.data.cut.day - 1
+
+
+def with_permuted_vectors(training_set: TrainingSet) -> TrainingSet:
+    """Every item with the vector of another one, drawn at random; an item stays like itself."""
+    order = np.random.default_rng(0).permutation(len(training_set.item_ids))
+    return replace(training_set, item_semantic=training_set.item_semantic[order])
+
+
+class FreshScorers:
+    """A trained ranker's scores with fresh features. Their weights are fitted on validation events."""
+
+    def __init__(
+        self, base: Scorer, validated: Scorer, chosen: tuple[FreshScore, FreshChoice], features: SharedFeatures
+    ) -> None:
+        """`validated`: the scores of the same ranker, fitted to what was known then. `chosen`: by its training."""
+        self._base, self._validated, self._chosen, self._features = base, validated, chosen, features
+        self._candidates: dict[bool, Candidates] = {}
+
+    def with_addition(self, addition: Addition) -> ChosenScorer:
+        """The scores with an addition of `FRESH_ADDITIONS`."""
+        asked, (weights, choice) = FRESH_ADDITIONS[addition], self._chosen
+        settings: dict[str, object] = {}
+        if asked.choice is None:
+            settings = {"choice": choice.chosen, "gains": {name: asdict(gain) for name, gain in choice.gains.items()}}
+        else:
+            weights = self._fitted(asked.choice, asked.is_permuted)
+        features = self._features.of("test", is_frozen=asked.is_frozen, is_permuted=asked.is_permuted)
+        settings |= {TAKERS: weights.takers_weight_W.tolist(), VOTES: weights.vote_weight.item()}
+        return ChosenScorer(with_fresh(self._base, weights, features), settings, 1 if asked.choice else len(CHOICES))
+
+    def _fitted(self, choice: str, is_permuted: bool) -> FreshScore:
+        if is_permuted not in self._candidates:
+            features = self._features.of("validation", is_permuted=is_permuted)
+            events = calibration_events(self._features.data.choosing)
+            self._candidates[is_permuted] = candidates_of(self._validated, features, events)
+        weights = FreshScore()
+        set_weights(weights, fit_weights(self._candidates[is_permuted], CHOICES[choice]))
+        return weights
+
+
+def weights_of(settings: Mapping[str, Any]) -> Tensor:
+    """The weights of all features, (F,), from the settings of a row with fresh features."""
+    return torch.tensor([*settings[TAKERS], settings[VOTES]])

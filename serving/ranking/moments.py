@@ -28,13 +28,11 @@ import pyarrow.parquet as pq
 import torch
 from scipy import sparse
 
-from grasp.moments import HISTORY_DECAY, HISTORY_LENGTH, NUM_NEAREST, Contexts, Moments, VoteRule, Votes, contexts
+from grasp.moments import HISTORY_DECAY, HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, contexts, nearest
 from serving.ranking.items import ItemSide
 
 MAX_MOMENTS = 500_000  # the latest ones that a release carries and a worker holds, 100 bytes each
 BLOCK = 20_000  # moments that are prepared at once when a release is loaded
-SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
-NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 MAX_NUMBERS = 12_000_000  # of the vectors of all named items; above it axes propose
 NUM_AXES, NUM_PROPOSED = 64, 2000
 NUM_AXES_SAMPLED = 20_000  # vectors from which the axes are computed
@@ -190,26 +188,3 @@ def _leading_axes(vector_US: np.ndarray) -> np.ndarray:
     sample = vector_US[:: max(1, len(vector_US) // NUM_AXES_SAMPLED)]
     axes_SA: np.ndarray = np.linalg.eigh(sample.T @ sample).eigenvectors[:, -NUM_AXES:]
     return np.ascontiguousarray(axes_SA)
-
-
-def nearest(similarity_M: np.ndarray, num: int = NUM_NEAREST) -> np.ndarray:
-    """The places of the `num` nearest moments at most, ascending; of equally near ones the later."""
-    likely = _likely(similarity_M, num)
-    rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
-    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:num]])
-    return chosen
-
-
-def _likely(similarity_M: np.ndarray, num: int) -> np.ndarray:
-    """Places among which the nearest are, few of many: sorting all would take longer than comparing them."""
-    every = len(similarity_M) // NUM_SAMPLED
-    if every < 2:
-        return np.arange(len(similarity_M))
-    sample = similarity_M[::every]
-    rank = min(len(sample), 2 * num // every + 10)  # of the sample; about twice as many moments as are needed
-    least = np.partition(sample, len(sample) - rank)[len(sample) - rank]
-    margin = 2 * 10.0**-SIMILARITY_DIGITS  # so that what rounds to the same number is found together
-    found = np.flatnonzero(similarity_M >= least - margin)
-    if np.count_nonzero(similarity_M[found] >= least) < num:
-        return np.arange(len(similarity_M))
-    return found

@@ -1,4 +1,4 @@
-"""Forecast what a day of descriptions will cost.
+"""Forecast what a day will cost: its descriptions, and the comparison of recent moments.
 
     grasp forecast --day D [--json]
 
@@ -7,14 +7,14 @@ Writes:  nothing, and calls no model
 
 The day must be ingested. For a catalogue of any size, without data and without Spark:
 
-    grasp forecast --items 1200000 --users 100000 --new-share 1.0
+    grasp forecast --items 1200000 --users 100000 --new-share 1.0 [--moments 180000 --active-users 80000]
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -24,6 +24,14 @@ from grasp.environment import IS_SUBMITTED, prepare
 from grasp.preflight import require_java
 from grasp.settings import Settings, SettingsError
 from spark_jobs import describe_items, describe_users
+from spark_jobs.commands.forecast_moments import (
+    ASSUMED_WIDTH,
+    MomentCounts,
+    MomentForecast,
+    as_lines,
+    count_day,
+    forecast_moments,
+)
 from spark_jobs.commands.forecast_table import as_json, as_text
 from spark_jobs.generation.budget import Caps, estimated_bytes
 from spark_jobs.generation.describe_entities import DescriptionRun
@@ -124,37 +132,70 @@ def _count(text: str) -> int:
     return value
 
 
-def main(given: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
+def forecast_moments_scale(settings: Settings, given: argparse.Namespace) -> MomentForecast | None:
+    """What comparing these numbers of moments will cost; None without a number of users.
+
+    Unless given, every user asks, and one moment votes for each of them.
+    """
+    num_asking = given.users if given.active_users is None else given.active_users
+    if num_asking is None:
+        return None
+    num_moments = num_asking if given.moments is None else given.moments
+    return forecast_moments(settings, MomentCounts(num_moments, num_asking, given.items or num_moments, ASSUMED_WIDTH))
+
+
+def shown(forecasts: Sequence[Forecast], moments: MomentForecast | None, *, is_json: bool) -> str:
+    if is_json:
+        return json.dumps(as_json(forecasts) | ({"moments": asdict(moments)} if moments else {}), indent=1)
+    return "\n\n".join([as_text(forecasts), *(["\n".join(as_lines(moments))] if moments else [])])
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
         prog="grasp forecast", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--day", type=day_argument, help="UTC day that was ingested, YYYY-MM-DD")
-    parser.add_argument("--items", type=_count, help="instead of a day: number of items")
-    parser.add_argument("--users", type=_count, help="instead of a day: number of users")
-    parser.add_argument("--new-share", type=_share, default=1.0, help="share without an answer in the ledger, 0 to 1")
-    parser.add_argument("--seconds-per-answer", type=_positive, help="instead of the ledger's mean")
-    parser.add_argument("--parallelism", type=_positive, help="concurrent answers, instead of the ledger's mean")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(given)
+    result.add_argument("--day", type=day_argument, help="UTC day that was ingested, YYYY-MM-DD")
+    result.add_argument("--items", type=_count, help="instead of a day: number of items")
+    result.add_argument("--users", type=_count, help="instead of a day: number of users")
+    result.add_argument("--new-share", type=_share, default=1.0, help="share without an answer in the ledger, 0 to 1")
+    result.add_argument("--seconds-per-answer", type=_positive, help="instead of the ledger's mean")
+    result.add_argument("--parallelism", type=_positive, help="concurrent answers, instead of the ledger's mean")
+    result.add_argument(
+        "--moments", type=_count, help="with --users: interactions of GRASP_MOMENT_DAYS days (default: one a user)"
+    )
+    result.add_argument(
+        "--active-users", type=_count, help="with --users: those of GRASP_MOMENT_ACTIVE_DAYS days (default: all)"
+    )
+    result.add_argument("--json", action="store_true", help="print JSON")
+    return result
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    options = parser()
+    arguments = options.parse_args(given)
     numbers = {"item": arguments.items, "user": arguments.users}
     numbers = {entity: number for entity, number in numbers.items() if number is not None}
     if bool(arguments.day) == bool(numbers):
-        parser.error("give either --day, or --items and --users")
+        options.error("give either --day, or --items and --users")
+    if arguments.users is None and (arguments.moments is not None or arguments.active_users is not None):
+        options.error("--moments and --active-users belong to --users")
     speed = Speed(arguments.seconds_per_answer, arguments.parallelism)
     try:
         settings = Settings.load()
         if numbers:
             forecasts = forecast_scale(settings, numbers, arguments.new_share, speed)
+            moments = forecast_moments_scale(settings, arguments)
         else:
             if not IS_SUBMITTED:
                 require_java(settings)
             spark = spark_session("forecast", settings)
             spark.sparkContext.setLogLevel("ERROR")  # a person reads this; Spark's warnings are about its own plans
-            forecasts = forecast_day(Lake(spark, settings), arguments.day, speed)
+            lake = Lake(spark, settings)
+            forecasts = forecast_day(lake, arguments.day, speed)
+            moments = forecast_moments(settings, count_day(lake, arguments.day))
     except (SettingsError, ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    shown = json.dumps(as_json(forecasts), indent=1) if arguments.json else as_text(forecasts)
-    sys.stdout.write(f"{shown}\n")
+    sys.stdout.write(f"{shown(forecasts, moments, is_json=arguments.json)}\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from grasp import partitions
-from grasp.partitions import Content
+from grasp.partitions import CONTENT_FILE, Content
 from grasp.settings import Settings
 from grasp.tables import Column, Table
 from grasp.versions import Versions
@@ -54,16 +54,19 @@ class Lake:
         """Some days of a table; without rows when there are none."""
         if not days:
             return self.spark.createDataFrame([], table.ddl)
-        version = self._version(table)
-        paths = [str(partitions.partition_path(self.root, table, version, day)) for day in days]
+        paths = [str(self.partition(table, day)) for day in days]
         return self.spark.read.schema(table.ddl).parquet(*paths)
 
     def days(self, table: Table, until: str | None = None) -> list[str]:
         return partitions.days(self.root, table, self._version(table), until)
 
+    def partition(self, table: Table, day: str) -> Path:
+        """The folder of one day of a table, whether it was written or not."""
+        return partitions.partition_path(self.root, table, self._version(table), day)
+
     def num_rows(self, table: Table, day: str) -> int | None:
         """Number of rows of one day; None when it was never written."""
-        content = partitions.read_content(partitions.partition_path(self.root, table, self._version(table), day))
+        content = partitions.read_content(self.partition(table, day))
         return content.num_rows if content else None
 
     def write(self, table: Table, rows: DataFrame, day: str) -> bool:
@@ -91,6 +94,13 @@ class Lake:
             return [day for day in days if self._replace(table, staging, day, contents.get(day))]
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+    def remove_days(self, table: Table, days: list[str]) -> None:
+        """Remove days that nobody needs any more. A removal that was cut short leaves a day that does not count."""
+        for day in days:
+            folder = self.partition(table, day)
+            (folder / CONTENT_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _version(self, table: Table) -> str | None:
         return self.versions.of(table.versioned_by)
@@ -127,7 +137,7 @@ class Lake:
 
     def _replace(self, table: Table, staging: Path, day: str, content: Content | None) -> bool:
         """Move the staged day into its place, unless the same content is already there."""
-        target = partitions.partition_path(self.root, table, self._version(table), day)
+        target = self.partition(table, day)
         staged = staging / f"day={day}"
         if content is None:
             content = Content(0, "0:empty")

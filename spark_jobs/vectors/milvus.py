@@ -1,4 +1,4 @@
-"""Semantic embeddings in Milvus: a row is one text of an entity. It never changes; it is added and later deleted.
+"""Vectors in Milvus: a row is one text of an entity, or one moment. It never changes; it is added and later deleted.
 
 Readers may therefore search while a job writes: they drop rows of texts that are not theirs. One job at a time writes.
 
@@ -10,7 +10,7 @@ filters use only these keys.
 
 import fcntl
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 
 WRITE_BATCH = 1_000  # rows: below a server's message limit even at dimension 4096
 SEARCH_BATCH = 256  # queries
+MAX_HITS = 65_536  # of one batch of queries, so that an answer stays below a server's message limit
 MAX_ROWS = 16_384  # a server's limit of rows per query, and of k
 PAGE_ROWS = 12_000  # mean rows per page of a scan; pages are uneven but must stay below MAX_ROWS
 READ_BACK_TOLERANCE = 1e-5
 
 
 class Text(NamedTuple):
-    """A row of a collection: the text that an entity has or had, by its hash."""
+    """A row: the text that an entity has or had, by its hash. Of a moment: its event day and `moment_hash`."""
 
     id: str
     description_hash: str
@@ -106,6 +107,8 @@ class VectorStore:
 
     def read(self, name: str, texts: Collection[Text]) -> dict[Text, np.ndarray]:
         """Vectors of those texts that are in the collection; for a few hundred texts at most."""
+        if not texts:
+            return {}
         rows = self._client.query(
             name,
             filter=_is_one_of(texts),
@@ -130,10 +133,11 @@ class VectorStore:
     def search(self, name: str, vectors: np.ndarray, k: int) -> list[list[tuple[Text, float]]]:
         """The k nearest (text, cosine) of each vector, nearest first. A vector finds itself; ties are in any order."""
         found: list[list[tuple[Text, float]]] = []
-        for start in range(0, len(vectors), SEARCH_BATCH):
+        step = max(1, min(SEARCH_BATCH, MAX_HITS // k))
+        for start in range(0, len(vectors), step):
             answer = self._client.search(
                 name,
-                data=list(vectors[start : start + SEARCH_BATCH]),
+                data=list(vectors[start : start + step]),
                 limit=k,
                 output_fields=["id", "description_hash"],
                 search_params={"metric_type": "COSINE"},
@@ -142,6 +146,27 @@ class VectorStore:
             # Not `hit["id"]`: with servers before 2.4 that is the primary key.
             found += [[(_text(hit["entity"]), float(hit["distance"])) for hit in hits] for hits in answer]
         return found
+
+
+def propose(
+    store: VectorStore, name: str, vectors: np.ndarray, num: int, place_of: Callable[[Text], int | None]
+) -> np.ndarray:
+    """Places of the nearest rows of each vector, nearest first, int64 [num_vectors, num]; -1 where none are left.
+
+    `place_of` is the place of a row that is the reader's own, and None for any other row, which is passed over.
+    """
+    found = np.full((len(vectors), num), -1, dtype=np.int64)
+    pending, limit = np.arange(len(vectors)), num
+    while pending.size:
+        too_few = []
+        answer = store.search(name, vectors[pending], limit)
+        for row, hits in zip(pending.tolist(), answer, strict=True):
+            places = [place for text, _ in hits if (place := place_of(text)) is not None][:num]
+            found[row, : len(places)] = places
+            if len(places) < num and len(hits) == limit < MAX_ROWS:
+                too_few.append(row)
+        pending, limit = np.array(too_few, dtype=np.int64), min(limit * 4, MAX_ROWS)
+    return found
 
 
 @contextmanager
@@ -171,9 +196,14 @@ def open_vector_store(settings: Settings) -> Iterator[VectorStore]:
             server_manager_instance.release_server(str(folder))  # close() alone keeps the lock
 
 
+def is_server(settings: Settings) -> bool:
+    """Whether Milvus is a server, which others than the jobs may search too."""
+    return not settings.milvus_uri.endswith(".db")
+
+
 def _lite_folder(settings: Settings) -> Path | None:
     """The folder of Milvus-Lite, checked and ready to open; None for a server."""
-    if not settings.milvus_uri.endswith(".db"):
+    if is_server(settings):
         return None
     folder = Path(settings.milvus_uri).expanduser().resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)

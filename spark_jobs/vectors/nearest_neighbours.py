@@ -20,7 +20,7 @@ import numpy as np
 
 from grasp.tables import Table
 from spark_jobs.vectors.embedding_table import read_embeddings
-from spark_jobs.vectors.milvus import MAX_ROWS, Text, VectorStore
+from spark_jobs.vectors.milvus import MAX_ROWS, Text, VectorStore, propose
 
 SIMILARITY_DIGITS = 6
 SEARCH_ERROR = 2e-6  # bound for the error of a backend's float32 similarity, rounding included
@@ -97,28 +97,16 @@ class MilvusBackend:
         self._store, self._collection, self._vector_set, self._hash_of = store, collection, vector_set, hash_of
 
     def search(self, ids: Sequence[str], vectors: np.ndarray, k: int) -> tuple[list[list[str]], list[list[float]]]:
-        def propose(queries: np.ndarray, num: int) -> np.ndarray:
-            found = np.full((len(queries), num), -1, dtype=np.int64)
-            pending, limit = np.arange(len(queries)), num
-            while pending.size:
-                too_few = []
-                answer = self._store.search(self._collection, queries[pending], limit)
-                for row, hits in zip(pending.tolist(), answer, strict=True):
-                    positions = self._positions(hits)[:num]
-                    found[row, : len(positions)] = positions
-                    if len(positions) < num and len(hits) == limit < MAX_ROWS:
-                        too_few.append(row)
-                pending, limit = np.array(too_few, dtype=np.int64), min(limit * 4, MAX_ROWS)
-            return found
+        def from_store(queries: np.ndarray, num: int) -> np.ndarray:
+            return propose(self._store, self._collection, queries, num, self._position_of)
 
         # If more entities tie than Milvus can return at once, Milvus decides which are cut off.
         most = min(len(self._vector_set.ids), MAX_ROWS)
-        return _search_until_certain(self._vector_set, propose, ids, vectors, k=k, most=most)
+        return _search_until_certain(self._vector_set, from_store, ids, vectors, k=k, most=most)
 
-    def _positions(self, hits: list[tuple[Text, float]]) -> list[int]:
-        """Positions of the hits that are texts of the vector set."""
-        position = self._vector_set.position
-        return [position[text.id] for text, _ in hits if self._hash_of.get(text.id) == text.description_hash]
+    def _position_of(self, text: Text) -> int | None:
+        """The position of a text of the vector set; None for any other text."""
+        return self._vector_set.position[text.id] if self._hash_of.get(text.id) == text.description_hash else None
 
 
 def _search_until_certain(

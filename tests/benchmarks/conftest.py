@@ -1,6 +1,8 @@
-"""A data set of a few users, split leave-one-out, and folders of planted measurements."""
+"""Data sets of a few users, split leave-one-out or with days, and folders of planted measurements."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks.core.store import Conditions, Measurement, Measurements
+from benchmarks.data import datasets
 from benchmarks.data.datasets import BenchmarkData
+from grasp.settings import Settings
 from training.data.training_set import TrainingSet
 
 NUM_ITEMS, NUM_USERS = 12, 8
 MACHINE = {"processor": "Some CPU", "num_cores": 2, "memory_gib": 8.0, "python": "3.11", "torch": "2"}
+SECONDS_OF_DAY = 86_400
 
 
 def split_last_two(sequences: list[list[int]]) -> BenchmarkData:
@@ -58,3 +63,30 @@ def store_measurements() -> Callable[[Path, Mapping[str, Any]], Measurements]:
         return measurements
 
     return store
+
+
+class FakeEncoder:
+    """A vector for each text."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        raw = np.stack([np.random.default_rng(list(text.encode())).normal(size=8) for text in texts])
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def dated_folder(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The data contract's files: forty users with six of 140 items each, two of them at one time, and a late user."""
+    options = {"settings": settings, "open_encoder": lambda *_: FakeEncoder()}
+    monkeypatch.setattr(datasets, "load", partial(datasets.load, **options))
+    place = tmp_path / "dated"
+    place.mkdir()
+    lines = [
+        f"{user}\t{(user * 7 + step * 3) % 130 + 1}\t{SECONDS_OF_DAY * (user + 3 * (step // 2))}"
+        for user in range(1, 41)
+        for step in range(6)
+    ]
+    lines += [f"new\t{item}\t{SECONDS_OF_DAY * 46}" for item in (140, 3)]
+    (place / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *lines]) + "\n")
+    items = "".join(f"{json.dumps({'item_id': item, 'title': f'thing {item}'})}\n" for item in range(1, 141))
+    (place / "items.jsonl").write_text(items)
+    return place

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.core.report import Writer
 from benchmarks.descriptions.report import REPORT as DESCRIPTIONS
+from benchmarks.fresh.report import REPORT as FRESH
 from benchmarks.generation.report import REPORT as GENERATION
 from benchmarks.quality.report import REPORT as QUALITY
 from benchmarks.serving.report import REPORT as SERVING
@@ -20,6 +21,7 @@ WRITERS = {
     "generation": GENERATION,
     "serving": SERVING,
     "descriptions": DESCRIPTIONS,
+    "fresh": FRESH,
 }
 REPORTS = [
     pytest.param(folder, writer, id=folder.name)

@@ -38,6 +38,16 @@ def test_a_stage_is_one_line_with_its_seconds_and_what_came_of_it(run):
     ]
 
 
+def test_what_recent_moments_came_to_is_one_line(run):
+    shown = run(
+        (1, "[grasp] moments 1998-02-28: 9,114 of 30 days, 30 days changed"),
+        (2, "[grasp] user_neighbour_items 1998-02-28: 246 users asked 9,114 moments, 240 got votes"),
+        (3, "[grasp] find_moments 1998-02-28: done in 11 s"),
+        (3, "[grasp] stage find_moments 1998-02-28 took 12.0 s"),
+    )
+    assert shown == ["[grasp] find_moments             12 s  246 users asked 9,114 moments, 240 got votes"]
+
+
 def test_what_the_report_says_at_length_is_left_to_the_report(run):
     shown = run(
         (1, "[grasp] quality 1998-02-28: warning: generation_metrics: at most three texts in four are refused"),

@@ -75,7 +75,7 @@ def test_batch_files_are_waited_for(dag_bag, settings_with, monkeypatch):
 def test_no_spark_job_pays_twice_whatever_the_cluster_s_default(dag_bag, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_SPARK_DEFAULT", '{"conn_type": "spark", "host": "spark://cluster:7077"}')
     jobs = [task for task in dag_bag.dags["daily_refresh"].tasks if hasattr(task, "job")]
-    assert len(jobs) == 7
+    assert len(jobs) == 8
     for job in jobs:
         command = job._get_hook()._build_spark_submit_command(job.application)
         assert "--conf spark.speculation=false" in " ".join(command)
@@ -112,6 +112,21 @@ def test_the_two_describing_jobs_run_one_after_the_other(dag_bag):
     tasks = dag_bag.dags["daily_refresh"].task_dict
     assert tasks["describe_users"].upstream_task_ids == {"describe_items"}
     assert tasks["embed_descriptions"].upstream_task_ids == {"describe_users"}
+
+
+def test_recent_moments_come_between_the_neighbours_and_the_features(dag_bag):
+    tasks = dag_bag.dags["daily_refresh"].task_dict
+    assert tasks["find_moments"].upstream_task_ids == {"aggregate_neighbours"}
+    assert tasks["build_features"].upstream_task_ids == {"find_moments"}
+
+
+def test_without_recent_moments_the_stage_is_left_out(dag_bag, monkeypatch):
+    from airflow.dag_processing.dagbag import DagBag
+
+    monkeypatch.setenv("GRASP_MOMENTS", "false")
+    tasks = DagBag(ROOT / "dags").dags["daily_refresh"].task_dict
+    assert "find_moments" not in tasks
+    assert tasks["build_features"].upstream_task_ids == {"aggregate_neighbours"}
 
 
 @pytest.fixture(scope="module")

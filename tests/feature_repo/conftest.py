@@ -21,6 +21,7 @@ from grasp.versions import Versions, feature_service
 
 DAY, NEXT = "1998-03-01", "1998-03-02"
 USERS, ITEMS = ["u1", "u2", "u3"], ["i1", "i2", "i3", "i4"]
+TAKERS = {1: 1, 3: 2, 7: 3, 14: 3, 30: 4}  # of an item that many users have, by days
 ARROW_TYPES = {
     "string": pa.string(),
     "int": pa.int32(),
@@ -113,6 +114,7 @@ class SmallLake:
         self.write(tables.USERS, day, [{"user_id": u, "attributes": [("age", "30")]} for u in users])
         refused = {"source_table": "interactions", "source_file": "ml.inter", "source_row": 7}
         self.write(tables.QUARANTINE, day, [{**refused, "reason": "unknown item", "record": "{}"}])
+        self._write_moments(day, noon, users)
         self._write_served(day, noon)
         kinds = (("user", users), ("item", items))
         self.write(tables.GENERATION_METRICS, day, [self._metrics_row(entity, ids, day) for entity, ids in kinds])
@@ -120,6 +122,15 @@ class SmallLake:
             self._write_texts(entity, ids, day)
             self._write_vectors(entity, ids, day)
         self.write_features(day, users, items)
+
+    def _write_moments(self, day: str, noon: Any, users: list[str]) -> None:
+        moments = [
+            {"user_id": u, "event_time": noon, "row_number": n, "item_id": "i2", "history_item_ids": ["i1"]}
+            for n, u in enumerate(users)
+        ]
+        votes = [{"user_id": u, "neighbour_item_ids": ["i3"], "neighbour_item_weights": [0.5]} for u in users]
+        self.write(tables.MOMENTS, day, moments)
+        self.write(tables.USER_NEIGHBOUR_ITEMS, day, votes)
 
     def _write_served(self, day: str, noon: Any) -> None:
         """Ten answers of an experiment, five a bucket; a click on two of the candidate's, one told twice."""
@@ -160,12 +171,20 @@ class SmallLake:
     def _feature_row(self, entity: str, number: int, ids: list[str], day: str, dimension: int) -> Row:
         versions = Versions(self.settings)
         own = {
-            "item": {"title": f"Film {ids[number]}", "popularity": number + 1},
+            "item": {
+                "title": f"Film {ids[number]}",
+                "popularity": number + 1,
+                **{f"takers_{days}d": min(num, number + 1) for days, num in TAKERS.items()},
+                "first_seen_day": DAY,
+            },
             "user": {
                 "sequence": ["i1", "i2"],
                 "sequence_times": times_of(day),
                 "earlier_item_ids": [],
                 "num_interactions": 2,
+                "gap_days": 0,
+                "neighbour_item_ids": ["i3", "i4"][:number],
+                "neighbour_item_weights": [0.5, 0.25][:number],
             },
         }
         return {

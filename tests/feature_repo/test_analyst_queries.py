@@ -24,8 +24,8 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
-def test_the_page_answers_nine_questions():
-    assert [*SECTIONS] == ["1", "2", "3", "4", "5", "6", "7", "8", "9"]
+def test_the_page_answers_eleven_questions():
+    assert [*SECTIONS] == [str(number) for number in range(1, 12)]
     assert all(blocks(text, "sql") for text in SECTIONS.values())
 
 
@@ -109,4 +109,33 @@ def test_the_ninth_counts_an_answer_once_and_gives_its_interval(two_days):
     assert connect(two_days.settings).sql(query).fetchall() == [
         ("new-model", "candidate", 1, 10, 4, 40.0, 16.8, 68.7),
         ("new-model", "control", 1, 10, 0, 0.0, 0.0, 27.8),
+    ]
+
+
+def takers(one, seven, thirty):
+    return {"takers_1d": one, "takers_3d": seven, "takers_7d": seven, "takers_14d": thirty, "takers_30d": thirty}
+
+
+def test_the_tenth_compares_the_last_week_with_the_days_before_and_leaves_out_items_with_few_takers(two_days):
+    """Beside i1 and i2, i3 and i4 have three takers in the last week; i3 has none before, i4 one."""
+    two_days.change(tables.ITEM_FEATURES, NEXT, 0, popularity=90, **takers(one=2, seven=6, thirty=51))
+    two_days.change(tables.ITEM_FEATURES, NEXT, 1, popularity=90, **takers(one=2, seven=2, thirty=2))
+    (query,) = blocks(SECTIONS["10"], "sql")
+    found = connect(two_days.settings).sql(query).fetchall()
+    assert [row[:6] for row in found] == [
+        ("i3", "Film i3", 3, 0, 9.9, 3),
+        ("i4", "Film i4", 3, 1, 4.9, 4),
+        ("i1", "Film i1", 6, 45, 0.4, 90),
+    ]
+
+
+def test_the_eleventh_compares_ranks_of_items_that_rise(two_days):
+    """Every answer shows i1 first and i2 second. i2 falls, and i3 and i4 rise but were never shown."""
+    two_days.change(tables.ITEM_FEATURES, NEXT, 0, popularity=3, **takers(one=1, seven=3, thirty=3))
+    two_days.change(tables.ITEM_FEATURES, NEXT, 1, popularity=90, **takers(one=1, seven=6, thirty=51))
+    (query,) = blocks(SECTIONS["11"], "sql")
+    assert connect(two_days.settings).sql(query).fetchall() == [
+        ("i1", "Film i1", 3, 0, 10, 100.0, 1.0, 1, 3, 2),
+        ("i3", "Film i3", 3, 0, 0, 0.0, None, None, 3, None),
+        ("i4", "Film i4", 3, 1, 0, 0.0, None, None, 2, None),
     ]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.measured_table import measure_vectors
+from feature_repo.measured_table import measure_vectors, measure_weights
 from feature_repo.quality import QualityError, check_day, check_training_set, main
 from grasp import stages, tables
 from grasp.days import end_of, start_of
@@ -36,6 +36,23 @@ def test_a_vector_is_measured(vector, expected):
     assert (norms[1], are_finite[1], dimensions[1]) == expected
     assert (norms[2], are_finite[2], dimensions[2]) == (1.0, True, 2)
     assert np.allclose(norms[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ([0.5, 0.25], (0.75, True)),
+        ([0.5, 0.0], (0.5, False)),
+        ([0.5, float("nan")], (0.5, False)),
+        ([0.5, float("inf")], (0.5, False)),
+        ([], (0.0, True)),
+        (None, (0.0, True)),
+    ],
+)
+def test_weights_are_measured(weights, expected):
+    sums, are_positive = measure_weights(pa.array([[1.0], weights, [1.0]], pa.list_(pa.float32())))
+    assert (sums[1], are_positive[1]) == expected
+    assert (sums.tolist()[::2], are_positive.tolist()[::2]) == ([1.0, 1.0], [True, True])
 
 
 def test_a_complete_day_passes_without_a_warning(two_days, capsys):
@@ -103,6 +120,7 @@ def test_wrong_values_stop_the_day_by_name(two_days):
         "item_features.neighbour_ids_length,neighbour_similarities_length",
         "item_features.neighbour_embedding_is_finite",
         "item_features.popularity",
+        "item_features.popularity,takers_30d",
         "item_features.embedding_version",
         "user_features.sequence_length",
         "user_features.sequence_length,sequence_times_length",
@@ -114,6 +132,34 @@ def test_wrong_values_stop_the_day_by_name(two_days):
         "user_features.is_tail: is_tail is 0 or 1 (expect_column_values_to_be_in_set, observed 1 rows such as [2])"
     )
     assert is_tail in message
+
+
+def test_wrong_times_and_votes_stop_the_day_by_name(two_days, only):
+    only("item_features", "user_features")
+    items, users = (partial(two_days.change, table, NEXT) for table in (tables.ITEM_FEATURES, tables.USER_FEATURES))
+    items(0, takers_1d=-1)
+    items(1, takers_3d=5)
+    items(2, first_seen_day="1998-03-03")
+    items(3, first_seen_day="soon")
+    users(0, gap_days=-1, neighbour_item_ids=["i1", "i2"], neighbour_item_weights=[0.0])
+    users(1, neighbour_item_ids=["i1"] * 201, neighbour_item_weights=[0.001] * 201)
+    users(2, neighbour_item_weights=[0.9, 0.2])
+
+    failed, message = failures(check_day, two_days.settings)
+
+    assert failed == {
+        "item_features.takers_1d",
+        "item_features.takers_7d,takers_3d",
+        "item_features.days_since_first_seen",
+        "user_features.gap_days",
+        "user_features.neighbour_item_ids_length",
+        "user_features.neighbour_item_ids_length,neighbour_item_weights_length",
+        "user_features.neighbour_item_weights_are_positive",
+        "user_features.neighbour_item_weights_sum",
+    }
+    for rule in ("no item was first seen after the day", "`days_since_first_seen` is never null"):
+        assert f"item_features.days_since_first_seen: {rule}" in message
+    assert "takers_3d counts nobody whom takers_7d does not count" in message
 
 
 def test_missing_rows_and_columns_stop_the_day_by_name(two_days):
@@ -142,10 +188,12 @@ REQUIRED = {
     tables.GENERATION_METRICS: {"num_entities", "num_answers", "num_calls", "cost", "computed_at"},
     tables.ITEM_DESCRIPTION: {"source", "prompt_version", "model_revision", "input_hash"},
     tables.USER_EMBEDDING: {"semantic_embedding", "description_hash", "computed_at"},
+    tables.ITEM_FEATURES: {"popularity", "takers_1d", "takers_30d", "first_seen_day"},
     tables.USER_FEATURES: {
         *("event_timestamp", "sequence", "sequence_times", "num_interactions", "is_tail", "semantic_embedding"),
         *("neighbour_embedding", "neighbour_ids", "neighbour_similarities", "description", "source"),
         *("prompt_version", "model_revision", "embedding_version", "feature_version", "computed_at"),
+        *("gap_days", "neighbour_item_ids", "neighbour_item_weights"),
     },
 }
 
@@ -157,6 +205,7 @@ def test_a_required_value_that_is_missing_stops_the_day(two_days):
     failed, message = failures(check_day, two_days.settings)
     measured = {"semantic_embedding": "is_finite", "neighbour_embedding": "is_finite"}
     lists = {"sequence", "sequence_times", "neighbour_ids", "neighbour_similarities"}
+    lists |= {"neighbour_item_ids", "neighbour_item_weights"}
     measured |= dict.fromkeys(lists, "length")
     assert {
         f"{table.name}.{name}_{measured[name]}" if name in measured else f"{table.name}.{name}"

@@ -74,4 +74,4 @@ def test_stages_ask_for_what_they_use():
     asked = {name: {check.__name__ for check in preflight.of_stage(name)} for name in STAGES}
     assert asked["ingest"] == {"require_source"}
     assert asked["describe_items"] == asked["embed_descriptions"] == {"require_models"}
-    assert asked["find_neighbours"] == asked["check_quality"] == {"require_models"}
+    assert asked["find_neighbours"] == asked["find_moments"] == asked["check_quality"] == {"require_models"}

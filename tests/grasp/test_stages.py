@@ -114,3 +114,38 @@ def test_every_spark_stage_has_its_job():
     for stage in stages.STAGES.values():
         if stage.code == "spark_jobs":
             assert (Path(ROOT) / "spark_jobs" / f"{stage.name}.py").exists()
+
+
+def test_other_votes_of_similar_moments_make_features_be_built_again(settings):
+    for table in stages.STAGES["build_features"].reads:
+        put(settings, table, DAY, "input")
+    run_stage(settings, "build_features", DAY)
+    assert stages.is_current(settings, "build_features", DAY)
+    put(settings, tables.USER_NEIGHBOUR_ITEMS, DAY, "other votes")
+    assert not stages.is_current(settings, "build_features", DAY)
+
+
+def test_without_moments_features_need_no_votes(settings_with):
+    off = settings_with(moments=False)
+    for table in stages.STAGES["build_features"].reads:
+        if table is not tables.USER_NEIGHBOUR_ITEMS:
+            put(off, table, DAY, "input")
+    run_stage(off, "build_features", DAY)
+    assert stages.is_current(off, "build_features", DAY)
+    assert not stages.is_current(settings_with(moments=True), "build_features", DAY)
+
+
+def test_days_of_moments_that_a_later_day_removed_undo_no_stamp(settings):
+    for table in stages.STAGES["find_moments"].reads:
+        put(settings, table, DAY, "input")
+    put(settings, tables.MOMENTS, DAY, "moments")
+    run_stage(settings, "find_moments", DAY)
+    assert stages.is_current(settings, "find_moments", DAY)
+    (partitions.partition_path(settings.lake, tables.MOMENTS, None, DAY) / partitions.CONTENT_FILE).unlink()
+    assert stages.is_current(settings, "find_moments", DAY)
+
+
+@pytest.mark.parametrize("changed", [{"moment_exact_up_to": 5}, {"moment_sharpness": 5}, {"moment_days": 5}])
+def test_how_moments_vote_makes_find_moments_run_again(settings, settings_with, changed):
+    run_stage(settings, "find_moments", DAY)
+    assert not stages.is_current(settings_with(**changed), "find_moments", DAY)

@@ -88,3 +88,24 @@ def test_the_address_of_a_model_changes_no_version_but_its_output_format_does(se
 
 def test_collection_names_are_valid_in_milvus(settings):
     assert collection("item", Versions(settings).embedding).replace("_", "").isalnum()
+
+
+def test_moments_have_a_collection_of_their_own(settings):
+    version = Versions(settings).embedding
+    assert collection("moments", version) == f"moments_{version}"
+    assert collection("moments", version) not in {collection(entity, version) for entity in ("item", "user")}
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"), [({"moment_text_share": 0.5}, False), ({"moments": False}, False), ({}, True)]
+)
+def test_how_moments_vote_is_part_of_the_features_version(settings_with, changed, is_same):
+    before = Versions(settings_with(moment_exact_up_to=5))
+    after = Versions(settings_with(**changed))
+    assert (before.feature == after.feature) is is_same
+    assert before.embedding == after.embedding
+
+
+def test_settings_of_moments_that_are_off_change_nothing(settings_with):
+    off, other = settings_with(moments=False), settings_with(moments=False, moment_days=5)
+    assert Versions(off).feature == Versions(other).feature

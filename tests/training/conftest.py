@@ -51,10 +51,11 @@ def features_of(key: str, ids: list[str], count_name: str, counts: list[int], si
 
 @pytest.fixture
 def frames() -> dict[str, pd.DataFrame]:
-    events = assign_splits(interactions_of(SEQUENCES, NUM_BEFORE), end_of(CUTOFF))
+    interactions = interactions_of(SEQUENCES, NUM_BEFORE)
+    events = assign_splits(interactions, end_of(CUTOFF))
     items = features_of("item_id", ["1", "2", "3", "4", "5", "6"], "popularity", [6, 5, 4, 3, 2, 1])
     users = features_of("user_id", ["a", "b", "c"], "num_interactions", [5, 3, 2])
-    return {"users": users, "items": items, "events": events}
+    return {"users": users, "items": items, "events": events, "log": interactions}
 
 
 @pytest.fixture

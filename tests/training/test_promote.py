@@ -7,6 +7,7 @@ import pytest
 from grasp.manifest import CURRENT_FILE, Manifest, release_folder
 from training import promote, train
 from training.data.training_set import to_training_set, training_set_folder, write_training_set
+from training.evaluation.fresh_features import MomentWindow
 from training.evaluation.metrics import Interval
 from training.fitting.recipes import RECIPES
 from training.fitting.training_loop import fit
@@ -83,7 +84,7 @@ def test_a_refusal_is_a_result_with_its_reports(trained, capsys):
     assert found["num_events"] == 2
     assert found["num_unknown_items"] == 1
     assert found["decision"] == decision
-    assert set(found["metrics"]) == {"popularity", found["candidate"]}
+    assert set(found["metrics"]) == {"popularity", "popular lately", found["candidate"]}
     assert found["metrics"]["popularity"]["overall"]["hr@20"]["mean"] == 0.5
     assert (trained.home / "training" / DAY / "evaluation.md").read_text().count("| popularity |") > 1
     assert "[grasp] promote 1998-04-22: refused" in capsys.readouterr().out
@@ -96,7 +97,7 @@ def test_the_model_in_force_is_a_rival(trained, frames, tmp_path):
 
     run_promote(trained)
 
-    assert set(evaluation(trained)["differences"]) == {"popularity", name}
+    assert set(evaluation(trained)["differences"]) == {"popularity", "popular lately", name}
 
 
 def test_a_model_of_other_features_is_named_as_not_comparable(trained, frames, tmp_path):
@@ -105,7 +106,7 @@ def test_a_model_of_other_features_is_named_as_not_comparable(trained, frames, t
 
     decision = run_promote(trained)
 
-    assert set(evaluation(trained)["differences"]) == {"popularity"}
+    assert set(evaluation(trained)["differences"]) == {"popularity", "popular lately"}
     assert "old-model in force reads features of another version" in decision["reason"]
 
 
@@ -117,7 +118,7 @@ def test_a_model_of_an_earlier_version_is_named_as_not_comparable(trained, frame
 
     decision = run_promote(trained)
 
-    assert set(evaluation(trained)["differences"]) == {"popularity"}
+    assert set(evaluation(trained)["differences"]) == {"popularity", "popular lately"}
     assert f"{other.name} in force cannot be compared" in decision["reason"]
 
 
@@ -130,7 +131,7 @@ def test_the_candidate_itself_in_force_is_no_rival(trained):
     put_in_force(trained, None, candidate_of(trained).name)
     run_promote(trained)
 
-    assert set(evaluation(trained)["differences"]) == {"popularity"}
+    assert set(evaluation(trained)["differences"]) == {"popularity", "popular lately"}
 
 
 def test_the_decision_that_put_a_model_in_force_stands(trained):
@@ -146,7 +147,7 @@ def test_a_popular_release_in_force_is_no_rival_beside_popularity(trained):
     put_in_force(trained, None, None)
     run_promote(trained)
 
-    assert set(evaluation(trained)["differences"]) == {"popularity"}
+    assert set(evaluation(trained)["differences"]) == {"popularity", "popular lately"}
 
 
 def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_all_items(trained, frames, tmp_path):
@@ -154,11 +155,14 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_all_items(traine
         "users": frames["users"],
         "items": frames["items"].iloc[:5],
         "events": frames["events"][frames["events"]["split"] != "test"],
+        "log": frames["log"],
     }
     loaded = load_ranker(make_model(tmp_path, smaller, seed=1))
     training_set = to_training_set(frames)
 
-    found = promote.evaluate_models(training_set, promote.evaluation_events(training_set, "test"), [loaded])
+    events = promote.evaluation_events(training_set, "test")
+
+    found = promote.evaluate_models(training_set, events, [loaded], MomentWindow())
 
     assert found[loaded.metadata.name]["ndcg@10"].shape == (2,)
 

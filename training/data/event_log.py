@@ -1,7 +1,7 @@
 """What the daily refresh knows of any day: every interaction, and from them what was taken lately.
 
-Reads nothing: `training_set.py` makes a log, from the training events or from all interactions. A log is asked *as of* a
-day and answers with that day and earlier ones, as the features of that day do (`takers_1d` ... and the moments in
+`training_set.py` makes a log, from the training events or from all interactions. A log is asked *as of* a day and
+answers with that day and earlier ones, as the features of that day do (`takers_1d` ... and the moments in
 `grasp/tables.py`). Who asks for an event asks as of the day before it.
 
 Shape suffixes:  E events of the log  W windows of `TAKER_DAYS`  A items that were taken lately
@@ -32,9 +32,9 @@ class EventLog:
         return slice(int(begin), int(end))
 
     def takers(self, day: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items that were taken in the last days, as of the end of `day`, ascending, and their takers: (A,), (W, A).
+        """The items that were taken in the last days, ascending, and their takers, as of the end of `day`.
 
-        Takers are distinct users; `TAKER_DAYS` are the windows.
+        (A,) and (W, A). Takers are distinct users; `TAKER_DAYS` are the windows.
         """
         recent, num_users = self.between(day - TAKER_DAYS[-1] + 1, day), int(self.user_E.max(initial=0)) + 1
         # Of each pair of item and user the latest event, which comes first when the order is turned round.
@@ -45,10 +45,10 @@ class EventLog:
         return item_A, np.stack(takers_WA)
 
     @cached_property
-    def is_moment_E(self) -> np.ndarray:
-        """Whether something was taken before the event."""
-        is_moment: np.ndarray = self.history_EH[:, 0] > 0
-        return is_moment
+    def is_moment(self) -> np.ndarray:
+        """Whether something was taken before each event, (E,)."""
+        has_history: np.ndarray = self.history_EH[:, 0] > 0
+        return has_history
 
 
 def event_log(sequences: Sequence[np.ndarray], days: Sequence[np.ndarray]) -> EventLog:
@@ -61,8 +61,9 @@ def event_log(sequences: Sequence[np.ndarray], days: Sequence[np.ndarray]) -> Ev
         for each in (sequences, [of_user[kept] for of_user, kept in zip(days, known, strict=True)])
     )
     history_EH = np.zeros((len(item_E), HISTORY_LENGTH), np.int64)
-    for place in range(HISTORY_LENGTH):
-        is_same = user_E[place + 1 :] == user_E[: len(user_E) - place - 1]
-        history_EH[place + 1 :, place][is_same] = item_E[: len(item_E) - place - 1][is_same]
+    for place in range(min(HISTORY_LENGTH, len(item_E) - 1)):
+        later, earlier = slice(place + 1, None), slice(0, len(item_E) - place - 1)
+        is_same = user_E[later] == user_E[earlier]
+        history_EH[later, place] = np.where(is_same, item_E[earlier], 0)
     order = np.argsort(day_E, kind="stable")
     return EventLog(user_E[order], item_E[order], day_E[order], history_EH[order])

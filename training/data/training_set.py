@@ -80,13 +80,16 @@ class TrainingSet:
 
     def log(self, split: str) -> EventLog:
         """What may be known when events of `split` are asked for, each as of the day before."""
-        return self.logs[split] if split in self.logs else self._training_log
+        return self.logs.get(split) or self._training_log
 
     @cached_property
     def _training_log(self) -> EventLog:
         is_training = [splits == "train" for splits in self.splits]
         return event_log(
-            *([each[kept] for each, kept in zip(rows, is_training, strict=True)] for rows in (self.sequences, self.days))
+            *(
+                [each[kept] for each, kept in zip(rows, is_training, strict=True)]
+                for rows in (self.sequences, self.days)
+            )
         )
 
 
@@ -102,6 +105,16 @@ def known_sequences(training_set: TrainingSet, split: str) -> list[np.ndarray]:
 def training_sequences(training_set: TrainingSet) -> list[np.ndarray]:
     """Each user's items of the training split, oldest first: what is known before validation."""
     return known_sequences(training_set, "validation")
+
+
+def training_steps(training_set: TrainingSet) -> list[np.ndarray]:
+    """Each user's training items with their days, (T, 2), oldest first."""
+    known = [
+        np.isin(splits, KNOWN_SPLITS["validation"]) & (items > 0)
+        for items, splits in zip(training_set.sequences, training_set.splits, strict=True)
+    ]
+    rows = zip(training_set.sequences, training_set.days, known, strict=True)
+    return [np.stack([items, days], axis=1)[kept] for items, days, kept in rows]
 
 
 def require_training_set(target: Path, cutoff: str) -> None:
@@ -156,9 +169,7 @@ def _log(frames: dict[str, pd.DataFrame]) -> EventLog:
         for name, index in (("user", users), ("item", pd.Index(frames["items"]["item_id"])))
     )
     order, ends = np.argsort(user_index, kind="stable"), np.cumsum(np.bincount(user_index, minlength=len(users)))[:-1]
-    return event_log(
-        *(np.split(each[order], ends) for each in (item_index + 1, _days(log["event_time"])))
-    )
+    return event_log(*(np.split(each[order], ends) for each in (item_index + 1, _days(log["event_time"]))))
 
 
 def _days(event_time: pd.Series) -> np.ndarray:
@@ -167,10 +178,10 @@ def _days(event_time: pd.Series) -> np.ndarray:
 
 
 def pad_left(sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Sequences as rows (B, T), zeros on the left."""
-    padded = np.zeros((len(sequences), max(len(items) for items in sequences)), np.int64)
-    for row, items in zip(padded, sequences, strict=True):
-        row[len(row) - len(items) :] = items
+    """Sequences as rows (B, T), zeros on the left; further dimensions stay as they are."""
+    padded = np.zeros((len(sequences), max(len(each) for each in sequences), *sequences[0].shape[1:]), np.int64)
+    for row, each in zip(padded, sequences, strict=True):
+        row[len(row) - len(each) :] = each
     return padded
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from scipy.sparse import csr_matrix, diags, identity
 from scipy.special import log_softmax
 
+from grasp.tables import TAKER_DAYS
 from training.data.cooccurrence import cooccurrence, cosine, item_cosine, item_counts, transitions, user_item_matrix
 from training.data.training_set import TrainingSet
+from training.evaluation.fresh_features import FreshFeatures
 from training.evaluation.metrics import ndcg_and_hit_rate
 from training.evaluation.ranking import Event, Scorer, rank_events
 
@@ -50,6 +52,23 @@ def distinct_user_popularity(training_set: TrainingSet) -> Scorer:
     """Number of distinct users of an item before the cutoff: the rival of every promotion."""
     num_N = training_set.popularity.astype(np.float64)
     return lambda events: np.broadcast_to(num_N, (len(events), len(num_N)))
+
+
+def popular_lately(training_set: TrainingSet, features: FreshFeatures) -> Scorer:
+    """What is answered without a model: most takers of seven days, then of thirty, then most users of all time."""
+    week, month = TAKER_DAYS.index(7), TAKER_DAYS.index(30)
+    popularity_N = training_set.popularity.astype(np.float64)
+    of_month = popularity_N.max(initial=0) + 1  # outweighs any popularity
+
+    def score(events: Sequence[Event]) -> np.ndarray:
+        score_EN = np.tile(popularity_N, (len(events), 1))
+        for score_N, event in zip(score_EN, events, strict=True):
+            item_A, takers_WA = features.takers(event)
+            of_week = of_month * (takers_WA[month].max(initial=0) + 1)
+            score_N[item_A - 1] += of_week * takers_WA[week] + of_month * takers_WA[month]
+        return score_EN
+
+    return score
 
 
 def popularity(sequences: Sequences, num_items: int) -> Scorer:

@@ -6,17 +6,15 @@ were refreshed. The definitions are those of the tables (`spark_jobs/build_featu
 Shape suffixes:  E events  N items; column i is item i + 1
 """
 
-# ruff: noqa: N803 - the shape suffixes above
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grasp.moments import HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, centred, contexts
+from grasp.moments import HISTORY_LENGTH, NO_VOTES, Contexts, Moments, VoteRule, Votes, centred, contexts
 from grasp.settings import Settings
 from training.data.event_log import EventLog
 from training.data.training_set import TrainingSet
@@ -24,15 +22,13 @@ from training.data.training_set import TrainingSet
 if TYPE_CHECKING:
     from training.evaluation.ranking import Event
 
-NO_VOTES = Votes(np.zeros(0, np.int64), np.zeros(0, np.float32))
-
 
 @dataclass(frozen=True)
 class MomentWindow:
     """Which moments vote, and how (the settings `GRASP_MOMENT_*`)."""
 
     num_days: int = 30
-    rule: VoteRule = VoteRule()
+    rule: VoteRule = field(default_factory=VoteRule)
 
     @classmethod
     def of(cls, settings: Settings) -> "MomentWindow":
@@ -40,11 +36,18 @@ class MomentWindow:
         return cls(settings.moment_days if settings.moments else 0, VoteRule.of(settings))
 
 
+DEFAULT_WINDOW = MomentWindow()
+
+
 class FreshFeatures:
     """The features of the events of one split. What was computed is kept: events of one day share most of it."""
 
     def __init__(
-        self, training_set: TrainingSet, split: str, window: MomentWindow = MomentWindow(), frozen_day: int | None = None
+        self,
+        training_set: TrainingSet,
+        split: str,
+        window: MomentWindow = DEFAULT_WINDOW,
+        frozen_day: int | None = None,
     ) -> None:
         """With a `frozen_day` nothing is known after it, as when the daily refresh stopped then."""
         self._log: EventLog = training_set.log(split)
@@ -76,7 +79,7 @@ class FreshFeatures:
 
     def _votes_on(self, day: int, asking: "Mapping[tuple[int, int, int], Event]") -> dict[tuple[int, int, int], Votes]:
         log, recent = self._log, self._log.between(day - self._window.num_days + 1, day)
-        chosen = np.arange(len(log.day_E))[recent][log.is_moment_E[recent]]
+        chosen = np.arange(len(log.day_E))[recent][log.is_moment[recent]]
         if not len(chosen):
             return dict.fromkeys(asking, NO_VOTES)
         voting = Moments(self._contexts.rows(chosen), log.user_E[chosen], log.item_E[chosen])
@@ -85,17 +88,17 @@ class FreshFeatures:
             latest = event.history[: -HISTORY_LENGTH - 1 : -1]
             row[: len(latest)] = latest
         users = np.array([event.user for event in asking.values()])
-        found = voting.votes(contexts(history_EH, self._centred_NS), users, self._window.rule)
+        found = voting.votes(contexts(history_EH, self._centred), users, self._window.rule)
         return dict(zip(asking, found, strict=True))
 
     @cached_property
-    def _centred_NS(self) -> np.ndarray:
+    def _centred(self) -> np.ndarray:
         return centred(self._vectors_NS)
 
     @cached_property
     def _contexts(self) -> Contexts:
         """Of all events of the log."""
-        return contexts(self._log.history_EH, self._centred_NS)
+        return contexts(self._log.history_EH, self._centred)
 
 
 def _key(event: "Event") -> tuple[int, int, int]:

@@ -21,14 +21,18 @@ from torch.nn import functional as F
 
 from training.fitting.batches import Batch
 from training.fitting.recipes import TrainConfig
+from training.fitting.takers_offset import TakersOffset
 from training.model.config import PADDING
 from training.model.ranker import Ranker
 
 MAX_DRAWS = 50  # of a bce negative; a user with nearly all items may then have no negative
 
 
-def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
-    """Mean loss over the steps with a target, plus the auxiliary loss of the enhancer."""
+def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig, offset: TakersOffset | None = None) -> Tensor:
+    """Mean loss over the steps with a target, plus the auxiliary loss of the enhancer.
+
+    The softmax losses add an `offset` to the scores, the others have none.
+    """
     state_BTD = ranker(batch.items_BT, batch.semantic_BS, batch.neighbour_BS)
     target_V, state_VD = batch.target_BT[batch.valid_BT], state_BTD[batch.valid_BT]
     row_V = torch.arange(len(batch.user_B))[:, None].expand_as(batch.items_BT)[batch.valid_BT]
@@ -47,8 +51,10 @@ def batch_loss(ranker: Ranker, batch: Batch, config: TrainConfig) -> Tensor:
             score_VK = score_VK.masked_fill(is_own_VK, -torch.inf)
             loss = -(beta * F.logsigmoid(positive_V) + F.logsigmoid(-score_VK).sum(1)).mean()
         else:
+            if offset is not None:
+                score_VK = score_VK + offset.of_negatives(batch.day_BT[batch.valid_BT], negative_K)
             negatives_V: Tensor = MaskedLogSumExp.apply(score_VK, is_own_VK)
-            loss = _softmax(state_VD, target_VD, negatives_V, batch.valid_BT, config)
+            loss = _softmax(state_VD, target_VD, negatives_V, batch, config, offset=offset)
     auxiliary = ranker.enhancer.auxiliary_loss(target_V.unique(), state_BTD[:, -1], batch.user_B)
     return loss if auxiliary is None else loss + auxiliary
 
@@ -87,15 +93,26 @@ def gbce_power(*, num_negatives: int, num_items: int, calibration: float) -> flo
     return rate * (calibration * (1 - 1 / rate) + 1 / rate)
 
 
-def _softmax(state_VD: Tensor, target_VD: Tensor, negatives_V: Tensor, valid_BT: Tensor, config: TrainConfig) -> Tensor:
+def _softmax(
+    state_VD: Tensor,
+    target_VD: Tensor,
+    negatives_V: Tensor,
+    batch: Batch,
+    config: TrainConfig,
+    *,
+    offset: TakersOffset | None,
+) -> Tensor:
     """Mean over steps of -log softmax of each target; `negatives_V` is the log-sum-exp of the negatives' scores."""
-    num_steps = valid_BT.shape[1]
+    valid_BT, num_steps = batch.valid_BT, batch.valid_BT.shape[1]
+    target_V, day_V = batch.target_BT[valid_BT], batch.day_BT[valid_BT]
     place_BT = (valid_BT.flatten().cumsum(0) - 1).view_as(valid_BT)  # index of a step among those with a target
     total = torch.zeros(())
     for distance in range(min(config.num_targets, num_steps)):
         both = valid_BT[:, : num_steps - distance] & valid_BT[:, distance:]
         step_P, later_P = place_BT[:, : num_steps - distance][both], place_BT[:, distance:][both]
         positive_P = (state_VD[step_P] * target_VD[later_P]).sum(-1)
+        if offset is not None:
+            positive_P = positive_P + offset.of_targets(day_V[step_P], target_V[later_P])
         loss_P = torch.logaddexp(negatives_V[step_P], positive_P) - positive_P
         total = total + config.target_decay**distance * loss_P.sum()
     return total / len(state_VD)

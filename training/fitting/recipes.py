@@ -15,7 +15,10 @@ from training.model.enhancers import ENHANCERS
 DEFAULT = "sasrec_grasp"
 # Raise it with any change of what a recipe computes: measured rows of another version then count as stale.
 # tests/training/fitting/test_recipe_version.py fails when a result has changed and the version has not.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
+
+
+TAKERS_OFFSET = (0.0, 0.0, 0.5, 0.5, 1.0)  # of the windows of `TAKER_DAYS`: docs/decisions/fresh-features.md
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class TrainConfig:
     targets: Literal["all", "last"] = "all"  # trained steps of a sequence; last: as LLM-ESR trains GRU4Rec
     mask_share: float = 0.3  # share of a sequence that BERT4Rec has to predict
     shortest_piece: int = 5  # items; longer sequences are cut into pieces of shortest_piece to max_length
+    # Weights of log(1 + takers) of each window in the softmax losses (`takers_offset.py`); empty: no such part.
+    takers_offset: tuple[float, ...] = ()
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     averaging: float = 0.0  # decay of the running mean of the weights; 0: no mean
@@ -65,7 +70,8 @@ def grasp(backbone: Backbone) -> TrainConfig:
     The query is the mean of the items seen so far. A user's description is written from the targets too and leaks them,
     which hurts on short histories.
     """
-    config = replace(plain(backbone, "grasp"), averaging=0.995, num_targets=5, selection="with_kernel")
+    schedule = {"averaging": 0.995, "num_targets": 5, "selection": "with_kernel", "takers_offset": TAKERS_OFFSET}
+    config = replace(plain(backbone, "grasp"), **schedule)  # type: ignore[arg-type]
     return config.with_switches(
         width=128,
         user_text="mean_of_prefix_items",

@@ -12,8 +12,8 @@ import torch
 
 from grasp.progress import say
 from training.data.cooccurrence import item_counts
-from training.data.training_set import TrainingSet, training_sequences
-from training.evaluation.fresh_features import FreshFeatures, MomentWindow
+from training.data.training_set import TrainingSet, training_sequences, training_steps
+from training.evaluation.fresh_features import DEFAULT_WINDOW, FreshFeatures, MomentWindow
 from training.evaluation.metrics import event_metrics
 from training.evaluation.negatives import draw_negatives
 from training.evaluation.ranking import evaluation_events, rank_events, ranker_scorer
@@ -22,6 +22,7 @@ from training.fitting.fresh_calibration import FreshChoice, calibrate_fresh
 from training.fitting.kernel_calibration import calibrate_kernel
 from training.fitting.losses import batch_loss
 from training.fitting.recipes import TrainConfig
+from training.fitting.takers_offset import TakersOffset
 from training.model.config import RankerConfig
 from training.model.ranker import Ranker
 
@@ -39,7 +40,8 @@ class TrainingRun:
 
     def __init__(self, training_set: TrainingSet, config: TrainConfig, random: np.random.Generator) -> None:
         self._training_set, self._config, self._random = training_set, config, random
-        self._sequences = training_sequences(training_set)
+        self._sequences, self._steps = training_sequences(training_set), training_steps(training_set)
+        self._offset = takers_offset(training_set, self._steps, config)
         self._ranker = new_ranker(training_set, config)
         self._optimiser = torch.optim.AdamW(
             self._ranker.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -52,10 +54,10 @@ class TrainingRun:
         """One pass over the training targets; returns the mean loss. Raises `ValueError` if it is not finite."""
         config, ranker = self._config, self._ranker.train()
         total, num_steps = 0.0, 0
-        pieces = cut_into_pieces(self._sequences, config.shortest_piece, ranker.config.max_length + 1, self._random)
-        for users, items in group_by_length(pieces, config.batch_size, self._random):
-            batch = build_batch(self._training_set, self._sequences, users, items, config)
-            loss = batch_loss(ranker, batch, config)
+        pieces = cut_into_pieces(self._steps, config.shortest_piece, ranker.config.max_length + 1, self._random)
+        for users, steps in group_by_length(pieces, config.batch_size, self._random):
+            batch = build_batch(self._training_set, self._sequences, users, steps, config)
+            loss = batch_loss(ranker, batch, config, self._offset)
             self._optimiser.zero_grad()
             loss.backward()
             self._optimiser.step()
@@ -86,11 +88,12 @@ class FittedRanker:
     ranker: Ranker
     best_epoch: int
     num_epochs: int
-    metrics: dict[str, float]  # with the history kernel, if there is one, and without fresh features
+    metrics: dict[str, float]  # with the history kernel, if there is one, and the recipe's offset
     metrics_without_kernel: dict[str, float]
     fresh: FreshChoice  # which fresh features are read, and what they gained on validation
     wall_seconds: float
     cpu_seconds: float
+    fresh_seconds: float  # of the wall seconds, the choice of fresh features
 
 
 def fit(
@@ -98,7 +101,7 @@ def fit(
     config: TrainConfig,
     seed: int,
     progress: ProgressCallback,
-    window: MomentWindow = MomentWindow(),
+    window: MomentWindow = DEFAULT_WINDOW,
 ) -> FittedRanker:
     """Train until the validation NDCG@10 named by `selection` has not improved for `patience` epochs.
 
@@ -107,18 +110,20 @@ def fit(
     Raises `ValueError` if there are no validation targets or the loss is not finite.
     """
     started, started_cpu = time.monotonic(), time.process_time()
+    features = FreshFeatures(training_set, "validation", window)
     with deterministic(seed) as random:
         training = TrainingRun(training_set, config, random)
         ranker = training.evaluated_ranker
+        in_loss = features if config.takers_offset else None
         negatives = _negatives(training_set) if config.selection == "sampled" else None
         criterion = SELECTION_METRICS[config.selection]
         best_epoch, best, weights = 0, {criterion: -1.0}, ranker.state_dict()
         end = started + 60 * config.max_minutes
         for epoch in range(1, config.max_epochs + 1):
             mean_loss = training.run_epoch()
-            metrics = validate(ranker, training_set, with_kernel=False, negatives=negatives)
+            metrics = validate(ranker, training_set, with_kernel=False, negatives=negatives, fresh=in_loss)
             if config.selection == "with_kernel":
-                metrics[KERNEL_NDCG] = _with_kernel(ranker, training_set, metrics)
+                metrics[KERNEL_NDCG] = _with_kernel(ranker, training_set, metrics, in_loss)
             progress(epoch, {"loss": mean_loss, **metrics})
             if metrics[criterion] > best[criterion]:
                 best_epoch, best, weights = epoch, metrics, copy.deepcopy(ranker.state_dict())
@@ -127,26 +132,22 @@ def fit(
     ranker.load_state_dict(weights)
     with_kernel = best
     if ranker.kernel is not None:
-        calibrate_kernel(ranker, ranker.kernel, training_set)
-        with_kernel = validate(ranker, training_set)
+        calibrate_kernel(ranker, ranker.kernel, training_set, fresh=in_loss)
+        with_kernel = validate(ranker, training_set, fresh=in_loss)
+    started_fresh = time.monotonic()
     score = ranker_scorer(ranker, training_set.item_ids, training_set)
-    features = FreshFeatures(training_set, "validation", window)
     fresh = calibrate_fresh(ranker.fresh, score, features, training_set)
-    seconds = time.monotonic() - started, time.process_time() - started_cpu
+    seconds = time.monotonic() - started, time.process_time() - started_cpu, time.monotonic() - started_fresh
     return FittedRanker(ranker.eval(), best_epoch, epoch, with_kernel, best, fresh, *seconds)
 
 
 def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: FittedRanker) -> FittedRanker:
-    """Train anew, on later events, for as many epochs as `chosen` and with its weights of the kernel and fresh features.
+    """Train anew, on later events, for as many epochs as `chosen`, with its weights of kernel and fresh features.
 
     Nothing is validated. The seconds are those of both trainings, the metrics those of `chosen`.
     """
     started, started_cpu = time.monotonic(), time.process_time()
-    with deterministic(seed) as random:
-        training = TrainingRun(training_set, config, random)
-        for _ in range(chosen.best_epoch):
-            training.run_epoch()
-    ranker = training.evaluated_ranker.eval()
+    ranker = train_epochs(training_set, config, seed, chosen.best_epoch)
     if ranker.kernel is not None and chosen.ranker.kernel is not None:
         ranker.kernel.weights_K.copy_(chosen.ranker.kernel.weights_K)
     ranker.fresh.load_state_dict(chosen.ranker.fresh.state_dict())
@@ -155,12 +156,23 @@ def refit(training_set: TrainingSet, config: TrainConfig, seed: int, chosen: Fit
     return replace(chosen, ranker=ranker, wall_seconds=wall_seconds, cpu_seconds=cpu_seconds)
 
 
-def _with_kernel(ranker: Ranker, training_set: TrainingSet, without: dict[str, float]) -> float:
+def train_epochs(training_set: TrainingSet, config: TrainConfig, seed: int, num_epochs: int) -> Ranker:
+    """Train for a number of epochs and validate nothing. The weights of the kernel stay zero."""
+    with deterministic(seed) as random:
+        training = TrainingRun(training_set, config, random)
+        for _ in range(num_epochs):
+            training.run_epoch()
+    return training.evaluated_ranker.eval()
+
+
+def _with_kernel(
+    ranker: Ranker, training_set: TrainingSet, without: dict[str, float], fresh: FreshFeatures | None
+) -> float:
     """Validation NDCG@10 with the kernel calibrated for this epoch; without a kernel, the plain NDCG@10."""
     if ranker.kernel is None:
         return without[FILTERED_NDCG]
-    calibrate_kernel(ranker, ranker.kernel, training_set, MAX_EPOCH_CALIBRATION_EVENTS)
-    return validate(ranker, training_set)[FILTERED_NDCG]
+    calibrate_kernel(ranker, ranker.kernel, training_set, MAX_EPOCH_CALIBRATION_EVENTS, fresh)
+    return validate(ranker, training_set, fresh=fresh)[FILTERED_NDCG]
 
 
 @contextmanager
@@ -176,6 +188,15 @@ def deterministic(seed: int) -> Iterator[np.random.Generator]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         settings.fill_uninitialized_memory = before[1]
+
+
+def takers_offset(training_set: TrainingSet, steps: list[np.ndarray], config: TrainConfig) -> TakersOffset | None:
+    """The recipe's offset for the training targets; None for a recipe without one."""
+    if not config.takers_offset:
+        return None
+    days = np.concatenate([np.zeros(0, np.int64), *(of_user[:, 1] for of_user in steps)])
+    weights_W = torch.tensor(config.takers_offset)
+    return TakersOffset(training_set.log("train"), days, len(training_set.item_ids), weights_W)
 
 
 def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
@@ -198,6 +219,8 @@ def new_ranker(training_set: TrainingSet, config: TrainConfig) -> Ranker:
     ranker.attach_items(item_semantic, item_neighbour)
     if ranker.kernel is not None:
         ranker.kernel.initialise_from(training_set.item_semantic, sequences)
+    if config.takers_offset:
+        ranker.fresh.takers_weight_W.copy_(torch.tensor(config.takers_offset))
     return ranker
 
 
@@ -207,7 +230,12 @@ def _negatives(training_set: TrainingSet) -> np.ndarray:
 
 
 def validate(
-    ranker: Ranker, training_set: TrainingSet, *, with_kernel: bool = True, negatives: np.ndarray | None = None
+    ranker: Ranker,
+    training_set: TrainingSet,
+    *,
+    with_kernel: bool = True,
+    negatives: np.ndarray | None = None,
+    fresh: FreshFeatures | None = None,
 ) -> dict[str, float]:
     """Mean of every filtered metric over the validation targets.
 
@@ -216,7 +244,7 @@ def validate(
     events = evaluation_events(training_set, "validation")
     if not events:
         raise ValueError("the training set has no validation target: no user has three interactions before the cutoff")
-    score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=with_kernel)
+    score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=with_kernel, fresh=fresh)
     ranking = rank_events(score, events, [] if negatives is None else [negatives])
     metrics = {name: float(values.mean()) for name, values in event_metrics(ranking.filtered).items()}
     for sampled in ranking.sampled:

@@ -1,7 +1,7 @@
 """A trained ranker on disk: weights, config, vocabulary, metadata, and checksums of these files."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class RankerMetadata:
     cutoff: str  # last day whose interactions it was trained with
     seed: int
     metrics: dict[str, float]  # on the validation targets, without fresh features
-    fresh: dict[str, Any]  # which fresh features are read, and what each choice gained on the validation targets
+    fresh: dict[str, Any] = field(default_factory=dict)  # the fresh features that are read, and what each choice gained
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ what happened after the training. The weights are zero until they are fitted to 
 Shape suffixes:  W windows of `TAKER_DAYS`  N items  V voted items
 """
 
-# ruff: noqa: N803 - the shape suffixes above
-
 import torch
 from torch import Tensor, nn
 

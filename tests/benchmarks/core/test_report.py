@@ -22,6 +22,7 @@ WANTED = """\
 | --- | --- | --- | --- |
 | ndcg | 0.5 | at least 0.4 | yes |
 | seconds | – | at most 9 | no |
+| share | 0.25 | – | – |
 
 A note.
 
@@ -58,7 +59,7 @@ def build(folder: Path, command: str) -> Report:
         "A report",
         Origin(MACHINE, command, "abc", "; it was busy"),
         facts=["Data: three users."],
-        figures={"ndcg": Figure(0.5, Goal(0.4)), "seconds": Figure(None, Goal(9, "at most"))},
+        figures={"ndcg": Figure(0.5, Goal(0.4)), "seconds": Figure(None, Goal(9, "at most")), "share": Figure(0.25)},
         notes=["A note."],
         sections=[None, Section("First", parts)],
     )

@@ -44,13 +44,15 @@ def test_a_summary_holds_machine_command_commit_and_figures(tmp_path):
 
 def test_all_summaries_make_one_aligned_table(tmp_path):
     write_summary(tmp_path / "speed", "x", {"seconds": Figure(12, Goal(10, "at most"))})
-    write_summary(tmp_path / "quality", "x", {"ndcg": Figure(0.07, Goal(0.068)), "later": Figure(None, Goal(1.1))})
+    figures = {"ndcg": Figure(0.07, Goal(0.068)), "later": Figure(None, Goal(1.1)), "reported": Figure(1.25)}
+    write_summary(tmp_path / "quality", "x", figures)
 
     assert table(tmp_path).splitlines() == [
-        "report   figure   value  goal   met",
-        "quality  ndcg     0.07   0.068  yes",
-        "quality  later    -      1.1    no",
-        "speed    seconds  12     10     no",
+        "report   figure    value  goal   met",
+        "quality  ndcg      0.07   0.068  yes",
+        "quality  later     -      1.1    no",
+        "quality  reported  1.25   -      -",
+        "speed    seconds   12     10     no",
         "1 of 3 goals met",
     ]
 

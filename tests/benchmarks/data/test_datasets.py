@@ -415,6 +415,40 @@ def test_by_global_time_an_event_before_a_cut_does_change_what_is_known(load):
             assert_same_inputs(one, other)
 
 
+@pytest.mark.parametrize(("day", "num_known"), [(9, [7, 5, 4, 5, 6]), (10, [9, 5, 4, 5, 6]), (11, [9, 5, 4, 5, 6, 1])])
+def test_for_any_later_day_models_are_fitted_to_what_is_known_before_it(load, day, num_known):
+    options = {"validation_users": None, "protocol": "global-time"}
+    at_cut, found = load(seconds(DAYS), **options), load(seconds(DAYS), **options, fitting_day=day)
+
+    assert [len(items) for items in training_sequences(found.cut.fitting)] == num_known
+    assert ("16" in found.cut.fitting.item_ids) == (day > 10)
+    assert found.cut.day == 9
+    assert_same_inputs(found.choosing, at_cut.choosing)
+    events = [
+        [(event.user, event.history.tolist(), event.target, event.day) for event in evaluation_events(each, "test")]
+        for each in (found.training_set, at_cut.training_set)
+    ]
+    assert events[0] == events[1]
+    assert found.training_set.item_ids == at_cut.training_set.item_ids
+
+
+def test_events_planted_on_a_later_fitting_day_change_nothing_that_is_known_before_it(load):
+    options = {"validation_users": None, "protocol": "global-time"}
+    planted = [*DAYS, ("b", 14, 10), ("c", 11, 10)]
+    one, other, seen = (
+        load(seconds(rows), **options, fitting_day=day).cut.fitting
+        for rows, day in ((DAYS, 10), (planted, 10), (planted, 11))
+    )
+
+    assert_same_inputs(one, other)
+    assert lists(training_sequences(seen)) != lists(training_sequences(other))
+
+
+def test_nothing_is_fitted_before_the_cut_of_the_test(load):
+    with pytest.raises(ValueError, match="fitting_day 8 is before the second cut, 9"):
+        load(seconds(DAYS), validation_users=None, protocol="global-time", fitting_day=8)
+
+
 def test_known_items_keep_their_corruption_when_newer_ones_join(load):
     found = load(seconds(DAYS), validation_users=None, protocol="global-time", inputs=Inputs(k=2, corruption=1.0))
     clean = load(seconds(DAYS), validation_users=None, protocol="global-time")

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import asdict, replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -263,36 +262,6 @@ def test_what_differs_from_a_trial_is_trained_for_itself(folder, tmp_path, monke
         seen.append(len(num_trained))
 
     assert seen == [2, 3, 4, 5, 6]  # the first one is a trial
-
-
-SECONDS_OF_DAY = 86_400
-
-
-class FakeEncoder:
-    """A vector for each text."""
-
-    def encode(self, texts: list[str]) -> np.ndarray:
-        raw = np.stack([np.random.default_rng(list(text.encode())).normal(size=8) for text in texts])
-        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
-
-
-@pytest.fixture
-def dated_folder(tmp_path, settings, monkeypatch):
-    """The data contract's files: forty users with six of 140 items each, two of them at one time, and a late user."""
-    options = {"settings": settings, "open_encoder": lambda *_: FakeEncoder()}
-    monkeypatch.setattr(quality.datasets, "load", partial(quality.datasets.load, **options))
-    place = tmp_path / "dated"
-    place.mkdir()
-    lines = [
-        f"{user}\t{(user * 7 + step * 3) % 130 + 1}\t{SECONDS_OF_DAY * (user + 3 * (step // 2))}"
-        for user in range(1, 41)
-        for step in range(6)
-    ]
-    lines += [f"new\t{item}\t{SECONDS_OF_DAY * 46}" for item in (140, 3)]
-    (place / "interactions.tsv").write_text("\n".join(["user_id\titem_id\ttimestamp", *lines]) + "\n")
-    items = "".join(f"{json.dumps({'item_id': item, 'title': f'thing {item}'})}\n" for item in range(1, 141))
-    (place / "items.jsonl").write_text(items)
-    return place
 
 
 @pytest.mark.parametrize("protocol", ["shuffled-ties", "global-time"])

@@ -1,15 +1,20 @@
 """What is known when a split is asked, and what validation may choose from it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks.data.datasets import BenchmarkData
+from benchmarks.data.datasets import BenchmarkData, Cut
 from benchmarks.quality import scorers
+from benchmarks.quality.scorers import weights_of
 from training.evaluation import baselines
 from training.evaluation.baselines import StarSettings
+from training.evaluation.metrics import Interval
 from training.evaluation.ranking import Event, evaluation_events
+from training.fitting.fresh_calibration import FreshChoice
+from training.model.fresh_score import FreshScore
 
 SETTINGS = StarSettings(semantic_share=0.0, decay=0.7, last=3)  # by common users alone
 
@@ -69,3 +74,95 @@ def test_nothing_added_is_the_base_itself(data_of, sequences):
     base = baselines.popularity(data.training_set.sequences, len(data.training_set.item_ids))
 
     assert scorers.with_addition(base, base, "none", data, []).score is base
+
+
+def fresh_scorers(data: BenchmarkData) -> scorers.FreshScorers:
+    """Fresh features beside a ranker that knows nothing."""
+    num_items = len(data.training_set.item_ids)
+
+    def nothing(asked: Sequence[Event]) -> np.ndarray:
+        return np.zeros((len(asked), num_items), np.float32)
+
+    chosen = FreshScore()
+    chosen.takers_weight_W[0] = 0.5
+    choice = FreshChoice("takers", {"none": Interval(0, 0, 0)})
+    return scorers.FreshScorers(nothing, nothing, (chosen, choice), scorers.SharedFeatures(data))
+
+
+# Four users are one item ahead of the others: what they trained on last is what the others validate on.
+WAVES = [[1, 2, 3, 4, 5, 6]] * 4 + [[2, 3, 4, 5, 6, 7]] * 4
+
+
+def test_votes_are_read_only_where_they_are_asked_for(data_of):
+    fresh = fresh_scorers(data_of(WAVES))
+
+    takers, both = (fresh.with_addition(addition).settings for addition in ("takers", "fresh"))
+
+    assert any(takers["takers"])
+    assert takers["votes"] == 0
+    assert both["votes"] > 0
+    assert weights_of(both).tolist() == [*both["takers"], both["votes"]]
+
+
+@pytest.mark.parametrize("addition", ["takers", "fresh", "fresh_permuted"])
+def test_weights_of_fresh_features_are_fitted_to_validation_whatever_the_test_holds(data_of, addition):
+    found = [fresh_scorers(data_of(with_target(WAVES, -1, item))).with_addition(addition) for item in (6, 9)]
+
+    assert found[0].settings == found[1].settings
+    assert found[0].num_trials == 1
+
+
+def test_what_training_chose_is_neither_fitted_nor_chosen_anew(data_of):
+    found = fresh_scorers(data_of(WAVES)).with_addition("fresh_chosen")
+
+    gains = {"none": {"mean": 0, "low": 0, "high": 0}}
+    assert found.settings == {"choice": "takers", "gains": gains, "takers": [0.5, 0, 0, 0, 0], "votes": 0}
+    assert found.num_trials == 3
+
+
+def test_items_that_nobody_took_lately_keep_their_score(data_of):
+    data = data_of(WAVES)
+    score = fresh_scorers(data).with_addition("takers").score
+
+    score_N = score(evaluation_events(data.training_set, "test"))[0]
+
+    assert score_N[:5].all()
+    assert not score_N[7:].any()
+
+
+def cut_at(data: BenchmarkData, day: int) -> BenchmarkData:
+    return replace(data, cut=Cut(day, data.training_set, data.training_set))
+
+
+def test_frozen_features_know_nothing_after_the_day_before_the_cut(data_of):
+    features = scorers.SharedFeatures(cut_at(data_of(WAVES), 3))
+    days = [Event(0, np.array([1]), 2, day) for day in (2, 3, 9)]
+
+    assert [features.of("test", is_frozen=True).known_day(event) for event in days] == [1, 2, 2]
+    assert [features.of("test").known_day(event) for event in days] == [1, 2, 8]
+    assert features.of("test") is features.of("test")
+
+
+def test_frozen_features_have_the_weights_of_those_that_are_not(data_of):
+    fresh = fresh_scorers(cut_at(data_of(WAVES), 2))
+
+    own, frozen = (fresh.with_addition(addition) for addition in ("takers", "takers_frozen"))
+
+    assert own.settings == frozen.settings
+    events = evaluation_events(data_of(WAVES).training_set, "test")
+    assert (own.score(events) != frozen.score(events)).any()
+
+
+def test_without_a_cut_nothing_can_be_frozen(data_of, sequences):
+    with pytest.raises(ValueError, match="only by global time"):
+        fresh_scorers(data_of(sequences)).with_addition("takers_frozen")
+
+
+def test_permuted_vectors_are_those_of_other_items(data_of, sequences):
+    training_set = data_of(sequences).training_set
+
+    permuted = scorers.with_permuted_vectors(training_set)
+
+    assert sorted(map(tuple, permuted.item_semantic)) == sorted(map(tuple, training_set.item_semantic))
+    assert (permuted.item_semantic != training_set.item_semantic).any(1).sum() > 6
+    assert permuted.sequences is training_set.sequences

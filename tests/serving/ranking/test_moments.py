@@ -10,7 +10,7 @@ import pytest
 from grasp.moments import NUM_NEAREST, Moments, VoteRule, Votes, centred, contexts
 from serving.ranking import moments as release_moments
 from serving.ranking.items import ItemSide
-from serving.ranking.moments import MomentRows, ReleaseMoments, load_moments, nearest
+from serving.ranking.moments import MomentRows, ReleaseMoments, load_moments
 
 NUM_ITEMS, SIZE = 60, 8
 
@@ -138,16 +138,6 @@ def test_items_that_the_release_lacks_count_neither_in_histories_nor_in_the_mean
     (expected,) = voting.votes(contexts(newest, centred_NS), np.array([0]), rule)
     assert found.items.tolist() == others[expected.items - 1].tolist()
     np.testing.assert_allclose(found.weights, expected.weights, atol=2e-6)
-
-
-@pytest.mark.parametrize("num_values", [3, 100_000])
-def test_the_nearest_of_many_are_those_that_sorting_finds_and_the_later_of_equal_ones(num_values):
-    similarity_M = np.random.default_rng(2).integers(0, num_values, 50_000).astype(np.float32) / num_values
-
-    by_sorting = sorted(range(50_000), key=lambda place: (-round(float(similarity_M[place]), 5), -place))[:NUM_NEAREST]
-
-    assert nearest(similarity_M).tolist() == sorted(by_sorting)
-    assert nearest(similarity_M[:20]).tolist() == list(range(20))
 
 
 def test_the_moments_of_a_folder_are_read_oldest_first(tmp_path: Path, moment_rows):

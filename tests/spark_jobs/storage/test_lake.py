@@ -119,3 +119,12 @@ def test_versions_of_a_table_are_separate(spark, settings, settings_with):
     ten.write(tables.ITEM_NEIGHBOURS, spark.createDataFrame([("1", "2", 0.5, 1)], ddl), DAY)
     with pytest.raises(MissingPartitionError):
         five.read(tables.ITEM_NEIGHBOURS, DAY)
+
+
+def test_removed_days_are_gone_and_others_stay(lake, spark):
+    for day in (DAY, NEXT):
+        lake.write(tables.ITEMS, spark.createDataFrame([("1", "Toy Story", {})], ITEMS), day)
+    lake.remove_days(tables.ITEMS, [DAY, "1998-01-01"])
+    assert lake.days(tables.ITEMS) == [NEXT]
+    assert not lake.partition(tables.ITEMS, DAY).exists()
+    assert lake.read(tables.ITEMS, NEXT).count() == 1

@@ -24,7 +24,7 @@ def takers(log: EventLog, day: int) -> dict[int, list[int]]:
 
 
 def test_takers_are_distinct_users_of_the_last_days_the_day_itself_included():
-    log = log_of((0, 1, DAY - 2), (0, 1, DAY), (1, 1, DAY - 6), (2, 1, DAY - 29), (2, 2, DAY - 30))
+    log = log_of((0, 1, DAY - 2), (0, 1, DAY), (1, 1, DAY - 6), (2, 2, DAY - 30), (2, 1, DAY - 29))
 
     assert takers(log, DAY) == {1: [1, 1, 2, 2, 3]}
     assert takers(log, DAY - 1) == {1: [0, 1, 2, 2, 3], 2: [0, 0, 0, 0, 1]}
@@ -67,6 +67,13 @@ def test_the_history_of_an_event_is_what_its_user_took_before_newest_first():
     assert of_first[2].tolist() == [2, 1, 0, 0, 0, 0, 0, 0]
     assert of_first[10].tolist() == [10, 9, 8, 7, 6, 5, 4, 3]
     assert log.history_EH[log.user_E == 1].tolist() == [[0] * 8, [5, *[0] * 7]]
+
+
+@pytest.mark.parametrize("num_events", range(11))
+def test_a_log_may_have_few_events(num_events: int):
+    log = event_log([np.arange(1, num_events + 1)], [np.arange(num_events)])
+
+    assert (log.history_EH > 0).sum(1).tolist() == [min(place, 8) for place in range(num_events)]
 
 
 def test_unknown_items_are_left_out():

@@ -16,13 +16,14 @@ NUM_ITEMS = 6
 # Two users; the second has padding, and an item (4) that is in no piece of this batch.
 ITEMS_BT = torch.tensor([[1, 2, 3], [0, 5, 1]])
 TARGET_BT = torch.tensor([[2, 3, 4], [0, 1, 2]])
+DAY_BT = torch.tensor([[10, 11, 12], [0, 11, 20]])
 KNOWN_BT = torch.tensor([[1, 2, 3, 4], [4, 5, 1, 2]])
 STEPS = [(0, 0, 2), (0, 1, 3), (0, 2, 4), (1, 1, 1), (1, 2, 2)]  # row, step, target
 LOSSES = ("cross_entropy", "sampled_softmax", "bce", "gbce")
 
 
 def batch(known_BT: Tensor = KNOWN_BT) -> Batch:
-    return Batch(torch.tensor([7, 3]), ITEMS_BT, TARGET_BT, ITEMS_BT != 0, known_BT, *torch.zeros(2, 2, 4))
+    return Batch(torch.tensor([7, 3]), ITEMS_BT, TARGET_BT, ITEMS_BT != 0, DAY_BT, known_BT, *torch.zeros(2, 2, 4))
 
 
 class FixedStates:

@@ -58,10 +58,12 @@ def test_the_targets_of_a_batch_are_the_next_items(training_set, tiny, targets, 
     sequences = training_sequences(training_set)
     config = tiny("sasrec", targets=targets)
 
-    found = build_batch(training_set, sequences, np.array([0, 2]), np.array([[2, 3, 4], [0, 4, 5]]), config)
+    items, days = [[2, 3, 4], [0, 4, 5]], [[7, 8, 9], [0, 5, 6]]
+    found = build_batch(training_set, sequences, np.array([0, 2]), np.stack([items, days], -1), config)
 
     assert found.items_BT.tolist() == [[2, 3], [0, 4]]
     assert found.target_BT.tolist() == [[3, 4], [4, 5]]
+    assert found.day_BT.tolist() == [[8, 9], [5, 6]]
     assert found.valid_BT.tolist() == valid
     assert found.known_BT.tolist() == [[1, 2, 3, 4], [0, 0, 4, 5]]  # not the piece: all that user trains on
     assert torch.equal(found.semantic_BS, torch.from_numpy(training_set.user_semantic[[0, 2]]))
@@ -72,9 +74,11 @@ def test_a_batch_of_bert4rec_hides_its_targets(training_set, tiny):
     given = np.array([[2, 3, 4], [0, 4, 5]] * 20)
     users = np.array([0, 2] * 20)
 
-    found = build_batch(training_set, training_sequences(training_set), users, given, tiny("bert4rec"))
+    steps = np.stack([given, given + 10], -1)
+    found = build_batch(training_set, training_sequences(training_set), users, steps, tiny("bert4rec"))
 
     assert found.target_BT.tolist() == given.tolist()
+    assert found.day_BT.tolist() == (given + 10).tolist()
     assert torch.equal(found.items_BT == MASK, found.valid_BT)
     assert torch.equal(found.items_BT[~found.valid_BT], found.target_BT[~found.valid_BT])
 
@@ -251,9 +255,9 @@ def test_the_reported_time_includes_initialisation_and_calibration(training_set,
     clock = Clock()
 
     def taking(seconds, function):
-        def slow(*given):
+        def slow(*given, **named):
             clock.now += seconds
-            return function(*given)
+            return function(*given, **named)
 
         return slow
 

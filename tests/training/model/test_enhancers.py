@@ -93,7 +93,7 @@ def test_one_batch_can_be_overfitted(make_ranker, enhancer, backbone, variant):
     valid_BT = torch.zeros_like(items_BT, dtype=torch.bool)
     valid_BT[:, -1] = True
     target_BT = target_B[:, None].expand_as(items_BT)
-    batch = Batch(torch.tensor([0, 1]), items_BT, target_BT, valid_BT, known_BT, USERS_BS, USERS_BS)
+    batch = Batch(torch.tensor([0, 1]), items_BT, target_BT, valid_BT, target_BT, known_BT, USERS_BS, USERS_BS)
     config = replace(plain(backbone, enhancer), loss="cross_entropy")
     optimiser = torch.optim.Adam(ranker.parameters(), 0.03)
 

@@ -1,0 +1,214 @@
+"""The figures of fresh features, from the rows and measurements below one folder.
+
+Gains are ratios of full filtered NDCG@10, of the same events and seeds on both sides. By global time they are those of
+users known at the cut: new users are answered with what is popular, whatever the ranker.
+
+Shape suffixes:  E test events
+"""
+
+# ruff: noqa: N803 - names carry the shape suffixes above
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.core.store import Measurements, read_about
+from benchmarks.core.summary import Figure, Goal
+from benchmarks.fresh.entries import BEST_WIDTH, IDS, LLM_INIT, TRAINED_AS_GRASP, WEEKLY
+from benchmarks.quality.comparison import GRASP, NDCG, Comparison, System, find, per_event, systems
+from benchmarks.quality.results import RESULTS_FILE, Results
+from benchmarks.quality.rows import FILTERED, KNOWN_USERS, OVERALL, Addition
+from training.evaluation.metrics import Interval, bootstrap_interval
+
+FUTURE_FACTS, MOMENTS_JOB = "future_facts", "moments_job"  # kinds of measurements
+MOMENTS_SHARE = "moments_job_share"
+ONLINE = ("added_online_p50_ms", "online_moment_search_ms")  # figures of `benchmarks.serving`
+LEAST_KEPT = Goal(0.99)  # where fresh features say nothing, nothing is lost
+
+
+@dataclass(frozen=True)
+class Name:
+    """A system of a place."""
+
+    model: str
+    addition: Addition
+    ablation: str = ""
+
+
+def grasp(addition: Addition, ablation: str = "") -> Name:
+    return Name(GRASP, addition, ablation)
+
+
+def ids(addition: Addition) -> Name:
+    return Name(IDS, addition, TRAINED_AS_GRASP)
+
+
+def llm_init(addition: Addition) -> Name:
+    return Name(LLM_INIT, addition, TRAINED_AS_GRASP)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """NDCG@10 of one system over another one's."""
+
+    place: str
+    own: Name
+    rival: Name
+    goal: Goal | None = None
+    is_low_end: bool = False  # of the interval, instead of the mean
+
+
+AS_PUBLISHED = Name(LLM_INIT, "none")  # or with the best width, where that was tried
+GAINS: dict[str, Gain] = {
+    "time_gain": Gain("beauty-global-time", grasp("takers"), grasp("kernel"), Goal(1.30)),
+    "time_gain_frozen": Gain("beauty-global-time", grasp("takers_frozen"), grasp("kernel"), Goal(1.20)),
+    "moments_gain": Gain("beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.08)),
+    "moments_gain_low": Gain("beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.0), is_low_end=True),
+    "moments_true_over_permuted_text": Gain("beauty-global-time", grasp("fresh"), grasp("fresh_permuted")),
+    "recipe_over_llm_init_published": Gain("beauty-global-time", grasp("fresh"), AS_PUBLISHED, Goal(1.45)),
+    "recipe_over_llm_init_published_leave_one_out": Gain("beauty-published", grasp("fresh"), AS_PUBLISHED),
+    "ids_time_gain": Gain("beauty-global-time", ids("takers"), ids("kernel")),
+    "llm_init_time_gain": Gain("beauty-global-time", llm_init("takers"), llm_init("kernel")),
+    "time_gain_shuffled": Gain("beauty-shuffled-ties", grasp("takers"), grasp("kernel"), LEAST_KEPT),
+    "moments_gain_shuffled": Gain("beauty-shuffled-ties", grasp("fresh"), grasp("takers"), LEAST_KEPT),
+    "chosen_gain_shuffled": Gain("beauty-shuffled-ties", grasp("fresh_chosen"), grasp("kernel"), LEAST_KEPT),
+    "movielens_time_gain": Gain("movielens-global-time", grasp("takers"), grasp("kernel"), LEAST_KEPT),
+    "movielens_moments_gain": Gain("movielens-global-time", grasp("fresh"), grasp("takers"), LEAST_KEPT),
+    "movielens_chosen_gain": Gain("movielens-global-time", grasp("fresh_chosen"), grasp("kernel"), LEAST_KEPT),
+    "movielens_time_gain_shuffled": Gain("movielens-shuffled-ties", grasp("takers"), grasp("kernel"), LEAST_KEPT),
+    "movielens_moments_gain_shuffled": Gain("movielens-shuffled-ties", grasp("fresh"), grasp("takers"), LEAST_KEPT),
+    "movielens_chosen_gain_shuffled": Gain(
+        "movielens-shuffled-ties", grasp("fresh_chosen"), grasp("kernel"), LEAST_KEPT
+    ),
+    "weekly_retraining_gain": Gain("beauty-global-time", grasp("fresh", WEEKLY), grasp("fresh")),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The rows and measurements of one data set and protocol."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def results(self) -> Results:
+        return Results(self.folder)
+
+    @cached_property
+    def systems(self) -> list[System]:
+        return systems(self.results)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        return read_about(self.folder)
+
+    @cached_property
+    def measurements(self) -> Measurements:
+        return Measurements(self.folder)
+
+    @property
+    def group(self) -> str:
+        """The events of gains."""
+        return KNOWN_USERS if KNOWN_USERS in self.results.groups() else OVERALL
+
+    def find(self, name: Name) -> System | None:
+        if name == AS_PUBLISHED:
+            best = find(self.systems, LLM_INIT, ablation=BEST_WIDTH)
+            if best:
+                return best
+        return find(self.systems, name.model, name.addition, ablation=name.ablation)
+
+    def ratio(self, own: Name, rival: Name, mask_E: np.ndarray | None = None) -> Interval | None:
+        """NDCG@10 of one system over another's, over the seeds that both have.
+
+        None when they have no seed in common, or the rival hits nothing. `mask_E` chooses other events than `group`.
+        """
+        found = [self.find(name) for name in (own, rival)]
+        seeds = set.intersection(*({each.row.seed for each in one.rows} if one else set() for one in found))
+        sides = [System(tuple(each for each in one.rows if each.row.seed in seeds)) for one in found if one and seeds]
+        if not sides:
+            return None
+        mask_E = self.results.groups()[self.group] if mask_E is None else mask_E
+        own_E, rival_E = (per_event(self.results, one, FILTERED, NDCG)[mask_E] for one in sides)
+        difference = bootstrap_interval(own_E - rival_E, self.results.units(OVERALL)[mask_E])
+        ratio = Comparison(difference, float(rival_E.mean())).ratio
+        return ratio if math.isfinite(ratio.mean) else None
+
+
+def places(folder: Path) -> list[Place]:
+    """What was measured below a folder, in the order of names."""
+    found = [Place(file.parent) for file in sorted(folder.glob(f"*/{RESULTS_FILE}"))]
+    return [place for place in found if place.results.rows()]
+
+
+def figures(folder: Path, measured: Sequence[Place]) -> dict[str, Figure]:
+    """All figures. One whose rows or measurements are missing has no value."""
+    by_name = {place.name: place for place in measured}
+    found = {
+        name: Figure(_gain(by_name[gain.place], gain) if gain.place in by_name else None, gain.goal)
+        for name, gain in GAINS.items()
+    }
+    online = read_online(folder)
+    return found | {
+        "train_seconds_over_today": Figure(train_seconds_ratio(measured), Goal(1.5, "at most")),
+        ONLINE[0]: Figure(online.get(ONLINE[0]), Goal(1.0, "at most")),
+        ONLINE[1]: Figure(online.get(ONLINE[1]), Goal(3.0, "at most")),
+        MOMENTS_SHARE: Figure(moments_job_share(folder), Goal(0.5, "at most")),
+        "future_facts_seen": Figure(_future_facts(measured), Goal(0.0, "at most")),
+    }
+
+
+def _gain(place: Place, gain: Gain) -> float | None:
+    ratio = place.ratio(gain.own, gain.rival)
+    if ratio is None:
+        return None
+    return ratio.low if gain.is_low_end else ratio.mean
+
+
+def train_seconds_ratio(measured: Sequence[Place]) -> float | None:
+    """Seconds of GRASP's training on Beauty with the choice of fresh features over those without: the largest ratio of
+    a protocol.
+    """
+    found = [ratio for place in measured if place.name.startswith("beauty-") and (ratio := place_train_seconds(place))]
+    return max(found, default=None)
+
+
+def place_train_seconds(place: Place) -> float | None:
+    """The mean over the seeds of GRASP; None where no training is known to have chosen."""
+    own = place.find(grasp("kernel"))
+    costs = [(each.info.wall_seconds, each.info.fresh_seconds) for each in own.rows] if own else []
+    ratios = [wall / (wall - fresh) for wall, fresh in costs if fresh is not None]
+    return float(np.mean(ratios)) if ratios else None
+
+
+def read_online(folder: Path) -> Mapping[str, float | None]:
+    """The figures of the service, as its report had them when this one was measured last."""
+    try:
+        found: Mapping[str, float | None] = read_about(folder)["online"]
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def moments_job_share(folder: Path) -> float | None:
+    """CPU seconds of finding moments over those of all jobs of a usual day."""
+    found = Measurements(folder).of(MOMENTS_JOB)
+    seconds = found[-1]["cpu_seconds"] if found else {}
+    return float(seconds["find_moments"] / sum(seconds.values())) if seconds else None
+
+
+def _future_facts(measured: Sequence[Place]) -> float | None:
+    """Values that planted events changed. None unless every check would have noticed one."""
+    found = [each for place in measured for each in place.measurements.of(FUTURE_FACTS)]
+    if not found or not all(each["num_different_later"] for each in found):
+        return None
+    return float(sum(each["num_different"] for each in found))

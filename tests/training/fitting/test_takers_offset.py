@@ -1,0 +1,46 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from training.data.event_log import event_log
+from training.fitting.takers_offset import TakersOffset
+from training.fitting.training_loop import fit
+
+DAY = 10_000
+WEIGHTS_W = torch.tensor([0.0, 0.0, 1.0, 0.0, 2.0])  # of the windows of 7 and of 30 days
+
+
+@pytest.fixture
+def offset() -> TakersOffset:
+    """Item 1 was taken by two users, 3 and 9 days before `DAY`; item 2 on `DAY` itself."""
+    log = event_log(
+        [np.array([1]), np.array([1, 2])],
+        [np.array([DAY - 3]), np.array([DAY - 9, DAY])],
+    )
+    return TakersOffset(log, np.array([DAY, DAY + 1, DAY]), 3, WEIGHTS_W)
+
+
+def test_the_offset_is_what_takers_of_the_day_before_add(offset: TakersOffset):
+    found = offset.of_negatives(torch.tensor([DAY, DAY + 1, DAY]), torch.tensor([3, 1, 2]))
+
+    before, after = [0, np.log(2) + 2 * np.log(3), 0], [0, np.log(2) + 2 * np.log(3), 3 * np.log(2)]
+    assert found.numpy() == pytest.approx(np.array([before, after, before]), abs=1e-5)
+
+
+def test_a_target_has_the_offset_of_the_day_of_its_step(offset: TakersOffset):
+    found = offset.of_targets(torch.tensor([DAY, DAY + 1]), torch.tensor([2, 2]))
+
+    assert found.tolist() == pytest.approx([0, 3 * np.log(2)], abs=1e-5)
+    assert offset.of_targets(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).tolist() == []
+
+
+def test_a_recipe_with_an_offset_trains_other_weights(training_set, tiny):
+    one_a_day = replace(training_set, days=[DAY + np.arange(len(items)) for items in training_set.sequences])
+    with_offset, without = (
+        fit(one_a_day, tiny("sasrec", takers_offset=weights), 0, lambda *_: None).ranker
+        for weights in ((0.0, 0.0, 0.0, 0.0, 5.0), ())
+    )
+
+    assert not torch.equal(with_offset.enhancer.item.weight, without.enhancer.item.weight)
