@@ -28,16 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from scipy import sparse
 
-from grasp.moments import (
-    HISTORY_DECAY,
-    HISTORY_LENGTH,
-    Contexts,
-    Moments,
-    VoteRule,
-    Votes,
-    contexts,
-    nearest,
-)
+from grasp.moments import HISTORY_DECAY, HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, contexts, nearest
 from serving.ranking.items import ItemSide
 
 MAX_MOMENTS = 500_000  # the latest ones that a release carries and a worker holds, 100 bytes each

@@ -231,6 +231,13 @@ def test_votes_are_a_reason_where_they_lift_an_item(load, user):
         assert without[item_id] < list(best.values())[place + 1].score
 
 
+def test_the_last_item_of_an_answer_is_held_against_the_next_one(load, user):
+    best = load(vote_weight=50.0).recommend(user, 2)
+
+    assert ids(best) == ["i8", "i2"]
+    assert all(each.fresh.votes for each in best)
+
+
 def test_votes_that_move_nothing_are_no_reason(load, user):
     ranker = load(vote_weight=1e-6)
 
