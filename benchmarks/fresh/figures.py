@@ -19,13 +19,15 @@ import numpy as np
 
 from benchmarks.core.store import Measurements, read_about
 from benchmarks.core.summary import Figure, Goal
-from benchmarks.fresh.entries import BEST_WIDTH, IDS, LLM_INIT, TRAINED_AS_GRASP, WEEKLY
+from benchmarks.fresh.entries import AS_GRASP, AS_GRASP_UNTAUGHT, BEST_WIDTH, IDS, LLM_INIT, UNTAUGHT, WEEKLY
+from benchmarks.fresh.moments_job import KIND as MOMENTS_JOB
+from benchmarks.fresh.moments_job import share_of_moments
 from benchmarks.quality.comparison import GRASP, NDCG, Comparison, System, find, per_event, systems
 from benchmarks.quality.results import RESULTS_FILE, Results
 from benchmarks.quality.rows import FILTERED, KNOWN_USERS, OVERALL, Addition
 from training.evaluation.metrics import Interval, bootstrap_interval
 
-FUTURE_FACTS, MOMENTS_JOB = "future_facts", "moments_job"  # kinds of measurements
+FUTURE_FACTS = "future_facts"  # a kind of measurements
 MOMENTS_SHARE = "moments_job_share"
 ONLINE = ("added_online_p50_ms", "online_moment_search_ms")  # figures of `benchmarks.serving`
 LEAST_KEPT = Goal(0.99)  # where fresh features say nothing, nothing is lost
@@ -44,12 +46,9 @@ def grasp(addition: Addition, ablation: str = "") -> Name:
     return Name(GRASP, addition, ablation)
 
 
-def ids(addition: Addition) -> Name:
-    return Name(IDS, addition, TRAINED_AS_GRASP)
-
-
-def llm_init(addition: Addition) -> Name:
-    return Name(LLM_INIT, addition, TRAINED_AS_GRASP)
+def without_fresh(model: str) -> Name:
+    """A system without fresh features: neither trained nor scored with takers."""
+    return Name(model, "kernel", UNTAUGHT if model == GRASP else AS_GRASP_UNTAUGHT)
 
 
 @dataclass(frozen=True)
@@ -64,28 +63,29 @@ class Gain:
 
 
 AS_PUBLISHED = Name(LLM_INIT, "none")  # or with the best width, where that was tried
+BY_TIME, SHUFFLED, PUBLISHED = "beauty-global-time", "beauty-shuffled-ties", "beauty-published"
+MOVIELENS_BY_TIME, MOVIELENS_SHUFFLED = "movielens-global-time", "movielens-shuffled-ties"
+WITHOUT, CHOSEN = without_fresh(GRASP), grasp("fresh_chosen")
 GAINS: dict[str, Gain] = {
-    "time_gain": Gain("beauty-global-time", grasp("takers"), grasp("kernel"), Goal(1.30)),
-    "time_gain_frozen": Gain("beauty-global-time", grasp("takers_frozen"), grasp("kernel"), Goal(1.20)),
-    "moments_gain": Gain("beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.08)),
-    "moments_gain_low": Gain("beauty-global-time", grasp("fresh"), grasp("takers"), Goal(1.0), is_low_end=True),
-    "moments_true_over_permuted_text": Gain("beauty-global-time", grasp("fresh"), grasp("fresh_permuted")),
-    "recipe_over_llm_init_published": Gain("beauty-global-time", grasp("fresh"), AS_PUBLISHED, Goal(1.45)),
-    "recipe_over_llm_init_published_leave_one_out": Gain("beauty-published", grasp("fresh"), AS_PUBLISHED),
-    "ids_time_gain": Gain("beauty-global-time", ids("takers"), ids("kernel")),
-    "llm_init_time_gain": Gain("beauty-global-time", llm_init("takers"), llm_init("kernel")),
-    "time_gain_shuffled": Gain("beauty-shuffled-ties", grasp("takers"), grasp("kernel"), LEAST_KEPT),
-    "moments_gain_shuffled": Gain("beauty-shuffled-ties", grasp("fresh"), grasp("takers"), LEAST_KEPT),
-    "chosen_gain_shuffled": Gain("beauty-shuffled-ties", grasp("fresh_chosen"), grasp("kernel"), LEAST_KEPT),
-    "movielens_time_gain": Gain("movielens-global-time", grasp("takers"), grasp("kernel"), LEAST_KEPT),
-    "movielens_moments_gain": Gain("movielens-global-time", grasp("fresh"), grasp("takers"), LEAST_KEPT),
-    "movielens_chosen_gain": Gain("movielens-global-time", grasp("fresh_chosen"), grasp("kernel"), LEAST_KEPT),
-    "movielens_time_gain_shuffled": Gain("movielens-shuffled-ties", grasp("takers"), grasp("kernel"), LEAST_KEPT),
-    "movielens_moments_gain_shuffled": Gain("movielens-shuffled-ties", grasp("fresh"), grasp("takers"), LEAST_KEPT),
-    "movielens_chosen_gain_shuffled": Gain(
-        "movielens-shuffled-ties", grasp("fresh_chosen"), grasp("kernel"), LEAST_KEPT
-    ),
-    "weekly_retraining_gain": Gain("beauty-global-time", grasp("fresh", WEEKLY), grasp("fresh")),
+    "time_gain": Gain(BY_TIME, grasp("takers"), WITHOUT, Goal(1.30)),
+    "time_gain_frozen": Gain(BY_TIME, grasp("takers_frozen"), WITHOUT, Goal(1.20)),
+    "moments_gain": Gain(BY_TIME, grasp("fresh"), grasp("takers"), Goal(1.08)),
+    "moments_gain_low": Gain(BY_TIME, grasp("fresh"), grasp("takers"), Goal(1.0), is_low_end=True),
+    "moments_true_over_permuted_text": Gain(BY_TIME, grasp("fresh"), grasp("fresh_permuted")),
+    "recipe_over_llm_init_published": Gain(BY_TIME, grasp("fresh"), AS_PUBLISHED, Goal(1.45)),
+    "recipe_over_llm_init_published_leave_one_out": Gain(PUBLISHED, grasp("fresh"), AS_PUBLISHED),
+    "ids_time_gain": Gain(BY_TIME, Name(IDS, "takers", AS_GRASP), without_fresh(IDS)),
+    "llm_init_time_gain": Gain(BY_TIME, Name(LLM_INIT, "takers", AS_GRASP), without_fresh(LLM_INIT)),
+    "time_gain_shuffled": Gain(SHUFFLED, grasp("takers"), WITHOUT, LEAST_KEPT),
+    "moments_gain_shuffled": Gain(SHUFFLED, grasp("fresh"), grasp("takers"), LEAST_KEPT),
+    "chosen_gain_shuffled": Gain(SHUFFLED, grasp("fresh_chosen"), WITHOUT, LEAST_KEPT),
+    "movielens_time_gain": Gain(MOVIELENS_BY_TIME, grasp("takers"), WITHOUT, LEAST_KEPT),
+    "movielens_moments_gain": Gain(MOVIELENS_BY_TIME, grasp("fresh"), grasp("takers"), LEAST_KEPT),
+    "movielens_chosen_gain": Gain(MOVIELENS_BY_TIME, grasp("fresh_chosen"), WITHOUT, LEAST_KEPT),
+    "movielens_time_gain_shuffled": Gain(MOVIELENS_SHUFFLED, grasp("takers"), WITHOUT, LEAST_KEPT),
+    "movielens_moments_gain_shuffled": Gain(MOVIELENS_SHUFFLED, grasp("fresh"), grasp("takers"), LEAST_KEPT),
+    "movielens_chosen_gain_shuffled": Gain(MOVIELENS_SHUFFLED, grasp("fresh_chosen"), WITHOUT, LEAST_KEPT),
+    "weekly_retraining_gain": Gain(BY_TIME, grasp("fresh", WEEKLY), grasp("fresh")),
 }
 
 
@@ -175,18 +175,23 @@ def _gain(place: Place, gain: Gain) -> float | None:
 
 
 def train_seconds_ratio(measured: Sequence[Place]) -> float | None:
-    """Seconds of GRASP's training on Beauty with the choice of fresh features over those without: the largest ratio of
-    a protocol.
-    """
+    """The largest ratio of `place_train_seconds` on Beauty."""
     found = [ratio for place in measured if place.name.startswith("beauty-") and (ratio := place_train_seconds(place))]
     return max(found, default=None)
 
 
 def place_train_seconds(place: Place) -> float | None:
-    """The mean over the seeds of GRASP; None where no training is known to have chosen."""
-    own = place.find(grasp("kernel"))
-    costs = [(each.info.wall_seconds, each.info.fresh_seconds) for each in own.rows] if own else []
-    ratios = [wall / (wall - fresh) for wall, fresh in costs if fresh is not None]
+    """Seconds of GRASP's training with takers and with the choice of fresh features over those without either.
+
+    The mean over the seeds that were trained both ways, or None without one.
+    """
+    sides = [{each.row.seed: each.info for each in one.rows} for one in map(place.find, (CHOSEN, WITHOUT)) if one]
+    if len(sides) < 2:
+        return None
+    ratios = [
+        sides[0][seed].wall_seconds / (sides[1][seed].wall_seconds - (sides[1][seed].fresh_seconds or 0.0))
+        for seed in sides[0].keys() & sides[1].keys()
+    ]
     return float(np.mean(ratios)) if ratios else None
 
 
@@ -202,8 +207,7 @@ def read_online(folder: Path) -> Mapping[str, float | None]:
 def moments_job_share(folder: Path) -> float | None:
     """CPU seconds of finding moments over those of all jobs of a usual day."""
     found = Measurements(folder).of(MOMENTS_JOB)
-    seconds = found[-1]["cpu_seconds"] if found else {}
-    return float(seconds["find_moments"] / sum(seconds.values())) if seconds else None
+    return share_of_moments(found[-1]) if found else None
 
 
 def _future_facts(measured: Sequence[Place]) -> float | None:

@@ -1,8 +1,9 @@
 """Whether fresh features know anything of the day of an event, or of a later one.
 
 For several days events are planted in the log, on the day itself and on the days after it: of many users, half of them
-with the very items that are asked for. Takers and votes of that day's events must be what they were. The same events
-asked a few days later must see what was planted; otherwise the check could not fail.
+with the very items that are asked for. Takers and votes of that day's events must be what they were, and so must what
+takers add to the loss of that day's training targets. The same events asked a few days later must see what was planted;
+otherwise the check could not fail.
 
 Shape suffixes:  P planted events
 """
@@ -14,13 +15,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.data.datasets import BenchmarkData
 from training.data.event_log import EventLog, event_log
 from training.data.training_set import TrainingSet
 from training.evaluation.fresh_features import FreshFeatures
 from training.evaluation.ranking import Event, evaluation_events
+from training.fitting.recipes import TAKERS_OFFSET
+from training.fitting.takers_offset import TakersOffset
 
+TRAIN = "train"  # the split of training targets
 NUM_DAYS = 5  # of each split, over the whole of it
 NUM_PLANTED = 2000  # events for each of these days
 PLANTED_DAYS = 3  # the day itself and the ones after it
@@ -35,13 +40,14 @@ def check(data: BenchmarkData) -> dict[str, Any]:
     random = np.random.default_rng(0)
     found = {"num_days": 0, "num_events": 0, "num_planted": 0}
     found |= {"num_values": 0, "num_different": 0, "num_different_later": 0}
-    for split, training_set in (("validation", data.choosing), ("test", data.training_set)):
+    trained = data.cut.fitting if data.cut else data.training_set
+    for split, training_set in ((TRAIN, trained), ("validation", data.choosing), ("test", data.training_set)):
         events = [event for event in evaluation_events(training_set, split) if len(event.history)]
-        before = FreshFeatures(training_set, split)
+        before = Known(training_set, split)
         for day in _spread(np.unique([event.day for event in events])):
             asked = [event for event in events if event.day == day][:MAX_EVENTS]
             later = [replace(event, day=int(day) + PLANTED_DAYS + 1) for event in asked]
-            after = FreshFeatures(_with_planted(training_set, split, asked, random), split)
+            after = Known(_with_planted(training_set, split, asked, random), split)
             num_values, num_different = compare(before, after, asked)
             found["num_days"] += 1
             found["num_events"] += len(asked)
@@ -50,6 +56,26 @@ def check(data: BenchmarkData) -> dict[str, Any]:
             found["num_different"] += num_different
             found["num_different_later"] += compare(before, after, later)[1]
     return found
+
+
+class Known:
+    """All that is known of the events of a split."""
+
+    def __init__(self, training_set: TrainingSet, split: str) -> None:
+        self._training_set, self._split = training_set, split
+        self._features = FreshFeatures(training_set, split)
+
+    def values(self, events: Sequence[Event]) -> list[np.ndarray]:
+        """Takers and votes of events of one day; for training targets also what takers add to every item's score."""
+        takers = [each for event in events for each in self._features.takers(event)]
+        votes = [each for found in self._features.votes(events) for each in (found.items, found.weights)]
+        return [*takers, *votes, *([self._offset(events[0].day)] if self._split == TRAIN else [])]
+
+    def _offset(self, day: int) -> np.ndarray:
+        num_items = len(self._training_set.item_ids)
+        log, weights_W = self._training_set.log(TRAIN), torch.tensor(TAKERS_OFFSET)
+        offset = TakersOffset(log, np.array([day]), num_items, weights_W)
+        return offset.of_negatives(torch.tensor([day]), torch.arange(1, num_items + 1)).numpy()
 
 
 def _spread(days: np.ndarray) -> np.ndarray:
@@ -79,17 +105,11 @@ def with_events(log: EventLog, user_P: np.ndarray, item_P: np.ndarray, day_P: np
     return event_log(np.split(items[order], ends), np.split(days[order], ends))
 
 
-def compare(one: FreshFeatures, other: FreshFeatures, events: Sequence[Event]) -> tuple[int, int]:
-    """How many values of the events' features there are, and how many of them differ."""
+def compare(one: Known, other: Known, events: Sequence[Event]) -> tuple[int, int]:
+    """How many values are known of the events, and how many of them differ."""
     num_values = num_different = 0
-    for before, after in zip(_values(one, events), _values(other, events), strict=True):
+    for before, after in zip(one.values(events), other.values(events), strict=True):
         num_values += before.size
         is_alike = before.shape == after.shape
         num_different += int((before != after).sum()) if is_alike else max(before.size, after.size)
     return num_values, num_different
-
-
-def _values(features: FreshFeatures, events: Sequence[Event]) -> list[np.ndarray]:
-    takers = [each for event in events for each in features.takers(event)]
-    votes = [each for found in features.votes(events) for each in (found.items, found.weights)]
-    return [*takers, *votes]

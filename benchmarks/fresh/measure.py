@@ -27,7 +27,7 @@ from benchmarks.core.summary import SUMMARY_FILE
 from benchmarks.data.protocols import Protocol
 from benchmarks.data.readers import source_folder
 from benchmarks.fresh import future_facts
-from benchmarks.fresh.entries import WEEKLY, entries_of, has_weekly, protocols_of, short_name, weekly_row
+from benchmarks.fresh.entries import FRESH, RIVALS, WEEKLY, entries_of, has_weekly, protocols_of, short_name, weekly_row
 from benchmarks.fresh.figures import FUTURE_FACTS, ONLINE, places
 from benchmarks.fresh.report import REPORT
 from benchmarks.fresh.weekly import WeeklyRetraining
@@ -36,7 +36,7 @@ from benchmarks.quality.measure import QualityBenchmark, add_training_options, s
 from grasp.progress import say
 from grasp.settings import ROOT, Settings
 
-KINDS = (*get_args(Protocol), WEEKLY, FUTURE_FACTS)
+KINDS = (*get_args(Protocol), RIVALS, WEEKLY, FUTURE_FACTS)
 SERVING = ROOT / "docs" / "benchmarks" / "serving"
 
 
@@ -64,9 +64,9 @@ class PlaceBenchmark:
         """The trainings of a seed; the first one is GRASP's."""
         return entries_of(self.data, self.protocol, seed, tries_widths=self.given.llm_init_widths)
 
-    def train(self, seed: int, end: float) -> None:
+    def train(self, seed: int, section: str, end: float) -> None:
         """Train and test the systems of a seed that are not finished, until `end` on the monotonic clock."""
-        entries = self.entries(seed)
+        entries = [entry for entry in self.entries(seed) if entry.row.section == section]
         for entry in entries:
             if time.monotonic() > end:
                 return
@@ -101,7 +101,10 @@ def measure(given: argparse.Namespace, settings: Settings) -> None:
     for seed in range(given.seeds):
         for place in every:
             if place.protocol in given.only:
-                place.train(seed, end)
+                place.train(seed, FRESH, end)
+        for place in every:
+            if RIVALS in given.only:
+                place.train(seed, RIVALS, end)
         for place in every:
             if WEEKLY in given.only and has_weekly(place.data, place.protocol):
                 place.train_weekly(seed, end)

@@ -12,11 +12,12 @@ import numpy as np
 from benchmarks.core import plots
 from benchmarks.core.machine import describe
 from benchmarks.core.report import Bullets, Folded, Origin, Plot, Report, Section, Table, Writer, first_named
-from benchmarks.fresh.entries import BEST_WIDTH, BLOCK_DAYS, SETTINGS, TRAINED_AS_GRASP, WEEKLY
+from benchmarks.fresh.entries import AS_GRASP, BEST_WIDTH, BLOCK_DAYS, SETTINGS, UNTAUGHT, WEEKLY
 from benchmarks.fresh.figures import (
     FUTURE_FACTS,
     MOMENTS_SHARE,
     ONLINE,
+    WITHOUT,
     Name,
     Place,
     figures,
@@ -25,6 +26,7 @@ from benchmarks.fresh.figures import (
     place_train_seconds,
     places,
     read_online,
+    without_fresh,
 )
 from benchmarks.quality.comparison import GRASP, HR, NDCG, System, per_event
 from benchmarks.quality.report import PROTOCOLS
@@ -37,7 +39,7 @@ MODULE = "benchmarks.fresh"
 WEEKLY_WEIGHTS, CUT_WEIGHTS = grasp("fresh", WEEKLY), grasp("fresh")
 # The systems whose ageing is shown, by name; those with a family (and so a colour) are in the plot, too.
 OVER_TIME: tuple[tuple[str, str, Name], ...] = (
-    ("kernel", "none", grasp("kernel")),
+    ("kernel", "none", WITHOUT),
     ("takers", "", grasp("takers")),
     ("takers, frozen", "", grasp("takers_frozen")),
     ("fresh", "grasp", CUT_WEIGHTS),
@@ -47,14 +49,14 @@ OVER_TIME: tuple[tuple[str, str, Name], ...] = (
 NOTE = (
     "Gains are ratios of filtered NDCG@10 in the full ranking, GRASP's unless another system is named, with the "
     "history kernel on both sides. `time_gain` is *takers* over *kernel*, `moments_gain` is *fresh* over *takers* "
-    "(`_low`: the lower end of its interval), `chosen_gain` is what validation chose over *kernel*. "
+    "(`_low`: the lower end of its interval), `chosen_gain` is *chosen* over *kernel*. "
     "`recipe_over_llm_init_published` sets *fresh* against LLMInit as its authors have it, without the kernel, by "
     "global time; `_leave_one_out` does so in the order of the file. A figure without a goal is only reported; one "
     "that was not measured yet has no value and meets no goal."
 )
 TESTS = (
-    "Training rows and this benchmark read the same features. Tests plant such events for the others: the day's tables "
-    "(`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and the answers of the "
+    "Known are takers, votes, and what takers add to the loss. Tests plant such events for the day's tables "
+    "(`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and for the answers of the "
     "service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
 )
 
@@ -86,13 +88,14 @@ def facts(measured: Sequence[Place]) -> list[str]:
     shape = ", ".join(f"{name} {value}" for name, value in SETTINGS.items())
     return [
         *(_place_fact(place, measured[0]) for place in measured),
-        "*kernel*: the ranker with its history kernel. *takers*: with the takers of the last "
-        f"{', '.join(map(str, TAKER_DAYS))} days, too. *fresh*: with the votes of recent similar moments, too. "
+        f"*kernel*: the ranker with its history kernel, trained without takers (*{UNTAUGHT}*). *takers*: with the "
+        f"takers of the last {', '.join(map(str, TAKER_DAYS))} days, too, in training and in scores; with *{UNTAUGHT}* "
+        "in scores alone. *fresh*: with the votes of recent similar moments, too. "
         "Features are as of the day before each event. *frozen*: nothing is known after the day before the cut, with "
         "the same weights. *permuted*: moments are compared by item vectors that were permuted among items. *chosen*: "
         "the features that validation chooses. Weights are fitted to validation events, with the ranker that was "
         "trained on what was known then.",
-        f"All systems have {shape}, without trials. *{TRAINED_AS_GRASP}*: trained in GRASP's way. *{BEST_WIDTH}*: the "
+        f"All systems have {shape}, without trials. *{AS_GRASP}*: trained in GRASP's way. *{BEST_WIDTH}*: the "
         "width that validation chooses.",
         "By global time gains are of users known at the cut; new users are answered with what is popular, whatever the "
         "ranker. When one is left out, features come from training events only.",
@@ -126,12 +129,12 @@ def place_section(place: Place) -> Section:
             one.label,
             str(len(one.rows)),
             *(one.cell(FILTERED, metric, place.group) for metric in (NDCG, HR)),
-            _over_kernel(place, one),
+            _over_without(place, one),
             *([one.cell(FILTERED, NDCG)] if is_by_time else []),
         ]
         for one in shown
     ]
-    header = ["system", "seeds", "NDCG@10", "HR@10", "over the same with the kernel alone"]
+    header = ["system", "seeds", "NDCG@10", "HR@10", "over the same without fresh features"]
     text = "Filtered NDCG@10 and HR@10, best first."
     if is_by_time:
         header.append("NDCG@10, all users")
@@ -139,12 +142,11 @@ def place_section(place: Place) -> Section:
     return Section(place.name, [text, Table(header, rows)])
 
 
-def _over_kernel(place: Place, one: System) -> str:
+def _over_without(place: Place, one: System) -> str:
     row = one.row
     if row.addition in ("none", "kernel"):
         return "–"
-    rival = Name(row.model, "kernel", "" if row.ablation == WEEKLY else row.ablation)
-    return _ratio_cell(place.ratio(Name(row.model, row.addition, row.ablation), rival))
+    return _ratio_cell(place.ratio(Name(row.model, row.addition, row.ablation), without_fresh(row.model)))
 
 
 def _ratio_cell(ratio: Interval | None) -> str:
@@ -225,7 +227,8 @@ def weights_section(measured: Sequence[Place]) -> Section | None:
 def cost_section(folder: Path, measured: Sequence[Place]) -> Section:
     """What fresh features cost in training, in the service and in the daily refresh."""
     lines = [
-        f"{place.name}: training {GRASP} takes {ratio:.3f} times as long with the choice of fresh features as without."
+        f"{place.name}: training {GRASP} with takers, and choosing fresh features, takes {ratio:.3f} times as long as "
+        "training it without either."
         for place in measured
         if (ratio := place_train_seconds(place))
     ]
@@ -243,9 +246,9 @@ def future_section(measured: Sequence[Place]) -> Section | None:
     """Whether features know anything of the day of an event, or of a later one."""
     lines = [
         f"{place.name}: {found['num_planted']:,} events planted over {found['num_days']} days, each on the day of the "
-        f"events that are asked or after it. Of {found['num_values']:,} values of takers and votes of "
-        f"{found['num_events']:,} events {found['num_different']:,} changed. Asked a few days later, "
-        f"{found['num_different_later']:,} did."
+        f"events that are asked or after it. Of {found['num_values']:,} values that are known of "
+        f"{found['num_events']:,} training, validation and test events {found['num_different']:,} changed. Asked a few "
+        f"days later, {found['num_different_later']:,} did."
         for place in measured
         for found in place.measurements.of(FUTURE_FACTS)
     ]

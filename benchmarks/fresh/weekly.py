@@ -20,8 +20,7 @@ import torch
 from benchmarks.fresh.entries import BLOCK_DAYS, weekly_row
 from benchmarks.quality.matrix import MatrixEntry
 from benchmarks.quality.measure import QualityBenchmark
-from benchmarks.quality.rows import Addition, FinishedRow
-from benchmarks.quality.scorers import weights_of
+from benchmarks.quality.scorers import KERNEL, weights_of
 from grasp.files import replacing
 from grasp.progress import say
 from grasp.versions import digest
@@ -33,7 +32,6 @@ from training.fitting.training_loop import train_epochs
 from training.model.history_kernel import KINDS
 from training.model.ranker import Ranker
 
-AT_CUT: tuple[Addition, ...] = ("kernel", "fresh")  # rows whose weights are kept
 SECONDS = ("wall_seconds", "cpu_seconds")
 
 
@@ -52,12 +50,13 @@ class WeeklyRetraining:
         self._benchmark = benchmark
         self._config = benchmark.settle(entry, entry.config, [entry])
         self._seed, self.row = entry.row.seed, weekly_row(entry.row)
-        finished = {each.row.row_id: each for each in benchmark.results.rows()}
-        rows = [replace(entry.row, addition=addition) for addition in AT_CUT]
-        if missing := [row.row_id for row in rows if row.row_id not in finished]:
-            raise ValueError(f"{missing[0]} is not measured yet: measure {entry.row.protocol} before weekly")
-        kernel, self._at_cut = (finished[row.row_id] for row in rows)
-        self._kernel_weights, self._fresh_weights = _added(kernel), _added(self._at_cut)
+        at_cut = replace(entry.row, addition="fresh").row_id
+        finished = {each.row.row_id: each.info for each in benchmark.results.rows()}
+        if at_cut not in finished:
+            raise ValueError(f"{at_cut} is not measured yet: measure {entry.row.protocol} before weekly")
+        self._at_cut = finished[at_cut]
+        assert self._at_cut.chosen is not None
+        self._weights: Mapping[str, Any] = self._at_cut.chosen["added"]
 
     def run(self, end: float) -> None:
         """Train and test block after block, until `end` on the monotonic clock; after the last one store the row."""
@@ -93,15 +92,15 @@ class WeeklyRetraining:
         return to_arrays(ranking) | dict(zip(SECONDS, seconds, strict=True))
 
     def _trained(self, fitting: TrainingSet) -> Ranker:
-        ranker = train_epochs(fitting, self._config, self._seed, self._at_cut.info.best_epoch)
+        ranker = train_epochs(fitting, self._config, self._seed, self._at_cut.best_epoch)
         if ranker.kernel is not None:
-            ranker.kernel.weights_K.copy_(torch.tensor([self._kernel_weights[kind] for kind in KINDS]))
-        set_weights(ranker.fresh, weights_of(self._fresh_weights))
+            ranker.kernel.weights_K.copy_(torch.tensor([self._weights[KERNEL][kind] for kind in KINDS]))
+        set_weights(ranker.fresh, weights_of(self._weights))
         return ranker
 
     def _store(self, parts: Sequence[Mapping[str, np.ndarray]], rows: Sequence[np.ndarray]) -> None:
         found = self._benchmark.protocol.result(from_arrays(parts, rows))
-        known = asdict(self._at_cut.info) | {"fresh_seconds": None}
+        known = asdict(self._at_cut) | {"fresh_seconds": None}
         known |= {name: sum(float(part[name]) for part in parts) for name in SECONDS}
         for of_test in ("num_threads", "commit", "data_checksum", "coverage_at_10", "cross_category_share_at_10"):
             del known[of_test]
@@ -114,18 +113,10 @@ class WeeklyRetraining:
             asdict(self._config),
             RECIPE_VERSION,
             self._seed,
-            self._at_cut.info.best_epoch,
-            self._kernel_weights,
-            self._fresh_weights,
+            self._at_cut.best_epoch,
+            self._weights,
         ]
         return Path(self._benchmark.given.cache) / "weekly" / digest(known)[:16] / f"{first_day}.npz"
-
-
-def _added(row: FinishedRow) -> Mapping[str, Any]:
-    """The weights of what was added to a row's scores."""
-    assert row.info.chosen is not None
-    weights: Mapping[str, Any] = row.info.chosen["added"]
-    return weights
 
 
 def to_arrays(ranking: RankingResult) -> dict[str, Any]:

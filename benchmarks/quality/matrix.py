@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 from benchmarks.data.datasets import COMMON_INPUTS, Inputs
 from benchmarks.data.protocols import Protocol
-from benchmarks.quality.rows import Addition, Row
+from benchmarks.quality.rows import FRESH, Addition, Row
 from training.fitting.recipes import TrainConfig, recipe
 
 CONTROLS = ("popularity", "repeat", "markov", "knn", "knn_markov", "knn_markov_popularity", "star")
@@ -173,6 +173,8 @@ def trained_entry(
             raise ValueError(f"{model} is measured as published, without switches and additions")
         return MatrixEntry(row, config)
     config = replace(config, batch_size=BATCH_SIZE, num_negatives=NUM_NEGATIVES)
+    if not set(additions) & set(FRESH):  # a ranker that is scored without takers is trained without them
+        config = replace(config, takers_offset=())
     switches, of_training = switches or {}, {field.name for field in fields(TrainConfig)}
     config = replace(config, **{name: value for name, value in switches.items() if name in of_training})  # type: ignore[arg-type]
     of_ranker = {name: value for name, value in switches.items() if name not in of_training}

@@ -33,7 +33,7 @@ from benchmarks.quality.matrix import TRIALS, MatrixEntry, chosen_entries, matri
 from benchmarks.quality.protocol import TestResult, attention_mass, load_protocol
 from benchmarks.quality.report import REPORT
 from benchmarks.quality.results import Results
-from benchmarks.quality.rows import Row, RowInfo
+from benchmarks.quality.rows import FRESH, Row, RowInfo
 from benchmarks.quality.scorers import ChosenScorer
 from grasp.files import write_json
 from grasp.progress import say
@@ -180,14 +180,15 @@ class QualityBenchmark:
         )
         chosen_fresh = chosen.ranker.fresh, chosen.fresh
         fresh = scorers.FreshScorers(with_kernel, validated_with_kernel, chosen_fresh, self.features)
+        kernel = fitted.ranker.kernel
+        kernel_weights = dict(zip(KINDS, kernel.weights_K.tolist(), strict=True)) if kernel else {}
         for row in self.rows(entry):
             if self.results.finished(row.row_id):
                 continue
-            if row.addition == "kernel" and fitted.ranker.kernel:
-                weights = dict(zip(KINDS, fitted.ranker.kernel.weights_K.tolist(), strict=True))
-                scorer = ChosenScorer(with_kernel, weights, NUM_KERNEL_CHOICES)
-            elif row.addition in scorers.FRESH_ADDITIONS:
-                scorer = fresh.with_addition(row.addition)
+            if row.addition == "kernel" and kernel:
+                scorer = ChosenScorer(with_kernel, kernel_weights, NUM_KERNEL_CHOICES)
+            elif row.addition in FRESH:
+                scorer = fresh.with_addition(row.addition, kernel_weights)
             else:
                 scorer = scorers.with_addition(base, validated, row.addition, self.data, self.validation)
             settings = {"settings": dict(config.ranker), "added": scorer.settings}

@@ -33,6 +33,14 @@ Addition = Literal[
     "fresh_permuted",
     "fresh_chosen",
 ]
+FRESH: tuple[Addition, ...] = (
+    "takers",
+    "fresh",
+    "takers_frozen",
+    "fresh_frozen",
+    "fresh_permuted",
+    "fresh_chosen",
+)
 
 
 @dataclass(frozen=True)

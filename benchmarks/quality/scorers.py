@@ -30,7 +30,7 @@ from training.model.fresh_score import FreshScore
 
 ADDED_WEIGHTS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # of STAR; 0 leaves it out
 COSINE_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-TAKERS, VOTES = "takers", "votes"  # the weights of fresh features in a row's settings
+TAKERS, VOTES, KERNEL = "takers", "votes", "kernel"  # the weights in the settings of a row with fresh features
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class FreshScorers:
         self._base, self._validated, self._chosen, self._features = base, validated, chosen, features
         self._candidates: dict[bool, Candidates] = {}
 
-    def with_addition(self, addition: Addition) -> ChosenScorer:
-        """The scores with an addition of `FRESH_ADDITIONS`."""
+    def with_addition(self, addition: Addition, kernel: Mapping[str, float]) -> ChosenScorer:
+        """The scores with an addition of `FRESH_ADDITIONS`. The settings name the weights of the `kernel`, too."""
         asked, (weights, choice) = FRESH_ADDITIONS[addition], self._chosen
         settings: dict[str, object] = {}
         if asked.choice is None:
@@ -159,7 +159,7 @@ class FreshScorers:
         else:
             weights = self._fitted(asked.choice, asked.is_permuted)
         features = self._features.of("test", is_frozen=asked.is_frozen, is_permuted=asked.is_permuted)
-        settings |= {TAKERS: weights.takers_weight_W.tolist(), VOTES: weights.vote_weight.item()}
+        settings |= {TAKERS: weights.takers_weight_W.tolist(), VOTES: weights.vote_weight.item(), KERNEL: dict(kernel)}
         return ChosenScorer(with_fresh(self._base, weights, features), settings, 1 if asked.choice else len(CHOICES))
 
     def _fitted(self, choice: str, is_permuted: bool) -> FreshScore:

@@ -1,6 +1,7 @@
 """The command on a tiny shop: what it trains, weekly retraining, and that nothing finished is computed again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from benchmarks.quality.results import Results
 from training.data.training_set import training_sequences
 from training.evaluation.ranking import Event, evaluation_events
 
-GRASP_ROWS = ("kernel", "takers", "fresh", "fresh_chosen", "takers_frozen", "fresh_frozen", "fresh_permuted")
+TAUGHT = ("takers", "fresh", "fresh_chosen", "takers_frozen", "fresh_frozen", "fresh_permuted")
+UNTAUGHT = ("kernel", "takers", "fresh")
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,9 @@ def _small(monkeypatch):
 
 @pytest.fixture
 def shop(dated_folder: Path) -> Path:
-    """The figures are those of a folder of this name."""
+    """What is in fashion for a week is a user's last item. The figures are those of a folder of this name."""
+    with (dated_folder / "interactions.tsv").open("a") as file:
+        file.writelines(f"{user}\t{131 + (user + 6) // 7}\t{86_400 * (user + 6)}\n" for user in range(1, 41))
     return dated_folder.rename(dated_folder.with_name("beauty"))
 
 
@@ -48,13 +52,18 @@ def rows_of(out: Path, place: str) -> set[str]:
 def test_by_global_time_grasp_and_its_rivals_are_shown_with_fresh_features(shop):
     out = run(shop, "global-time")
 
-    grasp = {f"sasrec_grasp__+{addition}__global-time__seed=0" for addition in GRASP_ROWS}
+    grasp = {f"sasrec_grasp__+{addition}__global-time__seed=0" for addition in TAUGHT}
+    others = {f"sasrec_grasp__+{addition}__no_takers_offset__global-time__seed=0" for addition in UNTAUGHT}
+    others |= {"sasrec_llm_init__global-time__seed=0"}
+    assert rows_of(out, "beauty-global-time") == grasp | others
+    run(shop, "rivals")
     rivals = {
-        f"{model}__+{addition}__as_grasp__global-time__seed=0"
+        f"{model}__+{addition}__{ablation}__global-time__seed=0"
         for model in ("sasrec", "sasrec_llm_init")
-        for addition in ("kernel", "takers", "fresh")
+        for ablation, additions in (("as_grasp", ("takers", "fresh")), ("as_grasp,no_takers_offset", UNTAUGHT))
+        for addition in additions
     }
-    assert rows_of(out, "beauty-global-time") == grasp | rivals | {"sasrec_llm_init__global-time__seed=0"}
+    assert rows_of(out, "beauty-global-time") == grasp | others | rivals
     every = Results(out / "beauty-global-time").rows()
     rows = {each.row.addition: each.info for each in every if each.row.row_id in grasp}
     takers, fresh, frozen, permuted, chosen = (
@@ -64,14 +73,16 @@ def test_by_global_time_grasp_and_its_rivals_are_shown_with_fresh_features(shop)
     assert takers["votes"] == 0
     assert len(takers["takers"]) == 5
     assert any(takers["takers"])
-    assert fresh.keys() == permuted.keys() == {"takers", "votes"}
+    assert fresh.keys() == permuted.keys() == {"takers", "votes", "kernel"}
     assert chosen["choice"] in ("none", "takers", "takers and votes")
-    assert 0 < rows["kernel"].fresh_seconds < rows["kernel"].wall_seconds
-    assert rows["kernel"].chosen["settings"]["width"] == 8
+    assert 0 < rows["takers"].fresh_seconds < rows["takers"].wall_seconds
+    assert rows["takers"].chosen["settings"]["width"] == 8
+    assert rows["takers"].recipe["takers_offset"]
     assert (rows["takers"].num_trials, rows["fresh_chosen"].num_trials) == (1, 3)
     figures = json.loads((out / "summary.json").read_text())["figures"]
     assert figures["time_gain"]["value"] > 0
-    assert figures["train_seconds_over_today"]["value"] > 1
+    assert figures["ids_time_gain"]["value"] > 0
+    assert figures["train_seconds_over_today"]["value"] > 0
     assert figures["weekly_retraining_gain"] == {"value": None, "goal": None, "met": None}
     assert figures["time_gain_shuffled"] == {"value": None, "goal": 0.99, "met": False}
     report = (out / "report.md").read_text()
@@ -82,12 +93,11 @@ def test_by_global_time_grasp_and_its_rivals_are_shown_with_fresh_features(shop)
 def test_when_one_is_left_out_only_what_the_table_needs_is_trained(shop):
     out = run(shop, "shuffled-ties,published")
 
-    assert rows_of(out, "beauty-shuffled-ties") == {
-        f"sasrec_grasp__+{addition}__shuffled-ties__seed=0"
-        for addition in ("kernel", "takers", "fresh", "fresh_chosen")
+    untaught = {f"sasrec_grasp__+{addition}__no_takers_offset__{{}}seed=0" for addition in UNTAUGHT}
+    assert rows_of(out, "beauty-shuffled-ties") == {each.format("shuffled-ties__") for each in untaught} | {
+        f"sasrec_grasp__+{addition}__shuffled-ties__seed=0" for addition in ("takers", "fresh", "fresh_chosen")
     }
-    assert rows_of(out, "beauty-published") == {
-        "sasrec_grasp__+kernel__seed=0",
+    assert rows_of(out, "beauty-published") == {each.format("") for each in untaught} | {
         "sasrec_grasp__+fresh__seed=0",
         "sasrec_grasp__+fresh_chosen__seed=0",
         "sasrec_llm_init__seed=0",
@@ -138,9 +148,12 @@ def test_rivals_differ_from_grasp_in_nothing_but_the_enhancer():
     every = {(each.row.model, each.row.ablation): each for each in entries_of("beauty", "global-time", 0)}
 
     grasp = every["sasrec_grasp", ""].config
+    assert grasp.takers_offset
+    assert every["sasrec_grasp", "no_takers_offset"].config == replace(grasp, takers_offset=())
     for model in ("sasrec", "sasrec_llm_init"):
         rival = every[model, "as_grasp"].config
-        for name in (*AS_GRASP, "batch_size", "num_negatives", "backbone"):
+        assert every[model, "as_grasp,no_takers_offset"].config == replace(rival, takers_offset=())
+        for name in (*AS_GRASP, "takers_offset", "batch_size", "num_negatives", "backbone"):
             assert getattr(rival, name) == getattr(grasp, name), name
         own, others = dict(grasp.ranker), dict(rival.ranker)
         assert others == {name: own[name] for name in ("width", "dropout", "kernel_length")}
@@ -150,10 +163,12 @@ def test_rivals_differ_from_grasp_in_nothing_but_the_enhancer():
 
 @pytest.mark.parametrize(("data", "protocol"), [("movielens", "global-time"), ("movielens", "shuffled-ties")])
 def test_movielens_has_grasp_alone(data, protocol):
-    [entry] = entries_of(data, protocol, 2)
+    taught, untaught = entries_of(data, protocol, 2)
 
-    assert (entry.row.model, entry.row.seed, entry.row.protocol) == ("sasrec_grasp", 2, protocol)
-    assert entry.additions == ("kernel", "takers", "fresh", "fresh_chosen")
+    for entry in (taught, untaught):
+        assert (entry.row.model, entry.row.seed, entry.row.protocol) == ("sasrec_grasp", 2, protocol)
+    assert taught.additions == ("takers", "fresh", "fresh_chosen")
+    assert untaught.additions == UNTAUGHT
 
 
 def test_the_test_is_cut_into_weeks_from_the_cut():
@@ -179,7 +194,13 @@ def trained_on(monkeypatch) -> list[tuple[int, int]]:
 
 
 def test_every_week_is_answered_by_weights_that_know_all_before_it(shop, monkeypatch):
-    seen = trained_on(monkeypatch)
+    seen, answering, ranker_scorer = trained_on(monkeypatch), [], weekly.ranker_scorer
+
+    def scorer(ranker, *given, **named):
+        answering.append((ranker.fresh.takers_weight_W.tolist(), ranker.kernel.weights_K.tolist()))
+        return ranker_scorer(ranker, *given, **named)
+
+    monkeypatch.setattr(weekly, "ranker_scorer", scorer)
     out = run(shop, "global-time,weekly")
 
     results = Results(out / "beauty-global-time")
@@ -191,6 +212,10 @@ def test_every_week_is_answered_by_weights_that_know_all_before_it(shop, monkeyp
     assert num_events == sorted(set(num_events))  # each week knows more than the one before
     assert {num_epochs for _, num_epochs in seen} == {at_cut.info.best_epoch}
     assert row.info.chosen == at_cut.info.chosen
+    added = at_cut.info.chosen["added"]
+    assert any(added["takers"])
+    assert any(added["kernel"].values())
+    assert answering == [(added["takers"], list(added["kernel"].values()))] * len(seen)
     # In the first week both know the same and have the same weights.
     data = datasets.load(shop, cache=shop.parent / "cache", protocol="global-time", validation_users=30)
     blocks = blocks_of(evaluation_events(data.training_set, "test"), data.cut.day)

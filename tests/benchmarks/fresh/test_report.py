@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.core.store import Conditions, Measurement, Measurements, write_about
-from benchmarks.fresh.figures import Place, figures, grasp, places
+from benchmarks.fresh.figures import WITHOUT, Place, figures, grasp, places
 from benchmarks.fresh.report import REPORT
 from benchmarks.quality.results import Results
 from benchmarks.quality.rows import Row, RowInfo
@@ -29,10 +29,11 @@ GROUPS = {
     "days from 51 on": DAY >= 50,
 }
 UNITS = {"user": np.arange(NUM, dtype=np.int32) // 2, "item": np.arange(NUM, dtype=np.int32) % 20}
-FRESH = {"takers": [0.1, 0.2, 0.3, 0.4, 0.5], "votes": 0.75}
 KERNEL = {"semantic": 1.0, "transition": 10.0, "cooccurrence": 5.0}
+FRESH = {"takers": [0.1, 0.2, 0.3, 0.4, 0.5], "votes": 0.75, "kernel": KERNEL}
 SKILLS = {  # of the systems by global time: the more, the higher stand the targets
-    ("kernel", ""): 0.4,
+    ("kernel", "no_takers_offset"): 0.4,
+    ("takers", "no_takers_offset"): 0.55,
     ("takers", ""): 0.6,
     ("fresh", ""): 0.75,
     ("takers_frozen", ""): 0.5,
@@ -53,7 +54,7 @@ def info(row: Row) -> RowInfo:
     if row.addition == "fresh_chosen":
         added = FRESH | {"choice": "takers and votes", "gains": {}}
     return RowInfo(
-        wall_seconds=100.0,
+        wall_seconds=100.0 if row.ablation == "no_takers_offset" else 120.0,
         cpu_seconds=100.0,
         fresh_seconds=20.0,
         num_trials=1,
@@ -93,11 +94,16 @@ def fill_by_time(folder: Path, num_seeds: int = 2) -> None:
             add(folder, row, skill)
     for model, skill in (("sasrec", 0.3), ("sasrec_llm_init", 0.35)):
         enhancer = model.removeprefix("sasrec").removeprefix("_") or "none"
-        for addition, more in (("kernel", 0.0), ("takers", 0.2), ("fresh", 0.3)):
-            row = Row(model, 0, "fresh", "sasrec", enhancer, addition, 0.0, "as_grasp", "global-time")
+        untaught = "as_grasp,no_takers_offset"
+        for addition, ablation, more in (
+            ("kernel", untaught, 0.0),
+            ("takers", untaught, 0.1),
+            ("takers", "as_grasp", 0.2),
+        ):
+            row = Row(model, 0, "rivals", "sasrec", enhancer, addition, 0.0, ablation, "global-time")
             add(folder, row, skill + more)
     add(folder, Row("sasrec_llm_init", 0, "fresh", "sasrec", "llm_init", protocol="global-time"), 0.3)
-    describe(folder, "sasrec_grasp__+kernel__global-time__seed=2")
+    describe(folder, "sasrec_grasp__+kernel__no_takers_offset__global-time__seed=2")
 
 
 def measure(folder: Path, kind: str, found: dict[str, object]) -> None:
@@ -114,7 +120,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     fill_by_time(folder / "beauty-global-time")
     for number, addition in enumerate(("kernel", "takers", "fresh", "fresh_chosen")):
-        row = Row("sasrec_grasp", 0, "fresh", "sasrec", "grasp", addition, protocol="shuffled-ties")
+        ablation = "no_takers_offset" if addition == "kernel" else ""
+        row = Row("sasrec_grasp", 0, "fresh", "sasrec", "grasp", addition, 0.0, ablation, "shuffled-ties")
         add(folder / "movielens-shuffled-ties", row, 0.4 + number / 20)
     describe(folder / "movielens-shuffled-ties", command="python -m benchmarks.fresh --data movielens --out DIR")
     write_about(folder, {"online": {"added_online_p50_ms": 0.5, "online_moment_search_ms": None}})
@@ -144,7 +151,7 @@ def test_planted_gains_are_found(filled):
     assert found["llm_init_time_gain"] > 1.2
     assert found["weekly_retraining_gain"] > 1.05
     assert found["movielens_time_gain_shuffled"] > 0.9
-    assert found["train_seconds_over_today"] == pytest.approx(100 / 80)
+    assert found["train_seconds_over_today"] == pytest.approx(120 / 80)
     assert found["added_online_p50_ms"] == 0.5
 
 
@@ -170,14 +177,14 @@ def test_what_was_not_measured_is_missing_and_meets_no_goal(filled):
 def test_gains_are_of_known_users_and_of_the_seeds_that_both_sides_have(tmp_path):
     fill_by_time(tmp_path / "beauty-global-time", num_seeds=1)
     place = Place(tmp_path / "beauty-global-time")
-    before = place.ratio(grasp("takers"), grasp("kernel"))
-    row = Row("sasrec_grasp", 1, "fresh", "sasrec", "grasp", "kernel", 0.0, "", "global-time")
+    before = place.ratio(grasp("takers"), WITHOUT)
+    row = Row("sasrec_grasp", 1, "fresh", "sasrec", "grasp", "kernel", 0.0, "no_takers_offset", "global-time")
     add(place.folder, row, 0.01)  # a bad second seed of one side alone
 
     again = Place(place.folder)
-    assert len(again.find(grasp("kernel")).rows) == 2
-    assert again.ratio(grasp("takers"), grasp("kernel")) == before
-    everyone = again.ratio(grasp("takers"), grasp("kernel"), np.ones(NUM, bool))
+    assert len(again.find(WITHOUT).rows) == 2
+    assert again.ratio(grasp("takers"), WITHOUT) == before
+    everyone = again.ratio(grasp("takers"), WITHOUT, np.ones(NUM, bool))
     assert everyone != before
 
 
@@ -222,13 +229,14 @@ def test_the_report_shows_systems_days_weights_costs_and_what_is_missing(filled)
     text = (filled / "report.md").read_text()
 
     assert text.startswith("# What fresh features are worth\n")
-    assert "1 of 24 wanted ones missing (`sasrec_grasp__+kernel__global-time__seed=2`)" in text
+    assert "1 of 26 wanted ones missing (`sasrec_grasp__+kernel__no_takers_offset__global-time__seed=2`)" in text
     assert "Command: `python -m benchmarks.fresh --data movielens --out DIR`." in text
     assert "- Machine: Some CPU, 2 cores" in text
     systems = section(text, "beauty-global-time")
     assert cells(systems, "sasrec_grasp, weekly + fresh")[1] == "2"
-    assert cells(systems, "sasrec_grasp + kernel")[4] == "–"
-    assert float(cells(systems, "sasrec_grasp + takers")[4].split()[0]) > 1.2
+    assert cells(systems, "sasrec_grasp, no_takers_offset + kernel")[4] == "–"
+    for system in ("sasrec_grasp + takers", "sasrec_grasp, no_takers_offset + takers"):
+        assert float(cells(systems, system)[4].split()[0]) > 1.1
     assert float(cells(systems, "sasrec_llm_init, as_grasp + takers")[4].split()[0]) > 1.2
     assert float(cells(systems, "sasrec_grasp + fresh")[5].split()[0]) < float(
         cells(systems, "sasrec_grasp + fresh")[2].split()[0]
@@ -247,7 +255,7 @@ def test_the_report_shows_systems_days_weights_costs_and_what_is_missing(filled)
     costs = section(text, "Costs")
     assert "- `added_online_p50_ms`, which `benchmarks.serving` measures: 0.5." in costs
     assert "- `online_moment_search_ms`, which `benchmarks.serving` measures: not measured yet." in costs
-    assert any("takes 1.250 times as long" in line for line in costs)
+    assert any("takes 1.500 times as long" in line for line in costs)
     assert any("Of 1,000 values" in line for line in section(text, "Future facts"))
     summary = json.loads((filled / "summary.json").read_text())
     assert summary["figures"]["future_facts_seen"] == {"value": 0.0, "goal": 0.0, "met": True}

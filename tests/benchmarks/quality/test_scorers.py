@@ -76,27 +76,28 @@ def test_nothing_added_is_the_base_itself(data_of, sequences):
     assert scorers.with_addition(base, base, "none", data, []).score is base
 
 
+def by_number(asked: Sequence[Event]) -> np.ndarray:
+    """A ranker that prefers items with high numbers, a little."""
+    return np.tile(np.arange(12, dtype=np.float32) / 100, (len(asked), 1))
+
+
 def fresh_scorers(data: BenchmarkData) -> scorers.FreshScorers:
-    """Fresh features beside a ranker that knows nothing."""
-    num_items = len(data.training_set.item_ids)
-
-    def nothing(asked: Sequence[Event]) -> np.ndarray:
-        return np.zeros((len(asked), num_items), np.float32)
-
+    """Fresh features beside that ranker."""
     chosen = FreshScore()
-    chosen.takers_weight_W[0] = 0.5
+    chosen.takers_weight_W[2] = 0.5  # of seven days
     choice = FreshChoice("takers", {"none": Interval(0, 0, 0)})
-    return scorers.FreshScorers(nothing, nothing, (chosen, choice), scorers.SharedFeatures(data))
+    return scorers.FreshScorers(by_number, by_number, (chosen, choice), scorers.SharedFeatures(data))
 
 
-# Four users are one item ahead of the others: what they trained on last is what the others validate on.
-WAVES = [[1, 2, 3, 4, 5, 6]] * 4 + [[2, 3, 4, 5, 6, 7]] * 4
+# Four users are one item ahead of four others: what they trained on last is what the others validate on. Five more take
+# another item at the same time, which is hotter; only the votes of similar users tell it apart.
+WAVES = [[1, 2, 3, 4, 5, 6]] * 4 + [[2, 3, 4, 5, 6, 7]] * 4 + [[12, 11, 12, 12, 7, 8]] * 5
 
 
 def test_votes_are_read_only_where_they_are_asked_for(data_of):
     fresh = fresh_scorers(data_of(WAVES))
 
-    takers, both = (fresh.with_addition(addition).settings for addition in ("takers", "fresh"))
+    takers, both = (fresh.with_addition(addition, {}).settings for addition in ("takers", "fresh"))
 
     assert any(takers["takers"])
     assert takers["votes"] == 0
@@ -106,28 +107,28 @@ def test_votes_are_read_only_where_they_are_asked_for(data_of):
 
 @pytest.mark.parametrize("addition", ["takers", "fresh", "fresh_permuted"])
 def test_weights_of_fresh_features_are_fitted_to_validation_whatever_the_test_holds(data_of, addition):
-    found = [fresh_scorers(data_of(with_target(WAVES, -1, item))).with_addition(addition) for item in (6, 9)]
+    found = [fresh_scorers(data_of(with_target(WAVES, -1, item))).with_addition(addition, {}) for item in (6, 9)]
 
     assert found[0].settings == found[1].settings
     assert found[0].num_trials == 1
 
 
 def test_what_training_chose_is_neither_fitted_nor_chosen_anew(data_of):
-    found = fresh_scorers(data_of(WAVES)).with_addition("fresh_chosen")
+    found = fresh_scorers(data_of(WAVES)).with_addition("fresh_chosen", {"semantic": 4.0})
 
-    gains = {"none": {"mean": 0, "low": 0, "high": 0}}
-    assert found.settings == {"choice": "takers", "gains": gains, "takers": [0.5, 0, 0, 0, 0], "votes": 0}
+    gains, kernel = {"none": {"mean": 0, "low": 0, "high": 0}}, {"kernel": {"semantic": 4.0}}
+    assert found.settings == {"choice": "takers", "gains": gains, "takers": [0, 0, 0.5, 0, 0], "votes": 0} | kernel
     assert found.num_trials == 3
 
 
 def test_items_that_nobody_took_lately_keep_their_score(data_of):
     data = data_of(WAVES)
-    score = fresh_scorers(data).with_addition("takers").score
+    score = fresh_scorers(data).with_addition("fresh_chosen", {}).score
 
-    score_N = score(evaluation_events(data.training_set, "test"))[0]
+    events = evaluation_events(data.training_set, "test")
+    added_N = (score(events) - by_number(events))[0]
 
-    assert score_N[:5].all()
-    assert not score_N[7:].any()
+    assert np.flatnonzero(added_N).tolist() == [0, 1, 2, 3, 4, 10, 11]
 
 
 def cut_at(data: BenchmarkData, day: int) -> BenchmarkData:
@@ -146,7 +147,7 @@ def test_frozen_features_know_nothing_after_the_day_before_the_cut(data_of):
 def test_frozen_features_have_the_weights_of_those_that_are_not(data_of):
     fresh = fresh_scorers(cut_at(data_of(WAVES), 2))
 
-    own, frozen = (fresh.with_addition(addition) for addition in ("takers", "takers_frozen"))
+    own, frozen = (fresh.with_addition(addition, {}) for addition in ("takers", "takers_frozen"))
 
     assert own.settings == frozen.settings
     events = evaluation_events(data_of(WAVES).training_set, "test")
@@ -155,7 +156,7 @@ def test_frozen_features_have_the_weights_of_those_that_are_not(data_of):
 
 def test_without_a_cut_nothing_can_be_frozen(data_of, sequences):
     with pytest.raises(ValueError, match="only by global time"):
-        fresh_scorers(data_of(sequences)).with_addition("takers_frozen")
+        fresh_scorers(data_of(sequences)).with_addition("takers_frozen", {})
 
 
 def test_permuted_vectors_are_those_of_other_items(data_of, sequences):
