@@ -19,16 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from grasp.manifest import Manifest
-from grasp.moments import (
-    HISTORY_LENGTH,
-    NUM_NEAREST,
-    SIMILARITY_DIGITS,
-    Moments,
-    VoteRule,
-    centred,
-    contexts,
-    similarity,
-)
+from grasp.moments import HISTORY_LENGTH, Moments, VoteRule, centred, contexts
 from grasp.tables import TAKER_DAYS
 from serving.ranking.items import ItemSide
 from serving.ranking.moments import MomentRows, load_moments
@@ -92,10 +83,8 @@ class OfflineFresh:
         rule = VoteRule(**(self._manifest.vote_rule or {}))
         newest_H = np.asarray(history)[: -HISTORY_LENGTH - 1 : -1]
         new = contexts(newest_H[None], self._centred_NS)
-        similarity_M = similarity(new, self._voting.contexts, rule.text_share)[0]
-        later_first = np.lexsort((-np.arange(len(similarity_M)), -similarity_M.round(SIMILARITY_DIGITS)))
         user = self._rows.number_of.get(user_id, -1)
-        found = self._voting.count(np.sort(later_first[:NUM_NEAREST]), similarity_M, user, rule)
+        (found,) = self._voting.votes(new, np.array([user]), rule)
         return found.items, found.weights
 
     @cached_property
