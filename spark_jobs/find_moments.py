@@ -125,8 +125,7 @@ def read_active(lake: Lake, day: str) -> DataFrame:
 def write_moments(lake: Lake, day: str, past: Past) -> int:
     """Write the days of the window; returns the number of their moments."""
     first = first_day_of_window(lake.settings, day)
-    known = {*lake.days(tables.INTERACTIONS, until=day), *lake.days(tables.MOMENTS, until=day), day}
-    days = sorted(each for each in known if each >= first)
+    days = sorted({day, *(each for each in lake.days(tables.INTERACTIONS, until=day) if each >= first)})
     changed = lake.write_days(tables.MOMENTS, moments_since(past, first), days)
     num_moments = sum(lake.num_rows(tables.MOMENTS, each) or 0 for each in days)
     say(f"moments {day}: {num_moments:,} of {lake.settings.moment_days} days, {len(changed)} days changed")

@@ -102,7 +102,7 @@ def _turns(items: ItemSide, random: np.random.Generator) -> Callable[[], tuple[f
 
 
 def _search(moments: ReleaseMoments, random: np.random.Generator) -> tuple[float]:
-    history = random.integers(0, NUM_ITEMS, LENGTH).tolist()
+    history = _taken(random, LENGTH).tolist()
     started = time.perf_counter()
     moments.votes("u1", history)
     return (1000 * (time.perf_counter() - started),)
@@ -167,10 +167,15 @@ def _user(items: ItemSide, random: np.random.Generator) -> UserRow:
     )
 
 
-def _moments(random: np.random.Generator, num: int) -> MomentRows:
-    """Moments with full histories of few often taken and many seldom taken items."""
+def _taken(random: np.random.Generator, shape: int | tuple[int, int]) -> np.ndarray:
+    """Rows of items, few of which are taken often."""
     share_N = 1 / (np.arange(NUM_ITEMS) + 20)
-    drawn = random.choice(NUM_ITEMS, (num, HISTORY_LENGTH + 1), p=share_N / share_N.sum()) + 1
+    return random.choice(NUM_ITEMS, shape, p=share_N / share_N.sum())
+
+
+def _moments(random: np.random.Generator, num: int) -> MomentRows:
+    """Moments with full histories."""
+    drawn = _taken(random, (num, HISTORY_LENGTH + 1)) + 1
     users = [f"u{number}" for number in range(NUM_USERS)]
     return MomentRows(
         user_M=random.integers(0, NUM_USERS, num),

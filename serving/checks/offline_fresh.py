@@ -19,10 +19,19 @@ import pyarrow.parquet as pq
 import torch
 
 from grasp.manifest import Manifest
-from grasp.moments import HISTORY_LENGTH, NUM_NEAREST, Moments, VoteRule, centred, contexts, similarity
+from grasp.moments import (
+    HISTORY_LENGTH,
+    NUM_NEAREST,
+    SIMILARITY_DIGITS,
+    Moments,
+    VoteRule,
+    centred,
+    contexts,
+    similarity,
+)
 from grasp.tables import TAKER_DAYS
 from serving.ranking.items import ItemSide
-from serving.ranking.moments import SIMILARITY_DIGITS, MomentRows, load_moments
+from serving.ranking.moments import MomentRows, load_moments
 from training.model.fresh_score import FreshScore
 
 

@@ -22,7 +22,7 @@ from cli.summary import (
 )
 from grasp import partitions, tables
 from grasp.days import end_of
-from grasp.manifest import CURRENT_FILE, Manifest
+from grasp.manifest import CURRENT_FILE, Manifest, release_folder
 from grasp.partitions import Content
 from grasp.settings import ROOT, Settings
 
@@ -117,7 +117,7 @@ def test_a_model_that_gets_hardly_any_text_right_is_warned_about(settings):
     assert not texts_line(settings, 0, 0).startswith("warning")
 
 
-def test_the_summary_has_ten_lines(settings, evaluation, capsys):
+def test_the_summary_has_eleven_lines(settings, evaluation, capsys):
     def write(table, day, num_rows):
         folder = partitions.partition_path(settings.lake, table, None, day)
         folder.mkdir(parents=True)
@@ -131,10 +131,13 @@ def test_the_summary_has_ten_lines(settings, evaluation, capsys):
     answers = pa.table({"generation_key": ["a", "a", "b"], "description": [None, "A film.", None]})
     pq.write_table(answers, write(tables.ITEM_GENERATION, "1998-04-22", 3) / "part-0.parquet")
     manifest = Manifest("1998-04-22", "v1", "e1", {}, "service", "m-1")
+    gains = {"none": interval(0.0), "takers": {"mean": 0.0123, "low": 0.01, "high": 0.02}}
+    fresh = {"chosen": "takers", "gains": gains}
     for file, content in (
         (settings.releases / CURRENT_FILE, asdict(manifest)),
         (settings.home / "training" / "1998-04-22" / "decision.json", {"promoted": True, "reason": "better"}),
         (settings.home / "training" / "1998-04-22" / "evaluation.json", evaluation),
+        (release_folder(settings.releases, manifest) / "model" / "config.json", {"metadata": {"fresh": fresh}}),
     ):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
@@ -142,7 +145,8 @@ def test_the_summary_has_ten_lines(settings, evaluation, capsys):
     summarise(settings, "1998-02-28", "1998-04-22", "user 93", settings.home)
 
     shown = dict(line.removeprefix("[grasp] ").split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
-    assert len(shown) == 10
+    assert len(shown) == 11
+    assert shown["fresh"] == "takers chosen; validation NDCG@10 takers +0.0123 (+0.0100 to +0.0200)"
     assert shown["data"] == "943 users, 1,682 items, 1,200 interactions up to 1998-04-22; 5 rows quarantined"
     assert shown["texts"].startswith("2 asked of tiny-llm, 1 accepted")
     assert shown["model"].startswith("trained up to 1998-02-28, promoted: NDCG@10 over 1,234 events: model 0.0712")

@@ -172,6 +172,7 @@ def test_items_from_before_the_window_come_from_the_state_before_it(lake_with, e
     state(lake, last, "ann:abcdef")
     for day in list(taken)[:-2]:  # GRASP_LATE_DAYS before the state are read again
         lake.remove_days(tables.INTERACTIONS, [day])
+    events(lake, THIRD, "ann:j", "bob:d")  # a later day
     find_moments.main(lake, SECOND)
     assert (moments(lake, FIRST), moments(lake, SECOND), votes(lake, SECOND)) == before
 

@@ -137,7 +137,8 @@ def fit_weights(candidates: Candidates, num_features: int, rows: np.ndarray | No
     score_EC, feature_ECF = candidates.score_EC[chosen], candidates.feature_ECF[chosen]
 
     def chance(total_EC: Tensor) -> float:
-        rank_E = (total_EC[:, 1:] > total_EC[:, :1]).sum(1)
+        other_EC, target_E1 = total_EC[:, 1:], total_EC[:, :1]
+        rank_E = (other_EC > target_E1).sum(1) + (other_EC == target_E1).sum(1) / 2
         return float(((1 - rank_E / candidates.num_items) ** NUM_RANDOM_ITEMS).mean())
 
     best = chance(score_EC) if len(score_EC) else 0.0

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from training.data.training_set import TrainingSet, pad_left
-from training.evaluation.fresh_features import FreshFeatures
 from training.evaluation.ranking import BATCH_SIZE, evaluation_events, ranker_scorer
 from training.model.history_kernel import KINDS, HistoryKernel
 from training.model.ranker import Ranker
@@ -28,23 +27,20 @@ KERNEL_WEIGHT_GRID = {
 
 @torch.inference_mode()
 def calibrate_kernel(
-    ranker: Ranker,
-    kernel: HistoryKernel,
-    training_set: TrainingSet,
-    max_events: int = MAX_CALIBRATION_EVENTS,
-    fresh: FreshFeatures | None = None,
+    ranker: Ranker, kernel: HistoryKernel, training_set: TrainingSet, max_events: int = MAX_CALIBRATION_EVENTS
 ) -> None:
     """Set the weights of the ranker's history kernel to the combination that ranks the validation targets best.
 
     The criterion is the mean of (1 - rank / N) ** 100, ranks from 0: the chance of beating a hundred random items. It
     generalises better to other users than NDCG@10 (docs/decisions/history-kernel.md). If there are more than
-    `max_events` targets, a fixed random sample is used. With `fresh`, scores know the features of the events' days.
+    `max_events` targets, a fixed random sample is used. Scores know no fresh
+    features: with them the weights of Beauty's kernel came out worse (docs/decisions/fresh-features.md).
     """
     events = evaluation_events(training_set, "validation")
     if len(events) > max_events:
         drawn = np.random.default_rng(0).choice(len(events), max_events, replace=False)
         events = [events[place] for place in sorted(drawn)]
-    score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=False, fresh=fresh)
+    score = ranker_scorer(ranker, training_set.item_ids, training_set, with_kernel=False)
     choices = list(product(*(KERNEL_WEIGHT_GRID[kind] for kind in KINDS)))
     total = torch.zeros(len(choices))
     for start in range(0, len(events), BATCH_SIZE):

@@ -132,7 +132,7 @@ def fit(
     ranker.load_state_dict(weights)
     with_kernel = best
     if ranker.kernel is not None:
-        calibrate_kernel(ranker, ranker.kernel, training_set, fresh=in_loss)
+        calibrate_kernel(ranker, ranker.kernel, training_set)
         with_kernel = validate(ranker, training_set, fresh=in_loss)
     started_fresh = time.monotonic()
     score = ranker_scorer(ranker, training_set.item_ids, training_set)
@@ -171,7 +171,7 @@ def _with_kernel(
     """Validation NDCG@10 with the kernel calibrated for this epoch; without a kernel, the plain NDCG@10."""
     if ranker.kernel is None:
         return without[FILTERED_NDCG]
-    calibrate_kernel(ranker, ranker.kernel, training_set, MAX_EPOCH_CALIBRATION_EVENTS, fresh)
+    calibrate_kernel(ranker, ranker.kernel, training_set, MAX_EPOCH_CALIBRATION_EVENTS)
     return validate(ranker, training_set, fresh=fresh)[FILTERED_NDCG]
 
 

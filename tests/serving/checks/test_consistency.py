@@ -98,7 +98,8 @@ def serve_fresh(settings, write_day, make_model, users) -> Callable[..., ServedD
 
     def start(**weights: Any) -> ServedDay:
         takers = {"i1": (1, 2, 3, 4, 5), "i6": (0, 0, 9, 9, 9)}
-        moments = [(user_id, item, ["i7"]) for item in ("i2", "i8") for user_id in ("a", "b", "c", "u2")]
+        voters = (("i2", "abc"), ("i8", ["a", "b", "c", "u2"]))
+        moments = [(user_id, item, ["i7"]) for item, of_item in voters for user_id in of_item]
         write_day(settings, DAY, takers=takers, moments=[*moments, ("d", "i4", ["i1", "gone"])])
         known = users.users["u1"]
         for number, user_id in enumerate(USERS):

@@ -1,6 +1,7 @@
 """Answers that know what was taken lately: votes for recent items, their fallback, and what is popular now."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -54,6 +55,14 @@ def test_a_release_whose_model_reads_no_votes_says_so(publish_day, serve):
 
     assert (answer["votes_from"], answer["votes_fallback"]) == (None, None)
     assert {(each["fresh"]["takers_7d"], each["fresh"]["votes"]) for each in answer["items"]} == {(None, None)}
+
+
+def test_popular_items_rest_on_no_votes(client, users):
+    users.users["u1"] = replace(users.users["u1"], sequence=["gone"])
+
+    answer = ask(client)
+
+    assert (answer["fallback"], answer["votes_from"]) == ("no_history", None)
 
 
 def test_the_setting_turns_the_search_off(publish_day, serve):

@@ -136,7 +136,7 @@ def test_a_hot_title_with_several_ids_is_shown_once(load, user):
 
 
 def test_recent_items_make_a_moment_whose_votes_replace_the_stored_ones(load, user):
-    ranker = load(moments=[*voting("i6", "i1"), *voting("i7", "i8", "xyz")], vote_weight=1.0)
+    ranker = load(moments=[*voting("i6", "i1", "abcd"), *voting("i7", "i1", "xyz")], vote_weight=1.0)
 
     recent, stored = ranker.votes(user, ["i1"]), ranker.votes(user, ["an unknown item"])
 
@@ -229,6 +229,13 @@ def test_votes_are_a_reason_where_they_lift_an_item(load, user):
         lost = replace(user, neighbour_item_ids=[], neighbour_item_weights=np.zeros(0, np.float32))
         without = dict(zip(ranker.items.ids, ranker.score(lost, [2, 4]), strict=True))
         assert without[item_id] < list(best.values())[place + 1].score
+
+
+def test_the_last_item_of_an_answer_is_held_against_the_next_one(load, user):
+    best = load(vote_weight=50.0).recommend(user, 2)
+
+    assert ids(best) == ["i8", "i2"]
+    assert all(each.fresh.votes for each in best)
 
 
 def test_votes_that_move_nothing_are_no_reason(load, user):
