@@ -88,6 +88,14 @@ def _switches(config):
     return asdict(ranker) | asdict(replace(config, ranker=()))
 
 
+@pytest.mark.parametrize(("additions", "is_taught"), [(("none", "kernel"), False), (("takers", "kernel"), True)])
+def test_a_ranker_that_is_scored_without_takers_is_trained_without_them(additions, is_taught):
+    config = trained_entry("sasrec_grasp", 0, "main", additions=additions).config
+
+    assert recipe("sasrec_grasp").takers_offset
+    assert config.takers_offset == (recipe("sasrec_grasp").takers_offset if is_taught else ())
+
+
 def test_other_backbones_keep_the_settings_that_trials_over_sasrec_chose():
     found = {job.row.model: job.tuned_as for job in matrix("beauty", 1) if job.row.section == "backbones"}
 

@@ -159,6 +159,20 @@ def test_without_a_cut_nothing_can_be_frozen(data_of, sequences):
         fresh_scorers(data_of(sequences)).with_addition("takers_frozen", {})
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_with_permuted_vectors_other_moments_are_near(data_of, split):
+    data = data_of(WAVES)
+    features, events = scorers.SharedFeatures(data), evaluation_events(data.training_set, split)
+
+    own, permuted = (
+        np.concatenate([found.weights for found in features.of(split, is_permuted=is_permuted).votes(events)])
+        for is_permuted in (False, True)
+    )
+
+    assert len(own)
+    assert own.tolist() != permuted.tolist()
+
+
 def test_permuted_vectors_are_those_of_other_items(data_of, sequences):
     training_set = data_of(sequences).training_set
 
