@@ -5,8 +5,7 @@ proposes; the similarity of what it proposes is computed exactly. The id of a ro
 names the moment, so no id of a user or an item is in the collection or in a filter.
 
 A reader passes over rows that are not its own. A row is deleted when neither this day's window, nor that of the table's
-last day, nor a release on disk has the moment. A release has its moments in `moments/` (columns of the table `moments`)
-and names the collection in its manifest.
+last day, nor a release on disk has the moment.
 
 Shape suffixes:  Q asking moments  M voting moments  K places of hashed ids  P proposed moments
 """
@@ -82,7 +81,7 @@ class MomentCollection:
     def _rows_to_keep(self, day: str) -> set[Text] | None:
         """Moments that others than this day's job need; None if a release cannot be read."""
         share = self._rule.text_share
-        kept = rows_of_releases(self.name, partial(released_moments, self._lake.settings.releases, self.name, share))
+        kept = rows_of_releases(self.name, partial(released_moments, self._lake.settings.releases, self.name))
         latest = self._lake.days(tables.MOMENTS)[-1]
         has_vectors = partitions.read_content(self._lake.partition(tables.ITEM_EMBEDDING, latest))
         if kept is None or latest <= day or not has_vectors:
@@ -141,20 +140,22 @@ def texts_of(files: MomentFiles, text_share: float) -> list[Text]:
     return moment_rows(files.read(), dict(zip(embeddings.ids, embeddings.hashes, strict=True)), text_share)
 
 
-def released_moments(releases: Path, name: str, text_share: float) -> set[Text]:
-    """The moments of all releases on disk that are searched in the collection `name`.
+def released_moments(releases: Path, name: str) -> set[Text]:
+    """The moments of all releases on disk whose vectors are in the collection `name`.
 
     Raises `ValueError`, `OSError` or `KeyError` for a release that cannot be read.
     """
     found: set[Text] = set()
     for file in sorted(releases.glob(f"[!.]*/{MANIFEST_FILE}")):
-        if read_manifest(file).collections.get("moments") == name:
-            hash_of: dict[str, str] = {}
-            for part in sorted((file.parent / "items").glob("*.parquet")):
-                items = pq.ParquetFile(part).read(columns=["item_id", "description"])
-                hashes = map(description_hash, items["description"].to_pylist())
-                hash_of |= dict(zip(items["item_id"].to_pylist(), hashes, strict=True))
-            for part in sorted((file.parent / "moments").glob("**/*.parquet")):
-                rows = pq.ParquetFile(part).read(columns=list(tables.MOMENTS.column_names))
-                found.update(moment_rows(rows, hash_of, text_share))
+        manifest = read_manifest(file)
+        if manifest.vote_rule is None or collection("moments", manifest.embedding_version) != name:
+            continue
+        hash_of: dict[str, str] = {}
+        for part in sorted((file.parent / "items").glob("*.parquet")):
+            items = pq.ParquetFile(part).read(columns=["item_id", "description"])
+            hashes = map(description_hash, items["description"].to_pylist())
+            hash_of |= dict(zip(items["item_id"].to_pylist(), hashes, strict=True))
+        for part in sorted((file.parent / "moments").glob("*.parquet")):
+            rows = pq.ParquetFile(part).read(columns=list(tables.MOMENTS.column_names))
+            found.update(moment_rows(rows, hash_of, manifest.vote_rule["text_share"]))
     return found

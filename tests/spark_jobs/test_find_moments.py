@@ -12,6 +12,7 @@ import pytest
 from grasp import tables
 from grasp.days import plus_days, start_of
 from grasp.manifest import MANIFEST_FILE, Manifest
+from grasp.moments import VoteRule
 from grasp.versions import collection, description_hash
 from spark_jobs import find_moments
 from spark_jobs.storage.lake import Lake
@@ -359,7 +360,8 @@ def test_moments_of_nobody_are_deleted_those_of_a_later_day_and_of_releases_stay
 def publish(lake, day):
     """What a release on disk tells the job: its manifest, its moments, and the descriptions of its items."""
     version = lake.versions.embedding
-    manifest = Manifest(day, "f", version, {"moments": collection("moments", version)}, "ranker", None)
+    rule = asdict(VoteRule.of(lake.settings))
+    manifest = Manifest(day, "f", version, {}, "ranker", None, vote_rule=rule)
     folder = lake.settings.releases / manifest.release_id
     (folder / "items").mkdir(parents=True)
     (folder / MANIFEST_FILE).write_text(json.dumps(asdict(manifest)))
