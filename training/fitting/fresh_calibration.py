@@ -13,7 +13,7 @@ judged by users that it was not fitted to. Features that do not help there keep 
 Shape suffixes:  E events  C candidates of an event, 0 is none  F features (takers of each window, then the votes)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ MAX_CALIBRATION_EVENTS = 4096
 FIRST_STEP, LAST_STEP = 0.4, 0.05  # of the search for weights
 CUTOFF = 10  # of the NDCG that choices are judged by
 CHOICES = {"none": 0, "takers": len(TAKER_DAYS), "takers and votes": len(TAKER_DAYS) + 1}  # leading features each reads
-LEAST_SCORE = -1e9  # finite, because a gradient of infinity is none
+LEAST_SCORE = -1e9  # of no candidate: below every target
 LEAST_GAIN = 1.0  # standard errors by which more features must be better than fewer
 
 
@@ -49,7 +49,7 @@ class FreshChoice:
 class Candidates:
     """Scores and features of the candidates of all events. The target is the first candidate."""
 
-    score_EC: Tensor  # LEAST_SCORE for none
+    score_EC: Tensor  # LEAST_SCORE where an event has fewer candidates
     feature_ECF: Tensor
     user_E: np.ndarray
     num_items: int
@@ -60,15 +60,24 @@ def calibrate_fresh(
 ) -> FreshChoice:
     """Choose which features are read and fit their weights to all validation targets. `score` is the ranker's own."""
     candidates = candidates_of(score, features, calibration_events(training_set))
-    values = {name: _cross_fitted(candidates, num) for name, num in CHOICES.items()}
-    chosen = "none"
-    for name in CHOICES:
-        gain = values[name] - values[chosen]
-        if gain.mean() > LEAST_GAIN * _standard_error(gain, candidates.user_E):
-            chosen = name
+    values = {name: cross_fitted(candidates, num) for name, num in CHOICES.items()}
+    chosen = choose(values, candidates.user_E)
     set_weights(fresh, fit_weights(candidates, CHOICES[chosen]))
     gains = {name: bootstrap_interval(values[name] - values["none"], candidates.user_E) for name in CHOICES}
     return FreshChoice(chosen, gains)
+
+
+def choose(values: Mapping[str, np.ndarray], user_E: np.ndarray) -> str:
+    """The last choice that is better than the one chosen before it by `LEAST_GAIN` standard errors.
+
+    `values` are the NDCG of each event by choice, (E,), in the order of `CHOICES`.
+    """
+    chosen = "none"
+    for name in CHOICES:
+        gain_E = values[name] - values[chosen]
+        if gain_E.mean() > LEAST_GAIN * _standard_error(gain_E, user_E):
+            chosen = name
+    return chosen
 
 
 def calibration_events(training_set: TrainingSet) -> list[Event]:
@@ -160,7 +169,7 @@ def fit_weights(candidates: Candidates, num_features: int, rows: np.ndarray | No
     return weights_F
 
 
-def _cross_fitted(candidates: Candidates, num_features: int) -> np.ndarray:
+def cross_fitted(candidates: Candidates, num_features: int) -> np.ndarray:
     """NDCG@10 among the candidates, (E,): the weights for each half of the users come from the other half."""
     half_of = np.random.default_rng(0).integers(0, 2, candidates.user_E.max(initial=0) + 1)
     half_E, values = half_of[candidates.user_E], np.zeros(len(candidates.user_E))
@@ -177,8 +186,8 @@ def _ndcg(candidates: Candidates, weights_F: Tensor) -> np.ndarray:
     return ndcg_E
 
 
-def _standard_error(values: np.ndarray, users: np.ndarray) -> float:
+def _standard_error(values_E: np.ndarray, user_E: np.ndarray) -> float:
     """Of the mean, with the values of one user taken together."""
-    _, user = np.unique(users, return_inverse=True)
-    total = np.bincount(user, values - values.mean())
-    return float(np.sqrt(np.square(total).sum()) / max(len(values), 1))
+    _, place_E = np.unique(user_E, return_inverse=True)
+    total = np.bincount(place_E, values_E - values_E.mean())
+    return float(np.sqrt(np.square(total).sum()) / max(len(values_E), 1))
