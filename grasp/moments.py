@@ -11,7 +11,13 @@ day, training computes the same ones, serving makes one of a request's recent it
 Only the nearest moments of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
 moment without a known item: it is like no other.
 
-Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size
+A trained ranker also compares moments by what it makes of them, its own state after their items:
+
+    state_similarity(m, n)  = unit(state after the items of m) . unit(state after the items of n)
+
+Here the weight of an item is the sum of its votes. A share would not tell whether the voting moments are near.
+
+Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size  D width of a state
                  N items, row 0 of vectors is no item  V nearest moments  P proposed moments  K places of ids
 """
 
@@ -32,6 +38,7 @@ HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight
 NUM_NEAREST = 500  # moments that vote, at most
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
 SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
+MAX_STATES = 500_000  # moments that are compared by state, the latest ones; serving holds them in memory
 NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
 NUM_ID_PLACES = 128  # of a dense vector, into which the ids of a bag are hashed
@@ -76,10 +83,10 @@ class Contexts:
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """The items that one moment's neighbours vote for, most votes first, and their shares of all votes."""
+    """The items that one moment's neighbours vote for, and their weights, the largest first."""
 
     items: np.ndarray  # rows of the item vectors
-    weights: np.ndarray  # float32
+    weights: np.ndarray  # float32; shares of all votes, or sums of votes where moments are compared by state
 
 
 NO_VOTES = Votes(np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -156,18 +163,64 @@ class Moments:
         return self._count(chosen_V, similarity_M[chosen_V], user, rule)
 
     def _count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
-        is_other_V = self.user_M[chosen_V] != user
-        chosen_V, similarity_V = chosen_V[is_other_V], similarity_V[is_other_V]
-        vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
-        items, place_V = np.unique(self.item_M[chosen_V], return_inverse=True)
-        votes = np.bincount(place_V, vote_V, len(items))
-        num_users = self.user_M.max(initial=0) + 1
-        pairs = np.unique(place_V * num_users + self.user_M[chosen_V])
-        num_voters = np.bincount(pairs // num_users, minlength=len(items))
-        weights = np.round(votes / max(votes.sum(), np.finfo(np.float64).tiny), WEIGHT_DIGITS)
-        kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
-        kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
-        return Votes(items[kept], weights[kept].astype(np.float32))
+        return count_votes(
+            self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user=user, rule=rule, as_shares=True
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class StateMoments:
+    """Moments that may vote, oldest first, with the state of a ranker after their items."""
+
+    state_MD: np.ndarray  # float32, as `unit_states` gives them
+    user_M: np.ndarray  # a number for each user
+    item_M: np.ndarray  # the item taken next, a row of the item vectors
+
+    def __len__(self) -> int:
+        return len(self.user_M)
+
+    def votes(self, state_QD: np.ndarray, user_Q: np.ndarray, rule: VoteRule) -> Iterator[Votes]:
+        """The votes for each asking state, in order; `user_Q` is its user, -1 for nobody's. Compares all moments."""
+        step = max(1, BLOCK_NUMBERS // max(len(self), 1))
+        for start in range(0, len(state_QD), step):
+            block = slice(start, start + step)
+            for user, similarity_M in zip(user_Q[block], state_QD[block] @ self.state_MD.T, strict=True):
+                near_V = nearest(similarity_M)
+                yield self.count(near_V, similarity_M[near_V], user, rule)
+
+    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
+        """Count the votes of some moments; those of `user` have none."""
+        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user=user, rule=rule)
+
+
+def unit_states(state_QD: np.ndarray) -> np.ndarray:
+    """States scaled to length 1 in half precision, as moments keep them; float32, so that products are exact enough."""
+    return _unit(state_QD).astype(np.float16).astype(np.float32)
+
+
+def count_votes(
+    user_V: np.ndarray,
+    item_V: np.ndarray,
+    similarity_V: np.ndarray,
+    *,
+    user: int,
+    rule: VoteRule,
+    as_shares: bool = False,
+) -> Votes:
+    """What other users than `user` vote for: items with enough voters, the `MAX_NEIGHBOUR_ITEMS` of most weight."""
+    is_other_V = user_V != user
+    user_V, similarity_V = user_V[is_other_V], similarity_V[is_other_V]
+    vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
+    items, place_V = np.unique(item_V[is_other_V], return_inverse=True)
+    votes = np.bincount(place_V, vote_V, len(items))
+    num_users = user_V.max(initial=0) + 1
+    pairs = np.unique(place_V * num_users + user_V)
+    num_voters = np.bincount(pairs // num_users, minlength=len(items))
+    total = max(votes.sum(), np.finfo(np.float64).tiny) if as_shares else 1.0
+    weights = np.round(votes / total, WEIGHT_DIGITS)
+    kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
+    kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
+    return Votes(items[kept], weights[kept].astype(np.float32))
 
 
 def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarray:
