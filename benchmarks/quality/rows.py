@@ -18,9 +18,10 @@ DAYS = "days "  # since the cut, such as days 11-20
 NUM_DECIMALS = 6  # of a stored metric
 FILE_NAME_PART = re.compile(r"[A-Za-z0-9_.,=+-]*")
 
-# Added to the scores. From `takers` on, it is the kernel with fresh features: takers of the last days, and with `fresh`
-# the votes of recent similar moments too. `_frozen`: nothing is known after the day before the cut. `_permuted`: the
-# item vectors that moments are compared by are permuted. `_chosen`: the features that validation chooses.
+# Added to the scores. From `takers` on, it is the kernel with fresh features: takers of the last days; with `fresh`
+# also the votes of recent moments that are similar to the ranker; with `stored` instead those of moments with similar
+# texts and items. `_frozen`: nothing is known after the day before the cut. `_permuted`: the item vectors that moments
+# are compared by are permuted. `_chosen`: the features that validation chooses.
 Addition = Literal[
     "none",
     "kernel",
@@ -30,7 +31,8 @@ Addition = Literal[
     "fresh",
     "takers_frozen",
     "fresh_frozen",
-    "fresh_permuted",
+    "stored",
+    "stored_permuted",
     "fresh_chosen",
 ]
 FRESH: tuple[Addition, ...] = (
@@ -38,7 +40,8 @@ FRESH: tuple[Addition, ...] = (
     "fresh",
     "takers_frozen",
     "fresh_frozen",
-    "fresh_permuted",
+    "stored",
+    "stored_permuted",
     "fresh_chosen",
 )
 

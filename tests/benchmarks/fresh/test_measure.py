@@ -19,7 +19,7 @@ from benchmarks.quality.results import Results
 from training.data.training_set import training_sequences
 from training.evaluation.ranking import Event, evaluation_events
 
-TAUGHT = ("takers", "fresh", "fresh_chosen", "takers_frozen", "fresh_frozen", "fresh_permuted")
+TAUGHT = ("takers", "fresh", "fresh_chosen", "takers_frozen", "fresh_frozen", "stored_permuted")
 UNTAUGHT = ("kernel", "takers", "fresh")
 
 
@@ -67,7 +67,7 @@ def test_by_global_time_grasp_and_its_rivals_are_shown_with_fresh_features(shop)
     every = Results(out / "beauty-global-time").rows()
     rows = {each.row.addition: each.info for each in every if each.row.row_id in grasp}
     takers, fresh, frozen, permuted, chosen = (
-        rows[name].chosen["added"] for name in ("takers", "fresh", "takers_frozen", "fresh_permuted", "fresh_chosen")
+        rows[name].chosen["added"] for name in ("takers", "fresh", "takers_frozen", "stored_permuted", "fresh_chosen")
     )
     assert takers == frozen
     assert takers["votes"] == 0

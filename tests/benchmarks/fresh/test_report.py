@@ -38,7 +38,7 @@ SKILLS = {  # of the systems by global time: the more, the higher stand the targ
     ("fresh", ""): 0.75,
     ("takers_frozen", ""): 0.5,
     ("fresh_frozen", ""): 0.55,
-    ("fresh_permuted", ""): 0.75,
+    ("stored_permuted", ""): 0.75,
     ("fresh_chosen", ""): 0.75,
     ("fresh", "weekly"): 0.9,
 }
