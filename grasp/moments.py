@@ -13,7 +13,8 @@ moment without a known item: it is like no other.
 
 A trained ranker also compares moments by what it makes of them, its own state after their items:
 
-    state_similarity(m, n)  = unit(state after the items of m) . unit(state after the items of n)
+    state_similarity(m, n)  = unit(state after the items of m) . unit(state after the items of n) - .004 * days since n
+    vote(m, n)              = exp(15 * (state_similarity(m, n) - 1))
 
 Here the weight of an item is the sum of its votes. A share would not tell whether the voting moments are near.
 
@@ -38,6 +39,9 @@ HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight
 NUM_NEAREST = 500  # moments that vote, at most
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
 SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
+# Moments compared by state: how much each day of age takes from the similarity, and the sharpness of votes, both chosen
+# on validation (docs/decisions/fresh-features.md).
+STATE_AGE_COST, STATE_SHARPNESS = 0.004, 15.0
 MAX_STATES = 500_000  # moments that are compared by state, the latest ones; serving holds them in memory
 NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
@@ -163,9 +167,10 @@ class Moments:
         return self._count(chosen_V, similarity_M[chosen_V], user, rule)
 
     def _count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
-        return count_votes(
-            self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user=user, rule=rule, as_shares=True
-        )
+        vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
+        others_V = self.user_M[chosen_V] != user
+        share_V = vote_V / max(vote_V[others_V].sum(), np.finfo(np.float64).tiny)
+        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], share_V, user, rule.min_voters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,24 +178,30 @@ class StateMoments:
     """Moments that may vote, oldest first, with the state of a ranker after their items."""
 
     state_MD: np.ndarray  # float32, as `unit_states` gives them
+    age_M: np.ndarray  # in days
     user_M: np.ndarray  # a number for each user
     item_M: np.ndarray  # the item taken next, a row of the item vectors
 
     def __len__(self) -> int:
         return len(self.user_M)
 
-    def votes(self, state_QD: np.ndarray, user_Q: np.ndarray, rule: VoteRule) -> Iterator[Votes]:
+    def votes(self, state_QD: np.ndarray, user_Q: np.ndarray, min_voters: int) -> Iterator[Votes]:
         """The votes for each asking state, in order; `user_Q` is its user, -1 for nobody's. Compares all moments."""
-        step = max(1, BLOCK_NUMBERS // max(len(self), 1))
+        if not len(self):
+            yield from [NO_VOTES] * len(state_QD)
+            return
+        step = max(1, BLOCK_NUMBERS // len(self))
         for start in range(0, len(state_QD), step):
             block = slice(start, start + step)
-            for user, similarity_M in zip(user_Q[block], state_QD[block] @ self.state_MD.T, strict=True):
+            similarity_QM = state_QD[block] @ self.state_MD.T - STATE_AGE_COST * self.age_M.astype(np.float32)
+            for user, similarity_M in zip(user_Q[block], similarity_QM, strict=True):
                 near_V = nearest(similarity_M)
-                yield self.count(near_V, similarity_M[near_V], user, rule)
+                yield self.count(near_V, similarity_M[near_V], user, min_voters)
 
-    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
+    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
         """Count the votes of some moments; those of `user` have none."""
-        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user=user, rule=rule)
+        vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
+        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], vote_V, user, min_voters)
 
 
 def unit_states(state_QD: np.ndarray) -> np.ndarray:
@@ -198,27 +209,16 @@ def unit_states(state_QD: np.ndarray) -> np.ndarray:
     return _unit(state_QD).astype(np.float16).astype(np.float32)
 
 
-def count_votes(
-    user_V: np.ndarray,
-    item_V: np.ndarray,
-    similarity_V: np.ndarray,
-    *,
-    user: int,
-    rule: VoteRule,
-    as_shares: bool = False,
-) -> Votes:
+def count_votes(user_V: np.ndarray, item_V: np.ndarray, vote_V: np.ndarray, user: int, min_voters: int) -> Votes:
     """What other users than `user` vote for: items with enough voters, the `MAX_NEIGHBOUR_ITEMS` of most weight."""
     is_other_V = user_V != user
-    user_V, similarity_V = user_V[is_other_V], similarity_V[is_other_V]
-    vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
+    user_V, vote_V = user_V[is_other_V], vote_V[is_other_V]
     items, place_V = np.unique(item_V[is_other_V], return_inverse=True)
-    votes = np.bincount(place_V, vote_V, len(items))
+    weights = np.round(np.bincount(place_V, vote_V, len(items)), WEIGHT_DIGITS)
     num_users = user_V.max(initial=0) + 1
     pairs = np.unique(place_V * num_users + user_V)
     num_voters = np.bincount(pairs // num_users, minlength=len(items))
-    total = max(votes.sum(), np.finfo(np.float64).tiny) if as_shares else 1.0
-    weights = np.round(votes / total, WEIGHT_DIGITS)
-    kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
+    kept = np.flatnonzero((num_voters >= min_voters) & (items > 0) & (weights > 0))
     kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
     return Votes(items[kept], weights[kept].astype(np.float32))
 

@@ -57,8 +57,8 @@ NOTE = (
 )
 TESTS = (
     "Known are takers, both kinds of votes, and what takers add to the loss. Tests plant such events for the day's "
-    "tables (`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and for the answers of "
-    "the service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
+    "tables (`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and for the answers "
+    "of the service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
 )
 
 
@@ -221,7 +221,7 @@ def weights_section(measured: Sequence[Place]) -> Section | None:
     text = (
         "What fresh features add to a score: the weight of each window times log(1 + takers), and either the weight "
         "of stored votes times log(1 + 1000 times the item's share of the votes), or that of state votes times log(1 + "
-        "100 times the sum of the item's votes). Frozen and weekly rows have the weights of *takers* "
+        "30 times the sum of the item's votes). Frozen and weekly rows have the weights of *takers* "
         "and *fresh*."
     )
     return Section("Weights", [text, Folded("All weights", [Table(header, sorted(rows))])])

@@ -121,4 +121,4 @@ def test_state_votes_take_the_place_of_stored_ones(training_set: TrainingSet):
 
     [score_N] = with_fresh(ones, fresh, features, state_votes(features))([event])
 
-    assert score_N == pytest.approx([1, 1, 1, 1 + 2 * np.log(1 + 100 * 3), 1, 1], abs=1e-4)
+    assert score_N == pytest.approx([1, 1, 1, 1 + 2 * np.log(1 + 30 * 3), 1, 1], abs=1e-4)
