@@ -58,7 +58,8 @@ NOTE = (
 TESTS = (
     "Known are takers, both kinds of votes, and what takers add to the loss. Tests plant such events for the day's "
     "tables (`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and for the answers "
-    "of the service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
+    "of the service (`tests/serving/ranking/test_fresh_scores.py`, "
+    "`tests/serving/releases/test_moments_of_a_release.py`)."
 )
 
 

@@ -30,7 +30,7 @@ GROUPS = {
 }
 UNITS = {"user": np.arange(NUM, dtype=np.int32) // 2, "item": np.arange(NUM, dtype=np.int32) % 20}
 KERNEL = {"semantic": 1.0, "transition": 10.0, "cooccurrence": 5.0}
-FRESH = {"takers": [0.1, 0.2, 0.3, 0.4, 0.5], "votes": 0.75, "kernel": KERNEL}
+FRESH = {"takers": [0.1, 0.2, 0.3, 0.4, 0.5], "stored_votes": 0.75, "state_votes": 4.0, "kernel": KERNEL}
 SKILLS = {  # of the systems by global time: the more, the higher stand the targets
     ("kernel", "no_takers_offset"): 0.4,
     ("takers", "no_takers_offset"): 0.55,
@@ -38,7 +38,8 @@ SKILLS = {  # of the systems by global time: the more, the higher stand the targ
     ("fresh", ""): 0.75,
     ("takers_frozen", ""): 0.5,
     ("fresh_frozen", ""): 0.55,
-    ("stored_permuted", ""): 0.75,
+    ("stored", ""): 0.66,
+    ("stored_permuted", ""): 0.66,
     ("fresh_chosen", ""): 0.75,
     ("fresh", "weekly"): 0.9,
 }
@@ -52,7 +53,7 @@ def _fewer_resamples(monkeypatch):
 def info(row: Row) -> RowInfo:
     added = {"none": None, "kernel": KERNEL}.get(row.addition, FRESH)
     if row.addition == "fresh_chosen":
-        added = FRESH | {"choice": "takers and votes", "gains": {}}
+        added = FRESH | {"choice": "takers and state votes", "gains": {}}
     return RowInfo(
         wall_seconds=100.0 if row.ablation == "no_takers_offset" else 120.0,
         cpu_seconds=100.0,
@@ -146,6 +147,7 @@ def test_planted_gains_are_found(filled):
     assert 1.05 < found["moments_gain"] < 1.5
     assert found["moments_gain_low"] < found["moments_gain"]
     assert 0.8 < found["moments_true_over_permuted_text"] < 1.2
+    assert 1.0 < found["stored_votes_gain"] < found["moments_gain"]
     assert found["recipe_over_llm_init_published"] > 1.8
     assert found["ids_time_gain"] > 1.2
     assert found["llm_init_time_gain"] > 1.2
@@ -251,7 +253,9 @@ def test_the_report_shows_systems_days_weights_costs_and_what_is_missing(filled)
     weights = section(text, "Weights")
     assert sum(line.startswith("| beauty-global-time | sasrec_grasp + fresh |") for line in weights) == 2
     assert not any("frozen" in line for line in weights if line.startswith("|"))
-    assert any("takers and votes | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 | 0.750 |" in line for line in weights)
+    assert any(
+        "takers and state votes | 0.100 | 0.200 | 0.300 | 0.400 | 0.500 | 0.750 | 4.000 |" in line for line in weights
+    )
     costs = section(text, "Costs")
     assert "- `added_online_p50_ms`, which `benchmarks.serving` measures: 0.5." in costs
     assert "- `online_moment_search_ms`, which `benchmarks.serving` measures: not measured yet." in costs
