@@ -182,15 +182,16 @@ def train_seconds_ratio(measured: Sequence[Place]) -> float | None:
 
 
 def place_train_seconds(place: Place) -> float | None:
-    """Seconds of GRASP's training with takers and with the choice of fresh features over those without either.
+    """CPU seconds of GRASP's training with takers, and of choosing fresh features, over those without either.
 
-    The mean over the seeds that were trained both ways, or None without one.
+    Wall seconds would depend on what else runs on the machine. The mean over the seeds that were trained both ways;
+    None without one.
     """
     sides = [{each.row.seed: each.info for each in one.rows} for one in map(place.find, (CHOSEN, WITHOUT)) if one]
     if len(sides) < 2:
         return None
     ratios = [
-        sides[0][seed].wall_seconds / (sides[1][seed].wall_seconds - (sides[1][seed].fresh_seconds or 0.0))
+        sides[0][seed].cpu_seconds / (sides[1][seed].cpu_seconds - (sides[1][seed].fresh_cpu_seconds or 0.0))
         for seed in sides[0].keys() & sides[1].keys()
     ]
     return float(np.mean(ratios)) if ratios else None

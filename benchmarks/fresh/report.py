@@ -231,8 +231,8 @@ def weights_section(measured: Sequence[Place]) -> Section | None:
 def cost_section(folder: Path, measured: Sequence[Place]) -> Section:
     """What fresh features cost in training, in the service and in the daily refresh."""
     lines = [
-        f"{place.name}: training {GRASP} with takers, and choosing fresh features, takes {ratio:.3f} times as long as "
-        "training it without either."
+        f"{place.name}: training {GRASP} with takers, and choosing fresh features, takes {ratio:.3f} times the CPU "
+        "seconds of training it without either."
         for place in measured
         if (ratio := place_train_seconds(place))
     ]

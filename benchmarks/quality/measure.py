@@ -202,7 +202,7 @@ class QualityBenchmark:
         return {
             "wall_seconds": fitted.wall_seconds,
             "cpu_seconds": fitted.cpu_seconds,
-            "fresh_seconds": fitted.fresh_seconds,
+            "fresh_cpu_seconds": fitted.fresh_cpu_seconds,
             "num_parameters": sum(weights.numel() for weights in fitted.ranker.parameters()),
             "num_epochs": fitted.num_epochs,
             "best_epoch": fitted.best_epoch,

@@ -86,7 +86,7 @@ class RowInfo:
 
     wall_seconds: float
     cpu_seconds: float
-    fresh_seconds: float | None = None  # of the wall seconds, the choice of fresh features; None where none is made
+    fresh_cpu_seconds: float | None = None  # of the CPU seconds, the choice of fresh features; None where none is made
     num_parameters: int = 0
     num_epochs: int = 0
     best_epoch: int = 0

@@ -266,11 +266,12 @@ def test_the_reported_time_includes_initialisation_and_calibration(training_set,
         (training_loop, "new_ranker", 1),
         (TrainingRun, "run_epoch", 10),
         (training_loop, "calibrate_kernel", 100),
+        (training_loop, "calibrate_fresh", 1000),
     ):
         monkeypatch.setattr(owner, name, taking(seconds, getattr(owner, name)))
     fitted = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
 
-    assert (fitted.wall_seconds, fitted.cpu_seconds) == (121, 242)
+    assert (fitted.wall_seconds, fitted.cpu_seconds, fitted.fresh_cpu_seconds) == (1121, 2242, 2000)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec_grasp"])
