@@ -43,7 +43,7 @@ class StateVotes:
         if not events:
             return []
         user_Q = np.array([event.user for event in events])
-        state_QD = unit_states(self._states([event.history for event in events], user_Q))
+        state_QD = unit_states(self._states([event.history for event in events], user_Q.tolist()))
         found, rows_of = [NO_VOTES] * len(events), defaultdict(list)
         for row, event in enumerate(events):
             if len(event.history):
