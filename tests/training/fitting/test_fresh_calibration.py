@@ -125,6 +125,18 @@ def test_each_kind_of_votes_is_fitted_beside_takers_alone():
     assert not weights_F[list(TAKERS)].any()
 
 
+def test_votes_that_say_what_takers_say_get_no_weight():
+    random = np.random.default_rng(0)
+    score_EC = torch.from_numpy(random.random((200, 30), np.float32))
+    feature_ECF = torch.zeros(200, 30, 7)
+    feature_ECF[:, 0] = 3.0  # the target's: takers alone put it first
+
+    weights_F = fit_weights(Candidates(score_EC, feature_ECF, np.arange(200), 30))
+
+    assert weights_F[list(TAKERS)].any()
+    assert not weights_F[[STORED_VOTES, STATE_VOTES]].any()
+
+
 def followers(training_set: TrainingSet) -> TrainingSet:
     """Users take an item, and the next day its successor, as three others did the day before; fashion says nothing."""
     random = np.random.default_rng(0)
