@@ -113,10 +113,11 @@ def test_weights_of_zero_leave_the_scorer_as_it_is(training_set: TrainingSet):
     assert with_fresh(ones, FreshScore(), features, state_votes(features)) is ones
 
 
-def test_state_votes_take_the_place_of_stored_ones(training_set: TrainingSet):
+@pytest.mark.parametrize("of_stored", [0.0, 3.0])
+def test_state_votes_take_the_place_of_stored_ones(training_set: TrainingSet, of_stored):
     rows = [(user, item, day) for user in (1, 2, 3) for item, day in ((2, DAY - 2), (4, DAY - 1))]
     features, fresh = FreshFeatures(set_of(training_set, *rows), "test"), FreshScore()
-    fresh.vote_weight, fresh.state_vote_weight = torch.tensor(3.0), torch.tensor(2.0)
+    fresh.vote_weight, fresh.state_vote_weight = torch.tensor(of_stored), torch.tensor(2.0)
     event = Event(0, np.array([2]), 3, DAY)
 
     [score_N] = with_fresh(ones, fresh, features, state_votes(features))([event])
