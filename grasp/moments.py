@@ -8,7 +8,7 @@ day, training computes the same ones, serving makes one of a request's recent it
     similarity(m, n)  = text_share * text(m) . text(n) + (1 - text_share) * bag(m) . bag(n)
     vote(m, n)        = exp(sharpness * (similarity(m, n) - 1)), of moment n for its next item
 
-Only the nearest moments of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
+Of the nearest moments those of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
 moment without a known item: it is like no other.
 
 A trained ranker also compares moments by what it makes of them, its own state after their items:
@@ -36,7 +36,7 @@ from grasp.settings import Settings
 from grasp.tables import MAX_NEIGHBOUR_ITEMS
 
 HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight of each relative to the next newer one
-NUM_NEAREST = 500  # moments that vote, at most
+NUM_NEAREST = 500  # moments that vote, at most; those of the asking user are among them and have no vote
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
 SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
 # Moments compared by state: how much each day of age takes from the similarity, and the sharpness of votes, both chosen

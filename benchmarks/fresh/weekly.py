@@ -110,6 +110,7 @@ class WeeklyRetraining:
         """One file for each block, below the hash of all that its ranks depend on."""
         known = [
             self._benchmark.data.checksum,
+            BLOCK_DAYS,
             asdict(self._config),
             RECIPE_VERSION,
             self._seed,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.datasets import BenchmarkData
-from benchmarks.quality.rows import Addition
+from benchmarks.quality.rows import Addition, FreshAddition
 from training.data.training_set import TrainingSet, known_sequences
 from training.evaluation import baselines
 from training.evaluation.fresh_features import FreshFeatures
@@ -36,7 +36,7 @@ TAKERS, STORED_VOTES, STATE_VOTES, KERNEL = "takers", "stored_votes", "state_vot
 
 
 @dataclass(frozen=True)
-class FreshAddition:
+class FreshReads:
     """What a row with fresh features reads."""
 
     choice: str | None  # a key of CHOICES; None: what the training has chosen
@@ -44,14 +44,14 @@ class FreshAddition:
     is_permuted: bool = False  # the item vectors that stored votes compare moments by are permuted among items
 
 
-FRESH_ADDITIONS: Mapping[Addition, FreshAddition] = {
-    "takers": FreshAddition("takers"),
-    "fresh": FreshAddition("takers and state votes"),
-    "takers_frozen": FreshAddition("takers", is_frozen=True),
-    "fresh_frozen": FreshAddition("takers and state votes", is_frozen=True),
-    "stored": FreshAddition("takers and stored votes"),
-    "stored_permuted": FreshAddition("takers and stored votes", is_permuted=True),
-    "fresh_chosen": FreshAddition(None),
+FRESH_ADDITIONS: Mapping[FreshAddition, FreshReads] = {
+    "takers": FreshReads("takers"),
+    "fresh": FreshReads("takers and state votes"),
+    "takers_frozen": FreshReads("takers", is_frozen=True),
+    "fresh_frozen": FreshReads("takers and state votes", is_frozen=True),
+    "stored": FreshReads("takers and stored votes"),
+    "stored_permuted": FreshReads("takers and stored votes", is_permuted=True),
+    "fresh_chosen": FreshReads(None),
 }
 
 
@@ -157,7 +157,7 @@ class FreshScorers:
         self._base, self._validated, self._chosen, self._features = base, validated, chosen, features
         self._weights: dict[bool, Tensor] = {}
 
-    def with_addition(self, addition: Addition, kernel: Mapping[str, float]) -> ChosenScorer:
+    def with_addition(self, addition: FreshAddition, kernel: Mapping[str, float]) -> ChosenScorer:
         """The scores with an addition of `FRESH_ADDITIONS`. The settings name the weights of the `kernel`, too."""
         asked, (weights, choice) = FRESH_ADDITIONS[addition], self._chosen
         settings: dict[str, object] = {}
