@@ -162,8 +162,9 @@ class Moments:
         item_V, user_V = self.item_M[chosen_V], self.user_M[chosen_V]
         order = np.lexsort((user_V, item_V))
         item_V, user_V = item_V[order], user_V[order]
-        is_first_V = np.diff(item_V, prepend=-1) != 0  # of the votes for its item
-        is_voter_V = is_first_V | (np.diff(user_V, prepend=-1) != 0)  # the first of its user for its item
+        is_first_V, is_voter_V = np.ones((2, len(order)), bool)  # of the votes for its item; of its user's for it
+        is_first_V[1:] = item_V[1:] != item_V[:-1]
+        is_voter_V[1:] = is_first_V[1:] | (user_V[1:] != user_V[:-1])
         items, place_V = item_V[is_first_V], np.cumsum(is_first_V) - 1
         votes = np.bincount(place_V, vote_V[order])
         num_voters = np.bincount(place_V, is_voter_V)
