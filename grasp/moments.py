@@ -11,7 +11,14 @@ day, training computes the same ones, serving makes one of a request's recent it
 Of the nearest moments those of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
 moment without a known item: it is like no other.
 
-Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size
+A trained ranker also compares moments by what it makes of them, its own state after their items:
+
+    state_similarity(m, n)  = unit(state after the items of m) . unit(state after the items of n) - .004 * days since n
+    vote(m, n)              = exp(15 * (state_similarity(m, n) - 1))
+
+Here the weight of an item is the sum of its votes. A share would not tell whether the voting moments are near.
+
+Shape suffixes:  Q asking moments  M voting moments  H items of a history  S semantic size  D width of a state
                  N items, row 0 of vectors is no item  V nearest moments  P proposed moments  K places of ids
 """
 
@@ -32,6 +39,10 @@ HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight
 NUM_NEAREST = 500  # moments that vote, at most; those of the asking user are among them and have no vote
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
 SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
+# Moments compared by state: how much each day of age takes from the similarity, and the sharpness of votes, both chosen
+# on validation (docs/decisions/fresh-features.md).
+STATE_AGE_COST, STATE_SHARPNESS = 0.004, 15.0
+MAX_STATES = 500_000  # moments that are compared by state, the latest ones; serving holds them in memory
 NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
 NUM_ID_PLACES = 128  # of a dense vector, into which the ids of a bag are hashed
@@ -76,10 +87,10 @@ class Contexts:
 
 @dataclass(frozen=True, eq=False)
 class Votes:
-    """The items that one moment's neighbours vote for, most votes first, and their shares of all votes."""
+    """The items that one moment's neighbours vote for, and their weights, the largest first."""
 
     items: np.ndarray  # rows of the item vectors
-    weights: np.ndarray  # float32
+    weights: np.ndarray  # float32; shares of all votes, or sums of votes where moments are compared by state
 
 
 NO_VOTES = Votes(np.zeros(0, np.int64), np.zeros(0, np.float32))
@@ -156,18 +167,63 @@ class Moments:
         return self._count(chosen_V, similarity_M[chosen_V], user, rule)
 
     def _count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
-        is_other_V = self.user_M[chosen_V] != user
-        chosen_V, similarity_V = chosen_V[is_other_V], similarity_V[is_other_V]
         vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
-        items, place_V = np.unique(self.item_M[chosen_V], return_inverse=True)
-        votes = np.bincount(place_V, vote_V, len(items))
-        num_users = self.user_M.max(initial=0) + 1
-        pairs = np.unique(place_V * num_users + self.user_M[chosen_V])
-        num_voters = np.bincount(pairs // num_users, minlength=len(items))
-        weights = np.round(votes / max(votes.sum(), np.finfo(np.float64).tiny), WEIGHT_DIGITS)
-        kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
-        kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
-        return Votes(items[kept], weights[kept].astype(np.float32))
+        others_V = self.user_M[chosen_V] != user
+        share_V = vote_V / max(vote_V[others_V].sum(), np.finfo(np.float64).tiny)
+        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], share_V, user, rule.min_voters)
+
+
+@dataclass(frozen=True, eq=False)
+class StateMoments:
+    """Moments that may vote, oldest first, with the state of a ranker after their items."""
+
+    state_MD: np.ndarray  # float32, as `unit_states` gives them
+    age_M: np.ndarray  # in days
+    user_M: np.ndarray  # a number for each user
+    item_M: np.ndarray  # the item taken next, a row of the item vectors
+
+    def __len__(self) -> int:
+        return len(self.user_M)
+
+    def votes(self, state_QD: np.ndarray, user_Q: np.ndarray, min_voters: int) -> Iterator[Votes]:
+        """The votes for each asking state, in order; `user_Q` is its user, -1 for nobody's. Compares all moments."""
+        if not len(self):
+            yield from [NO_VOTES] * len(state_QD)
+            return
+        step = max(1, BLOCK_NUMBERS // len(self))
+        for start in range(0, len(state_QD), step):
+            block = slice(start, start + step)
+            similarity_QM = state_QD[block] @ self.state_MD.T - STATE_AGE_COST * self.age_M.astype(np.float32)
+            for user, similarity_M in zip(user_Q[block], similarity_QM, strict=True):
+                near_V = nearest(similarity_M)
+                yield self.count(near_V, similarity_M[near_V], user, min_voters)
+
+    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
+        """Count the votes of some moments; those of `user` have none."""
+        vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
+        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], vote_V, user, min_voters)
+
+
+def unit_states(state_QD: np.ndarray) -> np.ndarray:
+    """States scaled to length 1 in half precision, as moments keep them; float32, so that products are exact enough."""
+    return _unit(state_QD).astype(np.float16).astype(np.float32)
+
+
+def count_votes(user_V: np.ndarray, item_V: np.ndarray, vote_V: np.ndarray, user: int, min_voters: int) -> Votes:
+    """What other users than `user` vote for: items with enough voters, the `MAX_NEIGHBOUR_ITEMS` of most weight."""
+    is_other_V = user_V != user
+    user_V, item_V, vote_V = user_V[is_other_V], item_V[is_other_V], vote_V[is_other_V]
+    order = np.lexsort((user_V, item_V))
+    user_V, item_V, vote_V = user_V[order], item_V[order], vote_V[order]
+    is_first_V, is_voter_V = np.ones((2, len(order)), bool)  # of the votes for its item; of its user's for it
+    is_first_V[1:] = item_V[1:] != item_V[:-1]
+    is_voter_V[1:] = is_first_V[1:] | (user_V[1:] != user_V[:-1])
+    items, place_V = item_V[is_first_V], np.cumsum(is_first_V) - 1
+    weights = np.round(np.bincount(place_V, vote_V), WEIGHT_DIGITS)
+    num_voters = np.bincount(place_V, is_voter_V)
+    kept = np.flatnonzero((num_voters >= min_voters) & (items > 0) & (weights > 0))
+    kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
+    return Votes(items[kept], weights[kept].astype(np.float32))
 
 
 def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarray:
@@ -183,8 +239,10 @@ def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarr
 def nearest(similarity_M: np.ndarray, num: int = NUM_NEAREST) -> np.ndarray:
     """The places of the `num` nearest moments at most, ascending; of equally near ones the later."""
     likely = _likely(similarity_M, num)
-    rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
-    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:num]])
+    rounded = np.rint(similarity_M[likely] * 10**SIMILARITY_DIGITS).astype(np.int64)
+    order = rounded * len(similarity_M) + likely  # one number for both: sorting by two takes three times as long
+    best = np.partition(order, -num)[-num:] if num < len(order) else order
+    chosen: np.ndarray = np.sort(best % max(len(similarity_M), 1))
     return chosen
 
 

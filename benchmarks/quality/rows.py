@@ -18,10 +18,11 @@ DAYS = "days "  # since the cut, such as days 11-20
 NUM_DECIMALS = 6  # of a stored metric
 FILE_NAME_PART = re.compile(r"[A-Za-z0-9_.,=+-]*")
 
-# The kernel with fresh features: takers of the last days, and with `fresh` the votes of recent similar moments too.
-# `_frozen`: nothing is known after the day before the cut. `_permuted`: moments are compared by permuted item vectors.
+# The kernel with fresh features: takers of the last days; with `fresh` also the votes of recent moments that are
+# similar to the ranker; with `stored` instead those of moments with similar texts and items. `_frozen`: nothing is
+# known after the day before the cut. `_permuted`: the item vectors that moments are compared by are permuted.
 # `_chosen`: the features that validation chooses.
-FreshAddition = Literal["takers", "fresh", "takers_frozen", "fresh_frozen", "fresh_permuted", "fresh_chosen"]
+FreshAddition = Literal["takers", "fresh", "takers_frozen", "fresh_frozen", "stored", "stored_permuted", "fresh_chosen"]
 FRESH: tuple[FreshAddition, ...] = get_args(FreshAddition)
 Addition = Literal["none", "kernel", "max_cosine", "star"] | FreshAddition  # added to the scores
 

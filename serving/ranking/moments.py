@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from scipy import sparse
 
 from grasp.moments import HISTORY_DECAY, HISTORY_LENGTH, Contexts, Moments, VoteRule, Votes, contexts, nearest
@@ -112,7 +111,7 @@ class ReleaseMoments:
         self._place_N = np.zeros(len(items.ids) + 1, np.int32)  # of each item in U; 0 for one that no moment names
         self._place_N[named_U] = np.arange(len(named_U))
         self._row_U = named_U - 1
-        vector_US = self._centred(named_U[1:] - 1)
+        vector_US = np.concatenate([np.zeros((1, len(self._mean_S)), np.float32), self._centred(named_U[1:] - 1)])
         text, ids = [], []
         for start in range(0, len(rows), BLOCK):
             bag_MU = contexts(self._place_N[rows.history_MH[start : start + BLOCK]], vector_US).bag_QN
@@ -123,7 +122,7 @@ class ReleaseMoments:
         self._ids_MU = sparse.csc_matrix(sparse.vstack(ids), dtype=np.float32)  # by item
         self._axes_SA = _leading_axes(vector_US) if vector_US.size > MAX_NUMBERS else None
         multiplied = vector_US if self._axes_SA is None else vector_US @ self._axes_SA
-        self._vector_U = torch.from_numpy(np.asfortranarray(multiplied))  # twice as fast by columns
+        self._multiplied_U = np.asfortranarray(multiplied)  # by columns a product takes half as long
 
     def __len__(self) -> int:
         return len(self._user_M)
@@ -145,8 +144,8 @@ class ReleaseMoments:
         # As `contexts` does for many moments at once, which would take longer than the comparison for one.
         row_D, place_H = np.unique(newest_H, return_inverse=True)
         weight_D = np.bincount(place_H, HISTORY_DECAY ** np.arange(len(newest_H))).astype(np.float32)
-        text_S = _unit(weight_D @ self._centred(row_D)[1:])
-        product_U = self._products(text_S if self._axes_SA is None else text_S @ self._axes_SA)
+        text_S = _unit(weight_D @ self._centred(row_D))
+        product_U = self._multiplied_U @ (text_S if self._axes_SA is None else text_S @ self._axes_SA)
         similarity_M = self._text_MU @ product_U
         self._add_ids(similarity_M, row_D, _unit(weight_D))
         if self._axes_SA is None:
@@ -155,26 +154,22 @@ class ReleaseMoments:
         place_P = nearest(similarity_M, NUM_PROPOSED)
         text_PU = self._text_MU[place_P]
         named, missing_U = np.unique(text_PU.indices), np.zeros_like(product_U)
-        missing_U[named] = self._centred(self._row_U[named])[1:] @ text_S - product_U[named]
+        missing_U[named] = self._centred(self._row_U[named]) @ text_S - product_U[named]
         similarity_P = similarity_M[place_P] + text_PU @ missing_U
         near_V = nearest(similarity_P)
         return place_P[near_V], similarity_P[near_V]
-
-    def _products(self, text: np.ndarray) -> np.ndarray:
-        """The product of each named item's vector with a text, (U,)."""
-        product_U: np.ndarray = torch.mv(self._vector_U, torch.from_numpy(text)).numpy()
-        return product_U
 
     def _add_ids(self, similarity_M: np.ndarray, row_D: np.ndarray, weight_D: np.ndarray) -> None:
         """Add what comes from items that a moment and the new one both have."""
         for place, weight in zip(self._place_N[row_D + 1], weight_D, strict=True):
             if place:
                 of_item = slice(*self._ids_MU.indptr[place : place + 2])
-                similarity_M[self._ids_MU.indices[of_item]] += weight * self._ids_MU.data[of_item]
+                np.add.at(similarity_M, self._ids_MU.indices[of_item], weight * self._ids_MU.data[of_item])
 
     def _centred(self, rows: np.ndarray) -> np.ndarray:
-        """Vectors of some rows without the mean of all, with a row of zeros for no item before them."""
-        return np.concatenate([np.zeros((1, len(self._mean_S)), np.float32), self._vector_NS[rows] - self._mean_S])
+        """Vectors of some rows without the mean of all."""
+        centred: np.ndarray = self._vector_NS[rows] - self._mean_S
+        return centred
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

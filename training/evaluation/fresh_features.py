@@ -1,4 +1,4 @@
-"""Fresh features of events, as of the day before each: takers of the items, votes of recent similar moments.
+"""Fresh features of events, as of the day before each: takers of the items, stored votes of recent similar moments.
 
 Training computes them from the log of interactions, because the tables of the daily refresh hold only the days that
 were refreshed. The definitions are those of the tables (`spark_jobs/build_features.py`, `spark_jobs/find_moments.py`).
@@ -50,9 +50,10 @@ class FreshFeatures:
         frozen_day: int | None = None,
     ) -> None:
         """With a `frozen_day` nothing is known after it, as when the daily refresh stopped then."""
-        self._log: EventLog = training_set.log(split)
+        self.log: EventLog = training_set.log(split)
+        self.window = window
         self._vectors_NS = training_set.item_semantic
-        self._window, self._frozen_day = window, frozen_day
+        self._frozen_day = frozen_day
         self._takers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._votes: dict[tuple[int, int, int], Votes] = {}
 
@@ -64,11 +65,11 @@ class FreshFeatures:
         """The items that were taken lately and their takers, as `EventLog.takers` gives them."""
         day = self.known_day(event)
         if day not in self._takers:
-            self._takers[day] = self._log.takers(day)
+            self._takers[day] = self.log.takers(day)
         return self._takers[day]
 
     def votes(self, events: Sequence["Event"]) -> list[Votes]:
-        """The votes for each event; their items count from 1."""
+        """The stored votes for each event, which no ranker changes; their items count from 1."""
         missing: dict[int, dict[tuple[int, int, int], Event]] = defaultdict(dict)
         for event in events:
             if _key(event) not in self._votes:
@@ -78,7 +79,7 @@ class FreshFeatures:
         return [self._votes[_key(event)] for event in events]
 
     def _votes_on(self, day: int, asking: "Mapping[tuple[int, int, int], Event]") -> dict[tuple[int, int, int], Votes]:
-        log, recent = self._log, self._log.between(day - self._window.num_days + 1, day)
+        log, recent = self.log, self.log.between(day - self.window.num_days + 1, day)
         chosen = np.arange(len(log.day_E))[recent][log.is_moment[recent]]
         if not len(chosen):
             return dict.fromkeys(asking, NO_VOTES)
@@ -88,7 +89,7 @@ class FreshFeatures:
             latest = event.history[: -HISTORY_LENGTH - 1 : -1]
             row[: len(latest)] = latest
         users = np.array([event.user for event in asking.values()])
-        found = voting.votes(contexts(history_EH, self._centred), users, self._window.rule)
+        found = voting.votes(contexts(history_EH, self._centred), users, self.window.rule)
         return dict(zip(asking, found, strict=True))
 
     @cached_property
@@ -98,7 +99,7 @@ class FreshFeatures:
     @cached_property
     def _contexts(self) -> Contexts:
         """Of all events of the log."""
-        return contexts(self._log.history_EH, self._centred)
+        return contexts(self.log.history_EH, self._centred)
 
 
 def _key(event: "Event") -> tuple[int, int, int]:

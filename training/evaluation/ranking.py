@@ -12,7 +12,7 @@ error.
 Shape suffixes:  E events  N items  K negatives of an event  H items of all histories
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from training.data.training_set import TrainingSet, pad_left
 from training.evaluation.fresh_features import FreshFeatures
+from training.evaluation.state_votes import StateVotes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,6 +169,57 @@ def _batches(events: Sequence[Event]) -> list[np.ndarray]:
     return [order[start : start + BATCH_SIZE] for start in range(0, len(events), BATCH_SIZE)]
 
 
+class RankerScorer:
+    """Scores of a ranker as in serving: items newer than the ranker are attached after its vocabulary."""
+
+    def __init__(
+        self, ranker: "Ranker", vocabulary: Sequence[str], training_set: TrainingSet, *, with_kernel: bool = True
+    ) -> None:
+        import torch
+
+        self._ranker, self._training_set, self._with_kernel = ranker, training_set, with_kernel
+        places = {item_id: place for place, item_id in enumerate(vocabulary)}
+        self._place_N = np.array([places.setdefault(item_id, len(places)) for item_id in training_set.item_ids])
+        vectors = np.zeros((2, len(places), training_set.item_semantic.shape[1]), np.float32)
+        vectors[:, self._place_N] = training_set.item_semantic, training_set.item_neighbour
+        ranker.eval().attach_items(torch.from_numpy(vectors[0]), torch.from_numpy(vectors[1]))
+        with torch.inference_mode():
+            self._candidate_ND = ranker.candidate_vectors()
+        # After training, both have the same order: a slice then avoids a copy that costs as much as the scoring.
+        is_in_order = np.array_equal(self._place_N, np.arange(len(places)))
+        self._column_N = slice(1, None) if is_in_order else torch.from_numpy(self._place_N + 1)
+
+    def __call__(self, events: Sequence[Event]) -> np.ndarray:
+        import torch
+
+        inputs = self._inputs([event.history for event in events], [event.user for event in events])
+        with torch.inference_mode():
+            scores = self._ranker.scores(*inputs, self._candidate_ND, with_kernel=self._with_kernel)
+            scores_EN: np.ndarray = scores[:, self._column_N].numpy()
+        return scores_EN
+
+    def states(self, histories: Sequence[np.ndarray], users: Sequence[int] | None = None) -> np.ndarray:
+        """The ranker's states after histories, (E, D); without users all of their vectors are 0."""
+        import torch
+
+        with torch.inference_mode():
+            state_ED: np.ndarray = self._ranker.last_state(*self._inputs(histories, users)).numpy()
+        return state_ED
+
+    def _inputs(self, histories: Sequence[np.ndarray], users: Sequence[int] | None) -> "tuple[Tensor, Tensor, Tensor]":
+        """Items, vectors of users, and vectors of their neighbours."""
+        import torch
+
+        longest = self._ranker.config.max_length
+        items_ET = pad_left([self._place_N[history[-longest:] - 1] + 1 for history in histories])
+        every = self._training_set.user_semantic, self._training_set.user_neighbour
+        if users is None:
+            vectors = [np.zeros((len(histories), each.shape[1]), np.float32) for each in every]
+        else:
+            vectors = [each[list(users)] for each in every]
+        return torch.from_numpy(items_ET), torch.from_numpy(vectors[0]), torch.from_numpy(vectors[1])
+
+
 def ranker_scorer(
     ranker: "Ranker",
     vocabulary: Sequence[str],
@@ -176,44 +228,16 @@ def ranker_scorer(
     with_kernel: bool = True,
     fresh: FreshFeatures | None = None,
 ) -> Scorer:
-    """Scores of a ranker as in serving: items newer than the ranker are attached after its vocabulary.
+    """The scores of a ranker. Without `fresh`, the features of the events' days, only what the sequence says counts."""
+    score = RankerScorer(ranker, vocabulary, training_set, with_kernel=with_kernel)
+    return score if fresh is None else with_fresh(score, ranker.fresh, fresh, StateVotes(fresh, score.states))
 
-    Without `fresh`, the features of the events' days, only what the sequence says counts.
-    """
+
+def with_fresh(score: Scorer, weights: "FreshScore", features: FreshFeatures, state_votes: StateVotes) -> Scorer:
+    """The scorer with what fresh features add to it. Stored votes only count for a ranker that reads no state votes."""
     import torch
 
-    places = {item_id: place for place, item_id in enumerate(vocabulary)}
-    place_N = np.array([places.setdefault(item_id, len(places)) for item_id in training_set.item_ids])
-    vectors = np.zeros((2, len(places), training_set.item_semantic.shape[1]), np.float32)
-    vectors[:, place_N] = training_set.item_semantic, training_set.item_neighbour
-    ranker.eval().attach_items(torch.from_numpy(vectors[0]), torch.from_numpy(vectors[1]))
-    with torch.inference_mode():
-        candidates = ranker.candidate_vectors()
-    # After training, both have the same order: a slice then avoids a copy that costs as much as the scoring.
-    is_in_order = np.array_equal(place_N, np.arange(len(places)))
-    column_N = slice(1, None) if is_in_order else torch.from_numpy(place_N + 1)
-
-    def score(events: Sequence[Event]) -> np.ndarray:
-        recent = [place_N[event.history[-ranker.config.max_length :] - 1] + 1 for event in events]
-        users = [event.user for event in events]
-        with torch.inference_mode():
-            scores = ranker.scores(
-                torch.from_numpy(pad_left(recent)),
-                torch.from_numpy(training_set.user_semantic[users]),
-                torch.from_numpy(training_set.user_neighbour[users]),
-                candidates,
-                with_kernel=with_kernel,
-            )
-            return scores[:, column_N].numpy()
-
-    return score if fresh is None else with_fresh(score, ranker.fresh, fresh)
-
-
-def with_fresh(score: Scorer, weights: "FreshScore", features: FreshFeatures) -> Scorer:
-    """The scorer with what fresh features add to it."""
-    if not (weights.reads_takers or weights.reads_votes):
-        return score
-    import torch
+    reads_votes = weights.reads_votes or weights.reads_state_votes
 
     def scored(events: Sequence[Event]) -> np.ndarray:
         score_EN = np.require(score(events), requirements=["C", "W"])
@@ -221,9 +245,17 @@ def with_fresh(score: Scorer, weights: "FreshScore", features: FreshFeatures) ->
             for score_N, event in zip(score_EN, events, strict=True):
                 item_A, takers_WA = features.takers(event)
                 score_N[item_A - 1] += weights.of_takers(torch.from_numpy(takers_WA)).numpy()
-        if weights.reads_votes:
-            for score_N, voted in zip(score_EN, features.votes(events), strict=True):
-                score_N[voted.items - 1] += weights.of_votes(torch.from_numpy(voted.weights)).numpy()
+        if reads_votes:
+            for score_N, (item_V, value_V) in zip(score_EN, voted(events), strict=True):
+                score_N[item_V - 1] += value_V
         return score_EN
 
-    return scored
+    def voted(events: Sequence[Event]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if weights.reads_state_votes:
+            for votes in state_votes.votes(events):
+                yield votes.items, weights.of_state_votes(torch.from_numpy(votes.weights)).numpy()
+        else:
+            for votes in features.votes(events):
+                yield votes.items, weights.of_votes(torch.from_numpy(votes.weights)).numpy()
+
+    return scored if weights.reads_takers or reads_votes else score

@@ -16,7 +16,7 @@ from training.data.training_set import TrainingSet, training_sequences, training
 from training.evaluation.fresh_features import DEFAULT_WINDOW, FreshFeatures, MomentWindow
 from training.evaluation.metrics import event_metrics
 from training.evaluation.negatives import draw_negatives
-from training.evaluation.ranking import evaluation_events, rank_events, ranker_scorer
+from training.evaluation.ranking import RankerScorer, evaluation_events, rank_events, ranker_scorer
 from training.fitting.batches import build_batch, cut_into_pieces, group_by_length
 from training.fitting.fresh_calibration import FreshChoice, calibrate_fresh
 from training.fitting.kernel_calibration import calibrate_kernel
@@ -135,7 +135,7 @@ def fit(
         calibrate_kernel(ranker, ranker.kernel, training_set)
         with_kernel = validate(ranker, training_set, fresh=in_loss)
     started_fresh = time.process_time()
-    score = ranker_scorer(ranker, training_set.item_ids, training_set)
+    score = RankerScorer(ranker, training_set.item_ids, training_set)
     fresh = calibrate_fresh(ranker.fresh, score, features, training_set)
     ended_cpu = time.process_time()
     seconds = time.monotonic() - started, ended_cpu - started_cpu, ended_cpu - started_fresh

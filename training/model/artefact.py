@@ -15,7 +15,7 @@ from training.model.ranker import Ranker
 
 CONFIG_FILE, VOCABULARY_FILE, WEIGHTS_FILE = "config.json", "vocabulary.json", "model.safetensors"
 CHECKSUMS_FILE = "checksums.json"
-FORMAT = 4  # increased when names or shapes of weights change; older rankers must then be trained again
+FORMAT = 5  # increased when names or shapes of weights change; older rankers must then be trained again
 
 
 class ArtefactFormatError(ValueError):

@@ -64,3 +64,10 @@ def test_a_popular_item_is_explained_by_the_last_days_if_at_least_three_people_t
     assert popular_reason(items, 0) == "popular: 100 users"
     assert popular_reason(items, 1) == "taken by 3 people in the last 7 days"
     assert popular_reason(replace(items, takers_WN=None), 1) == "popular: 101 users"
+
+
+@pytest.mark.parametrize(("num", "reason"), [(0, "fewer than 3 users"), (2, "fewer than 3 users"), (3, "3 users")])
+def test_no_number_of_one_or_two_is_a_reason(num, reason):
+    items = replace(item_side([2]), popularity_N=np.array([num]))
+
+    assert popular_reason(items, 0) == f"popular: {reason}"
