@@ -66,7 +66,7 @@ class Metrics:
         )
         self._search_fallbacks = counter("grasp_search_fallbacks", "Searches without Milvus.", ["fallback"])
         self._votes_fallbacks = counter(
-            "grasp_votes_fallbacks", "Answers whose recent items could not replace the stored votes.", ["fallback"]
+            "grasp_votes_fallbacks", "Answers of models that read the votes of moments, without these.", ["fallback"]
         )
         self._age = histogram("grasp_feature_age_hours", "Age of the features that an answer used.", buckets=AGE_HOURS)
         self._release_day = gauge(
