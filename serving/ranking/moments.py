@@ -54,7 +54,7 @@ def load_moments(folder: Path, items: ItemSide) -> MomentRows:
     try:
         table = pq.ParquetFile(folder / ROWS_FILE).read(columns=["user_id", "item_id"])
         state_MD = np.load(folder / STATES_FILE)
-    except (pa.ArrowInvalid, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{folder} cannot be read as moments: {error}") from error
     missing = {"user_id", "item_id"} - set(table.column_names)
     if missing:

@@ -20,7 +20,7 @@ from grasp.manifest import Manifest
 from grasp.settings import Settings
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
-STAGES = ("lookup", "moments", "attention", "backbone", "scoring", "post")
+STAGES = ("lookup", "attention", "backbone", "moments", "scoring", "post")
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 AGE_HOURS = (1, 6, 12, 24, 30, 36, 48, 72, 168)
