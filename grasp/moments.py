@@ -193,20 +193,30 @@ class StateMoments:
         step = max(1, BLOCK_NUMBERS // len(self))
         for start in range(0, len(state_QD), step):
             block = slice(start, start + step)
-            similarity_QM = state_QD[block] @ self.state_MD.T - STATE_AGE_COST * self.age_M.astype(np.float32)
-            for user, similarity_M in zip(user_Q[block], similarity_QM, strict=True):
+            for user, similarity_M in zip(user_Q[block], self.similarity(state_QD[block]), strict=True):
                 near_V = nearest(similarity_M)
                 yield self.count(near_V, similarity_M[near_V], user, min_voters)
 
+    def similarity(self, state_QD: np.ndarray) -> np.ndarray:
+        """The similarity of every asking state to every moment, less the cost of its age, (Q, M)."""
+        similarity_QM: np.ndarray = state_QD @ self.state_MD.T
+        similarity_QM -= STATE_AGE_COST * self.age_M.astype(np.float32)
+        return similarity_QM
+
     def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
         """Count the votes of some moments; those of `user` have none."""
-        vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
-        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], vote_V, user, min_voters)
+        return state_votes(self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user, min_voters)
 
 
 def unit_states(state_QD: np.ndarray) -> np.ndarray:
     """States scaled to length 1 in half precision, as moments keep them; float32, so that products are exact enough."""
     return _unit(state_QD).astype(np.float16).astype(np.float32)
+
+
+def state_votes(user_V: np.ndarray, item_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
+    """What moments vote for whose state is so similar, age included; those of `user` have no vote."""
+    vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
+    return count_votes(user_V, item_V, vote_V, user, min_voters)
 
 
 def count_votes(user_V: np.ndarray, item_V: np.ndarray, vote_V: np.ndarray, user: int, min_voters: int) -> Votes:
