@@ -92,10 +92,11 @@ def facts(measured: Sequence[Place]) -> list[str]:
         *(_place_fact(place, measured[0]) for place in measured),
         f"*kernel*: the ranker with its history kernel, trained without takers (*{UNTAUGHT}*). *takers*: with the "
         f"takers of the last {', '.join(map(str, TAKER_DAYS))} days, too, in training and in scores; with *{UNTAUGHT}* "
-        "in scores alone. *fresh*: with the votes of recent moments that are similar to the ranker (state votes), too. "
-        "*stored*: with the votes of moments with similar texts and items instead, which are a daily feature. "
-        "Features are as of the day before each event. *frozen*: nothing is known after the day before the cut, with "
-        "the same weights. *permuted*: like *stored*, with item vectors that were permuted among items. *chosen*: "
+        "in scores alone. *fresh*: with state votes, too, of recent moments whose state in the ranker is like the "
+        "user's. *stored*: with the votes of moments with similar texts and items instead, a daily feature. Here every "
+        "user has them; the daily job leaves out who was not active lately. Features are as of the day before each "
+        "event. *frozen*: nothing is known after the day before the cut, with the same weights. *permuted*: like "
+        "*stored*, with item vectors that were permuted among items. *chosen*: "
         "the features that validation chooses. Weights are fitted to validation events, with the ranker that was "
         "trained on what was known then.",
         f"All systems have {shape}, without trials. *{AS_GRASP}*: trained in GRASP's way. *{BEST_WIDTH}*: the "

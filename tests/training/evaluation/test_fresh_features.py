@@ -7,7 +7,7 @@ import torch
 from grasp.moments import VoteRule
 from training.data.event_log import event_log
 from training.data.training_set import TrainingSet
-from training.evaluation.fresh_features import FreshFeatures, MomentWindow
+from training.evaluation.fresh_features import DEFAULT_WINDOW, FreshFeatures, MomentWindow
 from training.evaluation.ranking import Event, with_fresh
 from training.evaluation.state_votes import StateVotes
 from training.model.fresh_score import FreshScore
@@ -74,6 +74,10 @@ def test_an_empty_window_has_no_votes(training_set: TrainingSet, settings):
     window = MomentWindow.of(settings.model_copy(update={"moments": False}))
 
     assert voted(FreshFeatures(set_of(training_set, *rows), "test", window), Event(0, np.array([2]), 3, DAY)) == {}
+
+
+def test_benchmarks_measure_the_window_and_the_rule_of_the_settings(settings):
+    assert MomentWindow.of(settings) == DEFAULT_WINDOW
 
 
 def test_without_a_log_only_training_events_are_known(training_set: TrainingSet):
