@@ -236,6 +236,12 @@ def test_no_user_is_in_both_halves():
     }
 
 
+def test_a_target_is_judged_behind_the_items_that_it_ties_with():
+    ties = Candidates(torch.zeros(4, 30), torch.zeros(4, 30, 7), np.arange(4), 30)
+
+    assert {float(value) for values in cross_fitted(ties).values() for value in values} == {0.0}
+
+
 SURE, SURER, WITHIN_NOISE = [0.1, 0.2, 0.1, 0.2], [0.2, 0.3, 0.3, 0.3], [0.3, -0.2, 0.2, -0.2]
 WORSE = [-0.1, -0.2, 0.0, 0.0]
 
