@@ -8,12 +8,13 @@ day, training computes the same ones, serving makes one of a request's recent it
     similarity(m, n)  = text_share * text(m) . text(n) + (1 - text_share) * bag(m) . bag(n)
     vote(m, n)        = exp(sharpness * (similarity(m, n) - 1)), of moment n for its next item
 
-Only the nearest moments of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
+Of the nearest moments those of *other* users vote. The weight of an item is its share of all votes. Nobody votes for a
 moment without a known item: it is like no other.
 
 A trained ranker also compares moments by what it makes of them, its own state after their items:
 
-    state_similarity(m, n)  = unit(state after the items of m) . unit(state after the items of n)
+    state_similarity(m, n)  = unit(state after the items of m) . unit(state after the items of n) - .004 * days since n
+    vote(m, n)              = exp(15 * (state_similarity(m, n) - 1))
 
 Here the weight of an item is the sum of its votes. A share would not tell whether the voting moments are near.
 
@@ -35,9 +36,12 @@ from grasp.settings import Settings
 from grasp.tables import MAX_NEIGHBOUR_ITEMS
 
 HISTORY_LENGTH, HISTORY_DECAY = 8, 0.8  # last items of a moment, and the weight of each relative to the next newer one
-NUM_NEAREST = 500  # moments that vote, at most
+NUM_NEAREST = 500  # moments that vote, at most; those of the asking user are among them and have no vote
 WEIGHT_DIGITS = 6  # so that the order of additions changes no weight
 SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so far, the later vote
+# Moments compared by state: how much each day of age takes from the similarity, and the sharpness of votes, both chosen
+# on validation (docs/decisions/fresh-features.md).
+STATE_AGE_COST, STATE_SHARPNESS = 0.004, 15.0
 MAX_STATES = 500_000  # moments that are compared by state, the latest ones; serving holds them in memory
 NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
@@ -163,9 +167,10 @@ class Moments:
         return self._count(chosen_V, similarity_M[chosen_V], user, rule)
 
     def _count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
-        return count_votes(
-            self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user=user, rule=rule, as_shares=True
-        )
+        vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
+        others_V = self.user_M[chosen_V] != user
+        share_V = vote_V / max(vote_V[others_V].sum(), np.finfo(np.float64).tiny)
+        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], share_V, user, rule.min_voters)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,24 +178,34 @@ class StateMoments:
     """Moments that may vote, oldest first, with the state of a ranker after their items."""
 
     state_MD: np.ndarray  # float32, as `unit_states` gives them
+    age_M: np.ndarray  # in days
     user_M: np.ndarray  # a number for each user
     item_M: np.ndarray  # the item taken next, a row of the item vectors
 
     def __len__(self) -> int:
         return len(self.user_M)
 
-    def votes(self, state_QD: np.ndarray, user_Q: np.ndarray, rule: VoteRule) -> Iterator[Votes]:
+    def votes(self, state_QD: np.ndarray, user_Q: np.ndarray, min_voters: int) -> Iterator[Votes]:
         """The votes for each asking state, in order; `user_Q` is its user, -1 for nobody's. Compares all moments."""
-        step = max(1, BLOCK_NUMBERS // max(len(self), 1))
+        if not len(self):
+            yield from [NO_VOTES] * len(state_QD)
+            return
+        step = max(1, BLOCK_NUMBERS // len(self))
         for start in range(0, len(state_QD), step):
             block = slice(start, start + step)
-            for user, similarity_M in zip(user_Q[block], state_QD[block] @ self.state_MD.T, strict=True):
+            for user, similarity_M in zip(user_Q[block], self.similarity(state_QD[block]), strict=True):
                 near_V = nearest(similarity_M)
-                yield self.count(near_V, similarity_M[near_V], user, rule)
+                yield self.count(near_V, similarity_M[near_V], user, min_voters)
 
-    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
+    def similarity(self, state_QD: np.ndarray) -> np.ndarray:
+        """The similarity of every asking state to every moment, less the cost of its age, (Q, M)."""
+        similarity_QM: np.ndarray = state_QD @ self.state_MD.T
+        similarity_QM -= STATE_AGE_COST * self.age_M.astype(np.float32)
+        return similarity_QM
+
+    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
         """Count the votes of some moments; those of `user` have none."""
-        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user=user, rule=rule)
+        return state_votes(self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user, min_voters)
 
 
 def unit_states(state_QD: np.ndarray) -> np.ndarray:
@@ -198,27 +213,25 @@ def unit_states(state_QD: np.ndarray) -> np.ndarray:
     return _unit(state_QD).astype(np.float16).astype(np.float32)
 
 
-def count_votes(
-    user_V: np.ndarray,
-    item_V: np.ndarray,
-    similarity_V: np.ndarray,
-    *,
-    user: int,
-    rule: VoteRule,
-    as_shares: bool = False,
-) -> Votes:
+def state_votes(user_V: np.ndarray, item_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
+    """What moments vote for whose state is so similar, age included; those of `user` have no vote."""
+    vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
+    return count_votes(user_V, item_V, vote_V, user, min_voters)
+
+
+def count_votes(user_V: np.ndarray, item_V: np.ndarray, vote_V: np.ndarray, user: int, min_voters: int) -> Votes:
     """What other users than `user` vote for: items with enough voters, the `MAX_NEIGHBOUR_ITEMS` of most weight."""
     is_other_V = user_V != user
-    user_V, similarity_V = user_V[is_other_V], similarity_V[is_other_V]
-    vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
-    items, place_V = np.unique(item_V[is_other_V], return_inverse=True)
-    votes = np.bincount(place_V, vote_V, len(items))
-    num_users = user_V.max(initial=0) + 1
-    pairs = np.unique(place_V * num_users + user_V)
-    num_voters = np.bincount(pairs // num_users, minlength=len(items))
-    total = max(votes.sum(), np.finfo(np.float64).tiny) if as_shares else 1.0
-    weights = np.round(votes / total, WEIGHT_DIGITS)
-    kept = np.flatnonzero((num_voters >= rule.min_voters) & (items > 0) & (weights > 0))
+    user_V, item_V, vote_V = user_V[is_other_V], item_V[is_other_V], vote_V[is_other_V]
+    order = np.lexsort((user_V, item_V))
+    user_V, item_V, vote_V = user_V[order], item_V[order], vote_V[order]
+    is_first_V, is_voter_V = np.ones((2, len(order)), bool)  # of the votes for its item; of its user's for it
+    is_first_V[1:] = item_V[1:] != item_V[:-1]
+    is_voter_V[1:] = is_first_V[1:] | (user_V[1:] != user_V[:-1])
+    items, place_V = item_V[is_first_V], np.cumsum(is_first_V) - 1
+    weights = np.round(np.bincount(place_V, vote_V), WEIGHT_DIGITS)
+    num_voters = np.bincount(place_V, is_voter_V)
+    kept = np.flatnonzero((num_voters >= min_voters) & (items > 0) & (weights > 0))
     kept = kept[np.lexsort((items[kept], -weights[kept]))][:MAX_NEIGHBOUR_ITEMS]
     return Votes(items[kept], weights[kept].astype(np.float32))
 
@@ -236,8 +249,10 @@ def similarity(asking: Contexts, known: Contexts, text_share: float) -> np.ndarr
 def nearest(similarity_M: np.ndarray, num: int = NUM_NEAREST) -> np.ndarray:
     """The places of the `num` nearest moments at most, ascending; of equally near ones the later."""
     likely = _likely(similarity_M, num)
-    rounded = np.round(similarity_M[likely], SIMILARITY_DIGITS)
-    chosen: np.ndarray = np.sort(likely[np.lexsort((-likely, -rounded))[:num]])
+    rounded = np.rint(similarity_M[likely] * 10**SIMILARITY_DIGITS).astype(np.int64)
+    order = rounded * len(similarity_M) + likely  # one number for both: sorting by two takes three times as long
+    best = np.partition(order, -num)[-num:] if num < len(order) else order
+    chosen: np.ndarray = np.sort(best % max(len(similarity_M), 1))
     return chosen
 
 

@@ -9,8 +9,8 @@ whose rows are refused, is in none of them. Users with an interaction in the las
 with what they had taken by the end of the day. Nothing after the day is read.
 
 Up to `GRASP_MOMENT_EXACT_UP_TO` moments, all are compared in Spark workers, block by block. Above it, Milvus proposes
-the nearest, from the driver, as Milvus-Lite allows one process. A Milvus server has the moments in any case, because
-serving searches them there.
+the nearest, from the driver, as Milvus-Lite allows one process. A Milvus server has the moments in any case, so that
+the day that passes the limit does not have to add all of them.
 
 The table keeps the window of the day and that of its last day. Older days are removed.
 """
@@ -18,8 +18,9 @@ The table keeps the window of the day and that of its last day. Older days are r
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -34,6 +35,7 @@ from spark_jobs.vectors.milvus import is_server, open_vector_store
 from spark_jobs.vectors.moment_collection import MomentCollection
 from spark_jobs.vectors.moment_table import (
     ASKING_COLUMNS,
+    VOTES_SCHEMA,
     MomentFiles,
     files_of_window,
     first_day_of_window,
@@ -57,8 +59,8 @@ def read_past(lake: Lake, day: str) -> Past:
     Items from before the window come from the latest state of `user_features` before it, so that a usual day does not
     read all history. Its last `GRASP_LATE_DAYS` days are read as interactions: late events may have come after it.
 
-    A user who was erased since has no interaction, neither in the window nor among the active days. So the state, which
-    only adds to the histories of users who have some, does not bring anyone back.
+    A user who was erased since has no interaction, neither in the window nor among the active days, and the state only
+    adds to the histories of users who have some. Of one who returns under the same id the state still knows the items.
     """
     states = lake.days(tables.USER_FEATURES, until=plus_days(first_day_of_window(lake.settings, day), -1))
     if not states:
@@ -141,16 +143,19 @@ def vote_exactly(lake: Lake, asking: DataFrame, num_asking: int, files: MomentFi
     return blocks.mapInArrow(vote, tables.USER_NEIGHBOUR_ITEMS.ddl)
 
 
-def vote_by_milvus(lake: Lake, asking: DataFrame, files: MomentFiles, day: str) -> DataFrame:
-    """Compare the moments that Milvus proposes. Raises `ValueError` if it misses too many of the nearest."""
+def vote_by_milvus(lake: Lake, asking: DataFrame, files: MomentFiles, day: str, place: Path) -> DataFrame:
+    """Compare the moments that Milvus proposes. Raises `ValueError` if it misses too many of the nearest.
+
+    The votes go to a new folder `place`, block by block: the driver could not hold those of millions of users.
+    """
     rows = asking.select(*ASKING_COLUMNS).toArrow().sort_by("user_id")
-    with open_vector_store(lake.settings) as store:
+    place.mkdir(parents=True)
+    with open_vector_store(lake.settings) as store, pq.ParquetWriter(place / "votes.parquet", VOTES_SCHEMA) as file:
         collection = MomentCollection(store, lake, files)
         collection.update(day)
-        found = list(collection.votes(rows))
-    if not found:
-        return lake.spark.createDataFrame([], tables.USER_NEIGHBOUR_ITEMS.ddl)
-    return lake.spark.createDataFrame(pa.Table.from_batches(found))
+        for votes in collection.votes(rows):
+            file.write_batch(votes)
+    return lake.spark.read.schema(tables.USER_NEIGHBOUR_ITEMS.ddl).parquet(str(place))
 
 
 def remove_old_days(lake: Lake, day: str) -> None:
@@ -169,9 +174,12 @@ def main(lake: Lake, day: str) -> None:
     past = read_past(lake, day)
     num_moments = write_moments(lake, day, past)
     files, is_exact = files_of_window(lake, day), num_moments <= lake.settings.moment_exact_up_to
-    with cached(asking_moments(past, read_active(lake, day))) as asking:
+    with cached(asking_moments(past, read_active(lake, day))) as asking, lake.staging("votes") as place:
         num_asking = asking.count()
-        votes = vote_exactly(lake, asking, num_asking, files) if is_exact else vote_by_milvus(lake, asking, files, day)
+        if is_exact:
+            votes = vote_exactly(lake, asking, num_asking, files)
+        else:
+            votes = vote_by_milvus(lake, asking, files, day, place)
         changed = lake.write(tables.USER_NEIGHBOUR_ITEMS, votes, day)
     if is_exact and is_server(lake.settings):
         with open_vector_store(lake.settings) as store:

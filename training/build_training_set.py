@@ -5,12 +5,14 @@
 Reads:   interactions up to `day`; user and item features as of the end of `cutoff`, through Feast
 Writes:  <home>/training/<day>/training_set/{users,items,events,log}.parquet
 
-Training and validation targets lie before the cutoff, test events after it. The log holds every interaction: what was
-taken lately is read from it as of the day before each test event, as the daily refresh would know it; training and
-validation read it from the training events alone. One known leak remains: a user's
-description was written from interactions that include the training targets and the validation target, which chooses
-the epoch. `GRASP_USER_HISTORY_HOLDOUT=1` leaves the last interaction, the validation target, out of the description. A
-recipe with `user_text="mean_of_prefix_items"` reads no user descriptions. Test events never leak.
+Training and validation targets lie before the cutoff, test events after it. The log holds every interaction. Fresh
+features of a test event come from the log up to the day before the event, as the daily refresh would know it. Those of
+training and validation events come from training events alone.
+
+One known leak remains: a user's description was written from interactions that include the training targets and the
+validation target, which chooses the epoch. `GRASP_USER_HISTORY_HOLDOUT=1` leaves the last interaction, the validation
+target, out of the description. A recipe with `user_text="mean_of_prefix_items"` reads no user descriptions. Test events
+never leak.
 """
 
 import json

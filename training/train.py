@@ -72,13 +72,13 @@ def save_model(fitted: "FittedRanker", training_set: TrainingSet, target: Path, 
 
 
 def fresh_line(choice: "FreshChoice") -> str:
-    """What fresh features added on validation, on users that their weights were not fitted to."""
+    """What fresh features added on validation to the same ranker, on users that their weights were not fitted to."""
     gains = [
         f"{name} {gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
         for name, gain in choice.gains.items()
         if name != "none"
     ]
-    return f"fresh features: {choice.chosen} chosen; validation NDCG@10 {', '.join(gains)}"
+    return f"fresh features: {choice.chosen} chosen; validation NDCG@10 over the ranker without: {', '.join(gains)}"
 
 
 def progress_lines(config: TrainConfig) -> "ProgressCallback":
@@ -131,7 +131,7 @@ def train(settings: Settings, day: str, cutoff: str, config: TrainConfig, seed: 
             cutoff=cutoff,
             seed=seed,
             metrics=fitted.metrics,
-            fresh={"chosen": fitted.fresh.chosen, "gains": {n: asdict(g) for n, g in fitted.fresh.gains.items()}},
+            fresh=asdict(fitted.fresh),
         )
         folder = save_model(fitted, training_set, settings.home / "training" / day, metadata)
         mlflow.set_tags({"model": folder.name, "best_epoch": fitted.best_epoch})

@@ -34,7 +34,7 @@ PROTOCOLS: tuple[Protocol, ...] = ("global-time", "shuffled-ties", "published")
 MOVIELENS_PROTOCOLS: tuple[Protocol, ...] = ("global-time", "shuffled-ties")
 CHOSEN: tuple[Addition, ...] = ("takers", "fresh", "fresh_chosen")
 ADDITIONS: dict[Protocol, tuple[Addition, ...]] = {  # of GRASP, trained with takers
-    "global-time": (*CHOSEN, "takers_frozen", "fresh_frozen", "fresh_permuted"),
+    "global-time": (*CHOSEN, "takers_frozen", "fresh_frozen", "stored", "stored_permuted"),
     "shuffled-ties": CHOSEN,
     "published": ("fresh", "fresh_chosen"),
 }

@@ -71,7 +71,8 @@ GAINS: dict[str, Gain] = {
     "time_gain_frozen": Gain(BY_TIME, grasp("takers_frozen"), WITHOUT, Goal(1.20)),
     "moments_gain": Gain(BY_TIME, grasp("fresh"), grasp("takers"), Goal(1.08)),
     "moments_gain_low": Gain(BY_TIME, grasp("fresh"), grasp("takers"), Goal(1.0), is_low_end=True),
-    "moments_true_over_permuted_text": Gain(BY_TIME, grasp("fresh"), grasp("fresh_permuted")),
+    "stored_votes_gain": Gain(BY_TIME, grasp("stored"), grasp("takers")),
+    "moments_true_over_permuted_text": Gain(BY_TIME, grasp("stored"), grasp("stored_permuted")),
     "recipe_over_llm_init_published": Gain(BY_TIME, grasp("fresh"), AS_PUBLISHED, Goal(1.45)),
     "recipe_over_llm_init_published_leave_one_out": Gain(PUBLISHED, grasp("fresh"), AS_PUBLISHED),
     "ids_time_gain": Gain(BY_TIME, Name(IDS, "takers", AS_GRASP), without_fresh(IDS)),
@@ -181,15 +182,16 @@ def train_seconds_ratio(measured: Sequence[Place]) -> float | None:
 
 
 def place_train_seconds(place: Place) -> float | None:
-    """Seconds of GRASP's training with takers and with the choice of fresh features over those without either.
+    """CPU seconds of GRASP's training with takers, and of choosing fresh features, over those without either.
 
-    The mean over the seeds that were trained both ways, or None without one.
+    Wall seconds would depend on what else runs on the machine. The mean over the seeds that were trained both ways;
+    None without one.
     """
     sides = [{each.row.seed: each.info for each in one.rows} for one in map(place.find, (CHOSEN, WITHOUT)) if one]
     if len(sides) < 2:
         return None
     ratios = [
-        sides[0][seed].wall_seconds / (sides[1][seed].wall_seconds - (sides[1][seed].fresh_seconds or 0.0))
+        sides[0][seed].cpu_seconds / (sides[1][seed].cpu_seconds - (sides[1][seed].fresh_cpu_seconds or 0.0))
         for seed in sides[0].keys() & sides[1].keys()
     ]
     return float(np.mean(ratios)) if ratios else None

@@ -2,7 +2,8 @@
 
 For several days events are planted in the log, on the day itself and on the days after it: of many users, half of them
 with the very items that are asked for. Takers and votes of that day's events must be what they were, and so must what
-takers add to the loss of that day's training targets. The same events asked a few days later must see what was planted;
+takers add to the loss of that day's training targets. A mean of item vectors stands for the state of a ranker, because
+every ranker's state comes from the items alone. The same events asked a few days later must see what was planted;
 otherwise the check could not fail.
 
 Shape suffixes:  P planted events
@@ -22,6 +23,7 @@ from training.data.event_log import EventLog, event_log
 from training.data.training_set import TrainingSet
 from training.evaluation.fresh_features import FreshFeatures
 from training.evaluation.ranking import Event, evaluation_events
+from training.evaluation.state_votes import StateVotes
 from training.fitting.recipes import TAKERS_OFFSET
 from training.fitting.takers_offset import TakersOffset
 
@@ -64,12 +66,17 @@ class Known:
     def __init__(self, training_set: TrainingSet, split: str) -> None:
         self._training_set, self._split = training_set, split
         self._features = FreshFeatures(training_set, split)
+        self._state_votes = StateVotes(self._features, self._states)
 
     def values(self, events: Sequence[Event]) -> list[np.ndarray]:
         """Takers and votes of events of one day; for training targets also what takers add to every item's score."""
         takers = [each for event in events for each in self._features.takers(event)]
-        votes = [each for found in self._features.votes(events) for each in (found.items, found.weights)]
+        voted = [*self._features.votes(events), *self._state_votes.votes(events)]
+        votes = [each for found in voted for each in (found.items, found.weights)]
         return [*takers, *votes, *([self._offset(events[0].day)] if self._split == TRAIN else [])]
+
+    def _states(self, histories: Sequence[np.ndarray], users: Sequence[int] | None = None) -> np.ndarray:  # noqa: ARG002
+        return np.stack([self._training_set.item_semantic[history - 1].mean(0) for history in histories])
 
     def _offset(self, day: int) -> np.ndarray:
         num_items = len(self._training_set.item_ids)

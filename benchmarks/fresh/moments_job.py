@@ -7,8 +7,8 @@ Writes:  measurements.jsonl in --out
 
 A made-up shop (`made_up_shop.py`) is brought up to the day before, with a state of `user_features` from before the
 window. Then all Spark jobs of the day run through their `main`, without a language model: descriptions from facts,
-made-up unit vectors, all neighbours compared, Milvus-Lite. CPU seconds are those of driver, JVM
-and workers; one session runs all jobs, so its start counts for none of them.
+made-up unit vectors, all neighbours compared, Milvus-Lite. CPU seconds are those of driver, JVM and workers. One
+session runs all jobs, so its start counts for none of them.
 
 The measurement is one line of measurements.jsonl and is never made again: delete its line to measure again.
 """
@@ -30,7 +30,7 @@ from benchmarks.core import command
 from benchmarks.core.machine import machine
 from benchmarks.core.spark import local_spark
 from benchmarks.core.store import Conditions, Measurements, PlannedMeasurement
-from benchmarks.core.summary import FigureOf, Found, Goal
+from benchmarks.core.summary import Found
 from benchmarks.fresh.made_up_shop import Size, write_day, write_items
 from grasp import tables
 from grasp.days import plus_days
@@ -63,11 +63,9 @@ def make_encoder() -> MadeUpEncoder:
 
 
 def share_of_moments(found: Found) -> float:
+    """CPU seconds of `find_moments` over those of all jobs of the day."""
     seconds = found["cpu_seconds"]
     return float(seconds["find_moments"] / sum(seconds.values()))
-
-
-FIGURES: dict[str, FigureOf] = {"moments_job_share": (Goal(0.5, "at most"), KIND, share_of_moments)}
 
 
 def measure_day(settings: Settings, size: Size) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from benchmarks.fresh.figures import (
 from benchmarks.quality.comparison import GRASP, HR, NDCG, System, per_event
 from benchmarks.quality.report import PROTOCOLS
 from benchmarks.quality.rows import DAYS, FILTERED, OVERALL
-from benchmarks.quality.scorers import TAKERS, VOTES
+from benchmarks.quality.scorers import STATE_VOTES, STORED_VOTES, TAKERS
 from grasp.tables import TAKER_DAYS
 from training.evaluation.metrics import Interval, bootstrap_interval
 
@@ -49,15 +49,17 @@ OVER_TIME: tuple[tuple[str, str, Name], ...] = (
 NOTE = (
     "Gains are ratios of filtered NDCG@10 in the full ranking, GRASP's unless another system is named, with the "
     "history kernel on both sides. `time_gain` is *takers* over *kernel*, `moments_gain` is *fresh* over *takers* "
-    "(`_low`: the lower end of its interval), `chosen_gain` is *chosen* over *kernel*. "
+    "(`_low`: the lower end of its interval), `stored_votes_gain` is *stored* over *takers*, "
+    "`moments_true_over_permuted_text` is *stored* over *permuted*, `chosen_gain` is *chosen* over *kernel*. "
     "`recipe_over_llm_init_published` sets *fresh* against LLMInit as its authors have it, without the kernel, by "
     "global time; `_leave_one_out` does so in the order of the file. A figure without a goal is only reported; one "
     "that was not measured yet has no value and meets no goal."
 )
 TESTS = (
-    "Known are takers, votes, and what takers add to the loss. Tests plant such events for the day's tables "
-    "(`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and for the answers of the "
-    "service (`tests/serving/ranking/test_fresh_scores.py`, `tests/serving/releases/test_moments_of_a_release.py`)."
+    "Known are takers, both kinds of votes, and what takers add to the loss. Tests plant such events for the day's "
+    "tables (`tests/spark_jobs/test_build_features.py`, `tests/spark_jobs/test_find_moments.py`) and for the answers "
+    "of the service (`tests/serving/ranking/test_fresh_scores.py`, "
+    "`tests/serving/releases/test_moments_of_a_release.py`)."
 )
 
 
@@ -90,9 +92,11 @@ def facts(measured: Sequence[Place]) -> list[str]:
         *(_place_fact(place, measured[0]) for place in measured),
         f"*kernel*: the ranker with its history kernel, trained without takers (*{UNTAUGHT}*). *takers*: with the "
         f"takers of the last {', '.join(map(str, TAKER_DAYS))} days, too, in training and in scores; with *{UNTAUGHT}* "
-        "in scores alone. *fresh*: with the votes of recent similar moments, too. "
-        "Features are as of the day before each event. *frozen*: nothing is known after the day before the cut, with "
-        "the same weights. *permuted*: moments are compared by item vectors that were permuted among items. *chosen*: "
+        "in scores alone. *fresh*: with state votes, too, of recent moments whose state in the ranker is like the "
+        "user's. *stored*: with the votes of moments with similar texts and items instead, a daily feature. Here every "
+        "user has them; the daily job leaves out who was not active lately. Features are as of the day before each "
+        "event. *frozen*: nothing is known after the day before the cut, with the same weights. *permuted*: like "
+        "*stored*, with item vectors that were permuted among items. *chosen*: "
         "the features that validation chooses. Weights are fitted to validation events, with the ranker that was "
         "trained on what was known then.",
         f"All systems have {shape}, without trials. *{AS_GRASP}*: trained in GRASP's way. *{BEST_WIDTH}*: the "
@@ -210,15 +214,16 @@ def weights_section(measured: Sequence[Place]) -> Section | None:
             added = (each.info.chosen or {}).get("added") or {}
             is_repeated = each.row.ablation == WEEKLY or each.row.addition.endswith("_frozen")
             if TAKERS in added and not is_repeated:
-                weights = [f"{weight:.3f}" for weight in (*added[TAKERS], added[VOTES])]
+                weights = [f"{weight:.3f}" for weight in (*added[TAKERS], added[STORED_VOTES], added[STATE_VOTES])]
                 label = System((each,)).label
                 rows.append([place.name, label, str(each.row.seed), added.get("choice", "given"), *weights])
     if not rows:
         return None
-    header = ["", "system", "seed", "features", *(f"{days} days" for days in TAKER_DAYS), "votes"]
+    header = ["", "system", "seed", "features", *(f"{days} days" for days in TAKER_DAYS), "stored votes", "state votes"]
     text = (
-        "What fresh features add to a score: the weight of each window times log(1 + takers), and the weight of votes "
-        "times log(1 + 1000 times the item's share of the votes). Frozen and weekly rows have the weights of *takers* "
+        "What fresh features add to a score: the weight of each window times log(1 + takers), and either the weight "
+        "of stored votes times log(1 + 1000 times the item's share of the votes), or that of state votes times log(1 + "
+        "30 times the sum of the item's votes). Frozen and weekly rows have the weights of *takers* "
         "and *fresh*."
     )
     return Section("Weights", [text, Folded("All weights", [Table(header, sorted(rows))])])
@@ -227,8 +232,8 @@ def weights_section(measured: Sequence[Place]) -> Section | None:
 def cost_section(folder: Path, measured: Sequence[Place]) -> Section:
     """What fresh features cost in training, in the service and in the daily refresh."""
     lines = [
-        f"{place.name}: training {GRASP} with takers, and choosing fresh features, takes {ratio:.3f} times as long as "
-        "training it without either."
+        f"{place.name}: training {GRASP} with takers, and choosing fresh features, takes {ratio:.3f} times the CPU "
+        "seconds of training it without either."
         for place in measured
         if (ratio := place_train_seconds(place))
     ]

@@ -100,7 +100,7 @@ class WeeklyRetraining:
 
     def _store(self, parts: Sequence[Mapping[str, np.ndarray]], rows: Sequence[np.ndarray]) -> None:
         found = self._benchmark.protocol.result(from_arrays(parts, rows))
-        known = asdict(self._at_cut) | {"fresh_seconds": None}
+        known = asdict(self._at_cut) | {"fresh_cpu_seconds": None}
         known |= {name: sum(float(part[name]) for part in parts) for name in SECONDS}
         for of_test in ("num_threads", "commit", "data_checksum", "coverage_at_10", "cross_category_share_at_10"):
             del known[of_test]
@@ -110,6 +110,7 @@ class WeeklyRetraining:
         """One file for each block, below the hash of all that its ranks depend on."""
         known = [
             self._benchmark.data.checksum,
+            BLOCK_DAYS,
             asdict(self._config),
             RECIPE_VERSION,
             self._seed,

@@ -39,7 +39,7 @@ from grasp.files import write_json
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import digest
-from training.evaluation.ranking import evaluation_events, ranker_scorer
+from training.evaluation.ranking import RankerScorer, evaluation_events
 from training.fitting.kernel_calibration import KERNEL_WEIGHT_GRID
 from training.fitting.recipes import RECIPE_VERSION, TrainConfig
 from training.fitting.training_loop import MAX_COMPARED_ITEMS, FittedRanker, fit, refit
@@ -171,11 +171,11 @@ class QualityBenchmark:
         cost = self._cost(config, data, fitted)
         vocabulary = (data.cut.fitting if data.cut else data.training_set).item_ids
         with_kernel, base = (
-            ranker_scorer(fitted.ranker, vocabulary, data.training_set, with_kernel=is_added)
+            RankerScorer(fitted.ranker, vocabulary, data.training_set, with_kernel=is_added)
             for is_added in (True, False)
         )
         validated_with_kernel, validated = (
-            ranker_scorer(chosen.ranker, data.choosing.item_ids, data.choosing, with_kernel=is_added)
+            RankerScorer(chosen.ranker, data.choosing.item_ids, data.choosing, with_kernel=is_added)
             for is_added in (True, False)
         )
         chosen_fresh = chosen.ranker.fresh, chosen.fresh
@@ -202,7 +202,7 @@ class QualityBenchmark:
         return {
             "wall_seconds": fitted.wall_seconds,
             "cpu_seconds": fitted.cpu_seconds,
-            "fresh_seconds": fitted.fresh_seconds,
+            "fresh_cpu_seconds": fitted.fresh_cpu_seconds,
             "num_parameters": sum(weights.numel() for weights in fitted.ranker.parameters()),
             "num_epochs": fitted.num_epochs,
             "best_epoch": fitted.best_epoch,

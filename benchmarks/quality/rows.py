@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,29 +18,13 @@ DAYS = "days "  # since the cut, such as days 11-20
 NUM_DECIMALS = 6  # of a stored metric
 FILE_NAME_PART = re.compile(r"[A-Za-z0-9_.,=+-]*")
 
-# Added to the scores. From `takers` on, it is the kernel with fresh features: takers of the last days, and with `fresh`
-# the votes of recent similar moments too. `_frozen`: nothing is known after the day before the cut. `_permuted`: the
-# item vectors that moments are compared by are permuted. `_chosen`: the features that validation chooses.
-Addition = Literal[
-    "none",
-    "kernel",
-    "max_cosine",
-    "star",
-    "takers",
-    "fresh",
-    "takers_frozen",
-    "fresh_frozen",
-    "fresh_permuted",
-    "fresh_chosen",
-]
-FRESH: tuple[Addition, ...] = (
-    "takers",
-    "fresh",
-    "takers_frozen",
-    "fresh_frozen",
-    "fresh_permuted",
-    "fresh_chosen",
-)
+# The kernel with fresh features: takers of the last days; with `fresh` also the votes of recent moments that are
+# similar to the ranker; with `stored` instead those of moments with similar texts and items. `_frozen`: nothing is
+# known after the day before the cut. `_permuted`: the item vectors that moments are compared by are permuted.
+# `_chosen`: the features that validation chooses.
+FreshAddition = Literal["takers", "fresh", "takers_frozen", "fresh_frozen", "stored", "stored_permuted", "fresh_chosen"]
+FRESH: tuple[FreshAddition, ...] = get_args(FreshAddition)
+Addition = Literal["none", "kernel", "max_cosine", "star"] | FreshAddition  # added to the scores
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,7 @@ class RowInfo:
 
     wall_seconds: float
     cpu_seconds: float
-    fresh_seconds: float | None = None  # of the wall seconds, the choice of fresh features; None where none is made
+    fresh_cpu_seconds: float | None = None  # of the CPU seconds, the choice of fresh features; None where none is made
     num_parameters: int = 0
     num_epochs: int = 0
     best_epoch: int = 0

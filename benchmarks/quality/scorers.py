@@ -12,43 +12,46 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.datasets import BenchmarkData
-from benchmarks.quality.rows import Addition
+from benchmarks.quality.rows import Addition, FreshAddition
 from training.data.training_set import TrainingSet, known_sequences
 from training.evaluation import baselines
 from training.evaluation.fresh_features import FreshFeatures
-from training.evaluation.ranking import Event, Scorer, with_fresh
+from training.evaluation.ranking import Event, RankerScorer, Scorer, with_fresh
+from training.evaluation.state_votes import StateVotes
 from training.fitting.fresh_calibration import (
     CHOICES,
-    Candidates,
     FreshChoice,
     calibration_events,
     candidates_of,
     fit_weights,
+    only,
     set_weights,
 )
 from training.model.fresh_score import FreshScore
 
 ADDED_WEIGHTS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)  # of STAR; 0 leaves it out
 COSINE_WEIGHTS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
-TAKERS, VOTES, KERNEL = "takers", "votes", "kernel"  # the weights in the settings of a row with fresh features
+# The weights in the settings of a row with fresh features.
+TAKERS, STORED_VOTES, STATE_VOTES, KERNEL = "takers", "stored_votes", "state_votes", "kernel"
 
 
 @dataclass(frozen=True)
-class FreshAddition:
+class FreshReads:
     """What a row with fresh features reads."""
 
     choice: str | None  # a key of CHOICES; None: what the training has chosen
     is_frozen: bool = False  # nothing is known after the day before the cut
-    is_permuted: bool = False  # the item vectors that moments are compared by are permuted among items
+    is_permuted: bool = False  # the item vectors that stored votes compare moments by are permuted among items
 
 
-FRESH_ADDITIONS: Mapping[Addition, FreshAddition] = {
-    "takers": FreshAddition("takers"),
-    "fresh": FreshAddition("takers and votes"),
-    "takers_frozen": FreshAddition("takers", is_frozen=True),
-    "fresh_frozen": FreshAddition("takers and votes", is_frozen=True),
-    "fresh_permuted": FreshAddition("takers and votes", is_permuted=True),
-    "fresh_chosen": FreshAddition(None),
+FRESH_ADDITIONS: Mapping[FreshAddition, FreshReads] = {
+    "takers": FreshReads("takers"),
+    "fresh": FreshReads("takers and state votes"),
+    "takers_frozen": FreshReads("takers", is_frozen=True),
+    "fresh_frozen": FreshReads("takers and state votes", is_frozen=True),
+    "stored": FreshReads("takers and stored votes"),
+    "stored_permuted": FreshReads("takers and stored votes", is_permuted=True),
+    "fresh_chosen": FreshReads(None),
 }
 
 
@@ -111,7 +114,7 @@ def star(training_set: TrainingSet, settings: baselines.StarSettings, known_for:
 
 
 class SharedFeatures:
-    """The fresh features of a data set's events. They depend on no ranker, so all rows share them."""
+    """The fresh features of a data set's events that depend on no ranker, so that all rows share them."""
 
     def __init__(self, data: BenchmarkData) -> None:
         self.data = data
@@ -144,13 +147,17 @@ class FreshScorers:
     """A trained ranker's scores with fresh features. Their weights are fitted on validation events."""
 
     def __init__(
-        self, base: Scorer, validated: Scorer, chosen: tuple[FreshScore, FreshChoice], features: SharedFeatures
+        self,
+        base: RankerScorer,
+        validated: RankerScorer,
+        chosen: tuple[FreshScore, FreshChoice],
+        features: SharedFeatures,
     ) -> None:
         """`validated`: the scores of the same ranker, fitted to what was known then. `chosen`: by its training."""
         self._base, self._validated, self._chosen, self._features = base, validated, chosen, features
-        self._candidates: dict[bool, Candidates] = {}
+        self._weights: dict[bool, Tensor] = {}
 
-    def with_addition(self, addition: Addition, kernel: Mapping[str, float]) -> ChosenScorer:
+    def with_addition(self, addition: FreshAddition, kernel: Mapping[str, float]) -> ChosenScorer:
         """The scores with an addition of `FRESH_ADDITIONS`. The settings name the weights of the `kernel`, too."""
         asked, (weights, choice) = FRESH_ADDITIONS[addition], self._chosen
         settings: dict[str, object] = {}
@@ -159,19 +166,26 @@ class FreshScorers:
         else:
             weights = self._fitted(asked.choice, asked.is_permuted)
         features = self._features.of("test", is_frozen=asked.is_frozen, is_permuted=asked.is_permuted)
-        settings |= {TAKERS: weights.takers_weight_W.tolist(), VOTES: weights.vote_weight.item(), KERNEL: dict(kernel)}
-        return ChosenScorer(with_fresh(self._base, weights, features), settings, 1 if asked.choice else len(CHOICES))
+        settings |= {
+            TAKERS: weights.takers_weight_W.tolist(),
+            STORED_VOTES: weights.vote_weight.item(),
+            STATE_VOTES: weights.state_vote_weight.item(),
+            KERNEL: dict(kernel),
+        }
+        score = with_fresh(self._base, weights, features, StateVotes(features, self._base.states))
+        return ChosenScorer(score, settings, 1 if asked.choice else len(CHOICES))
 
     def _fitted(self, choice: str, is_permuted: bool) -> FreshScore:
-        if is_permuted not in self._candidates:
+        if is_permuted not in self._weights:
             features = self._features.of("validation", is_permuted=is_permuted)
             events = calibration_events(self._features.data.choosing)
-            self._candidates[is_permuted] = candidates_of(self._validated, features, events)
+            state_votes = StateVotes(features, self._validated.states)
+            self._weights[is_permuted] = fit_weights(candidates_of(self._validated, features, state_votes, events))
         weights = FreshScore()
-        set_weights(weights, fit_weights(self._candidates[is_permuted], CHOICES[choice]))
+        set_weights(weights, only(self._weights[is_permuted], CHOICES[choice]))
         return weights
 
 
 def weights_of(settings: Mapping[str, Any]) -> Tensor:
     """The weights of all features, (F,), from the settings of a row with fresh features."""
-    return torch.tensor([*settings[TAKERS], settings[VOTES]])
+    return torch.tensor([*settings[TAKERS], settings[STORED_VOTES], settings[STATE_VOTES]])

@@ -169,5 +169,6 @@ def _moments(state_MD: np.ndarray, random: np.random.Generator) -> MomentRows:
         user_M=random.integers(0, num_users, len(state_MD)),
         item_M=_taken(random, len(state_MD)) + 1,
         state_MD=state_MD,
+        age_M=np.sort(random.integers(0, 30, len(state_MD)))[::-1],
         number_of={f"u{number}": number for number in range(num_users)},
     )

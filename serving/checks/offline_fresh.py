@@ -14,6 +14,7 @@ Shape suffixes:  W windows of `TAKER_DAYS`  N items, counted from 1 where they a
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,12 @@ class OfflineFresh:
         """The votes of the moments that are certainly among the nearest, and of all that may be."""
         moments, number_of = self._moments
         state_D = self._states([asking.history], [asking.user])[0]
-        similarity_M = moments.state_MD @ (state_D / np.linalg.norm(state_D))
+        similarity_M = moments.similarity(state_D[None] / np.linalg.norm(state_D))[0]
         near_V = nearest(similarity_M)
         least = similarity_M[near_V].min() if len(near_V) < len(moments) else -np.inf
         rule, user = VoteRule(**(self._manifest.vote_rule or {})), number_of.get(asking.user_id, -1)
         chosen = [np.flatnonzero(similarity_M > least + margin) for margin in (SAME, -SAME)]
-        return [moments.count(each, similarity_M[each], user, rule) for each in chosen]
+        return [moments.count(each, similarity_M[each], user, rule.min_voters) for each in chosen]
 
     @cached_property
     def _moments(self) -> tuple[StateMoments, dict[str, int]]:
@@ -112,4 +113,6 @@ class OfflineFresh:
         state_MD = np.concatenate([unit_states(self._states(batch)) for batch in batches])
         user_M = np.array([number_of[user_id] for user_id in user_ids])
         item_M = np.array([self._number_of.get(item_id, 0) for item_id in item_ids])
-        return StateMoments(state_MD, user_M, item_M), number_of
+        day = date.fromisoformat(self._manifest.day)
+        age_M = np.array([(day - taken.date()).days for taken in rows["event_time"].to_pylist()])
+        return StateMoments(state_MD, age_M, user_M, item_M), number_of

@@ -1,4 +1,4 @@
-"""Reasons from what was taken lately. They name nobody, and none rests on fewer than `MIN_PEOPLE` people.
+"""Reasons from what was taken, lately or ever. They name nobody, and none rests on fewer than `MIN_PEOPLE` people.
 
 votes    without what the votes of similar users add to its score, the item would stand lower in the answer
 takers   the item is among the most taken of the last 7 days, and this adds to its score
@@ -50,7 +50,7 @@ def lifted_by(votes: Sequence[float], scores: Sequence[float]) -> list[float | N
 
 
 def popular_reason(items: ItemSide, row: int) -> str:
-    takers = int(items.takers_7d_N[row])
+    takers, users = int(items.takers_7d_N[row]), int(items.popularity_N[row])
     if takers >= MIN_PEOPLE:
         return f"taken by {takers} people in the last 7 days"
-    return f"popular: {int(items.popularity_N[row])} users"
+    return f"popular: {users} users" if users >= MIN_PEOPLE else f"popular: fewer than {MIN_PEOPLE} users"

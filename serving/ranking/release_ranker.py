@@ -449,7 +449,7 @@ def _load_moments(folder: Path, manifest: Manifest, items: ItemSide) -> ReleaseM
     """The moments of a release; None if it has none, as on the first days."""
     if manifest.vote_rule is None or not folder.is_dir():
         return None
-    return ReleaseMoments(load_moments(folder, items), VoteRule(**manifest.vote_rule))
+    return ReleaseMoments(load_moments(folder, items, manifest.day), VoteRule(**manifest.vote_rule))
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -50,7 +50,7 @@ def carry_moments(settings: Settings, day: str, feature_version: str, staging: P
     rows = _latest(settings, day)
     history_MH = histories_of(rows["history_item_ids"], items) if rows else np.zeros((0, HISTORY_LENGTH), np.int64)
     is_known_M = history_MH.any(axis=1)
-    if not is_known_M.any():
+    if rows is None or not is_known_M.any():
         say("release: it has no moments, so the stored votes count")
         return
     folder, num, started = staging / MOMENTS_FOLDER, np.count_nonzero(is_known_M), time.perf_counter()

@@ -19,6 +19,8 @@ ASSUMED_WIDTH = 384  # numbers of a vector, where no vector is there to count th
 # Of the measured block, at most. More would take longer and say the same.
 MAX_MOMENTS, MAX_ASKING, MAX_ITEMS = 50_000, 160, 20_000
 NUM_TAKEN_EACH = 5  # made-up moments of a user
+FLOAT_BYTES = 4
+BAG_BYTES = 2 * HISTORY_LENGTH * (4 + FLOAT_BYTES)  # item and weight of each step, by moment and by item
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class MomentForecast:
     is_exact: bool  # False: Milvus proposes which moments are compared; its own work is not in the seconds
     num_comparisons: int
     cpu_seconds: float
+    memory_bytes: int  # in each Spark worker, or in the driver where Milvus proposes
     num_measured: int  # comparisons of the measured block
     measured_cpu_seconds: float
     width: int
@@ -60,10 +63,16 @@ def forecast_moments(settings: Settings, counts: MomentCounts) -> MomentForecast
         is_exact,
         num_comparisons,
         seconds * num_comparisons / num_measured if num_measured else 0.0,
+        memory_bytes(counts),
         num_measured,
         seconds,
         counts.width,
     )
+
+
+def memory_bytes(counts: MomentCounts) -> int:
+    """Memory for the vectors and bags of all moments, and for the vectors of all items, as they are and centred."""
+    return FLOAT_BYTES * counts.width * (counts.num_moments + 2 * counts.num_items) + BAG_BYTES * counts.num_moments
 
 
 def count_day(lake: Lake, day: str) -> MomentCounts:
@@ -117,11 +126,13 @@ def _popular(random: np.random.Generator, shape: tuple[int, ...], num_items: int
 
 
 def as_lines(forecast: MomentForecast) -> list[str]:
+    holder = "each worker" if forecast.is_exact else "the driver"
     rows = [
         (f"moments of {forecast.moment_days} days", f"{forecast.num_moments:,}"),
         (f"users of {forecast.active_days} days, who ask", f"{forecast.num_asking:,}"),
         ("comparisons", f"{forecast.num_comparisons:,}"),
         ("CPU seconds", f"{forecast.cpu_seconds:,.0f}"),
+        (f"GB of memory in {holder}", f"{forecast.memory_bytes / 1e9:,.1f}"),
     ]
     lines = ["recent moments", *(f"{name:<34}{value:>18}" for name, value in rows)]
     lines.append(

@@ -84,16 +84,22 @@ class Lake:
             raise ValueError(f"{table.name}: column {', '.join(sorted(missing))} is missing")
         schema = T.StructType.fromDDL(table.ddl)
         typed = rows.select(*(F.col(field.name).cast(field.dataType) for field in schema), "day")
-        staging = self.root / "_staging" / f"{table.name}-{os.getpid()}-{time.monotonic_ns()}"
-        try:
+        with self.staging(table.name) as staging:
             self._stage(table, typed, staging)
             contents = self._contents(table, staging)
             unexpected = set(contents) - set(days)
             if unexpected:
                 raise ValueError(f"{table.name}: rows of {sorted(unexpected)} in a write of {days[0]} to {days[-1]}")
             return [day for day in days if self._replace(table, staging, day, contents.get(day))]
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """A path below the lake for a new folder, which is removed at the end of the block."""
+        place = self.root / "_staging" / f"{name}-{os.getpid()}-{time.monotonic_ns()}"
+        try:
+            yield place
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
 
     def remove_days(self, table: Table, days: list[str]) -> None:
         """Remove days that nobody needs any more. A removal that was cut short leaves a day that does not count."""

@@ -27,6 +27,13 @@ from spark_jobs.storage.lake import Lake
 from spark_jobs.vectors.embedding_table import read_embeddings
 
 ASKING_COLUMNS = ("user_id", "history_item_ids")
+VOTES_SCHEMA = pa.schema(
+    {
+        "user_id": pa.string(),
+        "neighbour_item_ids": pa.list_(pa.string()),
+        "neighbour_item_weights": pa.list_(pa.float32()),
+    }
+)
 _IN_ORDER = [("event_time", "ascending"), ("user_id", "ascending"), ("row_number", "ascending")]
 
 
@@ -83,12 +90,9 @@ class VotingMoments:
         offsets = pa.array(np.cumsum([0, *(len(votes.items) for votes in found)]), pa.int32())
         items = np.concatenate([np.zeros(0, np.int64), *(votes.items for votes in found)]) - 1
         weights = np.concatenate([np.zeros(0, np.float32), *(votes.weights for votes in found)])
-        columns = {
-            "user_id": user_ids.combine_chunks(),
-            "neighbour_item_ids": pa.ListArray.from_arrays(offsets, self.item_ids.take(pa.array(items))),
-            "neighbour_item_weights": pa.ListArray.from_arrays(offsets, pa.array(weights)),
-        }
-        return pa.RecordBatch.from_pydict(columns)
+        voted = pa.ListArray.from_arrays(offsets, self.item_ids.take(pa.array(items)))
+        shares = pa.ListArray.from_arrays(offsets, pa.array(weights))
+        return pa.RecordBatch.from_arrays([user_ids.combine_chunks(), voted, shares], schema=VOTES_SCHEMA)
 
 
 def history_numbers(histories: pa.ChunkedArray, item_ids: pa.Array) -> np.ndarray:

@@ -9,6 +9,7 @@ from grasp.moments import (
     NUM_ID_PLACES,
     NUM_NEAREST,
     Moments,
+    StateMoments,
     VoteRule,
     centred,
     contexts,
@@ -17,6 +18,7 @@ from grasp.moments import (
     moment_hash,
     nearest,
     similarity,
+    unit_states,
 )
 from grasp.tables import MAX_NEIGHBOUR_ITEMS
 
@@ -101,6 +103,11 @@ def test_an_item_needs_enough_different_users():
     assert ask(moments, rule, 1) == {3: 0.5}, "its share is of all votes, those for the other item included"
     assert ask(moments, rule, 1, user=2) == {}, "without the asking user, two are left"
     assert ask(moments, VoteRule(0.0, 0.7, 2), 1) == {2: 0.5, 3: 0.5}
+
+
+def test_who_takes_two_items_votes_for_both():
+    moments = bank(((1,), 0, 2), ((1,), 5, 2), ((1,), 5, 3))
+    assert ask(moments, VoteRule(0.0, 0.7, 1), 1) == pytest.approx({2: 2 / 3, 3: 1 / 3}, abs=1e-6)
 
 
 def many_items(num: int) -> np.ndarray:
@@ -226,3 +233,40 @@ def test_the_nearest_of_many_are_those_that_sorting_finds_and_the_later_of_equal
 
     assert nearest(similarity_M).tolist() == sorted(by_sorting)
     assert nearest(similarity_M[:20]).tolist() == list(range(20))
+
+
+def states(*rows: tuple[float, float]) -> np.ndarray:
+    return unit_states(np.array(rows))
+
+
+def test_states_have_length_one_in_half_precision():
+    assert states((3, 4), (0, 0)).tolist() == [[float(np.float16(0.6)), float(np.float16(0.8))], [0, 0]]
+
+
+def of_states(moments: StateMoments, *state: float, user: int = -1, min_voters: int = 1) -> dict[int, float]:
+    (votes,) = moments.votes(states(state), np.array([user]), min_voters)
+    return dict(zip(votes.items.tolist(), votes.weights.tolist(), strict=True))
+
+
+def test_a_vote_by_state_falls_with_distance_and_age():
+    moments = StateMoments(
+        states((1, 0), (1, 0), (0, 1)), np.array([0, 10, 0]), np.array([1, 2, 3]), np.array([5, 6, 7])
+    )
+
+    found = of_states(moments, 2, 0)
+
+    assert found == pytest.approx({5: 1.0, 6: math.exp(-15 * 0.004 * 10)}, abs=1e-6)  # e^-15 rounds to nothing
+
+
+def test_votes_by_state_add_up_and_are_no_shares():
+    moments = StateMoments(states(*[(1, 0)] * 4), np.zeros(4), np.array([1, 2, 3, 3]), np.array([5, 5, 6, 6]))
+
+    assert of_states(moments, 1, 0) == {5: 2.0, 6: 2.0}
+    assert of_states(moments, 1, 0, min_voters=2) == {5: 2.0}
+    assert of_states(moments, 1, 0, user=1) == {6: 2.0, 5: 1.0}
+
+
+def test_without_moments_nobody_votes_by_state():
+    none = np.zeros(0, np.int64)
+
+    assert of_states(StateMoments(np.zeros((0, 0), np.float32), none, none, none), 1, 0) == {}

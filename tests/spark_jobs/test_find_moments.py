@@ -288,6 +288,14 @@ def test_a_user_who_starts_today_asks_with_what_was_taken_today(lake_with, event
     assert next(iter(votes(lake, SECOND)["cyd"])) == "d"
 
 
+def test_days_without_moments_or_interactions_leave_users_without_votes(lake_with, events):
+    lake = lake_with(moment_active_days=2)
+    for day, asked in ((FIRST, {"ann": {}}), (SECOND, {"ann": {}}), (THIRD, {})):
+        events(lake, day, *(["ann:a"] if day == FIRST else []))
+        find_moments.main(lake, day)
+        assert (moments(lake, day), votes(lake, day)) == ([], asked)
+
+
 def test_a_day_without_item_embedding_is_named(lake_with):
     with pytest.raises(FileNotFoundError, match="item_embedding has no partition for 1998-03-01"):
         find_moments.main(lake_with(), FIRST)
@@ -314,6 +322,7 @@ def test_what_milvus_proposes_gives_the_same_votes(lake_with, events, capsys):
     held = in_milvus(proposed)
     assert len(held) == 5 * 40  # the first of six interactions is no moment
     assert {each.id for each in held} == {FIRST, SECOND}, "no row names a user"
+    assert not list((proposed.root / "_staging").glob("votes-*")), "the file of the votes is gone"
 
 
 def test_a_collection_that_proposes_too_little_names_the_setting(lake_with, events):

@@ -2,9 +2,11 @@ from datetime import timedelta
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from grasp.days import end_of
+from training import build_training_set
 from training.build_training_set import align_features, assign_splits
 from training.command import check_days
 from training.data.training_set import load_training_set, require_training_set, to_training_set, write_training_set
@@ -68,6 +70,38 @@ def test_a_planted_later_event_changes_nothing_that_is_trained_or_validated_on()
     )
 
     pd.testing.assert_frame_equal(after[after["split"] != "test"].reset_index(drop=True), before)
+
+
+def test_the_log_holds_every_interaction_each_users_in_order(settings, monkeypatch):
+    """Users without features and items that are newer than the cutoff, too: others see what they took."""
+    rows = interactions(("late", "new", 9, 7), ("b", "i1", -1, 12), *FIVE, ("b", "i0", -1, 3), ("a", "new", 3, 5))
+    monkeypatch.setattr(build_training_set, "read_interactions", lambda *_: rows)
+    monkeypatch.setattr(
+        build_training_set, "_read_partition", lambda *_: pa.table({"item_id": [f"i{n}" for n in range(5)]})
+    )
+    monkeypatch.setattr(build_training_set, "features_as_of", lambda *_: (pd.DataFrame(), pd.DataFrame()))
+
+    log = build_training_set.build_tables(settings, "1998-04-22", "1998-02-28")["log"]
+
+    wanted = [*(("a", f"i{n}") for n in range(5)), ("a", "new"), ("b", "i0"), ("b", "i1"), ("late", "new")]
+    assert list(log[["user_id", "item_id"]].itertuples(index=False, name=None)) == wanted
+
+
+def test_users_of_the_log_without_features_are_numbered_after_the_others(frames):
+    rows = [("0", "6"), ("c", "new"), ("z", "6"), ("z", "2")]  # of whom only c has features
+    later = pd.DataFrame(
+        [(user, item, CUTOFF + timedelta(days=1), 99) for user, item in rows], columns=frames["log"].columns
+    )
+
+    log = to_training_set(frames | {"log": pd.concat([frames["log"], later])}).log("test")
+
+    found = list(zip(log.user_E.tolist(), log.item_E.tolist(), log.day_E.tolist(), strict=True))
+    assert found[-4:] == [(0, 6, 10286), (3, 6, 10286), (4, 6, 10286), (4, 2, 10286)]  # an unknown item is in no log
+    assert [pair[:2] for pair in found[:10]] == [
+        *((0, item) for item in range(1, 6)),
+        *((1, item) for item in (2, 3, 1)),
+        *((2, item) for item in (4, 5)),
+    ]
 
 
 def test_features_are_joined_by_key_whatever_order_they_come_in():

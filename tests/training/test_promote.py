@@ -167,6 +167,23 @@ def test_a_model_in_force_with_a_smaller_catalogue_is_scored_on_all_items(traine
     assert found[loaded.metadata.name]["ndcg@10"].shape == (2,)
 
 
+def test_models_are_judged_with_what_was_taken_by_the_day_before(trained, frames, tmp_path):
+    """The user has not had the items 4, 5 and 6. Two of them were taken by then, but not 6, the target."""
+    events = frames["events"]
+    is_had = ~((events["user_id"] == "a") & events["item_id"].isin(["4", "5"]))
+    training_set = to_training_set(frames | {"events": events[is_had]})
+    loaded = load_ranker(make_model(tmp_path, frames, seed=1))
+    asked = promote.evaluation_events(training_set, "test")[-1:]
+    found = []
+    for weight in (50.0, -50.0):
+        loaded.ranker.fresh.takers_weight_W.fill_(weight)
+        metrics = promote.evaluate_models(training_set, asked, [loaded], MomentWindow())
+        found.append({name: float(each["ndcg@10"][0]) for name, each in metrics.items()})
+
+    assert [each[loaded.metadata.name] for each in found] == pytest.approx([0.5, 1])  # the last of three, the first
+    assert [each["popular lately"] for each in found] == pytest.approx([0.5, 0.5])
+
+
 def test_without_test_events_the_model_is_refused(trained, frames):
     events = frames["events"]
     only_before = frames | {"events": events[events["split"] != "test"]}

@@ -237,22 +237,25 @@ def with_fresh(score: Scorer, weights: "FreshScore", features: FreshFeatures, st
     """The scorer with what fresh features add to it. Stored votes only count for a ranker that reads no state votes."""
     import torch
 
+    reads_votes = weights.reads_votes or weights.reads_state_votes
+
     def scored(events: Sequence[Event]) -> np.ndarray:
         score_EN = np.require(score(events), requirements=["C", "W"])
         if weights.reads_takers:
             for score_N, event in zip(score_EN, events, strict=True):
                 item_A, takers_WA = features.takers(event)
                 score_N[item_A - 1] += weights.of_takers(torch.from_numpy(takers_WA)).numpy()
-        for score_N, (item_V, value_V) in zip(score_EN, voted(events), strict=False):
-            score_N[item_V - 1] += value_V
+        if reads_votes:
+            for score_N, (item_V, value_V) in zip(score_EN, voted(events), strict=True):
+                score_N[item_V - 1] += value_V
         return score_EN
 
     def voted(events: Sequence[Event]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if weights.reads_state_votes:
             for votes in state_votes.votes(events):
                 yield votes.items, weights.of_state_votes(torch.from_numpy(votes.weights)).numpy()
-        elif weights.reads_votes:
+        else:
             for votes in features.votes(events):
                 yield votes.items, weights.of_votes(torch.from_numpy(votes.weights)).numpy()
 
-    return scored if weights.reads_takers or weights.reads_votes or weights.reads_state_votes else score
+    return scored if weights.reads_takers or reads_votes else score

@@ -43,14 +43,15 @@ class StateVotes:
         if not events:
             return []
         user_Q = np.array([event.user for event in events])
-        state_QD = unit_states(self._states([event.history for event in events], user_Q))
+        state_QD = unit_states(self._states([event.history for event in events], user_Q.tolist()))
         found, rows_of = [NO_VOTES] * len(events), defaultdict(list)
         for row, event in enumerate(events):
             if len(event.history):
                 rows_of[self._features.known_day(event)].append(row)
         for day, rows in rows_of.items():
-            voting, rule = self._moments(day), self._features.window.rule
-            for row, votes in zip(rows, voting.votes(state_QD[rows], user_Q[rows], rule), strict=True):
+            voting = self._moments(day)
+            every = voting.votes(state_QD[rows], user_Q[rows], self._features.window.rule.min_voters)
+            for row, votes in zip(rows, every, strict=True):
                 found[row] = votes
         return found
 
@@ -58,7 +59,8 @@ class StateVotes:
         """The moments that are known at the end of a day."""
         begin, end = np.searchsorted(self._day_M, [day - self._features.window.num_days + 1, day + 1])
         recent = slice(max(begin, end - MAX_STATES), end)
-        return StateMoments(self._known_states(recent), self._user_M[recent], self._item_M[recent])
+        age_M = day - self._day_M[recent]
+        return StateMoments(self._known_states(recent), age_M, self._user_M[recent], self._item_M[recent])
 
     def _known_states(self, recent: slice) -> np.ndarray:
         history_EH = self._features.log.history_EH

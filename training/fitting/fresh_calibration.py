@@ -15,7 +15,7 @@ Shape suffixes:  E events  C candidates of an event, 0 is none  V voted items
                  F features (takers of each window, the stored votes, the state votes)
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +45,7 @@ CHOICES: dict[str, tuple[int, ...]] = {  # the features that each reads
     "takers and stored votes": (*TAKERS, STORED_VOTES),
     "takers and state votes": (*TAKERS, STATE_VOTES),
 }
-LEAST_SCORE = -1e9  # finite, because a gradient of infinity is none
+LEAST_SCORE = -1e9  # of no candidate: below every target
 LEAST_GAIN = 1.0  # standard errors by which more features must be better than fewer
 
 
@@ -61,7 +61,7 @@ class FreshChoice:
 class Candidates:
     """Scores and features of the candidates of all events. The target is the first candidate."""
 
-    score_EC: Tensor  # LEAST_SCORE for none
+    score_EC: Tensor  # LEAST_SCORE where an event has fewer candidates
     feature_ECF: Tensor
     user_E: np.ndarray
     num_items: int
@@ -77,19 +77,28 @@ def calibrate_fresh(
     """
     state_votes = StateVotes(features, score.states)
     candidates = candidates_of(score, features, state_votes, calibration_events(training_set))
-    values = _cross_fitted(candidates)
-
-    def helps(name: str, before: str) -> bool:
-        gain = values[name] - values[before]
-        return bool(gain.mean() > LEAST_GAIN * _standard_error(gain, candidates.user_E))
-
-    chosen = "takers" if helps("takers", "none") else "none"
-    helpful = [name for name in list(CHOICES)[2:] if helps(name, chosen)]
-    chosen = helpful[-1] if helpful else chosen
-    read = {feature for name in (chosen, *helpful) for feature in CHOICES[name]}
-    set_weights(fresh, only(fit_weights(candidates), read))
+    values = cross_fitted(candidates)
+    chosen, weighted = choose(values, candidates.user_E)
+    set_weights(fresh, only(fit_weights(candidates), weighted))
     gains = {name: bootstrap_interval(values[name] - values["none"], candidates.user_E) for name in CHOICES}
     return FreshChoice(chosen, gains)
+
+
+def choose(values: Mapping[str, np.ndarray], user_E: np.ndarray) -> tuple[str, set[int]]:
+    """The choice, and the features that get a weight: its own, and the stored votes if they help.
+
+    More features help if they are better than fewer by `LEAST_GAIN` standard errors; votes are compared with the choice
+    before them, state votes come first. `values` are the NDCG of each event by choice, (E,).
+    """
+
+    def helps(name: str, before: str) -> bool:
+        gain_E = values[name] - values[before]
+        return bool(gain_E.mean() > LEAST_GAIN * _standard_error(gain_E, user_E))
+
+    base = "takers" if helps("takers", "none") else "none"
+    helpful = [name for name in list(CHOICES)[2:] if helps(name, base)]
+    chosen = [base, *helpful]
+    return chosen[-1], {feature for name in chosen for feature in CHOICES[name]}
 
 
 def calibration_events(training_set: TrainingSet) -> list[Event]:
@@ -210,7 +219,7 @@ def _search(score_EC: Tensor, feature_ECF: Tensor, features: Sequence[int], num_
     return weights, total_EC
 
 
-def _cross_fitted(candidates: Candidates) -> dict[str, np.ndarray]:
+def cross_fitted(candidates: Candidates) -> dict[str, np.ndarray]:
     """NDCG@10 of each choice among the candidates, (E,): the weights for half of the users come from the other half."""
     half_of = np.random.default_rng(0).integers(0, 2, candidates.user_E.max(initial=0) + 1)
     half_E, values = half_of[candidates.user_E], {name: np.zeros(len(candidates.user_E)) for name in CHOICES}
@@ -228,8 +237,8 @@ def _ndcg(candidates: Candidates, weights_F: Tensor) -> np.ndarray:
     return ndcg_E
 
 
-def _standard_error(values: np.ndarray, users: np.ndarray) -> float:
+def _standard_error(values_E: np.ndarray, user_E: np.ndarray) -> float:
     """Of the mean, with the values of one user taken together."""
-    _, user = np.unique(users, return_inverse=True)
-    total = np.bincount(user, values - values.mean())
-    return float(np.sqrt(np.square(total).sum()) / max(len(values), 1))
+    _, place_E = np.unique(user_E, return_inverse=True)
+    total = np.bincount(place_E, values_E - values_E.mean())
+    return float(np.sqrt(np.square(total).sum()) / max(len(values_E), 1))

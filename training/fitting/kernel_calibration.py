@@ -33,8 +33,8 @@ def calibrate_kernel(
 
     The criterion is the mean of (1 - rank / N) ** 100, ranks from 0: the chance of beating a hundred random items. It
     generalises better to other users than NDCG@10 (docs/decisions/history-kernel.md). If there are more than
-    `max_events` targets, a fixed random sample is used. Scores know no fresh
-    features: with them the weights of Beauty's kernel came out worse (docs/decisions/fresh-features.md).
+    `max_events` targets, a fixed random sample is used. Scores have no fresh features: with them, Beauty's NDCG@10 was
+    lower (docs/decisions/fresh-features.md).
     """
     events = evaluation_events(training_set, "validation")
     if len(events) > max_events:

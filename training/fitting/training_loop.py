@@ -93,7 +93,7 @@ class FittedRanker:
     fresh: FreshChoice  # which fresh features are read, and what they gained on validation
     wall_seconds: float
     cpu_seconds: float
-    fresh_seconds: float  # of the wall seconds, the choice of fresh features
+    fresh_cpu_seconds: float  # of the CPU seconds, the choice of fresh features
 
 
 def fit(
@@ -134,10 +134,11 @@ def fit(
     if ranker.kernel is not None:
         calibrate_kernel(ranker, ranker.kernel, training_set)
         with_kernel = validate(ranker, training_set, fresh=in_loss)
-    started_fresh = time.monotonic()
+    started_fresh = time.process_time()
     score = RankerScorer(ranker, training_set.item_ids, training_set)
     fresh = calibrate_fresh(ranker.fresh, score, features, training_set)
-    seconds = time.monotonic() - started, time.process_time() - started_cpu, time.monotonic() - started_fresh
+    ended_cpu = time.process_time()
+    seconds = time.monotonic() - started, ended_cpu - started_cpu, ended_cpu - started_fresh
     return FittedRanker(ranker.eval(), best_epoch, epoch, with_kernel, best, fresh, *seconds)
 
 

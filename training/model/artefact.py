@@ -33,7 +33,7 @@ class RankerMetadata:
     day: str
     cutoff: str  # last day whose interactions it was trained with
     seed: int
-    metrics: dict[str, float]  # on the validation targets, without fresh features
+    metrics: dict[str, float]  # on the validation targets, before fresh features were chosen
     fresh: dict[str, Any] = field(default_factory=dict)  # the fresh features that are read, and what each choice gained
 
 

@@ -2,7 +2,7 @@
 
     added(x) = sum over windows w of takers_weight_w * log(1 + takers_w(x))
              + vote_weight * log(1 + 1000 * weight of x among the stored votes)
-            or state_vote_weight * log(1 + 100 * weight of x among the state votes)
+            or state_vote_weight * log(1 + 30 * weight of x among the state votes)
 
 *Stored votes* are those of the daily features: of recent moments with similar texts and items. *State votes* are those
 of recent moments that are similar to this ranker (`grasp/moments.py`). They take the place of the stored ones wherever
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from grasp.tables import TAKER_DAYS
 
-VOTE_SCALE, STATE_VOTE_SCALE = 1000.0, 100.0  # of shares of all votes, and of sums of votes
+VOTE_SCALE, STATE_VOTE_SCALE = 1000.0, 30.0  # of shares of all votes, and of sums of votes
 
 
 class FreshScore(nn.Module):

@@ -18,8 +18,9 @@ from benchmarks.quality.protocol import TestProtocol
 from benchmarks.quality.results import Results
 from training.data.training_set import training_sequences
 from training.evaluation.ranking import Event, evaluation_events
+from training.fitting.fresh_calibration import CHOICES
 
-TAUGHT = ("takers", "fresh", "fresh_chosen", "takers_frozen", "fresh_frozen", "fresh_permuted")
+TAUGHT = ("takers", "fresh", "fresh_chosen", "takers_frozen", "fresh_frozen", "stored", "stored_permuted")
 UNTAUGHT = ("kernel", "takers", "fresh")
 
 
@@ -67,18 +68,18 @@ def test_by_global_time_grasp_and_its_rivals_are_shown_with_fresh_features(shop)
     every = Results(out / "beauty-global-time").rows()
     rows = {each.row.addition: each.info for each in every if each.row.row_id in grasp}
     takers, fresh, frozen, permuted, chosen = (
-        rows[name].chosen["added"] for name in ("takers", "fresh", "takers_frozen", "fresh_permuted", "fresh_chosen")
+        rows[name].chosen["added"] for name in ("takers", "fresh", "takers_frozen", "stored_permuted", "fresh_chosen")
     )
     assert takers == frozen
-    assert takers["votes"] == 0
+    assert takers["stored_votes"] == takers["state_votes"] == 0
     assert len(takers["takers"]) == 5
     assert any(takers["takers"])
-    assert fresh.keys() == permuted.keys() == {"takers", "votes", "kernel"}
-    assert chosen["choice"] in ("none", "takers", "takers and votes")
-    assert 0 < rows["takers"].fresh_seconds < rows["takers"].wall_seconds
+    assert fresh.keys() == permuted.keys() == {"takers", "stored_votes", "state_votes", "kernel"}
+    assert chosen["choice"] in CHOICES
+    assert 0 < rows["takers"].fresh_cpu_seconds < rows["takers"].cpu_seconds
     assert rows["takers"].chosen["settings"]["width"] == 8
     assert rows["takers"].recipe["takers_offset"]
-    assert (rows["takers"].num_trials, rows["fresh_chosen"].num_trials) == (1, 3)
+    assert (rows["takers"].num_trials, rows["fresh_chosen"].num_trials) == (1, 4)
     figures = json.loads((out / "summary.json").read_text())["figures"]
     assert figures["time_gain"]["value"] > 0
     assert figures["ids_time_gain"]["value"] > 0

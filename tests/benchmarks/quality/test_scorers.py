@@ -76,9 +76,17 @@ def test_nothing_added_is_the_base_itself(data_of, sequences):
     assert scorers.with_addition(base, base, "none", data, []).score is base
 
 
-def by_number(asked: Sequence[Event]) -> np.ndarray:
-    """A ranker that prefers items with high numbers, a little."""
-    return np.tile(np.arange(12, dtype=np.float32) / 100, (len(asked), 1))
+class ByNumber:
+    """A ranker that prefers items with high numbers, a little. Its state is the newest item."""
+
+    def __call__(self, asked: Sequence[Event]) -> np.ndarray:
+        return np.tile(np.arange(12, dtype=np.float32) / 100, (len(asked), 1))
+
+    def states(self, histories, users=None) -> np.ndarray:
+        return np.eye(13, dtype=np.float32)[[history[-1] for history in histories]]
+
+
+by_number = ByNumber()
 
 
 def fresh_scorers(data: BenchmarkData) -> scorers.FreshScorers:
@@ -97,15 +105,19 @@ WAVES = [[1, 2, 3, 4, 5, 6]] * 4 + [[2, 3, 4, 5, 6, 7]] * 4 + [[12, 11, 12, 12, 
 def test_votes_are_read_only_where_they_are_asked_for(data_of):
     fresh = fresh_scorers(data_of(WAVES))
 
-    takers, both = (fresh.with_addition(addition, {}).settings for addition in ("takers", "fresh"))
+    takers, stored, by_state = (
+        fresh.with_addition(addition, {}).settings for addition in ("takers", "stored", "fresh")
+    )
 
     assert any(takers["takers"])
-    assert takers["votes"] == 0
-    assert both["votes"] > 0
-    assert weights_of(both).tolist() == [*both["takers"], both["votes"]]
+    assert takers["takers"] == stored["takers"] == by_state["takers"]
+    assert takers["stored_votes"] == takers["state_votes"] == stored["state_votes"] == by_state["stored_votes"] == 0
+    assert stored["stored_votes"] > 0
+    assert by_state["state_votes"] > 0
+    assert weights_of(by_state).tolist() == [*by_state["takers"], 0, by_state["state_votes"]]
 
 
-@pytest.mark.parametrize("addition", ["takers", "fresh", "fresh_permuted"])
+@pytest.mark.parametrize("addition", ["takers", "fresh", "stored", "stored_permuted"])
 def test_weights_of_fresh_features_are_fitted_to_validation_whatever_the_test_holds(data_of, addition):
     found = [fresh_scorers(data_of(with_target(WAVES, -1, item))).with_addition(addition, {}) for item in (6, 9)]
 
@@ -116,9 +128,10 @@ def test_weights_of_fresh_features_are_fitted_to_validation_whatever_the_test_ho
 def test_what_training_chose_is_neither_fitted_nor_chosen_anew(data_of):
     found = fresh_scorers(data_of(WAVES)).with_addition("fresh_chosen", {"semantic": 4.0})
 
+    no_votes = {"stored_votes": 0, "state_votes": 0}
     gains, kernel = {"none": {"mean": 0, "low": 0, "high": 0}}, {"kernel": {"semantic": 4.0}}
-    assert found.settings == {"choice": "takers", "gains": gains, "takers": [0, 0, 0.5, 0, 0], "votes": 0} | kernel
-    assert found.num_trials == 3
+    assert found.settings == {"choice": "takers", "gains": gains, "takers": [0, 0, 0.5, 0, 0], **no_votes} | kernel
+    assert found.num_trials == 4
 
 
 def test_items_that_nobody_took_lately_keep_their_score(data_of):

@@ -147,8 +147,8 @@ def test_takers_and_votes_are_replayed(serve_fresh, weight, source):
 def test_moments_that_serving_searches_otherwise_are_found(serve_fresh, planted):
     served = serve_fresh(state_vote_weight=3.0)
     if planted == "state":
-        rows = moments.load_moments(served.place / "moments", served.release.items)
-        served.release._moments._search = moments.ExactSearch(-rows.state_MD)
+        rows = moments.load_moments(served.place / "moments", served.release.items, served.release.manifest.day)
+        served.release._moments._search = moments.ExactSearch(-rows.state_MD, 0 * rows.age_M)
     else:
         served.release._moments._number_of = {}  # so that u2 votes for u2
     served.answer("u2")
@@ -171,6 +171,17 @@ def test_rounding_may_choose_between_equally_near_moments(serve_fresh, monkeypat
 
     assert served.check().num_score_differences == 0
     served.answer("u1", scores=[score + 0.1 for score in served.rows[1]["scores"]])
+    assert served.check(limit=1.0).num_score_differences == 1
+
+
+def test_the_scores_of_searched_votes_may_differ_by_more(serve_fresh):
+    """Their weights are rounded to six digits, and one may be rounded otherwise."""
+    served = serve_fresh()
+    for votes_from, recent in (("stored", ()), ("recent_items", ("i7",))):
+        served.answer("u1", recent, votes_from=votes_from)
+        shifted = [score + 5e-3 for score in served.rows[-1]["scores"]]
+        served.answer("u1", recent, votes_from=votes_from, scores=shifted)
+
     assert served.check(limit=1.0).num_score_differences == 1
 
 

@@ -4,6 +4,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def made_up(num: int, num_users: int = 40, seed: int = 1) -> MomentRows:
         random.integers(0, num_users, num),
         random.integers(0, NUM_ITEMS + 1, num),
         states(num),
+        np.sort(random.integers(0, 30, num))[::-1],
         {f"u{number}": number for number in range(num_users)},
     )
 
@@ -65,15 +67,15 @@ def made_up(num: int, num_users: int = 40, seed: int = 1) -> MomentRows:
 @pytest.mark.parametrize(("num", "exact_up_to"), [(30, 100), (6_000, 100_000), (6_000, 5_000)])
 def test_votes_are_those_of_the_definition(num, exact_up_to, caplog):
     """Also where an index proposes the moments that are compared."""
-    rule, rows = VoteRule(sharpness=5, min_voters=2), made_up(num)
+    rule, rows = VoteRule(min_voters=2), made_up(num)
     moments = ReleaseMoments(rows, rule, exact_up_to)
-    exact = StateMoments(rows.state_MD.astype(np.float32), rows.user_M, rows.item_M)
+    exact = StateMoments(rows.state_MD.astype(np.float32), rows.age_M, rows.user_M, rows.item_M)
 
     for row in range(0, num, num // 5):
         asking_D = 7 * rows.state_MD[row].astype(np.float32) + 0.01
         found = moments.votes("u3", asking_D)
 
-        (expected,) = exact.votes((asking_D / np.linalg.norm(asking_D))[None], np.array([3]), rule)
+        (expected,) = exact.votes((asking_D / np.linalg.norm(asking_D))[None], np.array([3]), rule.min_voters)
         assert len(found.items) and found.items.tolist() == (expected.items - 1).tolist()
         np.testing.assert_allclose(found.weights, expected.weights, atol=3e-6)
 
@@ -82,7 +84,7 @@ def rows_of(*moments: tuple[int, int, int]) -> MomentRows:
     """Moments of users u0, u1, ... : the user, the item's row, the axis that the state is near."""
     state_MD = unit_states(np.eye(WIDTH)[[axis for _, _, axis in moments]]).astype(np.float16)
     users, items = (np.array(each) for each in zip(*((user, item + 1) for user, item, _ in moments), strict=True))
-    return MomentRows(users, items, state_MD, {f"u{number}": number for number in range(10)})
+    return MomentRows(users, items, state_MD, np.zeros(len(users), int), {f"u{number}": number for number in range(10)})
 
 
 def near(axis: int, length: float = 1.0) -> np.ndarray:
@@ -90,12 +92,21 @@ def near(axis: int, length: float = 1.0) -> np.ndarray:
 
 
 def test_a_weight_is_the_sum_of_the_votes_whatever_the_length_of_the_state():
-    moments = ReleaseMoments(rows_of((0, 5, 1), (1, 5, 1), (2, 6, 2)), VoteRule(sharpness=2, min_voters=1))
+    moments = ReleaseMoments(rows_of((0, 5, 1), (1, 5, 1), (2, 6, 2)), VoteRule(min_voters=1))
 
     for length in (0.01, 1, 30):
         found = moments.votes("u9", near(1, length))
-        assert found.items.tolist() == [5, 6]
-        assert found.weights.tolist() == pytest.approx([2, np.exp(-2)], abs=1e-6)
+        assert found.items.tolist() == [5]  # a vote of e^-15 rounds to nothing
+        assert found.weights.tolist() == pytest.approx([2], abs=1e-6)
+
+
+def test_each_day_of_age_takes_from_the_vote():
+    rows = replace(rows_of((0, 5, 1), (1, 6, 1)), age_M=np.array([10, 0]))
+
+    found = ReleaseMoments(rows, VoteRule(min_voters=1)).votes("u9", near(1))
+
+    assert found.items.tolist() == [6, 5]
+    assert found.weights.tolist() == pytest.approx([1, np.exp(-15 * 0.004 * 10)], abs=1e-3)
 
 
 def test_a_state_of_zeros_is_near_to_nothing():
@@ -127,7 +138,7 @@ def test_an_item_that_the_release_lacks_gets_no_votes():
 def test_of_equally_near_moments_the_latest_vote(search):
     state_MD = np.repeat(states(1), 1_500, axis=0)
 
-    near_V, similarity_V = search(state_MD).nearest(state_MD[0].astype(np.float32))
+    near_V, similarity_V = search(state_MD, np.zeros(1_500, np.float32)).nearest(state_MD[0].astype(np.float32))
 
     assert near_V.tolist() == list(range(1_500 - NUM_NEAREST, 1_500))
     assert similarity_V == pytest.approx(1, abs=1e-3)
@@ -149,7 +160,7 @@ def test_a_poor_index_is_not_used(caplog, monkeypatch):
             return super().search(-state_D, num)
 
     monkeypatch.setattr(release_moments, "Index", PoorIndex)
-    rows, rule = made_up(6_000), VoteRule(sharpness=5)
+    rows, rule = made_up(6_000), VoteRule()
 
     poor = ReleaseMoments(rows, rule, exact_up_to=5_000)
 
@@ -159,16 +170,17 @@ def test_a_poor_index_is_not_used(caplog, monkeypatch):
 
 
 def test_the_recall_of_an_index_is_that_of_the_nearest_moments():
-    state_MD = states(6_000)
+    state_MD, cost_M = states(6_000), np.linspace(0.12, 0, 6_000, dtype=np.float32)
+    exact = ExactSearch(state_MD, cost_M)
 
     class Half:
         def nearest(self, state_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            near_V, similarity_V = ExactSearch(state_MD).nearest(state_D)
+            near_V, similarity_V = exact.nearest(state_D)
             return near_V[::2], similarity_V[::2]
 
     asking = state_MD[:5].astype(np.float32)
-    assert release_moments.recall(Half(), state_MD, asking) == pytest.approx(0.5)
-    assert release_moments.recall(ExactSearch(state_MD), state_MD, asking) == 1
+    assert release_moments.recall(Half(), state_MD, cost_M, asking) == pytest.approx(0.5)
+    assert release_moments.recall(exact, state_MD, cost_M, asking) == 1
 
 
 @pytest.fixture
@@ -181,10 +193,11 @@ def folder(tmp_path: Path, moment_table) -> Path:
 
 
 def test_moments_are_read_in_their_order(folder: Path):
-    rows = load_moments(folder, item_side(lacking=[7]))
+    rows = load_moments(folder, item_side(lacking=[7]), "1998-03-03")
 
     assert (len(rows), rows.item_M.tolist()) == (3, [4, 0, 2])
     assert [rows.number_of[each] for each in ("ü", "u1", "ü")] == rows.user_M.tolist()
+    assert rows.age_M.tolist() == [2, 2, 2]
     np.testing.assert_array_equal(rows.state_MD, states(3))
 
 
@@ -193,7 +206,7 @@ def test_states_of_other_moments_are_refused(folder: Path, spoilt: np.ndarray):
     np.save(folder / STATES_FILE, spoilt)
 
     with pytest.raises(ValueError, match=f"{folder / STATES_FILE} does not hold a float16 state for each of 3 moments"):
-        load_moments(folder, item_side())
+        load_moments(folder, item_side(), "1998-03-03")
 
 
 @pytest.mark.parametrize("name", [ROWS_FILE, STATES_FILE])
@@ -202,11 +215,11 @@ def test_a_damaged_folder_of_moments_is_named(folder: Path, name: str, damage):
     damage(folder / name)
 
     with pytest.raises(ValueError, match=f"{folder} cannot be read as moments"):
-        load_moments(folder, item_side())
+        load_moments(folder, item_side(), "1998-03-03")
 
 
 def test_a_table_without_users_is_named(folder: Path):
     pq.write_table(pa.table({"item_id": ["i1"] * 3}), folder / ROWS_FILE)
 
-    with pytest.raises(ValueError, match=f"{folder / ROWS_FILE} lacks the columns user_id"):
-        load_moments(folder, item_side())
+    with pytest.raises(ValueError, match=f"{folder / ROWS_FILE} lacks the columns event_time, user_id"):
+        load_moments(folder, item_side(), "1998-03-03")

@@ -48,6 +48,7 @@ def test_votes_are_a_reason_where_the_item_would_stand_lower_without_them():
     assert lifted_by([1.0, 1.0, 0.0, -1.0], [9.0, 8.5, 7.0, 6.0, 5.5]) == [1.0, None, None, None]
     assert lifted_by([0.0, 1.5], [9.0, 8.5, 7.5]) == [None, 1.5]  # would not be in the answer
     assert lifted_by([9.0], [9.0]) == [None]  # nothing else could be in the answer
+    assert lifted_by([1.0], [9.0, 8.0]) == [None]  # as good as the next one without
     assert lifted_by([], []) == []
 
 
@@ -64,3 +65,10 @@ def test_a_popular_item_is_explained_by_the_last_days_if_at_least_three_people_t
     assert popular_reason(items, 0) == "popular: 100 users"
     assert popular_reason(items, 1) == "taken by 3 people in the last 7 days"
     assert popular_reason(replace(items, takers_WN=None), 1) == "popular: 101 users"
+
+
+@pytest.mark.parametrize(("num", "reason"), [(0, "fewer than 3 users"), (2, "fewer than 3 users"), (3, "3 users")])
+def test_no_number_of_one_or_two_is_a_reason(num, reason):
+    items = replace(item_side([2]), popularity_N=np.array([num]))
+
+    assert popular_reason(items, 0) == f"popular: {reason}"

@@ -3,10 +3,11 @@
 import json
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from grasp import tables
-from grasp.moments import VoteRule
+from grasp.moments import VoteRule, centred, contexts
 from grasp.partitions import MissingPartitionError
 from spark_jobs import find_moments
 from spark_jobs.commands.forecast import Speed, forecast_day, main
@@ -210,6 +211,17 @@ def test_cpu_seconds_are_those_of_a_measured_block_times_all_comparisons(setting
     assert proposed.num_measured == 160 * 1_000
 
 
+def test_the_memory_for_moments_is_that_of_their_arrays(settings):
+    counts = MomentCounts(num_moments=300, num_asking=1, num_items=50, width=8)
+    vectors = centred(np.random.default_rng(0).standard_normal((50, 8), np.float32))
+    history_QH = np.stack([np.random.default_rng(row).permutation(50)[:8] + 1 for row in range(300)])
+    held = contexts(history_QH, vectors)
+    bags = (held.bag_QN, held.bag_NQ)
+    of_moments = held.text_QS.nbytes + sum(each.data.nbytes + each.indices.nbytes for each in bags)
+
+    assert forecast_moments(settings, counts).memory_bytes == of_moments + 2 * vectors[1:].nbytes
+
+
 def test_only_the_comparison_is_measured():
     times = iter([5.0, 7.5])
     counts = MomentCounts(num_moments=300, num_asking=2, num_items=50, width=8)
@@ -231,6 +243,8 @@ def test_a_company_s_moments_are_forecast_by_numbers(run):
     text = run(*few, GRASP_MOMENTS="false")
     assert "recent moments" in text
     assert "moments of 30 days" in text
+    assert "GB of memory in each worker" in text
+    assert "GB of memory in the driver" in run(*few, GRASP_MOMENT_EXACT_UP_TO="299")
     assert text.splitlines()[-1] == "switched off: GRASP_MOMENTS=false"
     assert "measured here: 48,000 comparisons of made-up moments, 384 numbers wide, took" in text
 

@@ -1,12 +1,14 @@
 """Formulas on a handful of items, and the published figures on the real data (GRASP_DATA)."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from training.data.event_log import event_log
 from training.evaluation.baselines import (
     best_added_weight,
     best_scorer,
@@ -17,11 +19,13 @@ from training.evaluation.baselines import (
     knn_repeat_popularity,
     markov_popularity,
     max_cosine,
+    popular_lately,
     popularity,
     repeat_popularity,
     star,
     with_added_scores,
 )
+from training.evaluation.fresh_features import FreshFeatures
 from training.evaluation.metrics import ndcg_and_hit_rate
 from training.evaluation.negatives import draw_negatives
 from training.evaluation.ranking import Event, Scorer, rank_events
@@ -114,6 +118,19 @@ def test_max_cosine_of_a_large_catalogue_is_the_same_without_a_table(monkeypatch
     monkeypatch.setattr("training.evaluation.baselines.MAX_TABLE_ITEMS", 3)
 
     assert scores(max_cosine(VECTORS), 3, 4) == pytest.approx(with_table)
+
+
+def test_popular_lately_is_the_week_then_the_month_then_all_time(training_set):
+    """Item 5: one taker of the week. 3: one of the week, two of the month. 4: three of the month. The rest: none."""
+    day = 10_000
+    taken = [([3], [day - 20]), ([4], [day - 20]), ([4], [day - 9]), ([4, 5], [day - 9, day - 1]), ([3], [day - 7])]
+    late = ([6, 6], [day, day + 1])
+    log = event_log(*([np.array(each) for each in column] for column in zip(*taken, late, strict=True)))
+    data = replace(training_set, logs={"test": log})
+
+    [score_N] = popular_lately(data, FreshFeatures(data, "test"))([Event(0, np.array([1]), 2, day)])
+
+    assert (np.argsort(-score_N) + 1).tolist() == [3, 5, 4, 1, 2, 6]  # 1, 2 and 6 by all of their users
 
 
 def test_added_scores_are_added_to_the_log_softmax():

@@ -7,8 +7,9 @@ import torch
 from grasp.moments import VoteRule
 from training.data.event_log import event_log
 from training.data.training_set import TrainingSet
-from training.evaluation.fresh_features import FreshFeatures, MomentWindow
+from training.evaluation.fresh_features import DEFAULT_WINDOW, FreshFeatures, MomentWindow
 from training.evaluation.ranking import Event, with_fresh
+from training.evaluation.state_votes import StateVotes
 from training.model.fresh_score import FreshScore
 
 DAY = 10_000
@@ -75,6 +76,10 @@ def test_an_empty_window_has_no_votes(training_set: TrainingSet, settings):
     assert voted(FreshFeatures(set_of(training_set, *rows), "test", window), Event(0, np.array([2]), 3, DAY)) == {}
 
 
+def test_benchmarks_measure_the_window_and_the_rule_of_the_settings(settings):
+    assert MomentWindow.of(settings) == DEFAULT_WINDOW
+
+
 def test_without_a_log_only_training_events_are_known(training_set: TrainingSet):
     is_training = np.concatenate(training_set.splits) == "train"
     items = np.concatenate(training_set.sequences)[is_training]
@@ -85,20 +90,40 @@ def test_without_a_log_only_training_events_are_known(training_set: TrainingSet)
     assert len(log.item_E) < len(np.concatenate(training_set.sequences))
 
 
+def ones(events):
+    return np.ones((len(events), 6), np.float32)
+
+
+def state_votes(features: FreshFeatures) -> StateVotes:
+    """Of a ranker whose state is the newest item."""
+    return StateVotes(features, lambda histories, users=None: np.eye(9)[[history[-1] for history in histories]])
+
+
 def test_what_is_added_is_takers_and_votes_times_their_weights(training_set: TrainingSet):
     rows = [(1, 2, DAY - 1), (1, 3, DAY - 1), (2, 3, DAY - 1)]
     features, fresh = FreshFeatures(set_of(training_set, *rows), "test", ANYBODY), FreshScore()
     fresh.takers_weight_W[0], fresh.vote_weight = torch.tensor(2.0), torch.tensor(3.0)
     event = Event(0, np.array([2]), 3, DAY)
 
-    [score_N] = with_fresh(lambda events: np.ones((len(events), 6), np.float32), fresh, features)([event])
+    [score_N] = with_fresh(ones, fresh, features, state_votes(features))([event])
 
     added = [0, 2 * np.log(2), 2 * np.log(3) + float(fresh.of_votes(torch.tensor([1.0]))), 0, 0, 0]
     assert score_N == pytest.approx(1 + np.array(added), abs=1e-5)
 
 
 def test_weights_of_zero_leave_the_scorer_as_it_is(training_set: TrainingSet):
-    def score(events):
-        return np.ones((len(events), 6), np.float32)
+    features = FreshFeatures(training_set, "test")
 
-    assert with_fresh(score, FreshScore(), FreshFeatures(training_set, "test")) is score
+    assert with_fresh(ones, FreshScore(), features, state_votes(features)) is ones
+
+
+@pytest.mark.parametrize("of_stored", [0.0, 3.0])
+def test_state_votes_take_the_place_of_stored_ones(training_set: TrainingSet, of_stored):
+    rows = [(user, item, day) for user in (1, 2, 3) for item, day in ((2, DAY - 2), (4, DAY - 1))]
+    features, fresh = FreshFeatures(set_of(training_set, *rows), "test"), FreshScore()
+    fresh.vote_weight, fresh.state_vote_weight = torch.tensor(of_stored), torch.tensor(2.0)
+    event = Event(0, np.array([2]), 3, DAY)
+
+    [score_N] = with_fresh(ones, fresh, features, state_votes(features))([event])
+
+    assert score_N == pytest.approx([1, 1, 1, 1 + 2 * np.log(1 + 30 * 3), 1, 1], abs=1e-4)

@@ -51,23 +51,41 @@ class FixedStates:
         return float(self.state_BTD[row, step] @ self.candidate_ND[item])
 
 
-def loss_of(ranker: FixedStates, config: TrainConfig, given: Batch | None = None) -> float:
+class ProductOffset:
+    """An offset that tells all days and items apart: a hundredth of their product."""
+
+    def of_negatives(self, day_V: Tensor, item_K: Tensor) -> Tensor:
+        return day_V[:, None] * item_K / 100
+
+    def of_targets(self, day_P: Tensor, item_P: Tensor) -> Tensor:
+        return day_P * item_P / 100
+
+
+def loss_of(
+    ranker: FixedStates, config: TrainConfig, given: Batch | None = None, offset: ProductOffset | None = None
+) -> float:
     torch.manual_seed(0)
-    return batch_loss(ranker, given or batch(), config).item()
+    return batch_loss(ranker, given or batch(), config, offset).item()
 
 
 def config_of(loss: str, **changed: object) -> TrainConfig:
     return replace(TrainConfig("x"), loss=loss, **changed)
 
 
-def naive_softmax(ranker: FixedStates, negatives: list[int], num_targets: int = 1, decay: float = 0.5) -> float:
+def naive_softmax(
+    ranker: FixedStates, negatives: list[int], num_targets: int = 1, decay: float = 0.5, *, has_offset: bool = False
+) -> float:
     """Each target against the negatives unknown to its user, in a loop."""
+
+    def score(row: int, step: int, item: int) -> float:
+        return ranker.score(row, step, item) + has_offset * int(DAY_BT[row, step]) * item / 100
+
     total = 0.0
     for row, step, _ in STEPS:
         for distance, target in enumerate(TARGET_BT[row, step : step + num_targets].tolist()):
             items = [target, *(item for item in negatives if item not in KNOWN_BT[row].tolist())]
-            log_sum = math.log(sum(math.exp(ranker.score(row, step, item)) for item in items))
-            total += decay**distance * (log_sum - ranker.score(row, step, target))
+            log_sum = math.log(sum(math.exp(score(row, step, item)) for item in items))
+            total += decay**distance * (log_sum - score(row, step, target))
     return total / len(STEPS)
 
 
@@ -90,6 +108,22 @@ def test_later_targets_of_a_step_have_smaller_weights(num_targets):
 
     assert found == pytest.approx(naive_softmax(ranker, [*range(1, 7)], num_targets), rel=1e-5)
     assert found > loss_of(ranker, config_of("cross_entropy"))
+
+
+@pytest.mark.parametrize("num_targets", [1, 3])
+def test_all_candidates_of_a_step_have_the_offset_of_the_day_of_its_own_target(num_targets):
+    """Later targets have it, too: on their own days more would be known than negatives are judged by."""
+    ranker, config = FixedStates(), config_of("cross_entropy", num_targets=num_targets, target_decay=0.5)
+
+    found = loss_of(ranker, config, offset=ProductOffset())
+
+    assert found == pytest.approx(naive_softmax(ranker, [*range(1, 7)], num_targets, has_offset=True), rel=1e-5)
+    assert found != pytest.approx(loss_of(ranker, config), rel=1e-2)
+
+
+@pytest.mark.parametrize("loss", ["bce", "gbce"])
+def test_losses_without_a_softmax_have_no_offset(loss):
+    assert loss_of(FixedStates(), config_of(loss), offset=ProductOffset()) == loss_of(FixedStates(), config_of(loss))
 
 
 @pytest.mark.parametrize("num_negatives", [1, 3, 5])

@@ -1,12 +1,15 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from training.data.event_log import event_log
+from training.data.training_set import TrainingSet
+from training.evaluation.fresh_features import FreshFeatures
 from training.fitting.takers_offset import TakersOffset
-from training.fitting.training_loop import fit
+from training.fitting.training_loop import fit, validate
 
 DAY = 10_000
 WEIGHTS_W = torch.tensor([0.0, 0.0, 1.0, 0.0, 2.0])  # of the windows of 7 and of 30 days
@@ -36,8 +39,25 @@ def test_a_target_has_the_offset_of_the_day_of_its_step(offset: TakersOffset):
     assert offset.of_targets(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)).tolist() == []
 
 
-def test_a_recipe_with_an_offset_trains_other_weights(training_set, tiny):
-    one_a_day = replace(training_set, days=[DAY + np.arange(len(items)) for items in training_set.sequences])
+@pytest.fixture
+def one_a_day(training_set: TrainingSet) -> TrainingSet:
+    return replace(training_set, days=[DAY + np.arange(len(items)) for items in training_set.sequences])
+
+
+def test_a_recipe_with_an_offset_is_validated_with_it(one_a_day, tiny):
+    weights = (0.0, 0.0, 0.0, 0.0, -9.0)
+    config = tiny("sasrec", takers_offset=weights, max_epochs=1).with_switches(kernel_length=2)
+
+    fitted = fit(one_a_day, config, 0, lambda *_: None)
+
+    fitted.ranker.fresh.takers_weight_W.copy_(torch.tensor(weights))
+    fitted.ranker.fresh.vote_weight.zero_()
+    ask, features = partial(validate, fitted.ranker, one_a_day), FreshFeatures(one_a_day, "validation")
+    assert fitted.metrics_without_kernel == ask(with_kernel=False, fresh=features) != ask(with_kernel=False)
+    assert fitted.metrics == ask(fresh=features) != ask()
+
+
+def test_a_recipe_with_an_offset_trains_other_weights(one_a_day, tiny):
     with_offset, without = (
         fit(one_a_day, tiny("sasrec", takers_offset=weights), 0, lambda *_: None).ranker
         for weights in ((0.0, 0.0, 0.0, 0.0, 5.0), ())

@@ -109,10 +109,12 @@ def test_every_loss_fits_and_the_same_seed_gives_the_same_weights(training_set, 
     assert first.metrics.keys() >= {"ndcg@1", "hr@20"}
 
 
-def test_a_second_training_takes_the_epochs_and_the_kernel_of_the_first(training_set, tiny):
+def test_a_second_training_takes_the_epochs_and_the_added_weights_of_the_first(training_set, tiny):
     config = tiny("sasrec", max_epochs=30, patience=3).with_switches(kernel_length=2)
     chosen = fit(training_set, config, 0, lambda *_: None)
     chosen.ranker.kernel.weights_K.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    chosen.ranker.fresh.takers_weight_W.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
+    chosen.ranker.fresh.vote_weight.fill_(0.6)
 
     again = refit(training_set, config, 0, chosen)
 
@@ -266,11 +268,12 @@ def test_the_reported_time_includes_initialisation_and_calibration(training_set,
         (training_loop, "new_ranker", 1),
         (TrainingRun, "run_epoch", 10),
         (training_loop, "calibrate_kernel", 100),
+        (training_loop, "calibrate_fresh", 1000),
     ):
         monkeypatch.setattr(owner, name, taking(seconds, getattr(owner, name)))
     fitted = fit(training_set, tiny("sasrec").with_switches(kernel_length=2), 0, lambda *_: None)
 
-    assert (fitted.wall_seconds, fitted.cpu_seconds) == (121, 242)
+    assert (fitted.wall_seconds, fitted.cpu_seconds, fitted.fresh_cpu_seconds) == (1121, 2242, 2000)
 
 
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec_grasp"])
