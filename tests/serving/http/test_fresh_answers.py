@@ -47,7 +47,7 @@ def test_an_answer_says_where_its_votes_came_from_and_why_an_item_is_in_it(clien
     of_answer = {each["item_id"]: each for each in answer["items"]}
     assert next(iter(of_answer)) == "i6"
     assert of_answer["i6"]["fresh"]["takers_7d"] == 6
-    assert of_answer["i6"]["fresh"]["votes"] == pytest.approx(3 * np.log1p(100 * 3), abs=0.1)
+    assert of_answer["i6"]["fresh"]["votes"] == pytest.approx(3 * np.log1p(30 * 3), abs=0.1)
     assert of_answer["i6"]["reason"].endswith(f"{OF_VOTES}; taken often this week, by 6 people")
     assert all(each["fresh"]["votes"] is None for each in answer["items"][2:])  # stored votes for i7 do not count
     assert not {"a", "b", "c"} & {word for each in answer["items"] for word in each["reason"].split()}
