@@ -100,7 +100,8 @@ class ExactSearch:
 
     def __init__(self, state_MD: np.ndarray, cost_M: np.ndarray) -> None:
         """`cost_M` is what its age takes from each similarity."""
-        self._state_MD, self._cost_M = torch.from_numpy(state_MD.astype(np.float32)), cost_M
+        # By columns the product takes about half the time.
+        self._state_MD, self._cost_M = torch.from_numpy(np.asarray(state_MD, np.float32, order="F")), cost_M
 
     def nearest(self, state_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         similarity_M = torch.mv(self._state_MD, torch.from_numpy(state_D)).numpy() - self._cost_M
