@@ -43,7 +43,7 @@ SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so
 # on validation (docs/decisions/fresh-features.md).
 STATE_AGE_COST, STATE_SHARPNESS = 0.004, 15.0
 MAX_STATES = 500_000  # moments that are compared by state, the latest ones; serving holds them in memory
-NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
+NUM_SAMPLED = 1024  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
 NUM_ID_PLACES = 128  # of a dense vector, into which the ids of a bag are hashed
 
@@ -221,7 +221,7 @@ def count_votes(user_V: np.ndarray, item_V: np.ndarray, vote_V: np.ndarray, user
     """What other users than `user` vote for: items with enough voters, the `MAX_NEIGHBOUR_ITEMS` of most weight."""
     is_other_V = user_V != user
     user_V, item_V, vote_V = user_V[is_other_V], item_V[is_other_V], vote_V[is_other_V]
-    order = np.lexsort((user_V, item_V))
+    order = np.argsort(item_V * (user_V.max(initial=0) + 1) + user_V, kind="stable")  # by item, then by user
     user_V, item_V, vote_V = user_V[order], item_V[order], vote_V[order]
     is_first_V, is_voter_V = np.ones((2, len(order)), bool)  # of the votes for its item; of its user's for it
     is_first_V[1:] = item_V[1:] != item_V[:-1]

@@ -29,7 +29,7 @@ from training.model.inference import InferenceRanker
 from training.model.ranker import Ranker
 
 NUM_ITEMS, SEMANTIC_SIZE, LENGTH, WIDTH = 12_000, 384, 100, 64
-NUM_SHOP_MOMENTS = 20_000  # those of a month of a shop with so many items
+NUM_SHOP_MOMENTS = 10_000  # the busiest month of Beauty, which has as many items, has 9,404
 NUM_MOMENTS, MOMENTS_PER_USER, NOISE = 200_000, 4, 0.3
 ROUNDS, REQUESTS, NUM_WARM_UP = 9, 200, 50
 

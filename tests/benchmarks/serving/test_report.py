@@ -31,7 +31,7 @@ FOUND = {
     "added": ADDED | {"as_served": ADDED | {"width": 128}},
     "fresh": {
         "num_items": 12_000,
-        "num_shop_moments": 20_000,
+        "num_shop_moments": 10_000,
         "num_moments": 200_000,
         "width": 64,
         "length": 100,
