@@ -142,7 +142,8 @@ class Moments:
             block = slice(start, start + step)
             similarity_QM = similarity(asking.rows(block), self.contexts, rule.text_share)
             for is_known, user, similarity_M in zip(is_known_Q[block], user_Q[block], similarity_QM, strict=True):
-                yield self.count(nearest(similarity_M), similarity_M, user, rule) if is_known else NO_VOTES
+                near_V = nearest(similarity_M)
+                yield self.count(near_V, similarity_M[near_V], user, rule) if is_known else NO_VOTES
 
     def votes_of_proposed(
         self, asking: Contexts, user_Q: np.ndarray, proposed_QP: np.ndarray, rule: VoteRule
@@ -160,13 +161,10 @@ class Moments:
             chosen_V = np.sort(proposed_P[proposed_P >= 0])
             similarity_V = similarity(asking.rows(own), self.contexts.rows(chosen_V), rule.text_share)[0]
             near_V = nearest(similarity_V)
-            yield self._count(chosen_V[near_V], similarity_V[near_V], user, rule)
+            yield self.count(chosen_V[near_V], similarity_V[near_V], user, rule)
 
-    def count(self, chosen_V: np.ndarray, similarity_M: np.ndarray, user: int, rule: VoteRule) -> Votes:
+    def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
         """Count the votes of some moments; those of `user` have none."""
-        return self._count(chosen_V, similarity_M[chosen_V], user, rule)
-
-    def _count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, rule: VoteRule) -> Votes:
         vote_V = np.exp(rule.sharpness * (similarity_V.astype(np.float64) - 1))
         others_V = self.user_M[chosen_V] != user
         share_V = vote_V / max(vote_V[others_V].sum(), np.finfo(np.float64).tiny)
