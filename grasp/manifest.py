@@ -7,8 +7,8 @@
     <releases>/<release id>/items/     the item side: parquet of `item_features`, complete, never changed
     <releases>/<release id>/withdrawn/ items that are never recommended; missing in old releases
     <releases>/<release id>/catalogue/ the attributes: parquet of `items`; missing in old releases
-    <releases>/<release id>/moments/   what users took lately, and before it: parquet of `moments`, the day in each
-                                       name; only for a model that reads votes
+    <releases>/<release id>/moments/   what users took lately, and before it: parquet of `moments`, and the state of
+                                       the model after it; only for a model that reads state votes
     <releases>/<release id>/model/     config.json, vocabulary.json, model.safetensors; missing for `popular`
 """
 

@@ -43,7 +43,7 @@ SIMILARITY_DIGITS = 5  # more are noise of float32; of moments that are equal so
 # on validation (docs/decisions/fresh-features.md).
 STATE_AGE_COST, STATE_SHARPNESS = 0.004, 15.0
 MAX_STATES = 500_000  # moments that are compared by state, the latest ones; serving holds them in memory
-NUM_SAMPLED = 4096  # similarities from which the number of near moments is guessed
+NUM_SAMPLED = 1024  # similarities from which the number of near moments is guessed
 BLOCK_NUMBERS = 8_000_000  # similarities computed at once
 NUM_ID_PLACES = 128  # of a dense vector, into which the ids of a bag are hashed
 
@@ -191,15 +191,19 @@ class StateMoments:
         step = max(1, BLOCK_NUMBERS // len(self))
         for start in range(0, len(state_QD), step):
             block = slice(start, start + step)
-            similarity_QM = state_QD[block] @ self.state_MD.T - STATE_AGE_COST * self.age_M.astype(np.float32)
-            for user, similarity_M in zip(user_Q[block], similarity_QM, strict=True):
+            for user, similarity_M in zip(user_Q[block], self.similarity(state_QD[block]), strict=True):
                 near_V = nearest(similarity_M)
                 yield self.count(near_V, similarity_M[near_V], user, min_voters)
 
+    def similarity(self, state_QD: np.ndarray) -> np.ndarray:
+        """The similarity of every asking state to every moment, less the cost of its age, (Q, M)."""
+        similarity_QM: np.ndarray = state_QD @ self.state_MD.T
+        similarity_QM -= STATE_AGE_COST * self.age_M.astype(np.float32)
+        return similarity_QM
+
     def count(self, chosen_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
         """Count the votes of some moments; those of `user` have none."""
-        vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
-        return count_votes(self.user_M[chosen_V], self.item_M[chosen_V], vote_V, user, min_voters)
+        return state_votes(self.user_M[chosen_V], self.item_M[chosen_V], similarity_V, user, min_voters)
 
 
 def unit_states(state_QD: np.ndarray) -> np.ndarray:
@@ -207,11 +211,17 @@ def unit_states(state_QD: np.ndarray) -> np.ndarray:
     return _unit(state_QD).astype(np.float16).astype(np.float32)
 
 
+def state_votes(user_V: np.ndarray, item_V: np.ndarray, similarity_V: np.ndarray, user: int, min_voters: int) -> Votes:
+    """What moments vote for whose state is so similar, age included; those of `user` have no vote."""
+    vote_V = np.exp(STATE_SHARPNESS * (similarity_V.astype(np.float64) - 1))
+    return count_votes(user_V, item_V, vote_V, user, min_voters)
+
+
 def count_votes(user_V: np.ndarray, item_V: np.ndarray, vote_V: np.ndarray, user: int, min_voters: int) -> Votes:
     """What other users than `user` vote for: items with enough voters, the `MAX_NEIGHBOUR_ITEMS` of most weight."""
     is_other_V = user_V != user
     user_V, item_V, vote_V = user_V[is_other_V], item_V[is_other_V], vote_V[is_other_V]
-    order = np.lexsort((user_V, item_V))
+    order = np.argsort(item_V * (user_V.max(initial=0) + 1) + user_V, kind="stable")  # by item, then by user
     user_V, item_V, vote_V = user_V[order], item_V[order], vote_V[order]
     is_first_V, is_voter_V = np.ones((2, len(order)), bool)  # of the votes for its item; of its user's for it
     is_first_V[1:] = item_V[1:] != item_V[:-1]

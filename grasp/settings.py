@@ -317,7 +317,7 @@ class Settings(BaseSettings):
     )
     online_moments: bool = Field(
         True,
-        description="Whether recent items of a request are compared with the moments of the release for new votes.",
+        description="Whether requests are compared with the moments of the release, for votes that know the visit.",
     )
     search: bool = Field(True, description="Whether the HTTP server answers searches, which takes the encoder.")
     search_timeout_ms: float = Field(

@@ -374,7 +374,7 @@ SERVED_REQUESTS = Table(
         ("feature_day", "string", "day of the features that the answer used", MAY_BE_NULL),
         ("feature_age_hours", "double", "their age", MAY_BE_NULL),
         ("recent_item_ids", "array<string>", "items of the current visit, named by the request, oldest first"),
-        ("votes_from", "string", "where votes came from: recent_items or stored; null without votes", MAY_BE_NULL),
+        ("votes_from", "string", "where votes came from: moments or stored; null without votes", MAY_BE_NULL),
         ("item_ids", "array<string>", "the recommended items, best first"),
         ("scores", "array<float>", "their scores; numbers of users where popular items were the fallback"),
     ),

@@ -64,7 +64,7 @@ ANSWER: dict[str, Any] = {
     "is_stale": False,
     "fallback": None,
     "store_problem": None,
-    "votes_from": "stored",
+    "votes_from": "moments",
     "votes_fallback": None,
 }
 EVIDENCE = Evidence("181", "Return of the Jedi", 0.42, 0.83, is_neighbour=True, shared_categories=["Action"])
@@ -204,12 +204,13 @@ class Answer(BaseModel):
     fallback: Fallback | None = Field(description="Why this is not the usual answer (docs/serving.md); null if it is.")
     store_problem: StoreProblem | None = Field(description="Set if the online store failed, whatever the fallback.")
     votes_from: VotesFrom | None = Field(
-        description="Whether users similar by the features (stored) or by the recent items voted for items; null if "
-        "no votes count."
+        description="Who voted for items: users of the last days who seem similar to the model (moments), or users who "
+        "were similar when the features were computed (stored); null if no votes count."
     )
     votes_fallback: VotesFallback | None = Field(
-        description="Why stored votes stand in for those of the recent items; moments_error: the search failed, and "
-        "the log says why."
+        description="Why moments do not vote although the model reads their votes, so that at most stored ones count; "
+        "no_moments: the release has none, or GRASP_ONLINE_MOMENTS is false; moments_error: the search failed, and the "
+        "log says why."
     )
 
 

@@ -3,24 +3,24 @@
 One thread. Sides take turns request by request, so that a busy machine slows all of them; a figure is the median over
 rounds of what a round's requests say.
 
-Shape suffixes:  T sequence length  N items  W windows of `TAKER_DAYS`  M moments  H items of a history
+Shape suffixes:  T sequence length  N items  W windows of `TAKER_DAYS`  M moments  D width of a state
 """
+
+# ruff: noqa: N803 - the shape suffixes above
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
 
-from grasp.moments import HISTORY_LENGTH, VoteRule
-from grasp.tables import MAX_NEIGHBOUR_ITEMS, TAKER_DAYS
-from serving.lookup.online_store import UserRow
+from grasp.moments import HISTORY_LENGTH, VoteRule, unit_states
+from grasp.tables import TAKER_DAYS
 from serving.ranking.candidates import Additions, Candidates
 from serving.ranking.items import ItemSide
 from serving.ranking.moments import MomentRows, ReleaseMoments
-from serving.ranking.votes import stored_votes
+from serving.releases.carried_moments import states_of
 from training.fitting.recipes import DEFAULT, recipe
 from training.model.config import RankerConfig
 from training.model.enhancers.id_embeddings import UserVectors
@@ -29,20 +29,30 @@ from training.model.inference import InferenceRanker
 from training.model.ranker import Ranker
 
 NUM_ITEMS, SEMANTIC_SIZE, LENGTH, WIDTH = 12_000, 384, 100, 64
-NUM_MOMENTS, NUM_USERS = 200_000, 50_000
+NUM_SHOP_MOMENTS = 10_000  # the busiest month of Beauty, which has as many items, has 9,404
+NUM_MOMENTS, MOMENTS_PER_USER, NOISE = 200_000, 4, 0.3
 ROUNDS, REQUESTS, NUM_WARM_UP = 9, 200, 50
 
 
 def fresh_costs(rounds: int = ROUNDS, requests: int = REQUESTS, num_moments: int = NUM_MOMENTS) -> dict[str, Any]:
-    """What GRASP adds to a request of its backbone, fresh features included, and a search of moments; milliseconds."""
+    """What GRASP adds to a request of its backbone, fresh features included, and a search of moments; milliseconds.
+
+    The moments of a shop are searched in each request; a search among `num_moments` is timed alone.
+    """
     torch.set_num_threads(1)
     random = np.random.default_rng(0)
     items = _items(random)
-    added = _medians(_turns(items, random), rounds, requests, ("backbone", "added", "added_by_fresh"))
-    moments = ReleaseMoments(_moments(random, num_moments), items, VoteRule())
-    search = _medians(lambda: _search(moments, random), rounds, requests, ("search",))
-    sizes = {"num_items": NUM_ITEMS, "width": WIDTH, "length": LENGTH, "num_moments": num_moments}
-    return added | search | sizes | {"rounds": rounds, "requests": requests}
+    ranker = _untrained(DEFAULT, items)
+    state_MD = states_of(ranker, _taken(random, (NUM_SHOP_MOMENTS, HISTORY_LENGTH)) + 1)
+    names = ("backbone", "added", "added_by_fresh", "added_by_search")
+    turn = _turns(items, ranker, ReleaseMoments(_moments(state_MD, random), VoteRule()), random)
+    added = _medians(turn, rounds, requests, names)
+    many = _noisy(state_MD[np.arange(num_moments) % len(state_MD)], random)
+    moments = ReleaseMoments(_moments(many, random), VoteRule())
+    search = _medians(lambda: _search(moments, many, random), rounds, requests, ("search",))
+    sizes = {"num_items": NUM_ITEMS, "width": WIDTH, "length": LENGTH}
+    of_moments = {"num_shop_moments": NUM_SHOP_MOMENTS, "num_moments": num_moments}
+    return added | search | sizes | of_moments | {"rounds": rounds, "requests": requests}
 
 
 def _medians(
@@ -58,12 +68,13 @@ def _medians(
     }
 
 
-def _turns(items: ItemSide, random: np.random.Generator) -> Callable[[], tuple[float, float, float]]:
-    """A function that times one history: the backbone, what GRASP takes beyond it, and fresh features alone."""
-    backbone, grasp = (InferenceRanker(_untrained(name, items)) for name in ("sasrec", DEFAULT))
-    fresh = _untrained(DEFAULT, items).fresh
+def _turns(
+    items: ItemSide, ranker: Ranker, moments: ReleaseMoments, random: np.random.Generator
+) -> Callable[[], tuple[float, ...]]:
+    """A function that times one history: the backbone, what GRASP takes beyond it, fresh features, and their search."""
+    backbone, grasp, fresh = InferenceRanker(_untrained("sasrec", items)), InferenceRanker(ranker), ranker.fresh
     fresh.load_state_dict({name: torch.ones_like(each) for name, each in fresh.state_dict().items()})
-    user, users = _user(items, random), UserVectors(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
+    users = UserVectors(torch.randn(1, SEMANTIC_SIZE), torch.randn(1, SEMANTIC_SIZE))
     plain = Candidates(grasp.candidate_ND[1:])
     with torch.inference_mode():
         takers_N = fresh.of_takers(torch.from_numpy(items.takers_WN))
@@ -71,7 +82,7 @@ def _turns(items: ItemSide, random: np.random.Generator) -> Callable[[], tuple[f
     kernel = grasp.kernel
     assert kernel is not None
 
-    def turn() -> tuple[float, float, float]:
+    def turn() -> tuple[float, ...]:
         items_T = torch.from_numpy(random.integers(1, len(items.ids) + 1, LENGTH))
         marks = [time.perf_counter()]
         view_VTD = backbone.views(items_T, users)
@@ -84,27 +95,26 @@ def _turns(items: ItemSide, random: np.random.Generator) -> Callable[[], tuple[f
         item_L, value_L = kernel.sparse_scores(items_T)
         added = Additions(item_L - 1, value_L)
         marks.append(time.perf_counter())
-        votes = stored_votes(user, items)
-        with torch.inference_mode():
-            value_V = fresh.of_votes(torch.from_numpy(votes.weight_V))
-        added = added + Additions(torch.from_numpy(votes.row_V), value_V)
-        marks.append(time.perf_counter())
         state_D = grasp.state(view_VTD)  # in turn too, so that both find the caches as a request does
-        started = time.perf_counter()
-        hot.scores(state_D, added)
-        scored = time.perf_counter() - started
-        looked_up, backbone_only, plain_scored, views, voted = np.diff(marks)
-        of_fresh = voted + scored - plain_scored
+        marks.append(time.perf_counter())
+        votes = moments.votes("u1", state_D.numpy())
+        marks.append(time.perf_counter())
+        with torch.inference_mode():
+            value_V = fresh.of_state_votes(torch.from_numpy(votes.weights))
+        hot.scores(state_D, added + Additions(torch.from_numpy(votes.items), value_V))
+        marks.append(time.perf_counter())
+        looked_up, backbone_only, plain_scored, views, _, searched, scored = np.diff(marks)
+        of_fresh = searched + scored - plain_scored
         added_seconds = views - looked_up + of_fresh
-        return 1000 * (looked_up + backbone_only), 1000 * added_seconds, 1000 * of_fresh
+        return tuple(1000 * each for each in (looked_up + backbone_only, added_seconds, of_fresh, searched))
 
     return turn
 
 
-def _search(moments: ReleaseMoments, random: np.random.Generator) -> tuple[float]:
-    history = _taken(random, LENGTH).tolist()
+def _search(moments: ReleaseMoments, state_MD: np.ndarray, random: np.random.Generator) -> tuple[float]:
+    (state_D,) = _noisy(state_MD[random.integers(0, len(state_MD), 1)], random).astype(np.float32)
     started = time.perf_counter()
-    moments.votes("u1", history)
+    moments.votes("u1", state_D)
     return (1000 * (time.perf_counter() - started),)
 
 
@@ -142,44 +152,23 @@ def _items(random: np.random.Generator) -> ItemSide:
     )
 
 
-def _user(items: ItemSide, random: np.random.Generator) -> UserRow:
-    """A user with as many voted items as a row may hold."""
-    now = datetime(2026, 1, 5, tzinfo=UTC)
-    voted = random.permutation(NUM_ITEMS)[:MAX_NEIGHBOUR_ITEMS]
-    return UserRow(
-        user_id="u1",
-        sequence=[],
-        sequence_times=[],
-        earlier_item_ids=[],
-        semantic_embedding=items.semantic_NS[0],
-        neighbour_embedding=items.neighbour_NS[0],
-        neighbour_ids=[],
-        neighbour_similarities=np.zeros(0, np.float32),
-        description="",
-        source="facts",
-        is_tail=False,
-        num_interactions=0,
-        gap_days=0,
-        neighbour_item_ids=[items.ids[row] for row in voted],
-        neighbour_item_weights=np.full(len(voted), 1 / len(voted), np.float32),
-        event_timestamp=now,
-        computed_at=now,
-    )
-
-
 def _taken(random: np.random.Generator, shape: int | tuple[int, int]) -> np.ndarray:
     """Rows of items, few of which are taken often."""
     share_N = 1 / (np.arange(NUM_ITEMS) + 20)
     return random.choice(NUM_ITEMS, shape, p=share_N / share_N.sum())
 
 
-def _moments(random: np.random.Generator, num: int) -> MomentRows:
-    """Moments with full histories."""
-    drawn = _taken(random, (num, HISTORY_LENGTH + 1)) + 1
-    users = [f"u{number}" for number in range(NUM_USERS)]
+def _noisy(state_MD: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    noise_MD = random.normal(size=state_MD.shape) * NOISE / np.sqrt(state_MD.shape[1])
+    return unit_states(state_MD + noise_MD).astype(np.float16)
+
+
+def _moments(state_MD: np.ndarray, random: np.random.Generator) -> MomentRows:
+    num_users = max(1, len(state_MD) // MOMENTS_PER_USER)
     return MomentRows(
-        user_M=random.integers(0, NUM_USERS, num),
-        item_M=drawn[:, 0],
-        history_MH=drawn[:, 1:],
-        number_of={user_id: number for number, user_id in enumerate(users)},
+        user_M=random.integers(0, num_users, len(state_MD)),
+        item_M=_taken(random, len(state_MD)) + 1,
+        state_MD=state_MD,
+        age_M=np.sort(random.integers(0, 30, len(state_MD)))[::-1],
+        number_of={f"u{number}": number for number in range(num_users)},
     )

@@ -20,7 +20,7 @@ from serving.lookup.online_store import UserRow
 from serving.lookup.user_lookup import LookupResult, StoreProblem, UserLookup
 from serving.ranking.catalogue import UnknownCategoryError
 from serving.ranking.items import ItemSide
-from serving.ranking.release_ranker import ReleaseRanker
+from serving.ranking.release_ranker import ReleaseRanker, UserState
 from serving.ranking.votes import NO_VOTES, UserVotes
 from serving.releases.buckets import Bucket
 from serving.rollout.follower import LoadedRelease, LoadedReleases, ReleaseFollower
@@ -62,12 +62,11 @@ class AnswerInputs:
     is_stale: bool
     fallback: Fallback | None
     store_problem: StoreProblem | None
-    votes: UserVotes
+    state: UserState | None  # with which the model scores the items; None where popularity does
 
     @property
-    def is_scored(self) -> bool:
-        """Whether the model scores the items; otherwise popularity does."""
-        return self.fallback in SCORED
+    def votes(self) -> UserVotes:
+        return self.state.votes if self.state else NO_VOTES
 
 
 class Recommender:
@@ -102,9 +101,9 @@ class Recommender:
         choice = self._choose(self.loaded(), request.user_id, request.release)
         result = await self._look_up(choice, request.user_id)
         inputs = self._inputs(choice, result, request.user_id, request.recent_item_ids)
-        if inputs.is_scored and inputs.user:
+        if inputs.state and inputs.user:
             ranker = choice.release.ranker
-            scores = ranker.scores_of(inputs.user, request.item_ids, request.recent_item_ids, inputs.votes)
+            scores = ranker.scores_of(inputs.user, request.item_ids, request.recent_item_ids, state=inputs.state)
         else:
             items = choice.release.items
             rows = [items.row_of.get(item_id) for item_id in request.item_ids]
@@ -146,12 +145,12 @@ class Recommender:
     def _answer(
         self, choice: ReleaseChoice, result: LookupResult, request: RecommendationRequest, request_id: str
     ) -> RecommendationResponse:
-        inputs = self._inputs(choice, result, request.user_id, request.recent_item_ids)
+        inputs = self._inputs(choice, result, request.user_id, request.recent_item_ids, is_explained=True)
         ranker, recent = choice.release.ranker, request.recent_item_ids
         mask_N = self._allowed(choice.release, request)
-        if inputs.is_scored:
+        if inputs.state:
             items = ranker.recommend(
-                inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N, votes=inputs.votes
+                inputs.user, request.k, recent, request.exclude_seen, mask_N=mask_N, state=inputs.state
             )
         else:
             hidden = ranker.taken(inputs.user, recent) if request.exclude_seen else []
@@ -171,7 +170,13 @@ class Recommender:
             return _allowed(release, filters)
 
     def _inputs(
-        self, choice: ReleaseChoice, result: LookupResult, user_id: str, recent_item_ids: Sequence[str]
+        self,
+        choice: ReleaseChoice,
+        result: LookupResult,
+        user_id: str,
+        recent_item_ids: Sequence[str],
+        *,
+        is_explained: bool = False,
     ) -> AnswerInputs:
         ranker, manifest = choice.release.ranker, choice.release.manifest
         user, problem = result.row, result.problem
@@ -186,11 +191,13 @@ class Recommender:
         fallback = self._fallback(ranker, user, problem, history)
         if fallback == "recent_items_only":
             user = _row_from_recent_items(ranker.items, history, known_at, user_id)
-        votes = ranker.votes(user, recent_item_ids) if fallback in SCORED else NO_VOTES
-        if votes.fallback:
-            self._metrics.count_votes_fallback(votes.fallback)
+        state = None
+        if user and fallback in SCORED:
+            state = ranker.state_of(user, recent_item_ids, is_explained=is_explained)
+            if state.votes.fallback:
+                self._metrics.count_votes_fallback(state.votes.fallback)
         self._metrics.count_answer(manifest.release_id, choice.bucket, fallback, age_hours)
-        return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem, votes)
+        return AnswerInputs(choice, user, known_at, age_hours, self.is_stale(known_at), fallback, problem, state)
 
     def _fallback(
         self, ranker: ReleaseRanker, user: UserRow | None, problem: StoreProblem | None, history: list[int]

@@ -9,9 +9,13 @@ Writes:  nothing; prints the differences. Exits with 1 if there are more than th
 * Features: the online row of a user against the row in the lake, for the day that was served. A user whose online row
   has moved on to another day is counted, not compared.
 * Scores: the served scores against those of `training.evaluation.ranking`, which evaluated the model, and what takers
-  and votes add (`offline_fresh.py`), for the offline features. Votes for recent items are searched again among the
-  moments of the release.
+  and votes add (`offline_fresh.py`), for the offline features. Votes of the release's moments are found again, by
+  states that are computed anew.
+
+Shape suffixes:  N items of the release  R items of an answer
 """
+
+# ruff: noqa: N803 - the shape suffixes above
 
 import argparse
 import random
@@ -36,12 +40,12 @@ from grasp.preflight import require_feature_store
 from grasp.progress import say
 from grasp.settings import Settings, SettingsError
 from grasp.tables import MAX_SEQUENCE_LENGTH
-from serving.checks.offline_fresh import OfflineFresh
+from serving.checks.offline_fresh import Asking, OfflineFresh
 from serving.lookup.online_store import FeastUserStore, StoreError, UserRow, UserStore
 from serving.ranking.items import ItemSide, load_items
 from serving.ranking.release_ranker import check_files
 from training.data.training_set import TrainingSet
-from training.evaluation.ranking import Event, ranker_scorer
+from training.evaluation.ranking import Event, RankerScorer
 from training.model.artefact import LoadedRanker, load_ranker
 
 LOG_FOLDER = "served_requests"  # below the lake
@@ -61,7 +65,7 @@ SCORED = (None, "last_good", "stale_features")  # with these fallbacks the model
 DEFAULT_SAMPLE = 1000
 NOTHING_COMPARED = 3  # exit status; argparse uses 2
 MAX_SCORE_DIFFERENCE = 1e-4
-MAX_SEARCHED_DIFFERENCE = 1e-2  # with searched votes: their weights have six digits, and one may be rounded otherwise
+MAX_SEARCHED_DIFFERENCE = 1e-2  # with votes of moments: what rounding of states and votes may change
 MAX_FEATURE_DIFFERENCE = 1e-6  # both sides hold float32
 COMPARED_FEATURES = tuple(
     each.name
@@ -97,7 +101,7 @@ class ServedRequest:
     @property
     def max_difference(self) -> float:
         """Of two scores that count as equal."""
-        return MAX_SEARCHED_DIFFERENCE if self.votes_from == "recent_items" else MAX_SCORE_DIFFERENCE
+        return MAX_SEARCHED_DIFFERENCE if self.votes_from == "moments" else MAX_SCORE_DIFFERENCE
 
 
 @dataclass
@@ -241,15 +245,8 @@ def _compare_scores(
     users = sorted({each.user_id for each in requests})
     training_set = _training_set(offline.items, users, rows)
     ranker = offline.loaded.ranker
-    score = ranker_scorer(ranker, offline.loaded.vocabulary, training_set)
-    fresh = OfflineFresh(
-        offline.place,
-        offline.manifest,
-        offline.items,
-        ranker.fresh,
-        item_ids=training_set.item_ids,
-        vectors_NS=training_set.item_semantic,
-    )
+    score = RankerScorer(ranker, offline.loaded.vocabulary, training_set)
+    fresh = OfflineFresh(offline.place, offline.manifest, ranker.fresh, training_set.item_ids, score.states)
     user_of = {user_id: number for number, user_id in enumerate(users)}
     item_of = {item_id: number for number, item_id in enumerate(training_set.item_ids, 1)}
     for each in requests:
@@ -261,15 +258,21 @@ def _compare_scores(
             skew.num_scored += 1
             continue
         event = Event(user_of[each.user_id], np.array(history), 0, day_number(each.feature_day) + 1)
-        scores_N = score([event])[0] + fresh.added(each.user_id, rows[each.user_id], history, each.votes_from)
-        replayed = scores_N[[item_of[item_id] - 1 for item_id in each.item_ids]]
-        _count_differences(skew, each, replayed)
+        asking = Asking(each.user_id, event.user, event.history, rows[each.user_id], each.votes_from)
+        places = [item_of[item_id] - 1 for item_id in each.item_ids]
+        own_R = score([event])[0][places]
+        low_R, high_R = (own_R + added_N[places] for added_N in fresh.added(asking))
+        _count_differences(skew, each, low_R, high_R)
 
 
-def _count_differences(skew: Skew, request: ServedRequest, replayed: np.ndarray) -> None:
-    """The order differs if an item is above one whose offline score is higher by more than rounding."""
-    difference = float(np.abs(np.array(request.scores) - replayed).max(initial=0.0))
-    rises = float(np.diff(replayed).max(initial=0.0))
+def _count_differences(skew: Skew, request: ServedRequest, low_R: np.ndarray, high_R: np.ndarray) -> None:
+    """Compare a request with the least and the largest scores that its items may have, in their order.
+
+    The order differs if an item is above one whose offline score is higher by more than rounding.
+    """
+    served_R = np.array(request.scores)
+    difference = float(np.maximum(low_R - served_R, served_R - high_R).max(initial=0.0))
+    rises = float((low_R[1:] - high_R[:-1]).max(initial=0.0))
     skew.num_scored += 1
     skew.max_score_difference = max(skew.max_score_difference, difference)
     if not difference <= request.max_difference:

@@ -27,6 +27,7 @@ NUM_HOT_ROWS = 2000  # rows to which recent takers add most, scored whatever the
 MIN_SPARE = 2  # score every item when fewer than this times k of the index's rows may be shown
 MIN_RECALL, RECALL_AT = 0.98, 100
 NUM_TRAINING_ROWS = 16_384  # rows that the index's code book is trained on
+NUM_ADDED_ROWS = 65_536  # rows that are added at once
 GATHER_DIVISOR = 12  # below 1/12 of the rows, gathering is faster than a full scan
 
 log = logging.getLogger("grasp.serving")
@@ -51,6 +52,7 @@ class Index:
     """Approximate inner products with 4 bits per coordinate (FAISS fast scan). It scans all rows, with no clusters."""
 
     def __init__(self, candidate_ND: np.ndarray) -> None:
+        """The vectors may have half precision."""
         import faiss
 
         num, width = candidate_ND.shape
@@ -58,8 +60,9 @@ class Index:
         self._index = faiss.index_factory(width, f"PQ{width}x4fs", faiss.METRIC_INNER_PRODUCT)
         faiss.omp_set_num_threads(1)
         training_rows = np.random.default_rng(0).choice(num, min(num, NUM_TRAINING_ROWS), replace=False)
-        self._index.train(candidate_ND[np.sort(training_rows)])
-        self._index.add(candidate_ND)
+        self._index.train(candidate_ND[np.sort(training_rows)].astype(np.float32))
+        for start in range(0, num, NUM_ADDED_ROWS):
+            self._index.add(candidate_ND[start : start + NUM_ADDED_ROWS].astype(np.float32, copy=False))
 
     @property
     def num_bytes(self) -> int:

@@ -11,7 +11,7 @@ Shape suffixes:  N items   T sequence length   D width of a state   S semantic s
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ from grasp.versions import file_sha256
 from serving.lookup.online_store import UserRow
 from serving.ranking.candidates import NO_ADDITIONS, Additions, Candidates, indexed_candidates
 from serving.ranking.items import ItemSide, load_items, withdrawn_items
-from serving.ranking.moments import ReleaseMoments, load_moments
+from serving.ranking.moments import MOMENTS_FOLDER, ReleaseMoments, load_moments
 from serving.ranking.reasons import MIN_PEOPLE, NOT_FRESH, FreshReason, lifted_by, often, popular_reason
-from serving.ranking.votes import NO_VOTES, UserVotes, stored_votes
+from serving.ranking.votes import NO_VOTES, UserVotes, VotesFallback, stored_votes
 from training.model.artefact import LoadedRanker, load_ranker
 from training.model.enhancers.id_embeddings import UserVectors
 from training.model.inference import InferenceRanker
@@ -84,6 +84,19 @@ class _EncodedHistory:
     added: Additions  # by the history kernel
 
 
+@dataclass(frozen=True)
+class UserState:
+    """What the model makes of a user and of the items of a request. All scores follow from it."""
+
+    encoded: _EncodedHistory
+    votes: UserVotes
+    voted: Additions  # what the votes add
+
+    @property
+    def added(self) -> Additions:
+        return self.encoded.added + self.voted
+
+
 class ReleaseRanker:
     """Ranks the items of one release. All methods are safe to call from several threads."""
 
@@ -95,7 +108,7 @@ class ReleaseRanker:
         index_from: int | None = None,
         moments: ReleaseMoments | None = None,
     ) -> None:
-        """Without `moments` the stored votes count, whatever recent items a request names."""
+        """Without `moments` the stored votes count."""
         self.manifest = manifest
         self.items = items
         self.model = model
@@ -141,23 +154,12 @@ class ReleaseRanker:
         """The latest seen rows, at most as many as a training sequence has."""
         return self.seen(user, recent_item_ids)[-MAX_SEQUENCE_LENGTH:]
 
-    def votes(self, user: UserRow | None, recent_item_ids: Sequence[str] = ()) -> UserVotes:
-        """The votes of users with similar recent choices.
+    def state_of(self, user: UserRow, recent_item_ids: Sequence[str] = (), *, is_explained: bool = False) -> UserState:
+        """What the model makes of the user, once for all that an answer says; `is_explained` for one with reasons.
 
-        Recent items make a new moment of the user, which is compared with those of the release. Without them, without
-        moments and after a failure the stored votes count.
+        Raises `ValueError` without a model or a history.
         """
-        if user is None or self.model is None or not self.model.fresh.reads_votes:
-            return NO_VOTES
-        if self._moments is None or not self.rows_of(recent_item_ids):
-            return stored_votes(user, self.items)
-        try:
-            with self.stage("moments"):
-                found = self._moments.votes(user.user_id, self.history(user, recent_item_ids))
-        except Exception:
-            log.exception("the moments of %s could not be searched: the stored votes count", self.manifest.release_id)
-            return stored_votes(user, self.items, "moments_error")
-        return UserVotes(found.items, found.weights, "recent_items")
+        return self._state_of(user, self.history(user, recent_item_ids), is_explained)
 
     def recommend(
         self,
@@ -167,20 +169,18 @@ class ReleaseRanker:
         exclude_seen: bool = True,
         mask_N: np.ndarray | None = None,
         *,
-        votes: UserVotes | None = None,
+        state: UserState | None = None,
     ) -> list[Recommendation]:
         """The k best items for a user, each title once.
 
         Popular items without a user, without a history or without a model. `mask_N` marks the rows that may be shown,
-        None means all. `votes` are those that `votes` gave; they are looked for when they are not given.
+        None means all. `state` is what `state_of` gave; it is computed when it is not given.
         """
-        history = self.history(user, recent_item_ids)
         hidden = self.taken(user, recent_item_ids) if exclude_seen else []
-        if user is None or not history or self.model is None:
+        if user is None or self.model is None or not self.history(user, recent_item_ids):
             return self.popular(k, hidden, mask_N)
-        encoded = self._encode(history, user, is_explained=True)
-        voted = self._voted(votes or self.votes(user, recent_item_ids))
-        added = encoded.added + voted
+        state = state or self.state_of(user, recent_item_ids, is_explained=True)
+        encoded, added, voted = state.encoded, state.added, state.voted
         shown_N = self._shown_N if mask_N is None else mask_N & self.items.available_N
 
         def find(num: int) -> list[tuple[int, float]]:
@@ -216,17 +216,17 @@ class ReleaseRanker:
         user: UserRow,
         item_ids: Sequence[str],
         recent_item_ids: Sequence[str] = (),
-        votes: UserVotes | None = None,
+        *,
+        state: UserState | None = None,
     ) -> list[float | None]:
         """The model's scores of the items, in order; None for an item that the release lacks.
 
-        Raises `ValueError` without a model or a history.
+        `state` is what `state_of` gave. Raises `ValueError` without a model or a history.
         """
-        encoded = self._encode(self.history(user, recent_item_ids), user)
-        added = encoded.added + self._voted(votes or self.votes(user, recent_item_ids))
+        state = state or self.state_of(user, recent_item_ids)
         with self.stage("scoring"):
             row_R = np.unique(np.array(self.rows_of(item_ids), dtype=np.int64))
-            score_R = self._candidates.scores_of(row_R, encoded.state_D, added)
+            score_R = self._candidates.scores_of(row_R, state.encoded.state_D, state.added)
             score_of = dict(zip(row_R.tolist(), score_R.tolist(), strict=True))
             return [score_of.get(self.items.row_of.get(item_id, -1)) for item_id in item_ids]
 
@@ -249,26 +249,50 @@ class ReleaseRanker:
         ]
 
     def score(self, user: UserRow, history: Sequence[int]) -> np.ndarray:
-        """Scores of all items, (N,), equal to the model's offline scores for the same inputs; stored votes count.
+        """Scores of all items, (N,), equal to the model's offline scores for the same inputs.
 
         Raises `ValueError` without a model or a history.
         """
-        encoded = self._encode(history, user)
-        added = encoded.added + self._voted(self.votes(user))
+        state = self._state_of(user, history)
         with self.stage("scoring"):
-            return self._candidates.scores(encoded.state_D, added)
+            return self._candidates.scores(state.encoded.state_D, state.added)
 
     def warm_up(self) -> None:
         """Pay first-call costs before the first request. Raises `ValueError` when scores are not finite."""
         history = list(self.items.row_of.values())[:MAX_SEQUENCE_LENGTH]
-        if self._moments is not None:
-            self._moments.votes("", history)
         self.items.popular(1, np.zeros(len(self.items.ids), dtype=bool))
         if self.model is None:
             return
         encoded = self._encode_vectors(history, self._average_item_S, self._average_item_S)
         if not np.isfinite(self._candidates.scores(encoded.state_D, encoded.added)).all():
             raise ValueError(f"model {self.manifest.model} gives scores that are not finite: do not serve it")
+        if self._moments is not None:
+            self._moments.votes("", encoded.state_D.numpy())
+
+    def _state_of(self, user: UserRow, history: Sequence[int], is_explained: bool = False) -> UserState:
+        encoded = self._encode(history, user, is_explained)
+        votes = self._votes(user, encoded.state_D)
+        return UserState(encoded, votes, self._voted(votes))
+
+    def _votes(self, user: UserRow, state_D: torch.Tensor) -> UserVotes:
+        """The votes of the release's moments if the model reads them and they can be had, else the stored ones."""
+        if self.model is None or not self.model.fresh.reads_state_votes:
+            return self._stored_votes(user)
+        if self._moments is None:
+            return self._stored_votes(user, "no_moments")
+        try:
+            with self.stage("moments"):
+                found = self._moments.votes(user.user_id, state_D.numpy())
+        except Exception:
+            log.exception("the moments of %s could not be searched: the stored votes count", self.manifest.release_id)
+            return self._stored_votes(user, "moments_error")
+        return UserVotes(found.items, found.weights, "moments")
+
+    def _stored_votes(self, user: UserRow, fallback: VotesFallback | None = None) -> UserVotes:
+        """The votes of the user's features, none if the model does not read them."""
+        if self.model is None or not self.model.fresh.reads_votes:
+            return replace(NO_VOTES, fallback=fallback)
+        return stored_votes(user, self.items, fallback)
 
     def _encode(self, history: Sequence[int], user: UserRow, is_explained: bool = False) -> _EncodedHistory:
         if self.model is None:
@@ -304,8 +328,9 @@ class ReleaseRanker:
         """What votes add to the scores of the voted rows."""
         if self.model is None or not len(votes.row_V):
             return NO_ADDITIONS
-        value_V = self.model.fresh.of_votes(torch.from_numpy(votes.weight_V))
-        return Additions(torch.from_numpy(votes.row_V), value_V)
+        fresh = self.model.fresh
+        of_votes = fresh.of_state_votes if votes.source == "moments" else fresh.of_votes
+        return Additions(torch.from_numpy(votes.row_V), of_votes(torch.from_numpy(votes.weight_V)))
 
     def _sampled_states(self) -> torch.Tensor:
         """States (Q, D) of made-up users, each with a random item and, before it, that item's neighbours."""
@@ -413,18 +438,18 @@ def load_release_ranker(
     loaded = _load_model(folder / "model", manifest) if manifest.model else None
     vocabulary = loaded.vocabulary if loaded else ()
     items = load_items(folder / "items", manifest.feature_version, vocabulary, withdrawn_items(folder / "withdrawn"))
-    moments = _load_moments(folder / "moments", manifest, items) if online_moments else None
+    reads_moments = online_moments and loaded is not None and loaded.ranker.fresh.reads_state_votes
+    moments = _load_moments(folder / MOMENTS_FOLDER, manifest, items) if reads_moments else None
     ranker = ReleaseRanker(manifest, items, loaded.ranker if loaded else None, index_from, moments)
     ranker.warm_up()
     return ranker
 
 
 def _load_moments(folder: Path, manifest: Manifest, items: ItemSide) -> ReleaseMoments | None:
-    """The moments of a release; None if it has none, as on the first days or when its model reads no votes."""
-    if manifest.vote_rule is None or not any(folder.glob("*.parquet")):
+    """The moments of a release; None if it has none, as on the first days."""
+    if manifest.vote_rule is None or not folder.is_dir():
         return None
-    rows = load_moments(folder, items)
-    return ReleaseMoments(rows, items, VoteRule(**manifest.vote_rule)) if len(rows) else None
+    return ReleaseMoments(load_moments(folder, items, manifest.day), VoteRule(**manifest.vote_rule))
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""The votes that count for a user: those stored with the user's features, or those for a moment of the request.
+"""The votes that count for a user: those of moments that the model finds similar, or those stored with the features.
 
 Shape suffix:  V voted items
 """
@@ -13,18 +13,18 @@ import numpy as np
 from serving.lookup.online_store import UserRow
 from serving.ranking.items import ItemSide
 
-VotesFrom = Literal["recent_items", "stored"]
-VotesFallback = Literal["moments_error"]
+VotesFrom = Literal["moments", "stored"]
+VotesFallback = Literal["no_moments", "moments_error"]
 
 
 @dataclass(frozen=True, eq=False)
 class UserVotes:
-    """The items of the release that users with similar recent choices took lately, and their shares of the votes."""
+    """The items of the release that users with similar recent choices took lately, and the weights of their votes."""
 
     row_V: np.ndarray
-    weight_V: np.ndarray  # float32
-    source: VotesFrom | None = None  # None if the model reads no votes
-    fallback: VotesFallback | None = None  # why the stored votes stand in for those of the recent items
+    weight_V: np.ndarray  # float32; of `moments` sums of votes, of `stored` shares of all votes
+    source: VotesFrom | None = None  # None if no votes count
+    fallback: VotesFallback | None = None  # why the model's moments do not vote
 
 
 NO_VOTES = UserVotes(np.zeros(0, np.int64), np.zeros(0, np.float32))

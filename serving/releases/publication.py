@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from grasp import partitions, tables
-from grasp.days import has_ended, plus_days
+from grasp.days import has_ended
 from grasp.manifest import MANIFEST_FILE, Manifest, release_folder
 from grasp.moments import VoteRule
 from grasp.progress import say
 from grasp.settings import Settings
 from grasp.versions import Versions, collection, feature_service, file_sha256
 from serving.ranking.catalogue import load_catalogue
-from serving.ranking.moments import MAX_MOMENTS
 from serving.ranking.release_ranker import check_files, load_release_ranker
 from serving.releases.buckets import read_experiment
+from serving.releases.carried_moments import carry_moments
 from serving.releases.in_force import (
     Checkpoint,
     ReleaseError,
@@ -40,7 +40,6 @@ from training.model.artefact import ArtefactFormatError, load_ranker
 
 NUM_KEPT = 10  # releases that a rollback can reach
 STAGING_PREFIX = ".staging-"
-MOMENTS_FOLDER = "moments"
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class ModelChoice:
     name: str | None
     source: Path | None
     reason: str
-    reads_votes: bool = False
 
 
 def publish(
@@ -131,8 +129,7 @@ def choose_model(
 def _trained(source: Path, reason: str) -> ModelChoice:
     if not source.is_dir():
         raise ReleaseError(f"no model folder at {source}")
-    loaded = load_ranker(source)
-    return ModelChoice(loaded.metadata.name, source, reason, loaded.ranker.fresh.reads_votes)
+    return ModelChoice(load_ranker(source).metadata.name, source, reason)
 
 
 def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
@@ -146,11 +143,10 @@ def _keep(settings: Settings, before: Manifest | None) -> ModelChoice:
         return ModelChoice(None, None, f"{trained_with}, these are {version}: run `grasp retrain`")
     source = release_folder(settings.releases, before) / "model"
     try:
-        loaded = load_ranker(source)
+        load_ranker(source)
     except ArtefactFormatError as error:
         return ModelChoice(None, None, f"{before.model} cannot be kept: {error}")
-    reads_votes = loaded.ranker.fresh.reads_votes
-    return ModelChoice(before.model, source, "kept from the release in force", reads_votes)
+    return ModelChoice(before.model, source, "kept from the release in force")
 
 
 def _read_decision(file: Path) -> dict[str, object]:
@@ -183,9 +179,10 @@ def _build(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
     checkpoint("items staged")
     if choice.source:
         _link_files(sorted(path for path in choice.source.iterdir() if path.is_file()), staging / "model")
-    has_votes = settings.moments and choice.reads_votes
-    if has_votes:
-        _link_moments(settings, day, staging / MOMENTS_FOLDER)
+    fresh = load_ranker(staging / "model").ranker.fresh if choice.source and settings.moments else None
+    has_votes = fresh is not None and (fresh.reads_votes or fresh.reads_state_votes)
+    if fresh is not None and fresh.reads_state_votes:
+        carry_moments(settings, day, versions.feature, staging)
     checkpoint("model staged")
     manifest = Manifest(
         day=day,
@@ -215,35 +212,14 @@ def _build(settings: Settings, day: str, choice: ModelChoice, staging: Path, che
     return manifest
 
 
-def _link_moments(settings: Settings, day: str, target: Path) -> None:
-    """Link the moments of the last days, the day itself included and later ones not.
-
-    Of more than `MAX_MOMENTS` the earliest days are left out.
-    """
-    first = plus_days(day, 1 - settings.moment_days)
-    known = [each for each in partitions.days(settings.lake, tables.MOMENTS, None, until=day) if each >= first]
-    target.mkdir(parents=True)
-    num_moments = num_days = 0
-    for each in reversed(known):
-        partition = partitions.partition_path(settings.lake, tables.MOMENTS, None, each)
-        content = partitions.read_content(partition)
-        num_rows = content.num_rows if content else 0
-        if num_days and num_moments + num_rows > MAX_MOMENTS:
-            break
-        _link_files(sorted(partition.glob("*.parquet")), target, prefix=f"{each}-")
-        num_moments, num_days = num_moments + num_rows, num_days + 1
-    say(f"release: {num_moments:,} moments of {num_days} days vote for recent items of requests")
-
-
-def _link_files(files: list[Path], target: Path, prefix: str = "") -> None:
+def _link_files(files: list[Path], target: Path) -> None:
     """Hard-link files, so that the release keeps them when the lake replaces its day. Copy where links do not work."""
     target.mkdir(parents=True, exist_ok=True)
     for file in files:
-        name = f"{prefix}{file.name}"
         try:
-            os.link(file, target / name)
+            os.link(file, target / file.name)
         except OSError:
-            shutil.copyfile(file, target / name)
+            shutil.copyfile(file, target / file.name)
 
 
 def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> None:
@@ -253,10 +229,9 @@ def _require_unchanged(releases: Path, manifest: Manifest, staging: Path) -> Non
             shared = release_folder(releases, before) / name
             is_same_file = shared.is_file() and shared.samefile(staging / name)
             if is_same_file and before.checksums[name] != manifest.checksums[name]:
-                day = Path(name).name[: len(manifest.day)] if name.startswith(f"{MOMENTS_FOLDER}/") else manifest.day
                 raise ReleaseError(
                     f"{shared} was changed after {before.release_id} was published, and so was the lake's file, "
-                    f"which is the same one: run `grasp refresh --day {day} --force`"
+                    f"which is the same one: run `grasp refresh --day {manifest.day} --force`"
                 )
 
 

@@ -20,7 +20,7 @@ from grasp.manifest import Manifest
 from grasp.settings import Settings
 
 MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # read by prometheus_client when it is imported
-STAGES = ("lookup", "moments", "attention", "backbone", "scoring", "post")
+STAGES = ("lookup", "attention", "backbone", "moments", "scoring", "post")
 STAGE_SECONDS = (0.0001, 0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 AGE_HOURS = (1, 6, 12, 24, 30, 36, 48, 72, 168)
@@ -66,7 +66,7 @@ class Metrics:
         )
         self._search_fallbacks = counter("grasp_search_fallbacks", "Searches without Milvus.", ["fallback"])
         self._votes_fallbacks = counter(
-            "grasp_votes_fallbacks", "Answers whose recent items could not replace the stored votes.", ["fallback"]
+            "grasp_votes_fallbacks", "Answers of models that read the votes of moments, without these.", ["fallback"]
         )
         self._age = histogram("grasp_feature_age_hours", "Age of the features that an answer used.", buckets=AGE_HOURS)
         self._release_day = gauge(

@@ -105,6 +105,11 @@ def test_an_item_needs_enough_different_users():
     assert ask(moments, VoteRule(0.0, 0.7, 2), 1) == {2: 0.5, 3: 0.5}
 
 
+def test_who_takes_two_items_votes_for_both():
+    moments = bank(((1,), 0, 2), ((1,), 5, 2), ((1,), 5, 3))
+    assert ask(moments, VoteRule(0.0, 0.7, 1), 1) == pytest.approx({2: 2 / 3, 3: 1 / 3}, abs=1e-6)
+
+
 def many_items(num: int) -> np.ndarray:
     return centred(np.random.default_rng(0).standard_normal((num, 4), np.float32))
 

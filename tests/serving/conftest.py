@@ -142,6 +142,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         version: str | None = None,
         takers_weights: Sequence[float] = (0, 0, 0, 0, 0),
         vote_weight: float = 0.0,
+        state_vote_weight: float = 0.0,
         **config: Any,
     ) -> Path:
         """The weights are those of `FreshScore`."""
@@ -150,6 +151,7 @@ def make_model(tmp_path: Path) -> Callable[..., Path]:
         ranker = Ranker(RankerConfig(**({"num_items": len(item_ids), "semantic_size": SIZE, "width": 8} | config)))
         ranker.fresh.takers_weight_W.copy_(torch.tensor(takers_weights))
         ranker.fresh.vote_weight.fill_(vote_weight)
+        ranker.fresh.state_vote_weight.fill_(state_vote_weight)
         metadata = RankerMetadata(name, feature_service(version), version, "tiny", DAY, DAY, 1, {}, {})
         save_ranker(tmp_path / "models-trained" / name, ranker, item_ids, metadata)
         return tmp_path / "models-trained" / name

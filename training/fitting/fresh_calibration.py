@@ -73,29 +73,30 @@ def calibrate_fresh(
     """Choose which features are read and fit their weights to all validation targets. `score` is the ranker's own.
 
     A ranker that reads state votes also gets the weight of the stored ones, if these help: they count where no state
-    votes can be had.
+    votes can be had. A ranker with takers in its loss, whose `fresh` has their weights, reads takers in any case.
     """
     state_votes = StateVotes(features, score.states)
     candidates = candidates_of(score, features, state_votes, calibration_events(training_set))
     values = cross_fitted(candidates)
-    chosen, weighted = choose(values, candidates.user_E)
+    chosen, weighted = choose(values, candidates.user_E, with_takers=fresh.reads_takers)
     set_weights(fresh, only(fit_weights(candidates), weighted))
     gains = {name: bootstrap_interval(values[name] - values["none"], candidates.user_E) for name in CHOICES}
     return FreshChoice(chosen, gains)
 
 
-def choose(values: Mapping[str, np.ndarray], user_E: np.ndarray) -> tuple[str, set[int]]:
+def choose(values: Mapping[str, np.ndarray], user_E: np.ndarray, *, with_takers: bool = False) -> tuple[str, set[int]]:
     """The choice, and the features that get a weight: its own, and the stored votes if they help.
 
     More features help if they are better than fewer by `LEAST_GAIN` standard errors; votes are compared with the choice
-    before them, state votes come first. `values` are the NDCG of each event by choice, (E,).
+    before them, state votes come first. `values` are the NDCG of each event by choice, (E,). `with_takers`: the ranker
+    was trained with them in its loss, so its embeddings lack what they say.
     """
 
     def helps(name: str, before: str) -> bool:
         gain_E = values[name] - values[before]
         return bool(gain_E.mean() > LEAST_GAIN * _standard_error(gain_E, user_E))
 
-    base = "takers" if helps("takers", "none") else "none"
+    base = "takers" if with_takers or helps("takers", "none") else "none"
     helpful = [name for name in list(CHOICES)[2:] if helps(name, base)]
     chosen = [base, *helpful]
     return chosen[-1], {feature for name in chosen for feature in CHOICES[name]}

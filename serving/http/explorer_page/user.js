@@ -127,7 +127,7 @@ function listOf(answer, moves = null) {
 
 function origin(answer) {
   const experiment = answer.experiment && `experiment ${answer.experiment}, ${answer.bucket}`;
-  const votes = answer.votes_from === "recent_items" && "similar people found by the recent items";
+  const votes = answer.votes_from === "moments" && "similar people found by this history";
   return [`Release ${answer.release}`, answer.model ? `model ${answer.model}` : "no model", experiment, votes]
     .filter(Boolean)
     .join("; ");

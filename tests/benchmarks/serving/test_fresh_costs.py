@@ -6,6 +6,7 @@ from benchmarks.serving.report import FIGURES
 
 def test_every_part_takes_time(monkeypatch):
     monkeypatch.setattr(fresh_costs, "NUM_ITEMS", 300)
+    monkeypatch.setattr(fresh_costs, "NUM_SHOP_MOMENTS", 200)
 
     found = fresh_costs.fresh_costs(rounds=2, requests=3, num_moments=500)
 
@@ -13,5 +14,5 @@ def test_every_part_takes_time(monkeypatch):
         if kind == "fresh":
             assert value_of(found) > 0, name
     assert found["backbone_p50"] > 0
-    assert found["added_p50"] > found["added_by_fresh_p50"]
-    assert (found["num_moments"], found["num_items"]) == (500, 300)
+    assert found["added_p50"] > found["added_by_fresh_p50"] > found["added_by_search_p50"] > 0
+    assert (found["num_moments"], found["num_shop_moments"], found["num_items"]) == (500, 200, 300)

@@ -31,6 +31,7 @@ FOUND = {
     "added": ADDED | {"as_served": ADDED | {"width": 128}},
     "fresh": {
         "num_items": 12_000,
+        "num_shop_moments": 10_000,
         "num_moments": 200_000,
         "width": 64,
         "length": 100,
@@ -38,7 +39,7 @@ FOUND = {
         "requests": 200,
         **{
             f"{name}_p{percent}": 0.5
-            for name in ("backbone", "added", "added_by_fresh", "search")
+            for name in ("backbone", "added", "added_by_fresh", "added_by_search", "search")
             for percent in (50, 99)
         },
     },
@@ -117,6 +118,7 @@ def test_figures_without_a_measurement_are_not_met_and_their_sections_left_out(t
         ("added", {"width": 128}),
         ("fresh", {"width": 128}),
         ("fresh", {"num_moments": 1000}),
+        ("fresh", {"num_shop_moments": 1000}),
         ("open_loop", {"rate": 100.0}),
         ("open_loop", {"seconds": 59.0}),
         ("open_loop", {"num_workers": 1}),

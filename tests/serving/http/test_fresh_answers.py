@@ -1,4 +1,4 @@
-"""Answers that know what was taken lately: votes for recent items, their fallback, and what is popular now."""
+"""Answers that know what was taken lately: votes of moments, their fallback, and what is popular now."""
 
 import re
 from dataclasses import replace
@@ -12,14 +12,20 @@ from grasp.partitions import partition_path
 from serving.ranking.moments import ReleaseMoments
 
 TAKERS = {"i6": (1, 2, 6, 7, 7), "i7": (4, 4, 4, 5, 6), "i2": (0, 0, 0, 3, 3)}
-MOMENTS = [(user_id, "i6", ["i1"]) for user_id in ("a", "b", "c")]
+TAKEN = ["i5", "i3"]  # by u1, newest first
+MOMENTS = [(user_id, "i6", TAKEN) for user_id in ("a", "b", "c")]
+VISIT = [(user_id, "i8", ["i1", *TAKEN]) for user_id in ("a", "b", "c")]  # as u1 with the recent item i1
+STRANGER = [(user_id, "i6", ["i1"]) for user_id in ("a", "b", "c")]  # as a stranger with the recent item i1
 OF_VOTES = "people whose recent choices resemble yours took this in the last days"
 
 
 @pytest.fixture
 def client(publish_day, serve):
     """A release whose model reads takers and votes; its user u1 has stored votes for i7 and i8."""
-    publish_day(takers=TAKERS, moments=MOMENTS, takers_weights=(0, 0, 2.0, 0, 0), vote_weight=3.0)
+    moments = [*MOMENTS, *VISIT, *STRANGER]
+    publish_day(
+        takers=TAKERS, moments=moments, takers_weights=(0, 0, 2.0, 0, 0), vote_weight=3.0, state_vote_weight=3.0
+    )
     return serve()
 
 
@@ -35,17 +41,27 @@ def metric(client, name: str) -> float:
 
 
 def test_an_answer_says_where_its_votes_came_from_and_why_an_item_is_in_it(client):
-    stored, recent = ask(client, k=5), ask(client, k=5, recent_item_ids=["i1"])
+    answer = ask(client, k=5)
 
-    assert (stored["votes_from"], recent["votes_from"]) == ("stored", "recent_items")
-    assert (stored["votes_fallback"], recent["votes_fallback"]) == (None, None)
-    of_stored, of_recent = ({each["item_id"]: each for each in one["items"]} for one in (stored, recent))
-    assert next(iter(of_recent)) == "i6"
-    assert of_recent["i6"]["fresh"]["takers_7d"] == 6
-    assert of_recent["i6"]["fresh"]["votes"] == pytest.approx(3 * np.log1p(1000), abs=1e-3)
-    assert of_recent["i6"]["reason"].endswith(f"{OF_VOTES}; taken often this week, by 6 people")
-    assert of_stored["i6"]["fresh"]["votes"] is None and of_stored["i7"]["fresh"]["votes"] > 0
-    assert not {"a", "b", "c"} & {word for each in recent["items"] for word in each["reason"].split()}
+    assert (answer["votes_from"], answer["votes_fallback"]) == ("moments", None)
+    of_answer = {each["item_id"]: each for each in answer["items"]}
+    assert next(iter(of_answer)) == "i6"
+    assert of_answer["i6"]["fresh"]["takers_7d"] == 6
+    assert of_answer["i6"]["fresh"]["votes"] == pytest.approx(3 * np.log1p(30 * 3), abs=0.1)
+    assert of_answer["i6"]["reason"].endswith(f"{OF_VOTES}; taken often this week, by 6 people")
+    assert all(each["fresh"]["votes"] is None for each in answer["items"][2:])  # stored votes for i7 do not count
+    assert not {"a", "b", "c"} & {word for each in answer["items"] for word in each["reason"].split()}
+
+
+def test_recent_items_change_whose_votes_count(client):
+    usual, recent = (ask(client, k=8, exclude_seen=False, recent_item_ids=each) for each in ([], ["i1"]))
+
+    def share_of_i8(answer) -> float:
+        votes = {each["item_id"]: each["fresh"]["votes"] or 0 for each in answer["items"]}
+        return votes["i8"] - votes["i6"]
+
+    assert recent["votes_from"] == "moments"
+    assert share_of_i8(recent) > share_of_i8(usual)
 
 
 def test_a_release_whose_model_reads_no_votes_says_so(publish_day, serve):
@@ -66,18 +82,21 @@ def test_popular_items_rest_on_no_votes(client, users):
 
 
 def test_the_setting_turns_the_search_off(publish_day, serve):
-    publish_day(moments=MOMENTS, vote_weight=3.0)
+    publish_day(moments=MOMENTS, vote_weight=3.0, state_vote_weight=3.0)
+    client = serve(online_moments=False)
 
-    assert ask(serve(online_moments=False), recent_item_ids=["i1"])["votes_from"] == "stored"
+    answer = ask(client, recent_item_ids=["i1"])
+
+    assert (answer["votes_from"], answer["votes_fallback"]) == ("stored", "no_moments")
+    assert {each["item_id"] for each in answer["items"] if each["fresh"]["votes"]} <= {"i7", "i8"}
+    assert metric(client, 'grasp_votes_fallbacks_total{fallback="no_moments"}') == 1
 
 
 def test_a_stranger_gets_votes_for_the_visit_but_never_their_own(client):
     """User a has no row online but took part in the moments; without a two are left, which is too few."""
     stranger, known = (ask(client, user_id, recent_item_ids=["i1"]) for user_id in ("stranger", "a"))
 
-    assert {(each["fallback"], each["votes_from"]) for each in (stranger, known)} == {
-        ("recent_items_only", "recent_items")
-    }
+    assert {(each["fallback"], each["votes_from"]) for each in (stranger, known)} == {("recent_items_only", "moments")}
     voted = {each["item_id"]: each["fresh"]["votes"] for each in stranger["items"]}
     assert voted["i6"] > 0
     assert {each["fresh"]["votes"] for each in known["items"]} == {None}
@@ -89,29 +108,32 @@ def test_scores_count_the_same_votes(client):
 
     answer = ask(client, path="scores", item_ids=list(shown), recent_item_ids=["i1"])
 
-    assert answer["votes_from"] == "recent_items"
+    assert answer["votes_from"] == "moments"
     assert [each["score"] for each in answer["scores"]] == pytest.approx(list(shown.values()), abs=1e-5)
 
 
 def test_a_search_that_fails_is_an_answer_with_stored_votes_and_counted(client, monkeypatch):
-    usual = ask(client, k=3, recent_item_ids=["an unknown item"])
+    usual = ask(client, k=3)
 
     def fail(*_: object) -> None:
         raise RuntimeError("planted")
 
     monkeypatch.setattr(ReleaseMoments, "votes", fail)
-    answer = ask(client, k=3, recent_item_ids=["i1"])
+    answer = ask(client, k=3)
 
     assert (answer["fallback"], answer["votes_from"], answer["votes_fallback"]) == (None, "stored", "moments_error")
     assert usual["votes_fallback"] is None and len(answer["items"]) == 3
     assert metric(client, 'grasp_votes_fallbacks_total{fallback="moments_error"}') == 1
 
 
-def test_only_requests_with_recent_items_time_a_search(client):
-    for recent in ([], ["i1"], ["i2"], ["an unknown item"]):
+def test_every_request_with_a_history_is_searched_once_and_its_state_computed_once(client):
+    for recent in ([], ["i1"]):
         ask(client, recent_item_ids=recent)
+        ask(client, path="scores", item_ids=["i1"], recent_item_ids=recent)
+    ask(client, "stranger")
 
-    assert metric(client, 'grasp_stage_seconds_count{stage="moments"}') == 2
+    for stage in ("attention", "backbone", "moments"):
+        assert metric(client, f'grasp_stage_seconds_count{{stage="{stage}"}}') == 4
 
 
 def test_where_votes_came_from_is_logged_and_an_impression_tells_it(client, settings):
@@ -127,7 +149,7 @@ def test_where_votes_came_from_is_logged_and_an_impression_tells_it(client, sett
     place = partition_path(settings.lake, tables.SERVED_REQUESTS, None, settings.clock().date().isoformat())
     rows = [row for file in place.glob("*.parquet") for row in pq.ParquetFile(file).read().to_pylist()]
     logged = sorted((str(row["votes_from"]), row["recent_item_ids"]) for row in rows)
-    assert logged == [("None", []), ("recent_items", ["i1"]), ("stored", []), ("stored", [])]
+    assert logged == [("None", []), ("moments", []), ("moments", []), ("moments", ["i1"])]
 
 
 @pytest.mark.parametrize("model", ["tiny-ranker", None])

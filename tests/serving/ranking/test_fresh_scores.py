@@ -1,6 +1,8 @@
 """What takers and votes add to the answers of a release, and the reasons they give."""
 
-from collections.abc import Callable
+# ruff: noqa: N803 - shape suffixes
+
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,16 +12,20 @@ import torch
 from grasp.manifest import manifest_in_force, release_folder
 from serving.ranking.reasons import NOT_FRESH, OF_VOTES
 from serving.ranking.release_ranker import ReleaseRanker, load_release_ranker
+from serving.ranking.votes import UserVotes
 from training.model.artefact import load_ranker
+from training.model.enhancers.id_embeddings import UserVectors
 
 DAY, NEXT_DAY, DAY_BEFORE = "1998-03-01", "1998-03-02", "1998-02-28"
 TAKERS = {"i1": (1, 1, 2, 2, 2), "i4": (0, 3, 5, 9, 9), "i7": (4, 4, 4, 5, 6), "i3": (0, 0, 0, 0, 1)}
 WEIGHTS = {"takers_weights": (0.1, 0.2, 0.4, 0.0, -0.1), "vote_weight": 0.5}
+STATE_VOTES = {"vote_weight": 0.5, "state_vote_weight": 1.0}
+TAKEN = ["i5", "i3"]  # by the user, newest first
 
 
-def voting(item: str, before: str, users: str = "abc") -> list[tuple[str, str, list[str]]]:
-    """Users who took one item after another."""
-    return [(user, item, [before]) for user in users]
+def voting(item: str, users: Sequence[str] = "abc", before: Sequence[str] = TAKEN) -> list[tuple[str, str, list[str]]]:
+    """Users who took an item after others, newest first: by default after those of the user who asks."""
+    return [(user, item, list(before)) for user in users]
 
 
 @pytest.fixture
@@ -57,20 +63,30 @@ def of_votes(ranker: ReleaseRanker, weight: float) -> float:
     return float(ranker.model.fresh.of_votes(torch.tensor([weight])))
 
 
+def of_state_votes(ranker: ReleaseRanker, weight: float) -> float:
+    return float(ranker.model.fresh.of_state_votes(torch.tensor([weight])))
+
+
+def votes_of(ranker: ReleaseRanker, user, recent_item_ids: Sequence[str] = ()) -> UserVotes:
+    return ranker.state_of(user, recent_item_ids).votes
+
+
 def test_with_zero_weights_nothing_is_added(load, settings, user):
-    ranker = load(takers=TAKERS, moments=voting("i6", "i1"))
+    ranker = load(takers=TAKERS, moments=voting("i6"))
 
     plain = replace(user, neighbour_item_ids=[], neighbour_item_weights=np.zeros(0, np.float32))
     np.testing.assert_array_equal(ranker.score(user, [2, 4]), own_score(ranker, user))
     assert ranker.recommend(user, 8, ["i1"]) == ranker.recommend(plain, 8, ["i1"])
     assert ranker._candidates.takers_N is None
-    assert (ranker.votes(user).source, len(ranker.votes(user).row_V)) == (None, 0)
+    votes = votes_of(ranker, user)
+    assert (votes.source, votes.fallback, len(votes.row_V)) == (None, None, 0)
     assert not (release_folder(settings.releases, ranker.manifest) / "moments").exists()
     assert {each.fresh for each in ranker.recommend(user, 8)} == {NOT_FRESH}
 
 
 def test_takers_and_stored_votes_add_what_the_model_says(load, settings, user):
-    ranker = load(takers=TAKERS, **WEIGHTS)
+    """A model that reads no state votes has no use for moments."""
+    ranker = load(takers=TAKERS, moments=voting("i6"), **WEIGHTS)
     place = release_folder(settings.releases, ranker.manifest)
     fresh = load_ranker(place / "model").ranker.fresh
     expected = own_score(ranker, user)
@@ -88,6 +104,8 @@ def test_takers_and_stored_votes_add_what_the_model_says(load, settings, user):
         pytest.approx(expected[3], abs=1e-5),
     ]
     assert expected.tolist() != pytest.approx(own_score(ranker, user).tolist(), abs=0.1)
+    votes = votes_of(ranker, user, ["i1"])
+    assert (votes.source, votes.fallback, votes.row_V.tolist()) == ("stored", None, [7, 1, 4])
 
 
 def test_a_release_that_counts_no_takers_adds_none(load, user):
@@ -135,76 +153,118 @@ def test_a_hot_title_with_several_ids_is_shown_once(load, user):
     assert ids(ranker.popular(8))[0] == "i1" and "i2" not in ids(ranker.popular(8))
 
 
-def test_recent_items_make_a_moment_whose_votes_replace_the_stored_ones(load, user):
-    ranker = load(moments=[*voting("i6", "i1", "abcd"), *voting("i7", "i1", "xyz")], vote_weight=1.0)
+def test_moments_that_the_model_finds_similar_vote_instead_of_the_stored_ones(load, user):
+    ranker = load(moments=[*voting("i6", "abcd"), *voting("i7", "xyz"), *voting("i2", "pq")], **STATE_VOTES)
 
-    recent, stored = ranker.votes(user, ["i1"]), ranker.votes(user, ["an unknown item"])
+    votes = votes_of(ranker, user)
 
-    assert (recent.source, recent.row_V.tolist()) == ("recent_items", [5, 6])
-    assert recent.weight_V[0] > recent.weight_V[1] > 0
-    assert (stored.source, stored.row_V.tolist()) == ("stored", [7, 1, 4])
-    assert ranker.votes(user).row_V.tolist() == [7, 1, 4]
-    with_recent = {each.item_id: each.score for each in ranker.recommend(user, 8, ["i1"])}
+    assert (votes.source, votes.fallback, votes.row_V.tolist()) == ("moments", None, [5, 6])
+    assert votes.weight_V.tolist() == pytest.approx([4, 3], abs=0.1)  # sums: each moment is the user's own, but rounded
+    expected = own_score(ranker, user)
+    expected[[5, 6]] += [of_state_votes(ranker, weight) for weight in votes.weight_V]
+    np.testing.assert_allclose(ranker.score(user, [2, 4]), expected, atol=1e-4)
+    shown = {each.item_id: each.score for each in ranker.recommend(user, 8, exclude_seen=False)}
+    assert [shown[each] for each in ranker.items.ids] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert ranker.scores_of(user, ["i6", "i8"]) == pytest.approx(expected[[5, 7]].tolist(), abs=1e-4)
+
+
+def test_recent_items_are_a_part_of_what_is_compared(load, user):
+    ranker = load(moments=[*voting("i6"), *voting("i7", before=["i1", *TAKEN])], **STATE_VOTES)
+
+    without, with_recent = votes_of(ranker, user), votes_of(ranker, user, ["i1"])
+
+    assert (without.row_V[0], with_recent.row_V[0]) == (5, 6)
+    assert votes_of(ranker, user, ["an unknown item"]).row_V.tolist() == without.row_V.tolist()
     encoded = ranker._encode(ranker.history(user, ["i1"]), user)
     own = (ranker._candidates.candidate_ND @ encoded.state_D).numpy()
-    assert with_recent["i8"] == pytest.approx(own[7], abs=1e-5)
-    assert with_recent["i6"] == pytest.approx(own[5] + of_votes(ranker, recent.weight_V[0]), abs=1e-4)
-    assert ranker.scores_of(user, ["i6"], ["i1"]) == [pytest.approx(with_recent["i6"], abs=1e-5)]
+    (score,) = ranker.scores_of(user, ["i7"], ["i1"])
+    assert score == pytest.approx(own[6] + of_state_votes(ranker, with_recent.weight_V[0]), abs=1e-4)
+
+
+def test_only_items_that_the_release_has_make_a_moment(load, user):
+    """A moment without one of them is left out; one with some of them has the state after these."""
+    unknown, some = voting("i7", before=["gone", "i99"]), voting("i6", before=["gone", "i5", "i99", "i3"])
+    ranker = load(moments=[*unknown, *some], **STATE_VOTES)
+
+    assert len(ranker._moments) == 3
+    votes = votes_of(ranker, user)
+    assert (votes.row_V.tolist(), votes.weight_V[0]) == ([5], pytest.approx(3, abs=0.1))
 
 
 def test_moments_of_the_user_and_of_too_few_users_have_no_votes(load, user):
-    moments = [*voting("i6", "i1", ("u1", "a", "b")), *voting("i7", "i1", "abc")]
+    moments = [*voting("i6", ("u1", "a", "b")), *voting("i7")]
 
-    assert load(moments=moments, vote_weight=1.0).votes(user, ["i1"]).row_V.tolist() == [6]
+    assert votes_of(load(moments=moments, **STATE_VOTES), user).row_V.tolist() == [6]
 
 
-def test_without_online_moments_the_stored_votes_count(load, user):
-    ranker = load(online_moments=False, moments=voting("i6", "i1"), vote_weight=1.0)
+def test_the_model_is_asked_once_for_an_answer(load, user, monkeypatch):
+    ranker = load(moments=voting("i6"), **STATE_VOTES)
+    asked: list[int] = []
+    views = ranker._frozen.views
 
-    votes = ranker.votes(user, ["i1"])
-    assert (votes.source, votes.fallback, votes.row_V.tolist()) == ("stored", None, [7, 1, 4])
+    def counted(items_T: torch.Tensor, users: UserVectors) -> torch.Tensor:
+        asked.append(len(items_T))
+        return views(items_T, users)
+
+    monkeypatch.setattr(ranker._frozen, "views", counted)
+    state = ranker.state_of(user, ["i1"], is_explained=True)
+    explained = ranker.recommend(user, 8, ["i1"], state=state)
+    scores = ranker.scores_of(user, ["i6"], ["i1"], state=state)
+
+    assert asked == [3]
+    assert explained == ranker.recommend(user, 8, ["i1"])
+    assert scores == pytest.approx(ranker.scores_of(user, ["i6"], ["i1"]), abs=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"online_moments": False, "moments": voting("i6")}, {}, {"moments": []}])
+def test_without_moments_the_stored_votes_count(load, user, given):
+    votes = votes_of(load(**given, **STATE_VOTES), user, ["i1"])
+
+    assert (votes.source, votes.fallback, votes.row_V.tolist()) == ("stored", "no_moments", [7, 1, 4])
+
+
+def test_without_moments_a_model_that_reads_no_stored_votes_has_none(load, user):
+    ranker = load(state_vote_weight=1.0)
+
+    votes = votes_of(ranker, user)
+    assert (votes.source, votes.fallback, len(votes.row_V)) == (None, "no_moments", 0)
+    np.testing.assert_array_equal(ranker.score(user, [2, 4]), own_score(ranker, user))
 
 
 def test_a_search_that_fails_is_named_and_the_stored_votes_count(load, user, caplog):
     class BrokenMoments:
-        def votes(self, user_id: str, history: list[int]) -> None:
+        def votes(self, user_id: str, state_D: np.ndarray) -> None:
             raise MemoryError
 
-    ranker = load(moments=voting("i6", "i1"), vote_weight=1.0)
+    ranker = load(moments=voting("i6"), **STATE_VOTES)
     ranker._moments = BrokenMoments()
 
-    votes = ranker.votes(user, ["i1"])
+    votes = votes_of(ranker, user)
     assert (votes.source, votes.fallback, votes.row_V.tolist()) == ("stored", "moments_error", [7, 1, 4])
-    assert len(ranker.recommend(user, 3, ["i1"])) == 3
+    expected = own_score(ranker, user)[7] + of_votes(ranker, 0.3)
+    assert ranker.scores_of(user, ["i8"]) == [pytest.approx(expected, abs=1e-4)]
     assert "could not be searched" in caplog.text and user.user_id not in caplog.text
 
 
-def test_a_release_without_a_day_of_moments_is_served_with_stored_votes(load, user):
-    ranker = load(vote_weight=1.0)
-
-    assert ranker.manifest.vote_rule == {"sharpness": 20.0, "text_share": 0.7, "min_voters": 3}
-    assert ranker.votes(user, ["i1"]).source == "stored"
-
-
 def test_what_happens_after_the_day_changes_no_answer(load, settings, write_day, user):
-    given = {"takers": TAKERS, "moments": voting("i6", "i1"), **WEIGHTS}
+    given = {"takers": TAKERS, "moments": voting("i6"), **WEIGHTS, "state_vote_weight": 1.0}
     before = load(**given)
     answers = [before.recommend(user, 8, recent) for recent in ([], ["i1"])]
 
-    write_day(settings, NEXT_DAY, takers={"i8": (99,) * 5}, moments=voting("i2", "i1", "abcdefgh"))
+    write_day(settings, NEXT_DAY, takers={"i8": (99,) * 5}, moments=voting("i2", "abcdefgh"))
     after = load(**given)
 
     assert after.manifest == before.manifest
     assert [after.recommend(user, 8, recent) for recent in ([], ["i1"])] == answers
-    later = load(NEXT_DAY, takers=TAKERS, moments=voting("i2", "i1", "abcdefgh"), **WEIGHTS)
-    assert later.votes(user, ["i1"]).row_V.tolist() == [1, 5]  # the day before votes too
+    later = load(NEXT_DAY, **given | {"moments": voting("i2", "abcdefgh")})
+    assert votes_of(later, user).row_V.tolist() == [1, 5]  # the day before votes too
 
 
 def test_the_search_of_moments_is_timed(load, user):
     from contextlib import nullcontext
 
     told: list[str] = []
-    ranker = load(moments=voting("i6", "i1"), vote_weight=1.0)
+    ranker = load(moments=voting("i6"), **STATE_VOTES)
 
     def stage(name: str):
         told.append(name)
@@ -212,9 +272,7 @@ def test_the_search_of_moments_is_timed(load, user):
 
     ranker.stage = stage
     ranker.recommend(user, 3)
-    assert "moments" not in told
-    ranker.recommend(user, 3, ["i1"])
-    assert told.count("moments") == 1
+    assert told == ["attention", "backbone", "moments", "scoring", "post"]
 
 
 def test_votes_are_a_reason_where_they_lift_an_item(load, user):
@@ -251,14 +309,15 @@ def test_votes_that_may_rest_on_fewer_than_three_people_are_no_reason(
     from serving.releases.publication import choose_model, publish
 
     settings = settings_with(moment_min_voters=min_voters)
-    write_day(settings, DAY, moments=voting("i6", "i1", "a"))
-    manifest = publish(settings, DAY, choose_model(settings, make_model(settings, vote_weight=50.0), None))
-    ranker = load_release_ranker(release_folder(settings.releases, manifest), manifest)
+    write_day(settings, DAY, moments=[*voting("i6", "abcde"), *voting("i7", "a")])
+    for read, voted in (("vote_weight", "i8"), ("state_vote_weight", "i6")):
+        manifest = publish(settings, DAY, choose_model(settings, make_model(settings, **{read: 50.0}), None))
+        ranker = load_release_ranker(release_folder(settings.releases, manifest), manifest)
 
-    best = {each.item_id: each for each in ranker.recommend(user, 5)}
-    assert (best["i8"].fresh.votes is not None) == is_named
-    assert (OF_VOTES in best["i8"].reason) == is_named
-    assert ranker.votes(user, ["i1"]).row_V.tolist() == ([5] if min_voters == 1 else [])
+        best = {each.item_id: each for each in ranker.recommend(user, 5)}
+        assert (best[voted].fresh.votes is not None) == is_named
+        assert (OF_VOTES in best[voted].reason) == is_named
+    assert sorted(votes_of(ranker, user).row_V) == ([5, 6] if min_voters == 1 else [5])
 
 
 def test_an_item_that_many_took_this_week_is_said_to_be_taken_often(load, user):

@@ -48,6 +48,7 @@ def test_votes_are_a_reason_where_the_item_would_stand_lower_without_them():
     assert lifted_by([1.0, 1.0, 0.0, -1.0], [9.0, 8.5, 7.0, 6.0, 5.5]) == [1.0, None, None, None]
     assert lifted_by([0.0, 1.5], [9.0, 8.5, 7.5]) == [None, 1.5]  # would not be in the answer
     assert lifted_by([9.0], [9.0]) == [None]  # nothing else could be in the answer
+    assert lifted_by([1.0], [9.0, 8.0]) == [None]  # as good as the next one without
     assert lifted_by([], []) == []
 
 

@@ -264,6 +264,16 @@ def test_more_features_are_read_only_if_they_are_surely_better(takers, stored, b
     assert choose(values, np.arange(4)) == (chosen, set() if votes is None else {*TAKERS, *votes})
 
 
+def test_a_ranker_with_takers_in_its_loss_reads_them_in_any_case(training_set: TrainingSet):
+    data, fresh = made_up(training_set, is_in_fashion=False), FreshScore()
+    fresh.takers_weight_W[2] = 1.0
+
+    choice = calibrate_fresh(fresh, flat, FreshFeatures(data, "validation"), data)
+
+    assert choice.chosen == "takers"
+    assert choose(dict.fromkeys(CHOICES, np.zeros(4)), np.arange(4), with_takers=True) == ("takers", {*TAKERS})
+
+
 def test_the_events_of_one_user_count_as_one_when_a_choice_is_sure():
     gain = np.array([0.1] * 10 + [-0.05] * 10)
     values = dict(zip(CHOICES, (np.zeros(20), gain, gain, gain), strict=True))
