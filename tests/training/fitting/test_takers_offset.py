@@ -51,7 +51,8 @@ def test_a_recipe_with_an_offset_is_validated_with_it(one_a_day, tiny):
     fitted = fit(one_a_day, config, 0, lambda *_: None)
 
     fitted.ranker.fresh.takers_weight_W.copy_(torch.tensor(weights))
-    fitted.ranker.fresh.vote_weight.zero_()
+    for votes in (fitted.ranker.fresh.vote_weight, fitted.ranker.fresh.state_vote_weight):
+        votes.zero_()
     ask, features = partial(validate, fitted.ranker, one_a_day), FreshFeatures(one_a_day, "validation")
     with_kernel = {KERNEL_NDCG: fitted.metrics["ndcg@10"]}
     assert fitted.metrics == ask(fresh=features) != ask()
