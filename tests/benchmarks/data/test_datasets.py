@@ -376,6 +376,44 @@ def test_an_item_that_is_unknown_at_the_first_cut_chooses_nothing(load):
     assert "16" not in choosing.item_ids
 
 
+def logged(found: BenchmarkData, training_set: TrainingSet, split: str) -> list[tuple[str, int, int]]:
+    """The rows of a log. Users of all parts have the numbers of `found.training_set`."""
+    log, user_ids, item_ids = training_set.log(split), found.training_set.user_ids, training_set.item_ids
+    rows = zip(log.user_E, log.item_E, log.day_E, strict=True)
+    return sorted((user_ids[user], int(item_ids[item - 1]), int(day)) for user, item, day in rows)
+
+
+def test_by_global_time_fresh_features_come_from_every_event_and_those_of_training_from_what_is_known(load):
+    """Of the validation, items that are new after its cut are left out: no ranker of it knows them."""
+    rows = [("a", 16, 7) if row == ("a", 12, 7) else row for row in DAYS]
+    found = load(seconds(rows), validation_users=None, protocol="global-time")
+
+    assert logged(found, found.training_set, "test") == sorted(rows)
+    assert logged(found, found.choosing, "validation") == sorted(row for row in rows if row[1] != 16)
+    assert logged(found, found.choosing, "train") == sorted(row for row in rows if row[2] < 7)
+    assert logged(found, found.cut.fitting, "train") == sorted(row for row in rows if row[2] < 9)
+
+
+@pytest.mark.parametrize("protocol", ["published", "shuffled-ties"])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_when_one_is_left_out_fresh_features_come_from_training_events_alone(load, protocol, split):
+    found = load(seconds(DAYS), validation_users=None, protocol=protocol)
+
+    training_set = found.training_set
+    num_training = sum(int((each == "train").sum()) for each in training_set.splits)
+    held_out = [np.isin(each, ["validation", "test"]) for each in training_set.splits]
+    targets = [
+        (training_set.user_ids[user], int(training_set.item_ids[item - 1]), int(day))
+        for user, is_held_out in enumerate(held_out)
+        for item, day in zip(
+            training_set.sequences[user][is_held_out], training_set.days[user][is_held_out], strict=True
+        )
+    ]
+    assert len(targets) > 5
+    assert len(logged(found, training_set, split)) == num_training == len(DAYS) - len(targets)
+    assert sorted([*logged(found, training_set, split), *targets]) == sorted(DAYS)
+
+
 def test_by_global_time_a_newer_item_has_its_text_and_a_newer_user_nothing(load):
     found = load(seconds(DAYS), validation_users=None, protocol="global-time")
 

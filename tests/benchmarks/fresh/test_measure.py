@@ -213,6 +213,8 @@ def test_every_week_is_answered_by_weights_that_know_all_before_it(shop, monkeyp
     assert num_events == sorted(set(num_events))  # each week knows more than the one before
     assert {num_epochs for _, num_epochs in seen} == {at_cut.info.best_epoch}
     assert row.info.chosen == at_cut.info.chosen
+    assert row.info.fresh_cpu_seconds is None
+    assert row.info.cpu_seconds != at_cut.info.cpu_seconds
     added = at_cut.info.chosen["added"]
     assert any(added["takers"])
     assert any(added["kernel"].values())
